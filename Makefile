@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh Debian 12 machine (root or sudo):
+#   make demo    the main job on a fabric in a box, from packets to a notification
+#   make test    the tests
+# Both install what they need first, say what, and are quick the second time.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+SETUP  := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format schemas docs rules-check lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
+
+setup: $(SETUP) ## install the Debian packages and the virtual environment
+
+$(SETUP): requirements.lock pyproject.toml scripts/setup
+	@PYTHON="$(PYTHON)" scripts/setup
+
+demo: $(SETUP) ## the main job: fabric, traffic, skeleton, rules, faults, notifications (KEEP=1 leaves it up)
+	@scripts/setup --check
+	@$(BIN)/python -m lab demo $(if $(KEEP),--keep) $(if $(SEED),--seed $(SEED))
+
+test: $(SETUP) ## all tests; needs what `make demo` needs
+	@scripts/setup --check
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(SETUP) ## ruff, mypy --strict, import-linter, promtool, generated files up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory rules-check
+
+rules-check: $(SETUP) ## promtool on the static rules and their tests, amtool on the Alertmanager configuration
+	promtool check rules --lint=all --lint-fatal rules/static/*.yaml
+	promtool test rules rules/tests/*.yaml
+	amtool check-config rules/alertmanager/alertmanager.yaml
+
+format: $(SETUP) ## format and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas docs: $(SETUP) ## regenerate docs/contracts/*.schema.json and docs/metrics.md
+	$(BIN)/python -m exporter.contracts.schemas docs/contracts
+	$(BIN)/fabric-exporter metrics > docs/metrics.md
+
+lock: $(SETUP) ## resolve requirements.lock afresh from pyproject.toml
+	$(BIN)/python -m pip install -q pip-tools
+	$(BIN)/pip-compile -q --all-extras --allow-unsafe --strip-extras --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements.lock pyproject.toml
+
+clean: ## remove what the build made
+	rm -rf .venv .cache dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,133 @@
+"""Reading and writing the contract files, with errors that name the file, the field and the remedy.
+
+Rules common to every JSON/YAML contract: ``version: 1`` is required and any other version is
+refused, unknown fields are ignored, and a file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+Version = Literal[1]
+
+MAX_FILE_BYTES = 1 << 30
+
+
+class ContractError(ValueError):
+    """A file or value that breaks its contract. ``str()`` is one line fit for a terminal."""
+
+    def __init__(self, source: str, problem: str, remedy: str = "") -> None:
+        self.source = source
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{source}: {problem}" + (f" ({remedy})" if remedy else ""))
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of everything that crosses a boundary: immutable, keyword-only, optional fields left out."""
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Read a file whole; raise ContractError with the operating system's reason."""
+    source = str(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ContractError(source, error.strerror or str(error)) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ContractError(source, "is larger than 1 GiB", "split it by job or by time")
+    return data
+
+
+def decode(data: bytes, kind: type[T], source: str) -> T:
+    """Decode JSON, or YAML when it is not JSON, into ``kind``; raise ContractError."""
+    return convert(_parse(data, source), kind, source)
+
+
+def _parse(data: bytes, source: str) -> Any:
+    if data[:3] == b"\xef\xbb\xbf":
+        data = data[3:]
+    if not data.strip():
+        raise ContractError(source, "is empty")
+    if data.lstrip()[:1] in (b"{", b"["):
+        try:
+            return msgspec.json.decode(data)
+        except msgspec.DecodeError as error:
+            # Flow-style YAML starts with a brace too; only a file that is neither is refused.
+            if source.endswith(".json"):
+                raise ContractError(source, f"is not valid JSON: {error}") from error
+    import yaml  # noqa: PLC0415 - most processes never read YAML
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(data, Loader=loader)  # noqa: S506 - a safe loader, in C where it is built
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ContractError(source, f"is not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+
+
+def convert(document: Any, kind: type[T], source: str) -> T:
+    """Turn parsed JSON/YAML into ``kind``, refusing other versions first: later fields may differ."""
+    if not isinstance(document, dict):
+        raise ContractError(source, f"holds {type(document).__name__}, not a mapping")
+    if "version" in getattr(kind, "__struct_fields__", ()):
+        version = document.get("version")
+        if version is None:
+            raise ContractError(source, "field 'version' is missing", "add version: 1")
+        if version != 1 or isinstance(version, bool):
+            raise ContractError(source, f"field 'version' is {version!r}, not 1", "this release reads version 1 only")
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise ContractError(source, _explain(error)) from error
+
+
+_AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$?\.?(?P<field>[^`]*)`)?$", re.DOTALL)
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    match = _AT.match(str(error))
+    if match is None or not match["field"]:
+        return str(error)
+    return f"field '{match['field']}': {match['problem']}"
+
+
+def read(path: Path | str, kind: type[T], check: Callable[[T, str], None] | None = None) -> T:
+    """Read a contract file; ``check`` adds what types cannot say and raises ContractError."""
+    value = decode(read_bytes(path), kind, str(path))
+    if check is not None:
+        check(value, str(path))
+    return value
+
+
+def encode(value: Any) -> bytes:
+    """Canonical JSON: two-space indent, a final newline, so that files can be compared and committed."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def write(path: Path | str, data: bytes) -> None:
+    """Replace a file whole: a reader sees the old or the new one, also after a crash or a full disk."""
+    target = Path(path)
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), 0o644)
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise ContractError(str(target), f"cannot be written: {error.strerror or error}") from error

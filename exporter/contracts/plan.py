@@ -1,0 +1,103 @@
+"""The plan file: which paths an exporter probes. An exporter obeys it within its own limits."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from exporter.contracts.codec import Contract, ContractError, Version, read
+from exporter.contracts.names import split_endpoint
+from exporter.contracts.skeleton import Role
+
+ProbeType = Literal["rdma", "tcp", "udp", "mtu", "dns", "trace"]
+Phase = Literal["preload", "skeleton"]
+
+RESPONDER_PORT = 65300
+"""UDP and TCP port of the responder: outside Linux's default ephemeral range (32768-60999)."""
+
+UDP_HEADERS = 28
+"""IPv4 (20) and UDP (8) header bytes between a payload and the size that an MTU limits."""
+
+SourcePort = Annotated[int, Meta(ge=1024, le=65535)]
+
+
+class RdmaResponder(Contract, frozen=True, kw_only=True):
+    """Where an RDMA probe finds its responder; a boot epoch other than this is a restart, not loss."""
+
+    queue_pair: int
+    boot_epoch: int
+
+
+class Target(Contract, frozen=True, kw_only=True):
+    """One probed path, or several that differ in nothing but the source port."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=300)]
+    source: str
+    destination: str
+    probe: ProbeType
+    source_address: str
+    destination_address: str
+    destination_port: Annotated[int, Meta(ge=1, le=65535)] = RESPONDER_PORT
+    source_ports: tuple[SourcePort, ...]
+    traffic_class: Annotated[int, Meta(ge=0, le=255)]
+    payload_bytes: Annotated[int, Meta(ge=0, le=65507)]
+    period_seconds: Annotated[float, Meta(ge=0.01, le=3600)]
+    active: bool
+    role: Role = "basic"
+    source_host: str | None = None
+    source_rnic: str | None = None
+    destination_host: str | None = None
+    destination_rnic: str | None = None
+    responder: RdmaResponder | None = None
+
+
+class Coverage(Contract, frozen=True, kw_only=True):
+    """What the targets reach: the share of ECMP paths they are expected to exercise, and where they fall short."""
+
+    path_probability: float
+    pairs_total: int
+    pairs_probed: int
+    links_ambiguous: tuple[tuple[str, ...], ...] = ()
+    """Links that no probe of this plan can tell apart, group by group."""
+
+
+class Plan(Contract, frozen=True, kw_only=True):
+    version: Version
+    job: str
+    job_uid: str | None
+    phase: Phase
+    generation: int
+    expires: float
+    targets: tuple[Target, ...]
+    coverage: Coverage | None = None
+
+
+def read_plan(path: Path | str) -> Plan:
+    return read(path, Plan, check_plan)
+
+
+def check_plan(plan: Plan, source: str) -> None:
+    """Refuse paths named twice and addresses that are not unicast IP addresses."""
+    seen: set[str] = set()
+    for number, target in enumerate(plan.targets):
+        where = f"field 'targets[{number}]'"
+        if target.path in seen:
+            raise ContractError(source, f"{where}: path {target.path!r} appears twice")
+        seen.add(target.path)
+        if not target.source_ports:
+            raise ContractError(source, f"{where}: source_ports is empty")
+        for name in (target.source, target.destination):
+            try:
+                split_endpoint(name)
+            except ValueError as error:
+                raise ContractError(source, f"{where}: {error}") from error
+        for text in (target.source_address, target.destination_address):
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError as error:
+                raise ContractError(source, f"{where}: {error}") from error
+            if address.is_multicast or address.is_unspecified or text == "255.255.255.255":
+                raise ContractError(source, f"{where}: {text} is not a unicast address")

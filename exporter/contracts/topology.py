@@ -1,0 +1,116 @@
+"""The topology file: hosts, switches and links, as the operator or LLDP knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from exporter.contracts.codec import Contract, ContractError, Version, read
+from exporter.contracts.names import link_id, port_id, split_port
+
+State = Literal["active", "drained"]
+
+
+class Rnic(Contract, frozen=True, kw_only=True):
+    name: str
+    rail: int | None = None
+    ip: str
+    ips: tuple[str, ...] = ()
+    netdev: str | None = None
+    pci: str | None = None
+
+
+class Host(Contract, frozen=True, kw_only=True):
+    name: str
+    rack: str | None = None
+    pod: str | None = None
+    zone: str | None = None
+    vteps: tuple[str, ...] = ()
+    state: State = "active"
+    rnics: tuple[Rnic, ...]
+
+
+class Port(Contract, frozen=True, kw_only=True):
+    name: str
+    aliases: tuple[str, ...] = ()
+    ifindex: int | None = None
+    addresses: tuple[str, ...] = ()
+    mtu: int | None = None
+    speed_mbps: int | None = None
+    linecard: str | None = None
+    breakout_group: str | None = None
+    lag: str | None = None
+
+
+class Switch(Contract, frozen=True, kw_only=True):
+    name: str
+    tier: str
+    management: str | None = None
+    addresses: tuple[str, ...] = ()
+    state: State = "active"
+    ports: tuple[Port, ...] = ()
+
+
+class Link(Contract, frozen=True, kw_only=True):
+    """A cable. Parallel links between two devices are legal: their ends differ by port."""
+
+    a: str
+    b: str
+
+    @property
+    def id(self) -> str:
+        return link_id(self.a, self.b)
+
+
+class Topology(Contract, frozen=True, kw_only=True):
+    version: Version
+    hosts: tuple[Host, ...]
+    switches: tuple[Switch, ...]
+    links: tuple[Link, ...]
+
+
+def read_topology(path: Path | str) -> Topology:
+    """Read and check a topology file; raise ContractError naming the file and the entry."""
+    return read(path, Topology, check_topology)
+
+
+def check_topology(topology: Topology, source: str) -> None:
+    """Refuse what types cannot: names used twice, addresses used twice, links to unknown ends."""
+
+    def unique(kind: str, names: Iterator[str]) -> set[str]:
+        seen: set[str] = set()
+        for name in names:
+            if not name:
+                raise ContractError(source, f"{kind} has an empty name")
+            if name in seen:
+                raise ContractError(source, f"{kind} {name!r} appears twice", "names must be unique")
+            seen.add(name)
+        return seen
+
+    names = [*(host.name for host in topology.hosts), *(switch.name for switch in topology.switches)]
+    for name in names:
+        if ":" in name:
+            raise ContractError(source, f"node {name!r} holds a colon", "ports are split at the first colon")
+    nodes = unique("node", iter(names))
+    rnics = unique("rnic", (port_id(host.name, rnic.name) for host in topology.hosts for rnic in host.rnics))
+    unique("port", (port_id(switch.name, port.name) for switch in topology.switches for port in switch.ports))
+    unique("rnic address", (rnic.ip for host in topology.hosts for rnic in host.rnics))
+    unique("link", (link.id for link in topology.links))
+    hosts = {host.name for host in topology.hosts}
+    used: set[str] = set()
+    for number, link in enumerate(topology.links):
+        for end in (link.a, link.b):
+            try:
+                node_name, _ = split_port(end)
+            except ValueError as error:
+                raise ContractError(source, f"field 'links[{number}]': {error}") from error
+            if node_name not in nodes:
+                raise ContractError(
+                    source, f"field 'links[{number}]': {end!r} is on no known host or switch", "add the node"
+                )
+            if node_name in hosts and end not in rnics:
+                raise ContractError(source, f"field 'links[{number}]': {end!r} is no RNIC of its host", "add the RNIC")
+            if end in used:
+                raise ContractError(source, f"field 'links[{number}]': {end!r} is an end of two links")
+            used.add(end)

@@ -1,0 +1,1 @@
+"""The fabric in a box: namespaces, real routing, real counters, real faults, on one machine."""
