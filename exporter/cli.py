@@ -1,0 +1,58 @@
+"""fabric-exporter: the command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from exporter import __version__
+from exporter.contracts.codec import ContractError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fabric-exporter", description="Measures a training fabric: probes, NIC and switch counters."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run until a signal says stop")
+    run.add_argument("--config", required=True, metavar="FILE")
+    check = commands.add_parser("check-config", help="read a configuration and say what is wrong with it")
+    check.add_argument("config", metavar="FILE")
+    metrics = commands.add_parser("metrics", help="print the reference of every metric")
+    metrics.add_argument("--format", choices=("markdown", "json"), default="markdown")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit 0 on success, 2 on bad input with one line that names the file, the field and the remedy."""
+    options = _parser().parse_args(arguments)
+    # Imported late: --help and metrics need none of it, and each process only its own.
+    if options.command == "metrics":
+        from exporter import metricspage  # noqa: PLC0415
+
+        print(metricspage.markdown() if options.format == "markdown" else metricspage.as_json(), end="")
+        return 0
+    from exporter.config import read_config  # noqa: PLC0415
+
+    try:
+        config = read_config(options.config)
+        if options.command == "check-config":
+            print(f"{options.config}: good")
+            return 0
+        from exporter.control import run  # noqa: PLC0415
+
+        run(config)
+    except ContractError as error:
+        print(f"fabric-exporter: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"fabric-exporter: cannot serve on {config.listen.address}:{config.listen.port}: {error}", file=sys.stderr
+        )
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The exporter's configuration file: strict, so that a misspelt key is an error with the right name beside it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import socket
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from exporter.contracts.codec import ContractError, decode, read_bytes
+from exporter.contracts.plan import RESPONDER_PORT
+from exporter.contracts.topology import Rnic, read_topology
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: unknown keys are errors."""
+
+
+class Listen(_Section, frozen=True, kw_only=True):
+    address: str = "0.0.0.0"  # noqa: S104 - an exporter is there to be scraped
+    port: Port = 9105
+
+
+class Probing(_Section, frozen=True, kw_only=True):
+    key_file: str
+    """Shared key of probers and responders, 16 to 32 bytes; a final newline is not part of it."""
+    timeout_seconds: Seconds = 0.5
+    max_paths: Annotated[int, Meta(ge=1, le=100_000)] = 4096
+    responder: bool = True
+    responder_port: Port = RESPONDER_PORT
+    trace_period_seconds: Seconds = 60.0
+    trace_max_hops: Annotated[int, Meta(ge=1, le=32)] = 8
+
+
+class Throughput(_Section, frozen=True, kw_only=True):
+    step_seconds: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
+    retention_seconds: Annotated[float, Meta(ge=60, le=86400)] = 1800.0
+
+
+class Workload(_Section, frozen=True, kw_only=True):
+    """A container on this host, for the throughput it is asked for; rank is its node rank."""
+
+    job: str
+    container: str
+    rnics: tuple[str, ...]
+    rank: int | None = None
+
+
+class SwitchTarget(_Section, frozen=True, kw_only=True):
+    name: str
+    address: str
+    port: Port = 161
+    community_file: str
+
+
+class Switches(_Section, frozen=True, kw_only=True):
+    period_seconds: Annotated[float, Meta(ge=1, le=3600)] = 15.0
+    timeout_seconds: Seconds = 2.0
+    retries: Annotated[int, Meta(ge=0, le=5)] = 1
+    targets: tuple[SwitchTarget, ...]
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """A whole configuration. Sections left out switch their part off."""
+
+    host: str = msgspec.field(default_factory=socket.gethostname)
+    topology: str | None = None
+    plan: str | None = None
+    rnics: tuple[Rnic, ...] = ()
+    listen: Listen = msgspec.field(default_factory=Listen)
+    probing: Probing | None = None
+    throughput: Throughput = msgspec.field(default_factory=Throughput)
+    workloads: tuple[Workload, ...] = ()
+    switches: Switches | None = None
+    sysfs: str = "/sys"
+
+
+def read_config(path: Path | str) -> Config:
+    """Read and check a configuration; relative paths in it are relative to it. Raise ContractError."""
+    source = str(path)
+    document = decode(read_bytes(path), dict, source)
+    config = _convert(document, source)
+    base = Path(path).absolute().parent
+
+    def resolve(name: str | None) -> str | None:
+        return None if name is None else str(base / name)
+
+    config = msgspec.structs.replace(config, topology=resolve(config.topology), plan=resolve(config.plan))
+    if config.probing is not None:
+        key_file = str(base / config.probing.key_file)
+        config = msgspec.structs.replace(config, probing=msgspec.structs.replace(config.probing, key_file=key_file))
+        read_key(key_file)
+    if config.switches is not None:
+        targets = tuple(
+            msgspec.structs.replace(target, community_file=str(base / target.community_file))
+            for target in config.switches.targets
+        )
+        config = msgspec.structs.replace(config, switches=msgspec.structs.replace(config.switches, targets=targets))
+        names = [target.name for target in targets]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ContractError(source, f"field 'switches.targets': {twice!r} appears twice")
+        for target in targets:
+            read_secret(target.community_file)
+    if not config.rnics and config.topology is not None:
+        config = msgspec.structs.replace(config, rnics=_rnics_of(config.host, config.topology, source))
+    if config.probing is not None and not config.rnics:
+        raise ContractError(source, "nothing to probe from", "name the host's 'rnics', or a 'topology' that holds it")
+    known = {rnic.name for rnic in config.rnics}
+    for number, workload in enumerate(config.workloads):
+        for name in workload.rnics:
+            if name not in known:
+                raise ContractError(source, f"field 'workloads[{number}].rnics': {name!r} is no RNIC of {config.host}")
+    return config
+
+
+def _rnics_of(host: str, topology: str, source: str) -> tuple[Rnic, ...]:
+    hosts = {entry.name: entry for entry in read_topology(topology).hosts}
+    if host not in hosts:
+        return () if not difflib.get_close_matches(host, hosts) else _unknown_host(host, hosts, source)
+    return hosts[host].rnics
+
+
+def _unknown_host(host: str, hosts: dict[str, Any], source: str) -> tuple[Rnic, ...]:
+    nearest = difflib.get_close_matches(host, hosts)[0]
+    raise ContractError(source, f"field 'host': {host!r} is not in the topology", f"did you mean {nearest!r}?")
+
+
+def read_secret(path: str) -> str:
+    """First line of a secret file; the secret itself never appears in an error."""
+    text = read_bytes(path).decode("utf-8", "replace").split("\n", 1)[0].strip()
+    if not text:
+        raise ContractError(path, "holds no secret on its first line")
+    return text
+
+
+def read_key(path: str) -> bytes:
+    key = read_bytes(path).rstrip(b"\n")
+    if not 16 <= len(key) <= 32:
+        raise ContractError(path, f"holds a key of {len(key)} bytes", "16 to 32 are needed: head -c 32 /dev/urandom")
+    return key
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<where>[^`]*)`)?")
+
+
+def _convert(document: dict[str, Any], source: str) -> Config:
+    try:
+        return msgspec.convert(document, Config)
+    except msgspec.ValidationError as error:
+        match = _UNKNOWN.match(str(error))
+        if match is None:
+            problem = re.sub(r" - at `\$\.?([^`]*)`", r" (at '\1')", str(error))
+            raise ContractError(source, problem) from error
+        key, where = match["key"], match["where"] or ""
+        nearest = difflib.get_close_matches(key, _keys_at(Config, where), n=1)
+        remedy = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
+        raise ContractError(source, f"unknown key '{f'{where}.' if where else ''}{key}'", remedy) from error
+
+
+def _keys_at(kind: Any, where: str) -> tuple[str, ...]:
+    """The keys legal at a place such as ``switches.targets[...]``, found by walking the types."""
+    for step in re.findall(r"[A-Za-z_]+", where):
+        kind = typing.get_type_hints(kind).get(step)
+        while not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            inner = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)]
+            if not inner:
+                return ()
+            kind = inner[0]
+    return tuple(kind.__struct_fields__)

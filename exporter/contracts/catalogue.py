@@ -1,0 +1,273 @@
+"""Every metric the project emits, declared once: name, kind, unit, labels, help, number of series.
+
+The instruments, the reference page (docs/metrics.md) and the checks of rules and dashboards are made
+from this module. A metric has its OpenTelemetry name and unit; its Prometheus name follows from them
+by the mapping that Prometheus' own OTLP receiver applies (dots to underscores, unit as suffix,
+``_total`` on counters), so that /metrics and OTLP agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+# UCUM unit -> Prometheus suffix. Annotations in braces carry no suffix. The unit "1" is not used:
+# translators disagree on its suffix, so a ratio has no unit and says ``ratio`` in its name.
+_SUFFIX = {"s": "_seconds", "By": "_bytes", "By/s": "_bytes_per_second", "": ""}
+
+PATH_LABELS = ("path", "src_host", "src_rnic", "dst_host", "dst_rnic", "probe")
+RTT_LABELS = ("src_host", "src_rnic", "role", "probe")
+RNIC_LABELS = ("host", "rnic")
+PORT_LABELS = ("switch", "switch_port")
+
+RTT_BUCKETS = (5e-6, 1e-5, 1.5e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 2e-2, 1e-1, 5e-1)
+"""Bounds in seconds: dense around RoCE's healthy 10-20 us, where +10 us already costs training speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    otel_name: str
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+    series: str
+    """Formula for the number of series an exporter emits, in the terms of docs/metrics.md."""
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The Prometheus name."""
+        base = self.otel_name.replace(".", "_")
+        suffix = "" if self.unit.startswith("{") else _SUFFIX[self.unit]
+        if suffix and not base.endswith(suffix):
+            base += suffix
+        return base + "_total" if self.kind == "counter" else base
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Metrics that share their labels: one row a label set, one column a metric (see exporter/store.py)."""
+
+    name: str
+    labels: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    hidden_labels: tuple[str, ...] = ()
+    """Text a row carries for readers inside the exporter, after its labels; never rendered."""
+
+
+def _table(name: str, labels: tuple[str, ...], *metrics: Metric, hidden: tuple[str, ...] = ()) -> Table:
+    for metric in metrics:
+        if metric.labels != labels:
+            raise AssertionError(f"{metric.name} and table {name} disagree on labels")
+    return Table(name, labels, metrics, hidden)
+
+
+def _path(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.path.{name}", kind, unit, PATH_LABELS, text, "paths")
+
+
+PROBES_SENT = _path("probes.sent", "counter", "{probe}", "Probes sent on the path.")
+PROBES_LOST = _path(
+    "probes.lost", "counter", "{probe}", "Probes without a reply within the timeout, whichever way was lost."
+)
+PROBES_LOST_FORWARD = _path(
+    "probes.lost_forward",
+    "counter",
+    "{probe}",
+    "Probes that the responder's own count proves lost on the way there (reflector sequence, RFC 5357).",
+)
+PROBES_REFUSED = _path(
+    "probes.refused", "counter", "{probe}", "Probes refused by the far host (ICMP port unreachable, RST): no responder."
+)
+PROBES_UNSENT = _path(
+    "probes.unsent", "counter", "{probe}", "Probes the prober could not send in time or at all; never booked as loss."
+)
+RTT_LAST = _path("rtt", "gauge", "s", "Network round trip of the last answered probe, responder delay excluded.")
+LAST_REPLY = _path("last_reply.timestamp", "gauge", "s", "Unix time of the last reply on the path.")
+RESPONDER_RESTARTS = _path("responder.restarts", "counter", "{restart}", "Boot epoch changes seen in replies.")
+PATH_MTU = _path(
+    "mtu.reported", "gauge", "By", "Next-hop MTU that a router reported for this path (frag needed, RFC 1191)."
+)
+ROUTE_CHANGES = _path("route.changes", "counter", "{change}", "Complete traces that differ from the one before.")
+
+PATH = _table(
+    "path",
+    PATH_LABELS,
+    PROBES_SENT,
+    PROBES_LOST,
+    PROBES_LOST_FORWARD,
+    PROBES_REFUSED,
+    PROBES_UNSENT,
+    RTT_LAST,
+    LAST_REPLY,
+    RESPONDER_RESTARTS,
+    PATH_MTU,
+    ROUTE_CHANGES,
+    # what ties a row to its flow, for joining routes and writing probe records
+    hidden=("source_address", "source_port", "destination_address", "destination_port", "traffic_class"),
+)
+
+RTT = Metric(
+    "fabric.rtt",
+    "histogram",
+    "s",
+    RTT_LABELS,
+    "Network round trips, by source RNIC, role and probe type.",
+    "rnics x roles x probe types x 17",
+    RTT_BUCKETS,
+)
+RTT_TABLE = Table("rtt", RTT_LABELS, (RTT,))
+
+PATH_LINK_INFO = Metric(
+    "fabric.path.link.info",
+    "gauge",
+    "",
+    ("path", "link"),
+    "1 for each link the path crosses: its last complete trace before the first loss, frozen while it fails.",
+    "traced paths x links a path (4 in a leaf-spine fabric)",
+)
+JOB_PATH_INFO = Metric(
+    "fabric.job.path.info",
+    "gauge",
+    "",
+    ("training_job", "path", "role"),
+    "1 for each path that the plan of a job probes; joins path series, which outlive jobs, to the job.",
+    "paths",
+)
+RNIC_INFO = Metric(
+    "fabric.rnic.info",
+    "gauge",
+    "",
+    ("host", "rnic", "rail", "netdev"),
+    "1 for each RNIC the exporter serves.",
+    "rnics",
+)
+
+
+def _rnic(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.rnic.{name}", kind, unit, RNIC_LABELS, text, "rnics")
+
+
+RNIC_RECEIVE = _rnic("receive", "counter", "By", "Bytes received by the RNIC's network device.")
+RNIC_TRANSMIT = _rnic("transmit", "counter", "By", "Bytes sent by the RNIC's network device.")
+RNIC_MTU = _rnic("mtu", "gauge", "By", "MTU of the RNIC's network device.")
+RNIC_UP = _rnic("up", "gauge", "", "1 when the RNIC's network device has carrier, 0 when not.")
+RNIC = _table("rnic", RNIC_LABELS, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_MTU, RNIC_UP)
+
+
+def _port(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.switch.port.{name}", kind, unit, PORT_LABELS, text, "switch ports")
+
+
+PORT_RECEIVE = _port("receive", "counter", "By", "Bytes received by the port (ifHCInOctets).")
+PORT_TRANSMIT = _port("transmit", "counter", "By", "Bytes sent by the port (ifHCOutOctets).")
+PORT_RECEIVE_ERRORS = _port("receive.errors", "counter", "{packet}", "Received packets with errors (ifInErrors).")
+PORT_TRANSMIT_ERRORS = _port("transmit.errors", "counter", "{packet}", "Packets not sent for errors (ifOutErrors).")
+PORT_RECEIVE_DISCARDS = _port("receive.discards", "counter", "{packet}", "Received packets discarded (ifInDiscards).")
+PORT_TRANSMIT_DISCARDS = _port("transmit.discards", "counter", "{packet}", "Packets discarded unsent (ifOutDiscards).")
+PORT_MTU = _port("mtu", "gauge", "By", "MTU of the port (ifMtu).")
+PORT_UP = _port("up", "gauge", "", "1 when the port is operationally up (ifOperStatus).")
+PORT_ENABLED = _port("enabled", "gauge", "", "1 when the port is administratively up (ifAdminStatus).")
+PORT_SPEED = _port("speed", "gauge", "By/s", "Capacity of the port (ifHighSpeed).")
+SWITCH_PORT = _table(
+    "switch_port",
+    PORT_LABELS,
+    PORT_RECEIVE,
+    PORT_TRANSMIT,
+    PORT_RECEIVE_ERRORS,
+    PORT_TRANSMIT_ERRORS,
+    PORT_RECEIVE_DISCARDS,
+    PORT_TRANSMIT_DISCARDS,
+    PORT_MTU,
+    PORT_UP,
+    PORT_ENABLED,
+    PORT_SPEED,
+)
+
+
+def _switch(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.switch.{name}", kind, unit, ("switch",), text, "switches")
+
+
+SWITCH_REACHABLE = _switch("reachable", "gauge", "", "1 when the last poll of the switch succeeded, 0 when not.")
+SWITCH_POLLS = _switch("polls", "counter", "{poll}", "Polls of the switch begun.")
+SWITCH_POLL_FAILURES = _switch("poll.failures", "counter", "{poll}", "Polls that failed or timed out.")
+SWITCH_POLL_DURATION = _switch("poll.duration", "gauge", "s", "Length of the last successful poll.")
+SWITCH_POLL_TIME = _switch("poll.timestamp", "gauge", "s", "Unix time of the last successful poll.")
+SWITCH_POLL_ROWS = _switch("poll.rows", "gauge", "{row}", "Values read by the last successful poll.")
+SWITCH = _table(
+    "switch",
+    ("switch",),
+    SWITCH_REACHABLE,
+    SWITCH_POLLS,
+    SWITCH_POLL_FAILURES,
+    SWITCH_POLL_DURATION,
+    SWITCH_POLL_TIME,
+    SWITCH_POLL_ROWS,
+)
+
+
+def _self(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.exporter.{name}", kind, unit, (), text, "1")
+
+
+PROBER_LATE = _self("prober.late_slots", "counter", "{slot}", "10 ms slots the prober woke up for over 5 ms late.")
+PROBER_SLOT_DELAY = _self("prober.slot_delay.max", "gauge", "s", "Worst delay of a slot in the last 10 s.")
+PROBER_REJECTED = _self("responder.rejected", "counter", "{packet}", "Packets refused: wrong size, key or version.")
+PROBER_ANSWERED = _self("responder.answered", "counter", "{packet}", "Probes answered by the responder.")
+PROBER_TRACES = _self("traces", "counter", "{trace}", "Traces finished.")
+PROBER_TRACES_INCOMPLETE = _self("traces.incomplete", "counter", "{trace}", "Traces with a silent hop or no end.")
+PROBER_PATHS = _self("paths", "gauge", "{path}", "Paths being probed.")
+PROBER_UNSUPPORTED = _self(
+    "unsupported_targets", "gauge", "{target}", "Planned targets this exporter cannot probe (type or source address)."
+)
+PROBER = _table(
+    "prober",
+    (),
+    PROBER_LATE,
+    PROBER_SLOT_DELAY,
+    PROBER_REJECTED,
+    PROBER_ANSWERED,
+    PROBER_TRACES,
+    PROBER_TRACES_INCOMPLETE,
+    PROBER_PATHS,
+    PROBER_UNSUPPORTED,
+)
+
+ROUTE = Table(
+    "route",
+    ("source_address", "source_port", "destination_address", "destination_port", "hops"),
+    (),
+)
+"""Last complete route per flow; not rendered itself, but joined with the topology into PATH_LINK_INFO."""
+
+PLAN_GENERATION = _self("plan.generation", "gauge", "", "Generation of the plan being obeyed.")
+PLAN_EXPIRES = _self("plan.expires.timestamp", "gauge", "s", "Unix time at which the plan lapses.")
+PLAN_REJECTED = _self("plan.rejected", "counter", "{plan}", "Plan files refused; the plan before stays in force.")
+CHILD_RESTARTS = Metric(
+    "fabric.exporter.process.restarts",
+    "counter",
+    "{restart}",
+    ("process",),
+    "Times a process of the exporter had to be started again.",
+    "2",
+)
+CONTROL = _table("control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED)
+CHILDREN = _table("children", ("process",), CHILD_RESTARTS)
+
+CATALOGUE: tuple[Metric, ...] = (
+    *PATH.metrics,
+    RTT,
+    PATH_LINK_INFO,
+    JOB_PATH_INFO,
+    RNIC_INFO,
+    *RNIC.metrics,
+    *SWITCH_PORT.metrics,
+    *SWITCH.metrics,
+    *PROBER.metrics,
+    *CONTROL.metrics,
+    *CHILDREN.metrics,
+)

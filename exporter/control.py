@@ -1,0 +1,254 @@
+"""The control process: supervises the others, reads the host's counters, serves what they measured."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+import msgspec
+from opentelemetry.sdk.resources import Resource
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+from exporter import __version__
+from exporter.child import Child
+from exporter.config import Config, read_key, read_secret
+from exporter.contracts.catalogue import (
+    CHILDREN,
+    CONTROL,
+    PLAN_EXPIRES,
+    PLAN_GENERATION,
+    PLAN_REJECTED,
+    RNIC,
+)
+from exporter.contracts.fabric import Fabric
+from exporter.contracts.plan import Plan
+from exporter.contracts.topology import Topology, read_topology
+from exporter.exposition import CONTENT_TYPE, Renderer, Series, label_text
+from exporter.host.monitor import RnicMonitor
+from exporter.joins import LinkJoin, job_paths, rnic_info
+from exporter.planfile import PlanFile, own_part
+from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
+from exporter.records import RecordWriter
+from exporter.results import ResultRing
+from exporter.server import Query, Response, Server, number_of
+from exporter.store import Store
+from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
+
+_GENERATION = CONTROL.metrics.index(PLAN_GENERATION)
+_EXPIRES = CONTROL.metrics.index(PLAN_EXPIRES)
+_REJECTED = CONTROL.metrics.index(PLAN_REJECTED)
+_PAGE = """<!doctype html><title>fabric-exporter</title><h1>fabric-exporter {version} on {host}</h1>
+<p><a href="/metrics">metrics</a> <a href="/v1/throughput">throughput</a>
+<a href="/v1/probe-records">probe records</a> <a href="/healthz">health</a></p>
+"""
+
+
+class Exporter:
+    """One exporter. ``run`` returns when ``stop`` is called or a signal says so."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stopping = threading.Event()
+        self._renderer = Renderer()
+        self._rendering = threading.Lock()
+        self._own = Store([(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 4)])
+        self._stores = [self._own]
+        self._children: list[Child] = []
+        self._monitor = RnicMonitor(config.host, config.rnics, config.throughput, config.sysfs, self._own)
+        self._counters = self._own.writer(CONTROL).add(())
+        self._plan_file = PlanFile(config.plan) if config.plan else None
+        self._plan: Plan | None = None
+        self._plan_lapsed = False
+        topology = read_topology(config.topology) if config.topology else None
+        self._links = LinkJoin(Fabric(topology)) if topology is not None else None
+        self._prober: Child | None = None
+        if config.probing is not None:
+            self._start_prober(config)
+        if config.switches is not None:
+            self._start_poller(config, topology)
+        restarts = self._own.writer(CHILDREN)
+        self._restarts = [(child, restarts.add((child.module.split(".")[1],))) for child in self._children]
+        self._process_metrics = CollectorRegistry()
+        ProcessCollector(registry=self._process_metrics)
+        self._target_info = _target_info(config.host)
+        self._server: Server | None = None
+
+    def _start_prober(self, config: Config) -> None:
+        probing = config.probing
+        if probing is None:
+            return
+        self._probed = Store(prober_tables(probing.max_paths))
+        self._results = ResultRing(RESULT_CAPACITY)
+        self._records = RecordWriter(self._probed, self._results)
+        settings = ProberSettings(
+            host=config.host,
+            addresses={address: rnic.name for rnic in config.rnics for address in (rnic.ip, *rnic.ips)},
+            key=read_key(probing.key_file),
+            timeout_seconds=probing.timeout_seconds,
+            max_paths=probing.max_paths,
+            responder=probing.responder,
+            responder_port=probing.responder_port,
+            trace_period_seconds=probing.trace_period_seconds,
+            trace_max_hops=probing.trace_max_hops,
+        )
+        descriptors = (self._probed.descriptor, self._results.descriptor)
+        self._prober = Child("exporter.probing.process", descriptors, msgspec.msgpack.encode(settings))
+        self._stores.append(self._probed)
+        self._children.append(self._prober)
+
+    def _start_poller(self, config: Config, topology: Topology | None) -> None:
+        switches = config.switches
+        if switches is None:
+            return
+        aliases = {
+            switch.name: {alias: port.name for port in switch.ports for alias in port.aliases}
+            for switch in (topology.switches if topology else ())
+        }
+        settings = PollerSettings(
+            period_seconds=switches.period_seconds,
+            timeout_seconds=switches.timeout_seconds,
+            retries=switches.retries,
+            switches=tuple(
+                SwitchSettings(
+                    name=target.name,
+                    address=target.address,
+                    port=target.port,
+                    community=read_secret(target.community_file),
+                    aliases=aliases.get(target.name, {}),
+                )
+                for target in switches.targets
+            ),
+        )
+        store = Store(switch_tables(len(settings.switches)))
+        self._stores.append(store)
+        self._children.append(Child("exporter.switches.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        listen = self._config.listen
+        self._server = Server(
+            listen.address,
+            listen.port,
+            {
+                "/": self._landing,
+                "/metrics": self._metrics,
+                "/v1/throughput": self._throughput,
+                "/v1/probe-records": self._probe_records,
+                "/healthz": self._health,
+                "/readyz": self._ready,
+            },
+        )
+        print(f"fabric-exporter {__version__} on {listen.address}:{self._server.port}", file=sys.stderr, flush=True)
+        step = self._config.throughput.step_seconds
+        due = time.monotonic()
+        try:
+            while not self._stopping.wait(max(0.0, due - time.monotonic())):
+                self._tick()
+                due = max(due + step, time.monotonic())
+        finally:
+            self._server.close()
+            for child in self._children:
+                child.stop()
+
+    def _tick(self) -> None:
+        self._monitor.sample(time.time())
+        now = time.monotonic()
+        for child in self._children:
+            child.tick(now)
+        for child, row in self._restarts:
+            row.set(0, child.restarts)
+        if self._prober is not None:
+            self._records.remember()
+            self._follow_plan(self._prober)
+
+    def _follow_plan(self, prober: Child) -> None:
+        if self._plan_file is None or self._config.probing is None:
+            return
+        if self._plan_file.changed():
+            self._plan_lapsed = False
+        elif self._plan is None or self._plan_lapsed or self._plan.expires > time.time():
+            self._counters.set(_REJECTED, self._plan_file.rejected)
+            return
+        else:
+            self._plan_lapsed = True
+            print(f"plan of job {self._plan.job} has expired: its paths are no longer probed", file=sys.stderr)
+        plan = self._plan_file.plan
+        if plan is None:
+            return
+        addresses = {address for rnic in self._config.rnics for address in (rnic.ip, *rnic.ips)}
+        self._plan = own_part(plan, addresses, time.time(), self._config.probing.max_paths)
+        prober.tell(msgspec.msgpack.encode(self._plan))
+        self._counters.begin()
+        self._counters.set(_GENERATION, plan.generation)
+        self._counters.set(_EXPIRES, plan.expires)
+        self._counters.set(_REJECTED, self._plan_file.rejected)
+        self._counters.end()
+
+    def _landing(self, _: Query) -> Response:
+        page = _PAGE.format(version=__version__, host=self._config.host)
+        return Response(200, "text/html; charset=utf-8", page.encode())
+
+    def _metrics(self, _: Query) -> Response:
+        with self._rendering:
+            body = self._renderer.render(self._stores, self._joined())
+        return Response(200, CONTENT_TYPE, self._target_info + body + generate_latest(self._process_metrics))
+
+    def _joined(self) -> list[Series]:
+        joined = [rnic_info(self._config.host, self._config.rnics)]
+        if self._prober is not None:
+            joined.append(job_paths(self._plan))
+            if self._links is not None:
+                joined.append(self._links.series(self._probed))
+        return joined
+
+    def _throughput(self, query: Query) -> Response:
+        body = self._monitor.throughput_csv(self._config.workloads, number_of(query, "since", 0.0))
+        return Response(200, "text/csv; charset=utf-8", body)
+
+    def _probe_records(self, query: Query) -> Response:
+        if self._prober is None:
+            return Response(404, "text/plain", b"this exporter does not probe\n")
+        with self._rendering:
+            body = self._records.csv(number_of(query, "since", 0.0), self._plan)
+        return Response(200, "text/csv; charset=utf-8", body)
+
+    def _health(self, _: Query) -> Response:
+        return Response(200, "text/plain", b"ok\n")
+
+    def _ready(self, _: Query) -> Response:
+        down = [child.module for child in self._children if not child.running]
+        if down:
+            return Response(503, "text/plain", f"not running: {', '.join(down)}\n".encode())
+        return Response(200, "text/plain", b"ready\n")
+
+
+def _target_info(host: str) -> bytes:
+    """The resource's attributes as OpenTelemetry's Prometheus mapping has them: one ``target_info``."""
+    resource = Resource.create(
+        {
+            "service.name": "fabric-exporter",
+            "service.version": __version__,
+            "service.instance.id": host,
+            "host.name": host,
+        }
+    )
+    names = [key.replace(".", "_") for key in resource.attributes]
+    labels = label_text(names, [str(value) for value in resource.attributes.values()])
+    return f"# HELP target_info Target metadata\n# TYPE target_info gauge\ntarget_info{{{labels}}} 1\n".encode()
+
+
+def run(config: Config) -> None:
+    """Run until SIGTERM or SIGINT."""
+    exporter = Exporter(config)
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        exporter.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    exporter.run()

@@ -1,0 +1,72 @@
+"""Reads this host's RNICs at a steady step into the metric table and the throughput rings."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from exporter.config import Throughput, Workload
+from exporter.contracts.catalogue import RNIC, RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
+from exporter.contracts.tables import ThroughputRow
+from exporter.contracts.topology import Rnic
+from exporter.host.netdev import NetdevReading, read_netdev
+from exporter.host.ring import Sample, ThroughputRing
+from exporter.store import RowWriter, Store
+
+_COLUMNS = ThroughputRow.__struct_fields__
+
+
+class RnicMonitor:
+    def __init__(self, host: str, rnics: Sequence[Rnic], settings: Throughput, sysfs: str, store: Store) -> None:
+        self._host = host
+        self._sysfs = sysfs
+        self._rnics = [rnic for rnic in rnics if rnic.netdev]
+        capacity = int(settings.retention_seconds / settings.step_seconds)
+        self.rings = {rnic.name: ThroughputRing(capacity) for rnic in self._rnics}
+        writer = store.writer(RNIC)
+        self._column = {metric: writer.column(metric.name) for metric in RNIC.metrics}
+        self._rows = {rnic.name: writer.add((host, rnic.name)) for rnic in self._rnics}
+
+    def sample(self, now: float) -> None:
+        """Read every RNIC once; ``now`` is seconds since the epoch."""
+        for rnic in self._rnics:
+            reading = read_netdev(rnic.netdev or "", self._sysfs)
+            self._put(self._rows[rnic.name], reading)
+            if reading.receive_bytes is not None and reading.transmit_bytes is not None:
+                self.rings[rnic.name].append(Sample(now, reading.receive_bytes, reading.transmit_bytes))
+
+    def _put(self, row: RowWriter, reading: NetdevReading) -> None:
+        values = {
+            RNIC_RECEIVE: reading.receive_bytes,
+            RNIC_TRANSMIT: reading.transmit_bytes,
+            RNIC_MTU: reading.mtu_bytes,
+            RNIC_UP: reading.up,
+        }
+        row.begin()
+        for metric, value in values.items():
+            row.set(self._column[metric], float("nan") if value is None else float(value))
+        row.end()
+
+    def throughput_csv(self, workloads: Sequence[Workload], since: float) -> bytes:
+        """The rings as the throughput contract; RNICs that no workload names are nobody's traffic."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for workload in workloads:
+            rank = "" if workload.rank is None else workload.rank
+            for name in workload.rnics:
+                for rate in self.rings[name].rates(since) if name in self.rings else ():
+                    writer.writerow(
+                        (
+                            f"{rate.time:.6f}",
+                            workload.job,
+                            self._host,
+                            workload.container,
+                            name,
+                            f"{rate.transmit_bytes_per_second:.1f}",
+                            f"{rate.receive_bytes_per_second:.1f}",
+                            rank,
+                        )
+                    )
+        return text.getvalue().encode()

@@ -1,0 +1,67 @@
+"""Families that join others: which links a path crosses, which job probes it, which RNICs there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+
+from exporter.contracts.catalogue import JOB_PATH_INFO, PATH, PATH_LINK_INFO, RNIC_INFO, ROUTE
+from exporter.contracts.fabric import Fabric
+from exporter.contracts.plan import Plan
+from exporter.contracts.topology import Rnic
+from exporter.exposition import Series
+from exporter.store import Store
+
+Flow = tuple[str, str, str, str]
+"""Source address and port, destination address and port, as text."""
+
+
+def flow_of_labels(labels: Sequence[str]) -> Flow:
+    """The flow of a PATH row: its hidden labels follow the rendered ones."""
+    start = len(PATH.labels)
+    return (labels[start], labels[start + 1], labels[start + 2], labels[start + 3])
+
+
+def routes(store: Store) -> dict[Flow, list[str]]:
+    """Last complete route of each traced flow, as hop addresses without the destination."""
+    return {
+        (row.labels[0], row.labels[1], row.labels[2], row.labels[3]): json.loads(row.labels[4])
+        for row in store.read(ROUTE)
+    }
+
+
+class LinkJoin:
+    """Turns routes into links with the topology; remembers the answer, since routes rarely change."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self._links = lru_cache(maxsize=65_536)(self._resolve)
+
+    def _resolve(self, source: str, destination: str, hops: tuple[str, ...]) -> tuple[str, ...]:
+        ends = [self._fabric.by_address.get(address) for address in (source, destination)]
+        if ends[0] is None or ends[1] is None:
+            return ()
+        return self._fabric.links_of_route(ends[0].id, hops, ends[1].id) or ()
+
+    def series(self, store: Store) -> Series:
+        return Series(PATH_LINK_INFO, self._samples(store))
+
+    def _samples(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
+        known = routes(store)
+        for row in store.read(PATH):
+            flow = flow_of_labels(row.labels)
+            hops = known.get(flow)
+            if hops is not None:
+                for link in self._links(flow[0], flow[2], tuple(hops)):
+                    yield (row.labels[0], link), 1.0
+
+
+def job_paths(plan: Plan | None) -> Series:
+    targets = () if plan is None else plan.targets
+    return Series(JOB_PATH_INFO, (((plan.job, t.path, t.role), 1.0) for t in targets if plan is not None))
+
+
+def rnic_info(host: str, rnics: Iterable[Rnic]) -> Series:
+    samples = [((host, r.name, "" if r.rail is None else str(r.rail), r.netdev or ""), 1.0) for r in rnics]
+    return Series(RNIC_INFO, samples)

@@ -1,0 +1,63 @@
+"""The plan file as an exporter takes it: watched, checked, cut to what is ours and within our limits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from exporter.contracts.codec import ContractError
+from exporter.contracts.plan import Plan, Target, read_plan
+
+
+class PlanFile:
+    """Remembers the last good plan; a bad file is refused with a reason and changes nothing."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.plan: Plan | None = None
+        self.rejected = 0
+        self._seen: tuple[int, int, int] | None = None
+
+    def changed(self) -> bool:
+        """Read the file when it is another than last time; True when there is a new good plan."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return False  # no plan yet, or none any more: the last one stays until it expires
+        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            self.plan = read_plan(Path(self.path))
+        except ContractError as error:
+            self.rejected += 1
+            print(f"plan refused: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
+
+
+def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> Plan:
+    """The targets that start at one of our addresses, one a source port; none when the plan has expired."""
+    targets: list[Target] = []
+    if plan.expires > now:
+        for target in plan.targets:
+            if target.source_address in addresses:
+                targets += _one_per_port(target)
+    if len(targets) > limit:
+        print(
+            f"plan has {len(targets)} paths here, {limit} are probed (probing.max_paths)", file=sys.stderr, flush=True
+        )
+    return msgspec.structs.replace(plan, targets=tuple(targets[:limit]))
+
+
+def _one_per_port(target: Target) -> list[Target]:
+    if len(target.source_ports) == 1:
+        return [target]
+    return [
+        msgspec.structs.replace(target, path=f"{target.path}#{port}", source_ports=(port,))
+        for port in target.source_ports
+    ]

@@ -1,0 +1,1 @@
+"""The prober process: it sends, answers and traces probes, and does nothing else."""

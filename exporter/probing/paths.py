@@ -1,0 +1,140 @@
+"""What the prober knows of one path, and how an answer or a loss is booked."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from exporter.contracts.catalogue import PATH, RTT_BUCKETS
+from exporter.contracts.plan import Target
+from exporter.results import ANSWERED, LOST, REFUSED, ResultRing
+from exporter.store import RowWriter
+
+_COLUMN = {metric.otel_name.removeprefix("fabric.path."): index for index, metric in enumerate(PATH.metrics)}
+SENT = _COLUMN["probes.sent"]
+LOSSES = _COLUMN["probes.lost"]
+LOST_FORWARD = _COLUMN["probes.lost_forward"]
+REFUSALS = _COLUMN["probes.refused"]
+UNSENT = _COLUMN["probes.unsent"]
+RTT_LAST = _COLUMN["rtt"]
+LAST_REPLY = _COLUMN["last_reply.timestamp"]
+RESTARTS = _COLUMN["responder.restarts"]
+MTU_REPORTED = _COLUMN["mtu.reported"]
+ROUTE_CHANGES = _COLUMN["route.changes"]
+
+_RTT_SUM = len(RTT_BUCKETS) + 1
+
+Flow = tuple[str, int, str, int]
+"""(source address, source port, destination address, destination port): what ECMP hashes on."""
+
+
+def flow_of(target: Target) -> Flow:
+    return (target.source_address, target.source_ports[0], target.destination_address, target.destination_port)
+
+
+class Path:
+    """State of one probed path. Owned by the prober's single thread.
+
+    Loss on the way there is told from loss on the way back by the responder's own count of requests
+    (RFC 5357): of N sent, the responder saw R. ``_expected`` is N - R when the count began.
+    """
+
+    __slots__ = (
+        "_counted", "_expected", "_histogram", "_results", "_stream",
+        "flow", "last_loss_ns", "row", "sent", "target", "token",
+    )  # fmt: skip
+
+    def __init__(self, target: Target, token: int, row: RowWriter, histogram: RowWriter, results: ResultRing) -> None:
+        self.target = target
+        self.flow = flow_of(target)
+        self.token = token
+        self.row = row
+        self.sent = 0
+        self.last_loss_ns = 0  # monotonic; 0 = never
+        self._histogram = histogram
+        self._results = results
+        self._stream: tuple[int, int] | None = None
+        self._expected = 0
+        self._counted = 0
+        if target.probe == "tcp":  # no responder counts handshakes: absent, not 0
+            row.set(LOST_FORWARD, float("nan"))
+
+    def book_sent(self) -> int:
+        """Count a probe as sent and return its number on this path, from 1."""
+        self.sent += 1
+        row = self.row
+        row.begin()
+        row.add(SENT)
+        row.end()
+        return self.sent
+
+    def book_unsent(self) -> None:
+        """The host could not send: its own trouble, never booked as loss."""
+        self.row.begin()
+        self.row.add(UNSENT)
+        self.row.end()
+
+    def unbook_sent(self) -> None:
+        """Take back a probe that turned out not to leave the host."""
+        self.sent -= 1
+        self.row.begin()
+        self.row.add(SENT, -1)
+        self.row.add(UNSENT)
+        self.row.end()
+
+    def book_answer(self, rtt_ns: int, time_ns: int) -> None:
+        rtt = rtt_ns / 1e9
+        row = self.row
+        row.begin()
+        row.set(RTT_LAST, rtt)
+        row.set(LAST_REPLY, time_ns / 1e9)
+        row.end()
+        histogram = self._histogram
+        histogram.begin()
+        histogram.add(bisect_left(RTT_BUCKETS, rtt))
+        histogram.add(_RTT_SUM, rtt)
+        histogram.end()
+        self._results.append(row.identity, time_ns, rtt_ns, ANSWERED)
+
+    def reconcile(self, number: int, answered: int, epoch: int, stream: int) -> None:
+        """Compare our ``number``-th probe with the responder's count of requests ``answered`` on this path."""
+        row = self.row
+        if self._stream != (epoch, stream):
+            if self._stream is not None and self._stream[0] != epoch:
+                row.begin()
+                row.add(RESTARTS)
+                row.end()
+            self._stream = (epoch, stream)
+            self._expected = number - answered
+            self._counted = 0
+            return
+        lost = number - answered - self._expected
+        if lost > self._counted:
+            row.begin()
+            row.add(LOST_FORWARD, lost - self._counted)
+            row.end()
+            self._counted = lost
+
+    def book_loss(self, time_ns: int, now_ns: int) -> None:
+        """No reply within the timeout. ``time_ns`` is when it was sent (Unix), ``now_ns`` monotonic."""
+        self.last_loss_ns = now_ns
+        self.row.begin()
+        self.row.add(LOSSES)
+        self.row.end()
+        self._results.append(self.row.identity, time_ns, 0, LOST)
+
+    def book_refusal(self, time_ns: int) -> None:
+        """The far host answered that nobody listens: the network carried the probe."""
+        self.row.begin()
+        self.row.add(REFUSALS)
+        self.row.end()
+        self._results.append(self.row.identity, time_ns, 0, REFUSED)
+
+    def book_reported_mtu(self, mtu: int) -> None:
+        self.row.begin()
+        self.row.set(MTU_REPORTED, mtu)
+        self.row.end()
+
+    def book_route_change(self) -> None:
+        self.row.begin()
+        self.row.add(ROUTE_CHANGES)
+        self.row.end()

@@ -1,0 +1,223 @@
+"""The prober process: obeys the plans that the control process sends down a pipe.
+
+Started as ``python -m exporter.probing.process STORE RESULTS CONTROL`` with three descriptors. It
+imports nothing heavy and does nothing but probe, answer and trace. It ends when the pipe closes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+
+import msgspec
+
+from exporter.contracts.catalogue import PATH as PATH_TABLE
+from exporter.contracts.catalogue import (
+    PROBER,
+    PROBER_LATE,
+    PROBER_PATHS,
+    PROBER_SLOT_DELAY,
+    PROBER_UNSUPPORTED,
+    ROUTE,
+    RTT_TABLE,
+)
+from exporter.contracts.plan import Plan, Target
+from exporter.messages import receive_message
+from exporter.probing.loop import LATE_NS, Loop
+from exporter.probing.packet import Codec
+from exporter.probing.paths import Path
+from exporter.probing.responder import Streams, UdpResponder
+from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
+from exporter.probing.tcp import Handshake, TcpResponder
+from exporter.probing.trace import Tracer
+from exporter.probing.udp import FlowSocket, UdpProber
+from exporter.results import ResultRing
+from exporter.store import RowWriter, Store, StoreFullError
+
+_DELAY_WINDOW_NS = 10_000_000_000
+_LATE = PROBER.metrics.index(PROBER_LATE)
+_SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
+_PATHS = PROBER.metrics.index(PROBER_PATHS)
+_UNSUPPORTED = PROBER.metrics.index(PROBER_UNSUPPORTED)
+
+
+@dataclass(slots=True)
+class _Probing:
+    """A path being probed and what keeps it going."""
+
+    path: Path
+    flow: FlowSocket | None
+    due_ns: int
+    removed: bool = False
+
+
+class Prober:
+    def __init__(self, settings: ProberSettings, store: Store, results: ResultRing, control: socket.socket) -> None:
+        self._settings = settings
+        self._control = control
+        self._results = results
+        store.clear()
+        self._paths = store.writer(PATH_TABLE)
+        self._histograms = store.writer(RTT_TABLE)
+        self._histogram_rows: dict[tuple[str, ...], RowWriter] = {}
+        self._counters = store.writer(PROBER).add(())
+        self._worst_delay_ns = 0
+        self._window_ends_ns = 0
+        self._loop = Loop(self._on_slot)
+        codec = Codec(settings.key)
+        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds)
+        self._tracer = Tracer(
+            self._loop,
+            self._udp,
+            store.writer(ROUTE),
+            self._counters,
+            period_seconds=settings.trace_period_seconds,
+            max_hops=settings.trace_max_hops,
+        )
+        self._probing: dict[str, _Probing] = {}
+        if settings.responder:
+            epoch, streams = time.time_ns(), Streams()
+            for address in settings.addresses:
+                self._loop.watch(UdpResponder(codec, address, settings.responder_port, epoch, streams, self._counters))
+                self._loop.watch(TcpResponder(address, settings.responder_port))
+        self._loop.watch(self)
+
+    def run(self) -> None:
+        self._loop.run()
+
+    # The control pipe is watched like any socket.
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def on_input(self) -> None:
+        message = receive_message(self._control)
+        if message is None:
+            self._loop.stop()  # the control process is gone: so are we
+            return
+        self.obey(msgspec.msgpack.decode(message, type=Plan))
+
+    def on_error(self) -> None:
+        self._loop.stop()
+
+    def on_output(self) -> None:
+        """Never asked for."""
+
+    def _on_slot(self, delay_ns: int) -> None:
+        if delay_ns > LATE_NS:
+            self._counters.add(_LATE)
+        now = self._loop.clock()
+        if now >= self._window_ends_ns:
+            self._counters.set(_SLOT_DELAY, self._worst_delay_ns / 1e9)
+            self._worst_delay_ns, self._window_ends_ns = 0, now + _DELAY_WINDOW_NS
+        self._worst_delay_ns = max(self._worst_delay_ns, delay_ns)
+
+    def obey(self, plan: Plan) -> None:
+        """Probe what the plan says: paths that stay keep their state, paths that left vanish."""
+        wanted = {target.path: target for target in plan.targets if target.active}
+        for name in [name for name, probing in self._probing.items() if wanted.get(name) != probing.path.target]:
+            self._stop(self._probing.pop(name))
+        unsupported = 0
+        for name, target in wanted.items():
+            if name in self._probing:
+                continue
+            probing = self._start(target)
+            if probing is None:
+                unsupported += 1
+            else:
+                self._probing[name] = probing
+        self._counters.begin()
+        self._counters.set(_PATHS, len(self._probing))
+        self._counters.set(_UNSUPPORTED, unsupported)
+        self._counters.end()
+
+    def _start(self, target: Target) -> _Probing | None:
+        if target.probe not in ("udp", "mtu", "tcp") or target.source_address not in self._settings.addresses:
+            return None
+        flow = None
+        try:
+            if target.probe != "tcp":
+                flow = self._udp.acquire(target.source_address, target.source_ports[0])
+            row = self._paths.add(self._labels(target))
+        except (OSError, StoreFullError) as error:
+            if flow is not None:
+                self._udp.release(flow)
+            print(f"cannot probe {target.path}: {error}", file=sys.stderr, flush=True)
+            return None
+        path = Path(target, secrets.randbits(64), row, self._histogram(target), self._results)
+        if flow is not None:
+            self._tracer.add(path, flow)
+        # A phase from the path's name: spread over the period, the same after a restart.
+        phase = zlib.crc32(target.path.encode()) / 2**32
+        period_ns = int(target.period_seconds * 1e9)
+        probing = _Probing(path, flow, self._loop.clock() + int(phase * period_ns))
+        self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+        return probing
+
+    def _stop(self, probing: _Probing) -> None:
+        probing.removed = True
+        path = probing.path
+        if probing.flow is not None:
+            self._tracer.remove(path)
+            self._udp.forget(lambda other: other is path)
+            self._udp.release(probing.flow)
+        self._paths.remove(path.row)
+
+    def _fire(self, probing: _Probing, period_ns: int) -> None:
+        if probing.removed:
+            return
+        path = probing.path
+        if probing.flow is not None:
+            self._udp.send(path, probing.flow)
+        else:
+            Handshake(self._loop, path, self._settings.timeout_seconds)
+        probing.due_ns += period_ns
+        now = self._loop.clock()
+        while probing.due_ns <= now:  # starved for over a period: say so, never send in a clump
+            path.book_unsent()
+            probing.due_ns += period_ns
+        self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+
+    def _labels(self, target: Target) -> tuple[str, ...]:
+        return (
+            target.path,
+            target.source_host or self._settings.host,
+            target.source_rnic or self._settings.addresses[target.source_address],
+            target.destination_host or "",
+            target.destination_rnic or "",
+            target.probe,
+            target.source_address,
+            str(target.source_ports[0]),
+            target.destination_address,
+            str(target.destination_port),
+            str(target.traffic_class),
+        )
+
+    def _histogram(self, target: Target) -> RowWriter:
+        rnic = self._settings.addresses[target.source_address]
+        labels = (self._settings.host, rnic, target.role, target.probe)
+        row = self._histogram_rows.get(labels)
+        if row is None:
+            row = self._histogram_rows[labels] = self._histograms.add(labels)
+        return row
+
+
+def main() -> None:
+    store_descriptor, results_descriptor, control_descriptor = map(int, sys.argv[1:4])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the control process' to handle
+    control = socket.socket(fileno=control_descriptor)
+    first = receive_message(control)
+    if first is None:
+        return
+    settings = msgspec.msgpack.decode(first, type=ProberSettings)
+    store = Store(prober_tables(settings.max_paths), store_descriptor)
+    results = ResultRing(RESULT_CAPACITY, results_descriptor)
+    Prober(settings, store, results, control).run()
+
+
+if __name__ == "__main__":
+    main()

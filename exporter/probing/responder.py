@@ -1,0 +1,97 @@
+"""Answers probes: same traffic class, never more bytes than came in, with its own count and delay."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import OrderedDict
+
+from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_REJECTED
+from exporter.probing.packet import REQUEST, TRACE, Codec
+from exporter.probing.sockets import open_responder, receive, send_options
+from exporter.store import RowWriter
+
+MAX_STREAMS = 65_536
+_BATCH = 64
+_ANSWERED = PROBER.metrics.index(PROBER_ANSWERED)
+_REJECTED = PROBER.metrics.index(PROBER_REJECTED)
+
+
+class Streams:
+    """Requests counted per (prober's address, path token), the least recently used forgotten first.
+
+    A forgotten path starts again under a new stream number, so that its prober does not mistake the
+    smaller count for loss.
+    """
+
+    def __init__(self, capacity: int = MAX_STREAMS) -> None:
+        self._capacity = capacity
+        self._counts: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
+        self._next = 0
+
+    def count(self, address: str, token: int) -> tuple[int, int]:
+        """Count one request and return (requests so far, stream number modulo 2^16)."""
+        key = (address, token)
+        entry = self._counts.get(key)
+        if entry is None:
+            self._next = (self._next + 1) & 0xFFFF
+            entry = self._counts[key] = [0, self._next]
+            if len(self._counts) > self._capacity:
+                self._counts.popitem(last=False)
+        else:
+            self._counts.move_to_end(key)
+        entry[0] += 1
+        return entry[0], entry[1]
+
+
+class UdpResponder:
+    """One responder address. ``streams`` and ``counters`` are shared by all addresses of a host."""
+
+    def __init__(
+        self, codec: Codec, address: str, port: int, boot_epoch: int, streams: Streams, counters: RowWriter
+    ) -> None:
+        self._codec = codec
+        self._epoch = boot_epoch
+        self._streams = streams
+        self._counters = counters
+        self._socket = open_responder(address, port)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def on_input(self) -> None:
+        for datagram in receive(self._socket, _BATCH):
+            request = self._codec.parse(datagram.data)
+            if request is None or request.kind not in (REQUEST, TRACE):
+                self._book(_REJECTED)
+                continue
+            answered, stream = 0, 0
+            if request.kind == REQUEST:
+                answered, stream = self._streams.count(datagram.address[0], request.token)
+            now = time.time_ns()
+            delay = now - datagram.received_ns if datagram.received_ns else 0
+            # A clock step between the two must not turn into a negative or absurd delay.
+            delay = delay if 0 <= delay < 1_000_000_000 else 0
+            reply = self._codec.reply(request, stream, self._epoch, answered, delay)
+            try:
+                self._socket.sendmsg([reply], send_options(datagram.traffic_class), 0, datagram.address)
+            except OSError as error:
+                if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                    raise
+                continue  # no route back, buffers full: the prober will see a loss on the way back
+            self._book(_ANSWERED)
+
+    def _book(self, column: int) -> None:
+        self._counters.begin()
+        self._counters.add(column)
+        self._counters.end()
+
+    def on_error(self) -> None:
+        """Pending errors are consumed by the next receive."""
+        self.on_input()
+
+    def on_output(self) -> None:
+        """Never asked for."""

@@ -1,0 +1,30 @@
+"""What the control process and the prober must agree on: the first message, and how the memory is laid out."""
+
+from __future__ import annotations
+
+import msgspec
+
+from exporter.contracts.catalogue import PATH, PROBER, ROUTE, RTT_TABLE, Table
+from exporter.contracts.plan import RESPONDER_PORT
+
+RESULT_CAPACITY = 1 << 16
+
+
+class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """First message down the pipe: what does not change while the process lives."""
+
+    host: str
+    addresses: dict[str, str]
+    """Local RNIC address -> RNIC name. Only these are bound, answered on or probed from."""
+    key: bytes
+    timeout_seconds: float
+    max_paths: int
+    responder: bool
+    responder_port: int = RESPONDER_PORT
+    trace_period_seconds: float
+    trace_max_hops: int
+
+
+def prober_tables(max_paths: int) -> list[tuple[Table, int]]:
+    """Tables of the prober's store with their capacities; both processes lay the memory out by this."""
+    return [(PATH, max_paths), (RTT_TABLE, 512), (PROBER, 1), (ROUTE, max_paths)]

@@ -1,0 +1,163 @@
+"""UDP sockets with kernel timestamps and ICMP errors, no privilege needed.
+
+Kernel documents: Documentation/networking/timestamping.rst (SO_TIMESTAMPING), ip(7) (IP_RECVERR,
+IP_MTU_DISCOVER). Python's socket module lacks most of these constants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+_SO_TIMESTAMPING = 37
+_SCM_TIMESTAMPING = _SO_TIMESTAMPING
+_TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE = 1 << 1, 1 << 3, 1 << 4
+_OPT_ID, _OPT_TSONLY = 1 << 7, 1 << 11
+_IP_TOS, _IP_TTL, _IP_MTU_DISCOVER, _IP_RECVERR, _IP_RECVTOS = 1, 2, 10, 11, 13
+_PMTUDISC_PROBE = 3
+_ORIGIN_ICMP, _ORIGIN_TIMESTAMPING = 2, 4
+_ICMP_UNREACHABLE, _ICMP_TIME_EXCEEDED = 3, 11
+_CODE_PORT_UNREACHABLE, _CODE_FRAGMENTATION_NEEDED = 3, 4
+
+_EXTENDED_ERROR = struct.Struct("=IBBBBII")
+_TIMESPEC = struct.Struct("=qq")
+_INT = struct.Struct("=i")
+_ANCILLARY_BYTES = 512
+_MAX_DATAGRAM = 9216
+
+AncillaryData = list[tuple[int, int, bytes]]
+
+
+def open_flow(address: str, port: int) -> socket.socket:
+    """A non-blocking socket bound to one source address and port, shared by all its destinations.
+
+    Don't-fragment is set on every packet without consulting the path-MTU cache (IP_PMTUDISC_PROBE),
+    so that each probe tells what the path does now.
+    """
+    flow = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        flow.setblocking(False)
+        flow.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+        flow.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        flags = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_ID | _OPT_TSONLY
+        flow.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, flags)
+        flow.bind((address, port))
+    except OSError:
+        flow.close()
+        raise
+    return flow
+
+
+def open_responder(address: str, port: int) -> socket.socket:
+    responder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        responder.setblocking(False)
+        responder.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
+        responder.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+        responder.bind((address, port))
+    except OSError:
+        responder.close()
+        raise
+    return responder
+
+
+def send_options(traffic_class: int, hop_limit: int | None = None) -> AncillaryData:
+    """Per-packet traffic class, and hop limit for a trace: one socket serves every class."""
+    options = [(socket.IPPROTO_IP, _IP_TOS, _INT.pack(traffic_class))]
+    if hop_limit is not None:
+        options.append((socket.IPPROTO_IP, _IP_TTL, _INT.pack(hop_limit)))
+    return options
+
+
+class Datagram(NamedTuple):
+    data: bytes
+    address: tuple[str, int]
+    received_ns: int | None
+    """Kernel receive time, CLOCK_REALTIME."""
+    traffic_class: int
+
+
+def receive(sock: socket.socket, limit: int) -> Iterator[Datagram]:
+    """Yield up to ``limit`` waiting datagrams: a flood must not keep the loop from its slots."""
+    for _ in range(limit):
+        try:
+            data, ancillary, _, address = sock.recvmsg(_MAX_DATAGRAM, _ANCILLARY_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # A pending ICMP error surfaces on the next call; its details are on the error queue.
+            if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EMSGSIZE):
+                continue
+            raise
+        received, traffic_class = None, 0
+        for level, kind, value in ancillary:
+            if level == socket.SOL_SOCKET and kind == _SCM_TIMESTAMPING:
+                received = _nanoseconds(value)
+            elif level == socket.IPPROTO_IP and kind == _IP_TOS:
+                traffic_class = value[0]
+        yield Datagram(data, address, received, traffic_class)
+
+
+def _nanoseconds(timestamps: bytes) -> int | None:
+    seconds, nanoseconds = _TIMESPEC.unpack_from(timestamps)
+    return int(seconds * 1_000_000_000 + nanoseconds) or None
+
+
+class TransmitTime(NamedTuple):
+    """Kernel transmit time of the ``number``-th datagram sent on this socket (from 0, modulo 2^32)."""
+
+    number: int
+    sent_ns: int
+
+
+class IcmpError(NamedTuple):
+    kind: Literal["time_exceeded", "too_big", "refused", "unreachable"]
+    offender: str
+    destination: tuple[str, int]
+    mtu: int
+    quoted: bytes
+
+
+def error_queue(sock: socket.socket, limit: int) -> Iterator[TransmitTime | IcmpError]:
+    for _ in range(limit):
+        try:
+            data, ancillary, _, address = sock.recvmsg(256, _ANCILLARY_BYTES, socket.MSG_ERRQUEUE)
+        except BlockingIOError:
+            return
+        report = timestamp = None
+        for level, kind, value in ancillary:
+            if level == socket.IPPROTO_IP and kind == _IP_RECVERR:
+                report = value
+            elif level == socket.SOL_SOCKET and kind == _SCM_TIMESTAMPING:
+                timestamp = _nanoseconds(value)
+        if report is None or len(report) < _EXTENDED_ERROR.size:
+            continue
+        _, origin, icmp_type, code, _, info, number = _EXTENDED_ERROR.unpack_from(report)
+        if origin == _ORIGIN_TIMESTAMPING and timestamp is not None:
+            yield TransmitTime(number, timestamp)
+        elif origin == _ORIGIN_ICMP:
+            offender = socket.inet_ntoa(report[20:24]) if len(report) >= 24 else ""
+            yield IcmpError(_icmp_kind(icmp_type, code), offender, address, info, data)
+
+
+def _icmp_kind(icmp_type: int, code: int) -> Literal["time_exceeded", "too_big", "refused", "unreachable"]:
+    if icmp_type == _ICMP_TIME_EXCEEDED:
+        return "time_exceeded"
+    if icmp_type == _ICMP_UNREACHABLE and code == _CODE_FRAGMENTATION_NEEDED:
+        return "too_big"
+    if icmp_type == _ICMP_UNREACHABLE and code == _CODE_PORT_UNREACHABLE:
+        return "refused"
+    return "unreachable"
+
+
+def local_mtu(address: str, destination: str) -> int | None:
+    """MTU of the route that ``address`` uses towards ``destination``, as the kernel knows it (IP_MTU, ip(7))."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((address, 0))
+        sock.connect((destination, 9))
+        return int(sock.getsockopt(socket.IPPROTO_IP, 14))
+    return None

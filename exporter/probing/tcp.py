@@ -1,0 +1,132 @@
+"""TCP probes: the handshake's round trip as the kernel measured it (tcp_info, tcp(7))."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import time
+from collections import deque
+
+from exporter.probing.loop import Loop
+from exporter.probing.paths import Path
+
+_TCP_INFO_RTT, _TCP_INFO_RETRANSMITS, _TCP_INFO_BYTES = 68, 100, 104
+_HOLD_SECONDS = 1.0
+_MAX_CONNECTIONS = 1024
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Handshake:
+    """One connection attempt. It ends in exactly one booking: answer, refusal or loss."""
+
+    def __init__(self, loop: Loop, path: Path, timeout_seconds: float) -> None:
+        self._loop = loop
+        self._path = path
+        target = path.target
+        self._unix_ns = time.time_ns()
+        self._started_ns = loop.clock()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._done = False
+        try:
+            self._socket.setblocking(False)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Closing with a reset leaves no TIME_WAIT behind: the same source port is needed again.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, target.traffic_class)
+            self._socket.bind((target.source_address, target.source_ports[0]))
+            error = self._socket.connect_ex((target.destination_address, target.destination_port))
+        except OSError:
+            self._socket.close()
+            path.book_unsent()
+            return
+        if error not in (0, errno.EINPROGRESS):
+            self._socket.close()
+            if error in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
+                path.book_sent()
+                path.book_loss(self._unix_ns, self._started_ns)
+            else:
+                path.book_unsent()
+            return
+        path.book_sent()
+        loop.watch(self, output=True)
+        loop.after(timeout_seconds, self._on_timeout)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def _finish(self) -> bool:
+        if self._done:
+            return False
+        self._done = True
+        self._loop.forget(self)
+        return True
+
+    def on_output(self) -> None:
+        if not self._finish():
+            return
+        elapsed = self._loop.clock() - self._started_ns
+        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error == 0:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            rtt_ns = struct.unpack_from("=I", info, _TCP_INFO_RTT)[0] * 1000
+            retransmits = struct.unpack_from("=I", info, _TCP_INFO_RETRANSMITS)[0]
+            self._path.book_answer(rtt_ns if rtt_ns and not retransmits else elapsed, self._unix_ns)
+        elif error == errno.ECONNREFUSED:
+            self._path.book_refusal(self._unix_ns)
+        else:
+            self._path.book_loss(self._unix_ns, self._loop.clock())
+        self._socket.close()
+
+    on_input = on_output
+    on_error = on_output
+
+    def _on_timeout(self) -> None:
+        if self._finish():
+            self._path.book_loss(self._unix_ns, self._loop.clock())
+            self._socket.close()
+
+
+class TcpResponder:
+    """Accepts and waits for the prober's reset: a handshake is all that it wants.
+
+    A connection is closed from here after a second, or when there are too many: nobody can hold more
+    than ``_MAX_CONNECTIONS`` open.
+    """
+
+    def __init__(self, address: str, port: int) -> None:
+        self._open: deque[tuple[float, socket.socket]] = deque()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            self._socket.setblocking(False)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((address, port))
+            self._socket.listen(1024)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+        while self._open:
+            self._open.popleft()[1].close()
+
+    def on_input(self) -> None:
+        now = time.monotonic()
+        while self._open and (now - self._open[0][0] > _HOLD_SECONDS or len(self._open) > _MAX_CONNECTIONS):
+            self._open.popleft()[1].close()
+        for _ in range(64):
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:  # none waiting, or the peer has gone already
+                return
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._open.append((now, connection))
+
+    def on_error(self) -> None:
+        """A listening socket reports nothing of its own."""
+
+    on_output = on_error

@@ -1,0 +1,233 @@
+"""UDP probes: requests over shared flow sockets, round trips from kernel timestamps.
+
+Network round trip = (T5 - T2) - (T4 - T3), as in R-Pingmesh (SIGCOMM'24): T2 and T5 are the kernel's
+transmit and receive times here, T4 - T3 is the responder's delay, which it reports. No clock of two
+hosts is ever compared.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from exporter.probing.loop import Loop
+from exporter.probing.packet import PACKET_BYTES, REPLY, REQUEST, Codec, Packet, quoted_sequence
+from exporter.probing.paths import Path
+from exporter.probing.sockets import (
+    Datagram,
+    IcmpError,
+    TransmitTime,
+    error_queue,
+    local_mtu,
+    open_flow,
+    receive,
+    send_options,
+)
+
+_PADDING = bytes(65536)
+_BATCH = 64
+_PENDING_ERRORS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH})
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
+
+
+class _Outstanding:
+    """A probe that waits for its reply."""
+
+    __slots__ = ("flow", "kernel_ns", "monotonic_ns", "number", "path", "unix_ns")
+
+    def __init__(self, path: Path, flow: FlowSocket, number: int, unix_ns: int, monotonic_ns: int) -> None:
+        self.path = path
+        self.flow = flow
+        self.number = number
+        self.unix_ns = unix_ns
+        self.monotonic_ns = monotonic_ns
+        self.kernel_ns = 0
+
+
+class Tracing(Protocol):
+    """Where a flow socket hands what belongs to a trace."""
+
+    def on_time_exceeded(self, flow: FlowSocket, error: IcmpError) -> None: ...
+
+    def on_reply(self, sequence: int, address: tuple[str, int]) -> bool: ...
+
+
+class FlowSocket:
+    """One (source address, source port), probing any number of destinations."""
+
+    def __init__(self, prober: UdpProber, address: str, port: int) -> None:
+        self.address = address
+        self.port = port
+        self.users = 0
+        self._prober = prober
+        self._socket = open_flow(address, port)
+        self._transmitted = 0
+        self._awaiting_time: dict[int, _Outstanding] = {}
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, parts: list[bytes], options: list[tuple[int, int, bytes]], destination: tuple[str, int]) -> None:
+        """Send one datagram; raise OSError. An ICMP error still pending on the socket is stepped over once."""
+        try:
+            self._socket.sendmsg(parts, options, 0, destination)
+        except OSError as error:
+            if error.errno not in _PENDING_ERRORS:
+                raise
+            self._socket.sendmsg(parts, options, 0, destination)
+        self._transmitted += 1
+
+    def send_probe(self, probe: _Outstanding, parts: list[bytes], options: list[tuple[int, int, bytes]]) -> None:
+        number = self._transmitted & 0xFFFFFFFF
+        target = probe.path.target
+        self.send(parts, options, (target.destination_address, target.destination_port))
+        self._awaiting_time[number] = probe
+
+    def on_input(self) -> None:
+        self.on_error()
+        for datagram in receive(self._socket, _BATCH):
+            self._prober.on_datagram(datagram)
+
+    def on_output(self) -> None:
+        """Never asked for: a datagram socket is written without waiting."""
+
+    def on_error(self) -> None:
+        for item in error_queue(self._socket, _BATCH):
+            if isinstance(item, TransmitTime):
+                probe = self._awaiting_time.pop(item.number, None)
+                # A count that has slipped would pair a probe with another's time: such a time lies far off.
+                if probe is not None and abs(item.sent_ns - probe.unix_ns) < 50_000_000:
+                    probe.kernel_ns = item.sent_ns
+            elif item.kind == "time_exceeded":
+                if self._prober.tracing is not None:
+                    self._prober.tracing.on_time_exceeded(self, item)
+            else:
+                self._prober.on_icmp(item)
+        if len(self._awaiting_time) > 4 * _BATCH:  # times that never came (a driver without support)
+            self._awaiting_time.clear()
+
+
+class UdpProber:
+    """Sends UDP and MTU probes and books what comes back."""
+
+    def __init__(self, loop: Loop, codec: Codec, timeout_seconds: float) -> None:
+        self.tracing: Tracing | None = None
+        self.codec = codec
+        self._loop = loop
+        self._timeout_ns = int(timeout_seconds * 1e9)
+        self._flows: dict[tuple[str, int], FlowSocket] = {}
+        self._sequence = secrets.randbits(48)
+        self._outstanding: dict[int, _Outstanding] = {}
+        self._by_age: deque[tuple[int, int]] = deque()  # (monotonic ns, sequence)
+        self._options: dict[int, list[tuple[int, int, bytes]]] = {}
+
+    def next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def acquire(self, address: str, port: int) -> FlowSocket:
+        """The socket of a flow, opened at its first user; raise OSError (address not ours, port taken)."""
+        flow = self._flows.get((address, port))
+        if flow is None:
+            flow = self._flows[address, port] = FlowSocket(self, address, port)
+            self._loop.watch(flow)
+        flow.users += 1
+        return flow
+
+    def release(self, flow: FlowSocket) -> None:
+        flow.users -= 1
+        if flow.users == 0:
+            self._loop.forget(flow)
+            flow.close()
+            del self._flows[flow.address, flow.port]
+
+    def send(self, path: Path, flow: FlowSocket) -> None:
+        """Send one probe on ``path`` now."""
+        target = path.target
+        options = self._options.get(target.traffic_class)
+        if options is None:
+            options = self._options[target.traffic_class] = send_options(target.traffic_class)
+        sequence = self.next_sequence()
+        parts = [self.codec.request(REQUEST, sequence, path.token)]
+        if target.payload_bytes > PACKET_BYTES:
+            parts.append(_PADDING[: target.payload_bytes - PACKET_BYTES])
+        probe = _Outstanding(path, flow, path.book_sent(), time.time_ns(), self._loop.clock())
+        try:
+            flow.send_probe(probe, parts, options)
+        except OSError as error:
+            self._on_send_error(probe, error)
+            return
+        self._outstanding[sequence] = probe
+        self._by_age.append((probe.monotonic_ns, sequence))
+        self._loop.at(probe.monotonic_ns + self._timeout_ns, self._expire)
+
+    def _on_send_error(self, probe: _Outstanding, error: OSError) -> None:
+        path = probe.path
+        if error.errno == errno.EMSGSIZE:
+            # Our own interface is smaller than what the path promises: the promise is broken here.
+            mtu = local_mtu(path.target.source_address, path.target.destination_address)
+            if mtu is not None:
+                path.book_reported_mtu(mtu)
+            path.book_loss(probe.unix_ns, probe.monotonic_ns)
+        elif error.errno in _NO_ROUTE:
+            path.book_loss(probe.unix_ns, probe.monotonic_ns)
+        else:  # ENOBUFS, EPERM, EAGAIN, ...: the host's trouble
+            path.unbook_sent()
+
+    def _expire(self) -> None:
+        now = self._loop.clock()
+        while self._by_age and self._by_age[0][0] + self._timeout_ns <= now:
+            _, sequence = self._by_age.popleft()
+            probe = self._outstanding.pop(sequence, None)
+            if probe is not None:
+                probe.path.book_loss(probe.unix_ns, now)
+
+    def on_datagram(self, datagram: Datagram) -> None:
+        packet = self.codec.parse(datagram.data)
+        if packet is None or packet.kind != REPLY:
+            return
+        probe = self._outstanding.get(packet.sequence)
+        if probe is None:
+            if self.tracing is not None:
+                self.tracing.on_reply(packet.sequence, datagram.address)
+            return
+        target = probe.path.target
+        if (
+            datagram.address != (target.destination_address, target.destination_port)
+            or packet.token != probe.path.token
+        ):
+            return
+        del self._outstanding[packet.sequence]
+        probe.path.reconcile(probe.number, packet.answered, packet.epoch, packet.stream)
+        probe.path.book_answer(self._round_trip(probe, datagram, packet), probe.unix_ns)
+
+    def _round_trip(self, probe: _Outstanding, datagram: Datagram, packet: Packet) -> int:
+        elapsed = self._loop.clock() - probe.monotonic_ns
+        if probe.kernel_ns and datagram.received_ns:
+            rtt = datagram.received_ns - probe.kernel_ns
+            # Kernel times are wall-clock: a step between the two shows as a time that cannot be.
+            if 0 < rtt <= elapsed:
+                elapsed = rtt
+        return max(elapsed - packet.delay, 0)
+
+    def on_icmp(self, error: IcmpError) -> None:
+        sequence = quoted_sequence(error.quoted)
+        probe = self._outstanding.get(sequence) if sequence is not None else None
+        if probe is None or error.destination[0] != probe.path.target.destination_address:
+            return
+        if error.kind == "too_big":
+            probe.path.book_reported_mtu(error.mtu)  # booked as lost when its time is up
+        elif error.kind == "refused" and error.offender == probe.path.target.destination_address:
+            del self._outstanding[sequence]  # type: ignore[arg-type]
+            probe.path.book_refusal(probe.unix_ns)
+
+    def forget(self, gone: Callable[[Path], bool]) -> None:
+        """Drop the outstanding probes of paths that are no longer planned."""
+        self._outstanding = {s: probe for s, probe in self._outstanding.items() if not gone(probe.path)}

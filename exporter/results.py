@@ -1,0 +1,70 @@
+"""The ring of single probe results, from the prober to the control process, in shared memory.
+
+The prober overwrites the oldest and never waits. Each entry carries its own number, so a reader knows
+what it missed and never takes an entry that is being overwritten.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import NamedTuple
+
+_WORDS = 5  # number, path row identity, Unix time ns, round trip ns, outcome
+_HEADER_WORDS = 1  # entries written so far
+
+ANSWERED, LOST, REFUSED = 1, 2, 3
+
+
+class Result(NamedTuple):
+    path: int
+    """Identity of the path's row in the PATH table."""
+    time_ns: int
+    rtt_ns: int
+    outcome: int
+
+
+class ResultRing:
+    """One writer process, any number of readers that each keep their own position."""
+
+    def __init__(self, capacity: int, descriptor: int | None = None) -> None:
+        self.capacity = capacity
+        size = (_HEADER_WORDS + capacity * _WORDS) * 8
+        if descriptor is None:
+            descriptor = os.memfd_create("fabric-exporter-results", os.MFD_CLOEXEC)
+            os.ftruncate(descriptor, size)
+        elif os.fstat(descriptor).st_size != size:
+            raise ValueError(f"result ring has {os.fstat(descriptor).st_size} bytes, its layout {size}")
+        self.descriptor = descriptor
+        self._words = memoryview(mmap.mmap(descriptor, size)).cast("Q")
+
+    @property
+    def written(self) -> int:
+        return self._words[0]
+
+    def append(self, path: int, time_ns: int, rtt_ns: int, outcome: int) -> None:
+        words = self._words
+        number = words[0] + 1
+        at = _HEADER_WORDS + (number - 1) % self.capacity * _WORDS
+        words[at] = 0
+        words[at + 1] = path
+        words[at + 2] = time_ns
+        words[at + 3] = rtt_ns
+        words[at + 4] = outcome
+        words[at] = number
+        words[0] = number
+
+    def read(self, after: int) -> tuple[list[Result], int, int]:
+        """Return (results numbered past ``after``, number of the last, how many were overwritten unread)."""
+        words = self._words
+        last = words[0]
+        if after > last:  # the writer started again
+            after = 0
+        first = max(after, last - self.capacity)
+        results = []
+        for number in range(first + 1, last + 1):
+            at = _HEADER_WORDS + (number - 1) % self.capacity * _WORDS
+            _, path, time_ns, rtt_ns, outcome = words[at : at + _WORDS].tolist()
+            if words[at] == number:
+                results.append(Result(path, time_ns, rtt_ns, outcome))
+        return results, last, last - after - len(results)

@@ -1,0 +1,102 @@
+"""The exporter's HTTP side: /metrics, the throughput ring, probe records, health. One thread a request, few of them."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+_MAX_REQUESTS = 8
+_SOCKET_TIMEOUT = 30
+_GZIP_LEVEL = 1  # level 9 costs ten times as much for 15 % fewer bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: int
+    content_type: str
+    body: bytes
+
+
+Query = Mapping[str, str]
+Route = Callable[[Query], Response]
+
+
+def number_of(query: Query, name: str, default: float) -> float:
+    """A numeric query parameter; raise ValueError with a line for the client."""
+    text = query.get(name)
+    if text is None:
+        return default
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"parameter {name!r} is {text!r}, not a number") from error
+
+
+class Server:
+    """Serves ``routes`` until closed. Raise OSError when the address cannot be bound."""
+
+    def __init__(self, address: str, port: int, routes: Mapping[str, Route]) -> None:
+        slots = threading.BoundedSemaphore(_MAX_REQUESTS)
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = _SOCKET_TIMEOUT
+            server_version = "fabric-exporter"
+            sys_version = ""
+
+            def do_GET(self) -> None:
+                if not slots.acquire(timeout=5):
+                    self._answer(Response(503, "text/plain", b"too many requests at once\n"))
+                    return
+                try:
+                    self._answer(self._respond())
+                finally:
+                    slots.release()
+
+            do_HEAD = do_GET  # noqa: N815 - the base class looks it up by this name
+
+            def _respond(self) -> Response:
+                url = urlsplit(self.path)
+                route = routes.get(url.path)
+                if route is None:
+                    return Response(404, "text/plain", f"no such page; try {' '.join(routes)}\n".encode())
+                try:
+                    return route({key: values[-1] for key, values in parse_qs(url.query).items()})
+                except ValueError as error:
+                    return Response(400, "text/plain", f"{error}\n".encode())
+
+            def _answer(self, response: Response) -> None:
+                body = response.body
+                self.send_response(response.status)
+                if "gzip" in self.headers.get("Accept-Encoding", "") and len(body) > 1024:
+                    body = gzip.compress(body, _GZIP_LEVEL)
+                    self.send_header("Content-Encoding", "gzip")
+                self.send_header("Content-Type", response.content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+                """Requests are not logged: a scrape every few seconds is no event."""
+
+        class _Threading(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+        self._http = _Threading((address, port), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, name="http", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._http.server_address[1]
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
