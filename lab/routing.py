@@ -1,0 +1,99 @@
+"""FRR on the lab's switches: eBGP between neighbours, every equal path used, seconds to converge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from lab.design import MANAGEMENT, Design, Switch
+from lab.errors import LabError
+
+CONFIGURATION = Path("/etc/frr")  # a private, empty file system inside a sandbox (lab.init)
+SOCKETS = Path("/run/frr")
+HOLD_SECONDS = 30  # keepalive is a third of it
+
+
+def bgp_configuration(design: Design, switch: Switch) -> str:
+    """The bgpd.conf of one switch."""
+    asn = {each.name: each.asn for each in design.switches}
+    peers = [(far.address, asn[far.node]) for _, far in design.peers(switch.name)]
+    lines = [
+        f"hostname {switch.name}",
+        "log stdout informational",
+        f"ip prefix-list fabric seq 5 deny {MANAGEMENT} le 32",
+        "ip prefix-list fabric seq 10 permit any",
+        "route-map fabric permit 10",
+        " match ip address prefix-list fabric",
+        "exit",
+        f"router bgp {switch.asn}",
+        f" bgp router-id {switch.loopback}",
+        " no bgp ebgp-requires-policy",
+        # Leaves have numbers of their own: paths through different spines to one leaf are equal all the same.
+        " bgp bestpath as-path multipath-relax",
+        f" timers bgp {HOLD_SECONDS // 3} {HOLD_SECONDS}",
+        *(f" neighbor {address} remote-as {number}" for address, number in peers),
+        *(f" neighbor {address} timers connect 1" for address, _ in peers),
+        *(f" neighbor {address} advertisement-interval 0" for address, _ in peers),
+        " address-family ipv4 unicast",
+        "  redistribute connected route-map fabric",
+        "  maximum-paths 64",
+        " exit-address-family",
+        "exit",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def configure(design: Design) -> None:
+    """Write the configuration of every switch where its daemons look for it."""
+    for directory in (CONFIGURATION, SOCKETS):
+        directory.mkdir(exist_ok=True)
+        shutil.chown(directory, "frr", "frr")
+    (CONFIGURATION / "vtysh.conf").write_text("no service integrated-vtysh-config\n")
+    for switch in design.switches:
+        for base in (CONFIGURATION, SOCKETS):
+            (base / switch.name).mkdir(exist_ok=True)
+            shutil.chown(base / switch.name, "frr", "frr")
+        directory = CONFIGURATION / switch.name
+        shutil.copy(CONFIGURATION / "vtysh.conf", directory)
+        (directory / "zebra.conf").write_text(f"hostname {switch.name}\nlog stdout informational\n")
+        (directory / "bgpd.conf").write_text(bgp_configuration(design, switch))
+
+
+def daemon(program: str, switch: Switch) -> list[str]:
+    """The command line of ``zebra`` or ``bgpd`` for one switch, in the foreground, with no TCP console."""
+    return [program, "-N", switch.name, "-P", "0"]
+
+
+def ready(switch: Switch) -> bool:
+    """Whether zebra listens; bgpd would try only every ten seconds."""
+    return (SOCKETS / switch.name / "zserv.api").exists()
+
+
+def _bgp_routes(switch: Switch) -> dict[str, int]:
+    """Destinations in the kernel's table that BGP put there, with their number of next hops."""
+    answer = subprocess.run(
+        ["ip", "-n", switch.name, "-j", "route", "show", "proto", "bgp"], capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        raise LabError(f"cannot read the routes of {switch.name}: {answer.stderr.strip()}")
+    return {route["dst"]: len(route.get("nexthops", ())) or 1 for route in json.loads(answer.stdout or "[]")}
+
+
+def missing_routes(design: Design) -> Iterator[str]:
+    """What full convergence still lacks: every leaf reaches every other leaf's hosts through every spine."""
+    home = {link.a.address: link.b.node for link in design.links if link.b.node not in _names(design.spines)}
+    for switch in design.switches:
+        routes = _bgp_routes(switch)
+        wanted = len(design.spines) if switch.tier == "leaf" else 1
+        for address, leaf in home.items():
+            prefix = str(IPv4Network(f"{address}/31", strict=False))
+            if leaf != switch.name and routes.get(prefix, 0) != wanted:
+                yield f"{switch.name} has {routes.get(prefix, 0)} of {wanted} ways to {prefix}"
+
+
+def _names(switches: tuple[Switch, ...]) -> frozenset[str]:
+    return frozenset(switch.name for switch in switches)
