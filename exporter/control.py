@@ -28,7 +28,7 @@ from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Topology, read_topology
 from exporter.exposition import CONTENT_TYPE, Renderer, Series, label_text
 from exporter.host.monitor import RnicMonitor
-from exporter.joins import LinkJoin, job_paths, rnic_info
+from exporter.joins import LinkJoin, job_paths, link_info, rnic_info
 from exporter.planfile import PlanFile, own_part
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.records import RecordWriter
@@ -64,11 +64,13 @@ class Exporter:
         self._plan_lapsed = False
         topology = read_topology(config.topology) if config.topology else None
         self._links = LinkJoin(Fabric(topology)) if topology is not None else None
+        self._link_info: list[Series] = []
         self._prober: Child | None = None
         if config.probing is not None:
             self._start_prober(config)
         if config.switches is not None:
             self._start_poller(config, topology)
+            self._link_info += [link_info(topology)] if topology is not None else []
         restarts = self._own.writer(CHILDREN)
         self._restarts = [(child, restarts.add((child.module.split(".")[1],))) for child in self._children]
         self._process_metrics = CollectorRegistry()
@@ -199,7 +201,7 @@ class Exporter:
         return Response(200, CONTENT_TYPE, self._target_info + body + generate_latest(self._process_metrics))
 
     def _joined(self) -> list[Series]:
-        joined = [rnic_info(self._config.host, self._config.rnics)]
+        joined = [rnic_info(self._config.host, self._config.rnics), *self._link_info]
         if self._prober is not None:
             joined.append(job_paths(self._plan))
             if self._links is not None:

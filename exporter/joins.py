@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from exporter.contracts.catalogue import JOB_PATH_INFO, PATH, PATH_LINK_INFO, RNIC_INFO, ROUTE
+from exporter.contracts.catalogue import JOB_PATH_INFO, LINK_INFO, PATH, PATH_LINK_INFO, RNIC_INFO, ROUTE
 from exporter.contracts.fabric import Fabric
+from exporter.contracts.names import split_port
 from exporter.contracts.plan import Plan
-from exporter.contracts.topology import Rnic
+from exporter.contracts.topology import Rnic, Topology
 from exporter.exposition import Series
 from exporter.store import Store
+
+_PROBE = PATH.labels.index("probe")
 
 Flow = tuple[str, str, str, str]
 """Source address and port, destination address and port, as text."""
@@ -50,6 +53,8 @@ class LinkJoin:
     def _samples(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
         known = routes(store)
         for row in store.read(PATH):
+            if row.labels[_PROBE] == "tcp":
+                continue  # ECMP hashes the protocol too: the route of a UDP flow says nothing of it
             flow = flow_of_labels(row.labels)
             hops = known.get(flow)
             if hops is not None:
@@ -60,6 +65,18 @@ class LinkJoin:
 def job_paths(plan: Plan | None) -> Series:
     targets = () if plan is None else plan.targets
     return Series(JOB_PATH_INFO, (((plan.job, t.path, t.role), 1.0) for t in targets if plan is not None))
+
+
+def link_info(topology: Topology) -> Series:
+    """The switch ports at the ends of each link, for joining votes with port counters."""
+    switches = {switch.name for switch in topology.switches}
+    samples = [
+        ((link.id, *split_port(end)), 1.0)
+        for link in topology.links
+        for end in (link.a, link.b)
+        if split_port(end)[0] in switches
+    ]
+    return Series(LINK_INFO, samples)
 
 
 def rnic_info(host: str, rnics: Iterable[Rnic]) -> Series:

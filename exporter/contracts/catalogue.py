@@ -137,6 +137,14 @@ JOB_PATH_INFO = Metric(
     "1 for each path that the plan of a job probes; joins path series, which outlive jobs, to the job.",
     "paths",
 )
+LINK_INFO = Metric(
+    "fabric.link.info",
+    "gauge",
+    "",
+    ("link", "switch", "switch_port"),
+    "1 for each switch port at an end of a link, from the topology; emitted by the exporter that polls switches.",
+    "switch ends of links",
+)
 RNIC_INFO = Metric(
     "fabric.rnic.info",
     "gauge",
@@ -263,6 +271,7 @@ CATALOGUE: tuple[Metric, ...] = (
     RTT,
     PATH_LINK_INFO,
     JOB_PATH_INFO,
+    LINK_INFO,
     RNIC_INFO,
     *RNIC.metrics,
     *SWITCH_PORT.metrics,
