@@ -1,0 +1,158 @@
+"""The command ``python -m lab``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from lab import design as drawn
+from lab import sandbox
+from lab.errors import LabError
+from lab.running import Running
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    running = Running(arguments.name)
+    seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
+    design = drawn.draw(
+        seed,
+        pods=arguments.pods,
+        rails=arguments.rails,
+        spines=arguments.spines,
+        hosts_per_pod=arguments.hosts_per_pod,
+    )
+    start = time.monotonic()
+    if not running.up(design, die_with_parent=arguments.foreground):
+        print(f"lab {running.name!r} is up already, seed {running.design().seed}")
+        return 0
+    print(
+        f"lab {running.name!r} is up in {time.monotonic() - start:.1f} s: seed {seed}, {len(design.hosts)} hosts, "
+        f"{len(design.switches)} switches, {len(design.links)} links",
+        flush=True,
+    )
+    if arguments.foreground:
+        ends = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+        signal.sigwait(ends)
+        running.down()
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    start = time.monotonic()
+    was_up = Running(arguments.name).down()
+    print(f"lab {arguments.name!r} " + (f"is down in {time.monotonic() - start:.1f} s" if was_up else "was not up"))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    running = Running(arguments.name)
+    record, design = running.need(), running.design()
+    print(f"lab       {running.name}, up, seed {design.seed}, process {record.launcher}")
+    print(f"directory {running.directory}")
+    print(f"size      {len(design.hosts)} hosts, {len(design.switches)} switches, {len(design.links)} links")
+    dead = running.dead_daemons()
+    print("daemons   " + (f"DEAD: {', '.join(dead)}" if dead else "alive"), flush=True)
+    return _inside(running, ["status"])
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    running = Running(arguments.name)
+    node = None if arguments.node == "-" else arguments.node
+    argv = running.command(node, arguments.command)
+    os.execve(argv[0], argv, sandbox.environment())
+
+
+def _fault(arguments: argparse.Namespace) -> int:
+    return _inside(Running(arguments.name), [arguments.kind, *arguments.words])
+
+
+def _heal(arguments: argparse.Namespace) -> int:
+    return _inside(Running(arguments.name), ["heal", arguments.what])
+
+
+def _inside(running: Running, words: Sequence[str]) -> int:
+    argv = running.command(None, [sys.executable, "-m", "lab.inside", str(running.directory), *words])
+    return subprocess.run(argv, env=sandbox.environment(), check=False).returncode
+
+
+def _topology(arguments: argparse.Namespace) -> int:
+    import yaml  # noqa: PLC0415 - only this command writes YAML
+
+    document = msgspec.to_builtins(Running(arguments.name).design().topology())
+    print(yaml.safe_dump(document, sort_keys=False, width=120), end="")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    return int(importlib.import_module("lab.demo").main(arguments))
+
+
+def parser(with_demo: bool = False) -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m lab", description="The fabric in a box.")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default="lab", help="which lab; any number may be up side by side (default: lab)")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, parents=[named], help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    up = add("up", _up, "bring a lab up in the background and return when its routing has converged")
+    up.add_argument("--seed", type=int, help="draw this lab again (default: a new one)")
+    up.add_argument("--pods", type=int, default=2)
+    up.add_argument("--rails", type=int, default=2, help="RNICs per host, leaves per pod (default: 2)")
+    up.add_argument("--spines", type=int, default=2)
+    up.add_argument("--hosts-per-pod", type=int, default=4)
+    up.add_argument("--foreground", action="store_true", help="stay until a signal; the lab ends with this process")
+    add("down", _down, "take a lab down; nothing of it stays")
+    add("status", _status, "size, routing, dead daemons and active faults")
+    execute = add("exec", _exec, "run a command on a host or switch, or, with NODE '-', in the lab beside them")
+    execute.add_argument("node", metavar="NODE")
+    execute.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER)
+    fault = add("fault", _fault, "break something")
+    kinds = fault.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind, words, text in (
+        ("link-down", ["LINK"], "take a link down, seen by both ends"),
+        ("silent-loss", ["LINK", "PERCENT"], "drop packets in both directions while the link stays up"),
+        ("port-mtu", ["PORT", "BYTES"], "set the MTU of one port only"),
+    ):
+        command = kinds.add_parser(kind, help=text, description=text)
+        command.add_argument("words", nargs=len(words), metavar=tuple(words) if len(words) > 1 else words[0])
+    heal = add("heal", _heal, "mend all faults, or those of one link or port, or one by name")
+    heal.add_argument("what", nargs="?", default="all", metavar="FAULT")
+    add("topology", _topology, "print the lab's topology file")
+    if importlib.util.find_spec("lab.demo") is not None:
+        demo = add("demo", _demo, "the main job on a fresh lab, from packets to a notification")
+        if with_demo:  # the demonstration brings in the whole project: only when it is asked for
+            importlib.import_module("lab.demo").add_arguments(demo)
+    return top
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. 2 is a wrong request, explained in one line."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        arguments = parser(with_demo="demo" in words[:1]).parse_args(words)
+        if getattr(arguments, "command", None) == []:
+            raise LabError("exec needs a command", "python -m lab exec NODE COMMAND")
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,86 @@
+"""What ``lab.cli`` runs inside a lab it has entered: ``python -m lab.inside DIRECTORY ACTION [WORD ...]``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from lab import design as drawn
+from lab.design import Design
+from lab.errors import LabError
+from lab.faults import Faults
+
+
+def established_sessions(design: Design) -> tuple[int, int]:
+    """BGP sessions that are up, and those there should be; each is counted at both ends."""
+    up = wanted = 0
+    for switch in design.switches:
+        wanted += sum(1 for _ in design.peers(switch.name))
+        answer = subprocess.run(
+            ["vtysh", "-N", switch.name, "-c", "show bgp ipv4 unicast summary json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        try:
+            peers = json.loads(answer.stdout).get("peers", {})
+        except json.JSONDecodeError:
+            continue
+        up += sum(peer.get("state") == "Established" for peer in peers.values())
+    return up, wanted
+
+
+def status(design: Design, faults: Faults) -> None:
+    up, wanted = established_sessions(design)
+    print(f"routing   {up} of {wanted} BGP sessions established")
+    dropped = faults.dropped()
+    for fault in faults.active():
+        print(f"fault     {fault}" + (f", {dropped[fault.target]} packets dropped" if fault.target in dropped else ""))
+    if not faults.active():
+        print("fault     none")
+
+
+def number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError as error:
+        raise LabError(f"{word!r} is not a number") from error
+
+
+def act(design: Design, faults: Faults, action: str, words: list[str]) -> None:
+    match action, words:
+        case "status", []:
+            status(design, faults)
+        case "link-down", [link]:
+            print(faults.link_down(link))
+        case "silent-loss", [link, percent]:
+            print(faults.silent_loss(link, number(percent)))
+        case "port-mtu", [port, mtu]:
+            print(faults.port_mtu(port, int(number(mtu))))
+        case "dropped", []:
+            print(json.dumps(faults.dropped()))
+        case "heal", [what]:
+            # The counters go with the fault: say what they held.
+            dropped = faults.dropped()
+            for fault in faults.heal(None if what == "all" else what):
+                lost = f", {dropped[fault.target]} packets dropped" if fault.kind == "silent-loss" else ""
+                print(f"healed {fault}{lost}")
+        case _:
+            raise LabError(f"unknown action {action!r} with {len(words)} words")
+
+
+def main() -> int:
+    directory, action, *words = sys.argv[1:]
+    try:
+        design = drawn.load((Path(directory) / "design.json").read_bytes())
+        act(design, Faults(design, Path(directory)), action, words)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
