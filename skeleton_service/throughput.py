@@ -1,0 +1,186 @@
+"""Reading the throughput contract: CSV, CSV.gz, Parquet, or a URL that serves the CSV."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv, parquet
+
+from exporter.contracts.codec import ContractError, read_bytes
+from skeleton_service.inference import Source, Throughput
+from skeleton_service.inference.resample import make_grid, off_grid, resample, sampling_step
+from skeleton_service.inference.series import Floats, Integers
+
+TEXT = ("job", "host", "container", "rnic")
+NUMBERS = ("time", "tx_bytes_per_second", "rx_bytes_per_second")
+REQUIRED = ("time", *TEXT, "tx_bytes_per_second", "rx_bytes_per_second")
+KINDS = {**dict.fromkeys(TEXT, pa.string()), **dict.fromkeys(NUMBERS, pa.float64()), "rank": pa.int64()}
+URL_TIMEOUT_SECONDS = 10.0
+
+
+def read_throughput(sources: Sequence[str | Path], *, job: str | None = None) -> Throughput:
+    """Read and join ``sources``, keep one job, and put it on a regular grid.
+
+    Rows may come in any order, with gaps, twice. Raises ContractError naming the source, the column and
+    the remedy; several jobs without ``job`` are listed. O(rows log rows).
+    """
+    if not sources:
+        raise ContractError("throughput", "no source was given", "name a file or a URL")
+    tables = [_select(_load(source), str(source), job) for source in sources]
+    table = pa.concat_tables(tables)
+    names = ", ".join(str(source) for source in sources)
+    jobs = sorted(value for value in pc.unique(table["job"]).to_pylist())
+    if len(jobs) > 1:
+        raise ContractError(names, f"column 'job' holds several jobs: {', '.join(jobs)}", "choose one with --job")
+    if not jobs:
+        raise ContractError(
+            names, f"no rows of job {job!r}" if job else "holds no rows", "check the job and the window"
+        )
+    return from_table(table)
+
+
+def from_table(table: pa.Table) -> Throughput:
+    """Put the rows of one job, in the contract's columns and free of blanks, on a regular grid."""
+    times = table["time"].to_numpy()
+    rates = [table[name].to_numpy() for name in ("tx_bytes_per_second", "rx_bytes_per_second")]
+    endpoint, sources = _endpoints(table)
+    order = np.lexsort((times, endpoint))
+    begins = np.searchsorted(endpoint[order], np.arange(len(sources) + 1))
+    rows = [order[begins[n] : begins[n + 1]] for n in range(len(sources))]
+    step = float(np.median([sampling_step(times[own]) for own in rows]))
+    grid = make_grid(times, step)
+    tx, rx = np.full((2, len(sources), grid.size), np.nan, dtype=np.float32)
+    for row, own in enumerate(rows):
+        for target, values in ((tx, rates[0]), (rx, rates[1])):
+            target[row] = resample(times[own], values[own], grid, step)
+    skew = max(off_grid(times[own], grid, step) for own in rows)
+    return Throughput(job=table["job"][0].as_py(), endpoints=sources, times=grid, tx=tx, rx=rx, skew=skew)
+
+
+def _endpoints(table: pa.Table) -> tuple[Integers, tuple[Source, ...]]:
+    """Number the endpoints in bytewise order: (number of each row's endpoint, the endpoints)."""
+    codes, words = [], []
+    for name in ("host", "container", "rnic"):
+        column = table[name].combine_chunks().dictionary_encode()
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        codes.append(column.indices.to_numpy().astype(np.int64))
+        words.append(column.dictionary.to_pylist())
+    flat = (codes[0] * len(words[1]) + codes[1]) * len(words[2]) + codes[2]
+    _, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
+    keys = [tuple(words[part][codes[part][row]] for part in range(3)) for row in first.tolist()]
+    order = sorted(range(len(keys)), key=lambda index: tuple(part.encode() for part in keys[index]))
+    place = np.empty(len(keys), dtype=np.int64)
+    place[order] = np.arange(len(keys))
+    endpoint: Integers = place[inverse]
+    ranks: list[int | None] = [None] * len(keys)
+    if "rank" in table.column_names:
+        known = pc.is_valid(table["rank"]).to_numpy()
+        values = pc.fill_null(table["rank"], 0).to_numpy()
+        lowest = np.full(len(keys), np.iinfo(np.int64).max)
+        np.minimum.at(lowest, endpoint[known], values[known])
+        ranks = [None if value == np.iinfo(np.int64).max else int(value) for value in lowest]
+    return endpoint, tuple(
+        Source(host=keys[index][0], container=keys[index][1], rnic=keys[index][2], rank=ranks[number])
+        for number, index in enumerate(order)
+    )
+
+
+def _load(source: str | Path) -> pa.Table:
+    name = str(source)
+    if name.startswith(("http://", "https://")):
+        return _parse_csv(_fetch(name), name)
+    data = read_bytes(source)
+    if not data.strip():
+        raise ContractError(name, "is empty", "give a file with a header line and rows")
+    if data[:4] == b"PAR1":
+        try:
+            return parquet.read_table(io.BytesIO(data))
+        except (pa.ArrowException, OSError) as error:
+            raise ContractError(name, f"is not valid Parquet: {_line(error)}") from error
+    return _parse_csv(data, name)
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with urlopen(url, timeout=URL_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the caller checked the scheme
+            data: bytes = answer.read()
+    except (URLError, TimeoutError, OSError) as error:
+        raise ContractError(url, f"cannot be fetched: {getattr(error, 'reason', error)}") from error
+    return data
+
+
+def _parse_csv(data: bytes, name: str) -> pa.Table:
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ContractError(name, f"is not valid gzip: {error}", "was it copied whole?") from error
+    if not data.strip():
+        raise ContractError(name, "is empty", "give a file with a header line and rows")
+    header = data.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode(errors="replace").strip().split(",")
+    options = csv.ConvertOptions(column_types=KINDS, strings_can_be_null=True, null_values=[""])
+    try:
+        return csv.read_csv(io.BytesIO(data), convert_options=options)
+    except pa.ArrowInvalid as error:
+        raise ContractError(name, _explain_csv(str(error), header), "correct or remove the row") from error
+
+
+_COLUMN = re.compile(r"In CSV column #(\d+):(?: Row #(\d+):)?.*invalid value '(.*)'", re.DOTALL)
+
+
+def _explain_csv(message: str, header: list[str]) -> str:
+    match = _COLUMN.search(message)
+    if match is None:
+        return f"is not valid CSV: {_line(message)}"
+    column = header[int(match[1])] if int(match[1]) < len(header) else match[1]
+    return f"column '{column}' holds {match[3]!r}, not a number" + (f", in row {match[2]}" if match[2] else "")
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _select(table: pa.Table, source: str, job: str | None) -> pa.Table:
+    """Check and keep the contract's columns and the wanted job's rows."""
+    for name in REQUIRED:
+        if name not in table.column_names:
+            raise ContractError(source, f"column '{name}' is missing", f"columns needed: {', '.join(REQUIRED)}")
+    columns = []
+    for name, kind in KINDS.items():
+        if name not in table.column_names:
+            columns.append(pa.nulls(len(table), kind))
+            continue
+        try:
+            columns.append(table[name].cast(kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ContractError(source, f"column '{name}' is of type {table[name].type}, not {kind}") from error
+    table = pa.table(dict(zip(KINDS, columns, strict=True)))
+    if not len(table):
+        raise ContractError(source, "holds no rows", "observe the job for some iterations first")
+    table = table.filter(pc.equal(table["job"], job)) if job is not None else table
+    for name in TEXT:
+        if table[name].null_count or pc.any(pc.equal(table[name], "")).as_py():
+            raise ContractError(
+                source, f"column '{name}' has an empty cell", "name every row's job, host, container, rnic"
+            )
+    for name in NUMBERS:
+        values: Floats = table[name].to_numpy() if len(table) else np.empty(0)
+        if not np.isfinite(values).all():
+            raise ContractError(
+                source, f"column '{name}' holds NaN, infinity or an empty cell", "leave the row out instead"
+            )
+        if (values < 0).any():
+            raise ContractError(
+                source, f"column '{name}' is negative", "rates are not below zero; was it a counter reset?"
+            )
+    return table
