@@ -1,0 +1,173 @@
+"""skeleton-service: the command. Every step reads and writes the file contracts, so that CI can run each alone."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from exporter import __version__
+from exporter.contracts.codec import ContractError, encode, read_bytes, write
+from exporter.contracts.fabric import Fabric
+from exporter.contracts.skeleton import read_skeleton
+from exporter.contracts.topology import read_topology
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from skeleton_service.inference import infer  # noqa: PLC0415
+    from skeleton_service.throughput import read_throughput  # noqa: PLC0415
+
+    topology = read_topology(options.topology)
+    skeleton = infer(read_throughput(options.throughput, job=options.job), topology)
+    write(options.output, encode(skeleton))
+    parallelism = skeleton.parallelism
+    shape = f"dp {parallelism.dp} x pp {parallelism.pp}" if parallelism and not skeleton.fallback else "no structure"
+    print(
+        f"{options.output}: job {skeleton.job}, {len(skeleton.endpoints)} endpoints, {shape}, "
+        f"{sum(1 for _ in skeleton.pairs())} pairs, confidence {skeleton.confidence:.2f}"
+    )
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from skeleton_service.planning import PlanSettings, plan  # noqa: PLC0415
+
+    made = plan(
+        read_skeleton(options.skeleton),
+        read_topology(options.topology),
+        phase=options.phase,
+        generation=options.generation if options.generation is not None else int(time.time()),
+        expires=time.time() + options.valid_seconds,
+        settings=PlanSettings(coverage=options.coverage),
+    )
+    write(options.output, encode(made))
+    coverage = made.coverage
+    print(
+        f"{options.output}: {len(made.targets)} paths"
+        + (f" over {coverage.pairs_probed} of {coverage.pairs_total} pairs" if coverage else "")
+    )
+    for links in coverage.links_ambiguous if coverage else ():
+        print(f"no probe of this job can tell apart: {'; '.join(links)}", file=sys.stderr)
+    return 0
+
+
+def _rules(options: argparse.Namespace) -> int:
+    from skeleton_service.ruleset import Thresholds, job_rules, read_thresholds  # noqa: PLC0415
+
+    skeleton = read_skeleton(options.skeleton)
+    read_topology(options.topology)
+    thresholds = read_thresholds(options.thresholds) if options.thresholds else Thresholds()
+    rules = job_rules(skeleton.job, thresholds, options.runbooks)
+    directory = Path(options.output)
+    if options.check:
+        return _check(directory, rules)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in rules.items():
+        write(directory / name, text.encode())
+        print(directory / name)
+    return 0
+
+
+def _check(directory: Path, rules: Mapping[str, str]) -> int:
+    """Exit 1 with a diff when a committed file is not what would be generated now."""
+    stale = 0
+    for name, text in rules.items():
+        path = directory / name
+        old = read_bytes(path).decode() if path.exists() else ""
+        if old != text:
+            stale = 1
+            lines = difflib.unified_diff(
+                old.splitlines(keepends=True), text.splitlines(keepends=True), str(path), f"{path} (generated now)"
+            )
+            sys.stdout.writelines(lines)
+    return stale
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from skeleton_service.diagnosis import diagnose  # noqa: PLC0415
+    from skeleton_service.records import read_records  # noqa: PLC0415
+
+    skeleton = read_skeleton(options.skeleton)
+    fabric = Fabric(read_topology(options.topology))
+    diagnosis = diagnose(read_records(options.probes), fabric, skeleton)
+    write(options.output, encode(diagnosis))
+    for failure in diagnosis.failures:
+        print(
+            f"{failure.symptom}: {failure.component.kind} {failure.component.name} "
+            f"(job {failure.job}, confidence {failure.confidence:.2f})"
+        )
+        for line in failure.evidence:
+            print(f"  {line}")
+    if not diagnosis.failures:
+        print("no failure in these records")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skeleton-service",
+        description="Learns the paths a training job uses, makes probe plans and alert rules, names what is broken.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    infer = commands.add_parser("infer", help="throughput to skeleton")
+    infer.add_argument("--throughput", required=True, nargs="+", metavar="FILE", help="CSV, CSV.gz, Parquet or URL")
+    infer.add_argument("--topology", required=True, metavar="FILE")
+    infer.add_argument("--job", metavar="NAME", help="which job, where the throughput holds several")
+    infer.add_argument("--output", required=True, metavar="FILE")
+    infer.set_defaults(run=_infer)
+
+    plan = commands.add_parser("plan", help="skeleton to probe plan")
+    plan.add_argument("--skeleton", required=True, metavar="FILE")
+    plan.add_argument("--topology", required=True, metavar="FILE")
+    plan.add_argument("--phase", choices=("preload", "skeleton"), default="skeleton")
+    plan.add_argument("--coverage", type=float, default=0.99, metavar="P", help="chance to cross every equal-cost path")
+    plan.add_argument("--generation", type=int, metavar="N", help="default: now, in Unix seconds")
+    plan.add_argument("--valid-seconds", type=float, default=86400.0, metavar="S")
+    plan.add_argument("--output", required=True, metavar="FILE")
+    plan.set_defaults(run=_plan)
+
+    rules = commands.add_parser("rules", help="skeleton to Prometheus rule files")
+    rules.add_argument("--skeleton", required=True, metavar="FILE")
+    rules.add_argument("--topology", required=True, metavar="FILE")
+    rules.add_argument("--thresholds", metavar="FILE", help="a copy of rules/thresholds.yaml")
+    rules.add_argument("--runbooks", metavar="URL", default=_default_runbooks(), help="where the runbook pages are")
+    rules.add_argument("--format", choices=("prometheus",), default="prometheus")
+    rules.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when files are stale")
+    rules.add_argument("--output", required=True, metavar="DIR")
+    rules.set_defaults(run=_rules)
+
+    diagnose = commands.add_parser("diagnose", help="probe records to a named component")
+    diagnose.add_argument("--probes", required=True, nargs="+", metavar="FILE", help="CSV, JSONL, Parquet or URL")
+    diagnose.add_argument("--topology", required=True, metavar="FILE")
+    diagnose.add_argument("--skeleton", required=True, metavar="FILE")
+    diagnose.add_argument("--output", required=True, metavar="FILE")
+    diagnose.set_defaults(run=_diagnose)
+    return parser
+
+
+def _default_runbooks() -> str:
+    from skeleton_service.ruleset import RUNBOOKS  # noqa: PLC0415
+
+    return RUNBOOKS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit 0 on success, 1 from ``--check`` alone, 2 on bad input with one line naming file, field and remedy."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ContractError as error:
+        print(f"skeleton-service: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"skeleton-service: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

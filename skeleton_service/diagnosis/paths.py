@@ -1,0 +1,117 @@
+"""Probe records per path: how many were sent and lost, and which links the path crosses."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from exporter.contracts.fabric import Fabric
+from exporter.contracts.names import endpoint_id
+
+RECENT_SECONDS = 30.0
+"""The part of the records that is judged, counted back from the last one: 30 probes of a 1 Hz path."""
+
+Flow = tuple[str, str, int | None]
+"""Source RNIC and destination RNIC (``host:rnic``), source port: what ECMP and the route hang on."""
+
+
+@dataclass(slots=True)
+class PathHistory:
+    """The recent probes of one path and type; times are seconds since the epoch, in order."""
+
+    flow: Flow
+    task: str
+    job: str
+    ends: tuple[str, str]
+    """Endpoint ids (``container/rnic``)."""
+    sent: int = 0
+    losses: list[float] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
+    links: tuple[str, ...] | None = None
+
+    @property
+    def loss_ratio(self) -> float:
+        return len(self.losses) / self.sent if self.sent else 0.0
+
+
+def collect(records: pa.Table, fabric: Fabric) -> list[PathHistory]:
+    """Group the recent records by path. Rows in any order; records of RNICs outside the topology are left out."""
+    rows = sorted(_rows(records), key=lambda row: row["ping_time"])
+    if not rows:
+        return []
+    since = rows[-1]["ping_time"] - int(RECENT_SECONDS * 1e9)
+    routes: dict[Flow, tuple[str, ...]] = {}
+    histories: dict[tuple[Flow, str], PathHistory] = {}
+    for row in rows:
+        source, destination = _interface(row, "src", fabric), _interface(row, "dst", fabric)
+        if source is None or destination is None:
+            continue
+        flow = (source, destination, row["src_port"])
+        if row["route"]:
+            links = fabric.links_of_route(source, _hops(row["route"]), destination)
+            if links is not None:
+                routes[flow] = links
+        if row["task_type"] in ("TRACEROUTE", "DNS") or row["ping_time"] < since:
+            continue
+        history = histories.get((flow, row["task_type"]))
+        if history is None:
+            ends = (
+                endpoint_id(row["src_node_id"], source.partition(":")[2]),
+                endpoint_id(row["dst_node_id"], destination.partition(":")[2]),
+            )
+            history = histories[flow, row["task_type"]] = PathHistory(flow, row["task_type"], row["job"] or "", ends)
+        _count(history, row)
+    for history in histories.values():
+        if history.task != "TCP_PING":  # ECMP hashes the protocol too: a UDP flow's route is not its own
+            history.links = routes.get(history.flow)
+    return [histories[key] for key in sorted(histories, key=str)]
+
+
+def _rows(records: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in records.to_batches():
+        yield from batch.to_pylist()
+
+
+def _count(history: PathHistory, row: dict[str, Any]) -> None:
+    sent = row["packets_sent"] or 1
+    lost = row["packets_lost"]
+    if lost is None:
+        lost = round((row["loss_rate"] or 0.0) * sent) if row["dial"] == "success" else sent
+    time = row["ping_time"] / 1e9
+    history.sent += sent
+    if row["error"] == "refused":
+        history.refusals.append(time)
+    else:
+        history.losses += [time] * lost
+
+
+def _interface(row: dict[str, Any], side: str, fabric: Fabric) -> str | None:
+    """The RNIC of one side: by host and RNIC name, else by underlay address; overlay addresses are not unique."""
+    host, rnic = row[f"{side}_node_sn"], row[f"{side}_rnic"]
+    if host and rnic and f"{host}:{rnic}" in fabric.interfaces:
+        return f"{host}:{rnic}"
+    interface = fabric.by_address.get(row[f"{side}_real_ip"] or "")
+    return None if interface is None else interface.id
+
+
+def _hops(text: str) -> list[str | None]:
+    """A route column; anything but a JSON array of strings and nulls is no route."""
+    try:
+        hops = json.loads(text)
+    except ValueError:
+        return [None]
+    if not isinstance(hops, list) or not all(hop is None or isinstance(hop, str) for hop in hops):
+        return [None]
+    return hops
+
+
+def by_job(histories: list[PathHistory]) -> dict[str, list[PathHistory]]:
+    jobs: dict[str, list[PathHistory]] = defaultdict(list)
+    for history in histories:
+        jobs[history.job].append(history)
+    return dict(sorted(jobs.items()))
