@@ -65,22 +65,23 @@ class Job(Contract, frozen=True, kw_only=True):
 
     def truth(self) -> Skeleton:
         """The skeleton as it is, not as it was inferred: exact groups, exact pipeline edges."""
-        groups, edges, endpoints = [], [], []
-        for worker in self.workers:
-            for nic in worker.nics:
-                endpoints.append(
-                    Endpoint(
-                        id=endpoint_id(worker.container, nic.name),
-                        host=worker.host,
-                        container=worker.container,
-                        rnic=nic.name,
-                        rail=nic.rail,
-                        ip=nic.ip,
-                        rank=worker.rank,
-                        stage=worker.stage,
-                        replica=worker.replica,
-                    )
-                )
+        groups: list[Group] = []
+        edges: list[Edge] = []
+        endpoints = [
+            Endpoint(
+                id=endpoint_id(worker.container, nic.name),
+                host=worker.host,
+                container=worker.container,
+                rnic=nic.name,
+                rail=nic.rail,
+                ip=nic.ip,
+                rank=worker.rank,
+                stage=worker.stage,
+                replica=worker.replica,
+            )
+            for worker in self.workers
+            for nic in worker.nics
+        ]
         rails = sorted({endpoint.rail for endpoint in endpoints if endpoint.rail is not None})
         at = {(e.stage, e.replica, e.rail): e.id for e in endpoints}
         for rail in rails:
@@ -88,8 +89,10 @@ class Job(Contract, frozen=True, kw_only=True):
                 members = tuple(at[stage, replica, rail] for replica in range(self.data_parallel))
                 groups.append(Group(role="dp", stage=stage, rail=rail, members=members))
             for stage, following in pairwise(range(self.pipeline)):
-                for replica in range(self.data_parallel):
-                    edges.append(Edge(a=at[stage, replica, rail], b=at[following, replica, rail], role="pp"))
+                edges += [
+                    Edge(a=at[stage, replica, rail], b=at[following, replica, rail], role="pp")
+                    for replica in range(self.data_parallel)
+                ]
         return Skeleton(
             version=1,
             job=self.name,

@@ -170,17 +170,11 @@ def _select(table: pa.Table, source: str, job: str | None) -> pa.Table:
     table = table.filter(pc.equal(table["job"], job)) if job is not None else table
     for name in TEXT:
         if table[name].null_count or pc.any(pc.equal(table[name], "")).as_py():
-            raise ContractError(
-                source, f"column '{name}' has an empty cell", "name every row's job, host, container, rnic"
-            )
+            raise ContractError(source, f"column '{name}' has an empty cell", "every row needs it")
     for name in NUMBERS:
         values: Floats = table[name].to_numpy() if len(table) else np.empty(0)
         if not np.isfinite(values).all():
-            raise ContractError(
-                source, f"column '{name}' holds NaN, infinity or an empty cell", "leave the row out instead"
-            )
+            raise ContractError(source, f"column '{name}' holds NaN, infinity or an empty cell", "leave the row out")
         if (values < 0).any():
-            raise ContractError(
-                source, f"column '{name}' is negative", "rates are not below zero; was it a counter reset?"
-            )
+            raise ContractError(source, f"column '{name}' is negative", "was it a counter reset?")
     return table

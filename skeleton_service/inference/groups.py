@@ -42,7 +42,7 @@ class RailSeries:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """``labels[host]`` is the group, 0-based; ``separation`` 0..1; ``agreement`` the share of rails that say the same."""
+    """``labels[host]`` is the group, 0-based; ``separation`` 0..1; ``agreement`` the share of like-minded rails."""
 
     labels: Integers
     separation: float
@@ -136,15 +136,11 @@ def _vote(apart: Floats, counts: list[int], order: Integers) -> dict[int, tuple[
     result = {}
     for count in counts:
         labels = _even(fcluster(tree, count, "maxclust").astype(np.int64) - 1, ordered, count)
-        result[count] = (
-            silhouette(ordered, labels) if labels is not None else -1.0,
-            _zeros_if_none(labels, len(order)),
-        )
+        if labels is None:
+            result[count] = (-1.0, np.zeros(len(order), dtype=np.int64))
+        else:
+            result[count] = (silhouette(ordered, labels), labels)
     return result
-
-
-def _zeros_if_none(labels: Integers | None, size: int) -> Integers:
-    return np.zeros(size, dtype=np.int64) if labels is None else labels
 
 
 def _even(labels: Integers, apart: Floats, count: int) -> Integers | None:

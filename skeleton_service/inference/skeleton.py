@@ -105,8 +105,7 @@ def _sort_out(throughput: Throughput, rails: Rails) -> tuple[Rails, list[int]]:
 def _log_totals(throughput: Throughput, active: Rails) -> Floats:
     rows = [row for members in active.values() for row in members]
     tx, rx = throughput.tx[rows], throughput.rx[rows]
-    half = features(tx + rx, np.zeros_like(tx))[:, : tx.shape[1]]
-    return half
+    return features(tx + rx, np.zeros_like(tx))[:, : tx.shape[1]]
 
 
 def _order(
