@@ -9,11 +9,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from exporter import __version__
 from exporter.contracts.codec import ContractError, encode, read_bytes, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import read_skeleton
 from exporter.contracts.topology import read_topology
+from skeleton_service import __version__
 
 
 def _infer(options: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def _infer(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from skeleton_service.planning import PlanSettings, plan  # noqa: PLC0415
+    from skeleton_service.planning import Settings, plan  # noqa: PLC0415
 
     made = plan(
         read_skeleton(options.skeleton),
@@ -41,7 +41,7 @@ def _plan(options: argparse.Namespace) -> int:
         phase=options.phase,
         generation=options.generation if options.generation is not None else int(time.time()),
         expires=time.time() + options.valid_seconds,
-        settings=PlanSettings(coverage=options.coverage),
+        settings=Settings(path_probability=options.coverage),
     )
     write(options.output, encode(made))
     coverage = made.coverage
