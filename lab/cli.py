@@ -70,7 +70,7 @@ def _exec(arguments: argparse.Namespace) -> int:
     running = Running(arguments.name)
     node = None if arguments.node == "-" else arguments.node
     argv = running.command(node, arguments.command)
-    os.execve(argv[0], argv, sandbox.environment())
+    os.execve(argv[0], argv, sandbox.environment())  # noqa: S606 - becomes the command: its signals, its exit code
 
 
 def _fault(arguments: argparse.Namespace) -> int:
@@ -82,7 +82,7 @@ def _heal(arguments: argparse.Namespace) -> int:
 
 
 def _inside(running: Running, words: Sequence[str]) -> int:
-    argv = running.command(None, [sys.executable, "-m", "lab.inside", str(running.directory), *words])
+    argv = running.command(None, running.action(*words))
     return subprocess.run(argv, env=sandbox.environment(), check=False).returncode
 
 

@@ -27,7 +27,10 @@ SETTINGS = {
     "net/ipv6/conf/default/disable_ipv6": 1,
     "net/ipv4/conf/all/rp_filter": 0,
     "net/ipv4/conf/default/rp_filter": 0,
-    "net/ipv4/fib_multipath_hash_policy": 1,  # layer 4: another source port may take another path
+    # Paths follow the five-tuple, as on a switch. Policy 1 would take over the hash that the kernel has drawn
+    # for the sending *socket*, and a traceroute would not follow the flow whose ports it carries.
+    "net/ipv4/fib_multipath_hash_fields": 0x37,  # addresses, protocol, ports (ip-sysctl)
+    "net/ipv4/fib_multipath_hash_policy": 3,
     "net/ipv4/icmp_errors_use_inbound_ifaddr": 1,  # a traced hop names the port where the packet came in
     "net/ipv4/icmp_ratelimit": 0,
     "net/ipv4/icmp_msgs_per_sec": 1_000_000,
@@ -224,12 +227,7 @@ class Lab:
 
     def wait_converged(self, timeout: float = 30) -> None:
         """Return once every leaf has all its equal ways to every other leaf's hosts, in the kernel's tables."""
-        deadline = time.monotonic() + timeout
-        while missing := next(routing.missing_routes(self.design), None):
-            self._complain_of_the_dead()
-            if time.monotonic() > deadline:
-                raise LabError(f"routing has not converged in {timeout:g} s: {missing}", self._see("bgpd"))
-            time.sleep(0.1)
+        routing.wait_converged(self.design, timeout, self._complain_of_the_dead)
 
     def _await_zebra(self, switch: Switch, timeout: float = 20) -> None:
         deadline = time.monotonic() + timeout

@@ -62,8 +62,8 @@ class Faults:
         BGP (TCP port 179) and ARP pass, as on a fabric whose routing protocol does not notice.
         """
         cable = self.design.link(link)
-        if not 0 < percent <= 100:
-            raise LabError(f"a loss of {percent:g} % cannot be", "above 0, at most 100; `heal` takes it away")
+        if not 100 / PARTS <= percent <= 100:
+            raise LabError(f"a loss of {percent:g} % cannot be", f"{100 / PARTS:g} to 100; `heal` takes it away")
         return self._inflict(Fault("silent-loss", cable.id, percent))
 
     def port_mtu(self, port: str, mtu: int = 1500) -> Fault:
@@ -142,6 +142,10 @@ class Faults:
                 _nft(end, f"add table netdev {table}\ndelete table netdev {table}\n")
         else:
             _ip(self.design.end(fault.target), "mtu", str(self.design.mtu))
+            # What hosts have learnt of the smaller MTU would outlive the fault by ten minutes.
+            for host in self.design.hosts:
+                with inside(host.name):
+                    subprocess.run(["ip", "route", "flush", "cache"], capture_output=True, check=True)
 
 
 def _switch_end(cable: Cable) -> End:
@@ -168,6 +172,9 @@ def _nft(end: End, script: str) -> None:
 def _drop_at(end: End, percent: float) -> None:
     """Drop what arrives at ``end``; replaces an earlier loss, and its counter, in one transaction."""
     table = TABLE.format(end.netdev)
+    packets = f"meta protocol ip numgen random mod {PARTS} < {round(percent / 100 * PARTS)}"
+    if percent == 100:  # nftables refuses a comparison that is always true
+        packets = "meta protocol ip"
     _nft(
         end,
         f"""
@@ -180,7 +187,7 @@ def _drop_at(end: End, percent: float) -> None:
                 policy accept;
                 tcp sport 179 accept
                 tcp dport 179 accept
-                meta protocol ip numgen random mod {PARTS} < {round(percent / 100 * PARTS)} counter name dropped drop
+                {packets} counter name dropped drop
             }}
         }}
         """,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from lab import design as drawn
+from lab import routing
 from lab.design import Design
 from lab.errors import LabError
 from lab.faults import Faults
@@ -59,6 +60,8 @@ def act(design: Design, faults: Faults, action: str, words: list[str]) -> None:
             print(faults.silent_loss(link, number(percent)))
         case "port-mtu", [port, mtu]:
             print(faults.port_mtu(port, int(number(mtu))))
+        case "wait-converged", []:
+            routing.wait_converged(design)
         case "dropped", []:
             print(json.dumps(faults.dropped()))
         case "heal", [what]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def bgp_configuration(design: Design, switch: Switch) -> str:
     return "\n".join(lines) + "\n"
 
 
+def zebra_configuration(switch: Switch) -> str:
+    """The zebra.conf of one switch."""
+    return (
+        f"hostname {switch.name}\n"
+        "log stdout informational\n"
+        # With next-hop objects the kernel takes a member out of a group when its port loses carrier, and
+        # zebra 8.4 never puts it back: after a repair the link would stay unused.
+        "no zebra nexthop kernel enable\n"
+    )
+
+
 def configure(design: Design) -> None:
     """Write the configuration of every switch where its daemons look for it."""
     for directory in (CONFIGURATION, SOCKETS):
@@ -59,7 +71,7 @@ def configure(design: Design) -> None:
             shutil.chown(base / switch.name, "frr", "frr")
         directory = CONFIGURATION / switch.name
         shutil.copy(CONFIGURATION / "vtysh.conf", directory)
-        (directory / "zebra.conf").write_text(f"hostname {switch.name}\nlog stdout informational\n")
+        (directory / "zebra.conf").write_text(zebra_configuration(switch))
         (directory / "bgpd.conf").write_text(bgp_configuration(design, switch))
 
 
@@ -93,6 +105,16 @@ def missing_routes(design: Design) -> Iterator[str]:
             prefix = str(IPv4Network(f"{address}/31", strict=False))
             if leaf != switch.name and routes.get(prefix, 0) != wanted:
                 yield f"{switch.name} has {routes.get(prefix, 0)} of {wanted} ways to {prefix}"
+
+
+def wait_converged(design: Design, timeout: float = 30, watch: Callable[[], None] = lambda: None) -> None:
+    """Return once nothing is missing; raise LabError after ``timeout`` s. ``watch``, called meanwhile, may raise too."""
+    deadline = time.monotonic() + timeout
+    while missing := next(missing_routes(design), None):
+        watch()
+        if time.monotonic() > deadline:
+            raise LabError(f"routing has not converged in {timeout:g} s: {missing}", "see the logs of bgpd")
+        time.sleep(0.1)
 
 
 def _names(switches: tuple[Switch, ...]) -> frozenset[str]:

@@ -76,6 +76,7 @@ class Running:
             raise LabError(f"{name!r} cannot name a lab", "letters, digits, dot, hyphen, underscore; at most 64")
         self.name = name
         self.directory = home() / name
+        self._process: subprocess.Popen[bytes] | None = None  # if it was started here: to be waited for
 
     def record(self) -> Record | None:
         """The lab's processes, or None when it is not up."""
@@ -141,6 +142,7 @@ class Running:
                     process.kill()
                     process.wait()
                     raise
+                self._process = process
             return True
 
     def _await(self, process: subprocess.Popen[bytes], answer: int) -> None:
@@ -168,6 +170,8 @@ class Running:
                     if time.monotonic() > deadline:
                         raise LabError(f"process {record.launcher} of the lab does not end", "kill it")
                     time.sleep(0.01)
+            if self._process is not None:
+                self._process.wait()
             shutil.rmtree(self.directory, ignore_errors=True)
         return record is not None
 
@@ -194,3 +198,11 @@ class Running:
         if check and done.returncode:
             raise LabError(f"{' '.join(argv)} on {node or 'the sandbox'} failed: {done.stderr.strip()}")
         return done
+
+    def action(self, *words: str) -> list[str]:
+        """The command line, for inside, of one action of ``lab.inside``."""
+        return [sys.executable, "-m", "lab.inside", str(self.directory), *words]
+
+    def act(self, *words: str) -> str:
+        """Break, mend or ask (``lab.inside``); return what it printed. Raise LabError when it refuses."""
+        return self.run(None, self.action(*words)).stdout

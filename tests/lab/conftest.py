@@ -1,0 +1,51 @@
+"""A running fabric for the tests of this folder: real namespaces, real routing, no mocks.
+
+The lab runs in the background and dies with pytest, also by ``kill -9``. Tests stay outside and reach
+in with ``fabric.run(node, argv)``, ``fabric.command(node, argv)`` (for Popen) and ``fabric.act(...)``
+(faults); ``node`` None is the sandbox itself, from where every management address is reachable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lab import sandbox
+from lab.design import Design, draw
+from lab.errors import LabError
+from lab.running import Running
+
+
+@pytest.fixture(scope="session")
+def sandbox_possible() -> None:
+    """Skips, with the reason and the remedy, where no lab can run."""
+    try:
+        sandbox.require()
+    except LabError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def fabric(sandbox_possible: None) -> Iterator[Running]:  # noqa: ARG001
+    """One lab for the whole session. A test that breaks it heals it (see ``whole``)."""
+    running = Running(f"pytest-{os.getpid()}")
+    running.up(draw(seed=os.getpid()), die_with_parent=True)
+    try:
+        yield running
+    finally:
+        running.down()
+
+
+@pytest.fixture(scope="session")
+def design(fabric: Running) -> Design:
+    return fabric.design()
+
+
+@pytest.fixture
+def whole(fabric: Running) -> Iterator[Running]:
+    """The fabric, mended and converged after the test."""
+    yield fabric
+    fabric.act("heal", "all")
+    fabric.act("wait-converged")
