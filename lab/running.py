@@ -68,6 +68,13 @@ def _started(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 class Running:
     """The lab called ``name``, up or not. Its methods work from outside the sandbox."""
 
@@ -108,10 +115,19 @@ class Running:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One start or end at a time per name."""
-        with open(home() / f".{self.name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """One start or end at a time per name. The lock's file goes with the lab's directory."""
+        path = home() / f".{self.name}.lock"
+        while True:
+            with open(path, "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _same_file(lock.fileno(), path):  # its last holder has removed it meanwhile
+                    continue
+                try:
+                    yield
+                finally:
+                    if not self.directory.exists():
+                        path.unlink()
+                return
 
     def up(self, design: Design, *, die_with_parent: bool = False) -> bool:
         """Start the lab and return once its routing has converged; False when it was up already.
