@@ -108,7 +108,7 @@ def missing_routes(design: Design) -> Iterator[str]:
 
 
 def wait_converged(design: Design, timeout: float = 30, watch: Callable[[], None] = lambda: None) -> None:
-    """Return once nothing is missing; raise LabError after ``timeout`` s. ``watch`` is called meanwhile, and may raise."""
+    """Return once nothing is missing; raise LabError after ``timeout`` s, or what ``watch``, called often, raises."""
     deadline = time.monotonic() + timeout
     while missing := next(missing_routes(design), None):
         watch()
