@@ -29,8 +29,9 @@ def prepare(show: list[Path]) -> None:
     _mount_tmpfs(str(RUN))
     for path, descriptor in kept:
         path.mkdir(parents=True, exist_ok=True)
-        # Not through /proc/self/fd of a child: mount(8) would see its own table.
-        subprocess.run(["mount", "--bind", f"/proc/{os.getpid()}/fd/{descriptor}", str(path)], check=True)
+        # By descriptor, since the name now means the new directory; mount(8) must not turn it into the name.
+        source = f"/proc/{os.getpid()}/fd/{descriptor}"
+        subprocess.run(["mount", "--no-canonicalize", "--bind", source, str(path)], check=True)
         os.close(descriptor)
     if Path("/var/run").resolve() != RUN:
         subprocess.run(["mount", "--bind", str(RUN), "/var/run"], check=True)

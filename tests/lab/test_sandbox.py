@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -157,6 +158,22 @@ def test_commands_give_their_exit_code_and_errors_are_one_line(name: str) -> Non
 def test_a_sandbox_gives_the_exit_code_of_its_command() -> None:
     assert sandbox.run(["sh", "-c", "exit 7"]) == 7
     assert sandbox.run(["sh", "-c", "kill -9 $$"]) == 128 + 9
+
+
+def test_a_directory_under_run_stays_visible_when_it_is_shown() -> None:
+    """XDG_RUNTIME_DIR, where the labs of an ordinary user are kept, is under /run, which a sandbox covers."""
+    try:
+        directory = Path(tempfile.mkdtemp(dir="/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR")))
+    except OSError as error:
+        pytest.skip(f"no directory under /run: {error}")
+    try:
+        (directory / "question").write_text("")
+        script = f"test -e {directory}/question && touch {directory}/answer"
+        process = sandbox.start(["sh", "-c", script], show=[directory])
+        assert process.wait() == 0
+        assert (directory / "answer").exists()
+    finally:
+        shutil.rmtree(directory)
 
 
 def test_process_1_reaps_orphans() -> None:
