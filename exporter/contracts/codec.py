@@ -19,6 +19,9 @@ T = TypeVar("T")
 Version = Literal[1]
 
 MAX_FILE_BYTES = 1 << 30
+_MAX_DEPTH = 200
+_BRACKET = re.compile(rb"[\[\]{}]")
+_DEEP_INDENT = re.compile(rb"^[ ?:-]{%d}" % _MAX_DEPTH, re.MULTILINE)
 
 
 class ContractError(ValueError):
@@ -65,6 +68,10 @@ def _parse(data: bytes, source: str) -> Any:
             # Flow-style YAML starts with a brace too; only a file that is neither is refused.
             if source.endswith(".json"):
                 raise ContractError(source, f"is not valid JSON: {error}") from error
+        except RecursionError as error:
+            raise ContractError(source, "is nested too deeply") from error
+    if _nested_too_deeply(data):
+        raise ContractError(source, "is nested too deeply")
     import yaml  # noqa: PLC0415 - most processes never read YAML
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -74,6 +81,20 @@ def _parse(data: bytes, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ContractError(source, f"is not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+    except ValueError as error:  # a date that is none, an integer of 5,000 digits: PyYAML lets Python's own error out
+        raise ContractError(source, f"is not valid YAML: {error}") from error
+
+
+def _nested_too_deeply(data: bytes) -> bool:
+    """Whether YAML may nest deeper than any contract does: libyaml's composer would overrun the C stack."""
+    if _DEEP_INDENT.search(data):
+        return True
+    depth = 0
+    for match in _BRACKET.finditer(data):
+        depth = max(depth + (1 if match[0] in b"[{" else -1), 0)
+        if depth > _MAX_DEPTH:
+            return True
+    return False
 
 
 def convert(document: Any, kind: type[T], source: str) -> T:
