@@ -95,7 +95,8 @@ def check_topology(topology: Topology, source: str) -> None:
     nodes = unique("node", iter(names))
     rnics = unique("rnic", (port_id(host.name, rnic.name) for host in topology.hosts for rnic in host.rnics))
     unique("port", (port_id(switch.name, port.name) for switch in topology.switches for port in switch.ports))
-    unique("rnic address", (rnic.ip for host in topology.hosts for rnic in host.rnics))
+    addresses = ((rnic.ip, *rnic.ips) for host in topology.hosts for rnic in host.rnics)
+    unique("rnic address", (address for own in addresses for address in own))
     unique("link", (link.id for link in topology.links))
     hosts = {host.name for host in topology.hosts}
     used: set[str] = set()
