@@ -85,11 +85,12 @@ class Fabric:
 
         ``route`` holds the switches in order, each as the port where the packet came in, a switch
         name or an address. None is returned for anything but a complete, consistent route: a silent
-        hop, an unknown address, a gap, or a switch name where parallel links leave the choice open.
+        hop, an unknown address, a gap, a switch met twice, or a switch name where parallel links leave
+        the choice open.
         A truncated or contradictory trace must not vote.
         """
         links: list[str] = []
-        here = source
+        here, met = source, {source}
         for hop in (*route, destination):
             place = hop if hop == destination else self.locate(hop) if hop is not None else None
             if place is None:
@@ -99,6 +100,9 @@ class Fabric:
                 return None
             links.append(link)
             here = place if place == destination else place.partition(":")[0]
+            if here in met:
+                return None
+            met.add(here)
         return tuple(links)
 
     def _link_between(self, node: str, place: str) -> str | None:
