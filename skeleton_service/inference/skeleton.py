@@ -26,6 +26,7 @@ IDLE = 0.02
 CONFIDENT = 0.5
 FULL_SEPARATION = 0.5
 FULL_STRENGTH = 0.25
+LARGEST_SKEW = 0.25
 
 Rails = dict[int, list[int]]
 
@@ -131,7 +132,7 @@ def _confidence(period: Period | None, partition: Partition | None, skew: float)
         return 0.0
     strength = min(period.strength / FULL_STRENGTH, 1.0)
     separation = min(partition.separation / FULL_SEPARATION, 1.0)
-    return round(float(np.sqrt(strength * separation * partition.agreement)) * (1 - 2 * skew), 4)
+    return round(float(np.sqrt(strength * separation * partition.agreement)) * max(1 - skew / LARGEST_SKEW, 0.0), 4)
 
 
 def _endpoints(
