@@ -26,7 +26,7 @@ from exporter.contracts.catalogue import Table
 
 LABEL_BYTES = 1024
 _WORD = 8
-_HEADER_WORDS = 2  # per table: version of the set of rows, rows ever used (the high-water mark)
+_HEADER_WORDS = 3  # per table: version of the set of rows, rows ever used (the high-water mark), last identity
 _ROW_WORDS = 3  # per row: sequence, identity (0 = free), length of the labels
 _ABSENT = math.nan
 _ATTEMPTS = 5
@@ -111,7 +111,10 @@ class Store:
         return TableWriter(self, self._layouts[table.name])
 
     def clear(self) -> None:
-        """Forget every row: for a writer that starts again on the memory of one that died."""
+        """Forget every row: for a writer that starts again on the memory of one that died.
+
+        Identities go on where they were: readers remember rows by them.
+        """
         for layout in self._layouts.values():
             for index in range(self.words[layout.start + 1]):
                 row = layout.row(index)
@@ -119,10 +122,7 @@ class Store:
             self.words[layout.start + 1] = 0
             self.words[layout.start] += 1
 
-    def put_labels(self, row: int, columns: int, labels: Sequence[str]) -> None:
-        text = json.dumps(labels, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) > LABEL_BYTES:
-            raise ValueError(f"labels take {len(text)} bytes, more than {LABEL_BYTES}: {text[:80]!r}...")
+    def put_text(self, row: int, columns: int, text: bytes) -> None:
         start = (row + _ROW_WORDS + columns) * _WORD
         self._memory[start : start + len(text)] = text
         self.words[row + 2] = len(text)
@@ -163,6 +163,13 @@ class Store:
         return bytes(self._memory[start : start + min(self.words[row + 2], LABEL_BYTES)])
 
 
+def _encode(labels: Sequence[str]) -> bytes:
+    text = json.dumps(labels, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > LABEL_BYTES:
+        raise ValueError(f"labels take {len(text)} bytes, more than {LABEL_BYTES}")
+    return text
+
+
 class TableWriter:
     """The writing side of one table. Only one process may hold it."""
 
@@ -173,7 +180,6 @@ class TableWriter:
         self._floats = store.floats
         self._free: list[int] = []
         self._used = 0
-        self._identity = 0
         self._column = {}
         column = 0
         for metric in layout.table.metrics:
@@ -185,7 +191,8 @@ class TableWriter:
         return self._column[name]
 
     def add(self, labels: Sequence[str]) -> RowWriter:
-        """Allocate a row: counters and buckets start at 0, gauges absent. Raise StoreFullError."""
+        """Allocate a row: counters and buckets start at 0, gauges absent. Raise StoreFullError or ValueError."""
+        text = _encode(labels)
         layout = self._layout
         if self._free:
             index = self._free.pop()
@@ -197,7 +204,7 @@ class TableWriter:
         row = layout.row(index)
         words, floats = self._words, self._floats
         words[row] += 1
-        self._store.put_labels(row, layout.columns, labels)
+        self._store.put_text(row, layout.columns, text)
         at = row + _ROW_WORDS
         for metric in layout.table.metrics:
             if metric.kind == "gauge":
@@ -207,12 +214,12 @@ class TableWriter:
                 for _ in range(len(metric.buckets) + 2 if metric.kind == "histogram" else 1):
                     floats[at] = 0.0
                     at += 1
-        self._identity += 1
-        words[row + 1] = self._identity
+        words[layout.start + 2] += 1
+        identity = words[row + 1] = words[layout.start + 2]
         words[row] += 1
         words[layout.start + 1] = max(words[layout.start + 1], self._used)
         words[layout.start] += 1
-        return RowWriter(self._store, row, index, self._identity)
+        return RowWriter(self._store, row, index, identity)
 
     def remove(self, writer: RowWriter) -> None:
         """Release a row: its series vanish from the next reading on."""

@@ -1,0 +1,190 @@
+"""The shared-memory store: rows come, go and are read whole, also by another process while they change."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+
+import pytest
+
+from exporter.contracts.catalogue import Metric, Table
+from exporter.store import Store, StoreFullError
+
+LABELS = ("name",)
+TABLE = Table(
+    "sample",
+    LABELS,
+    (
+        Metric("sample.a", "gauge", "", LABELS, "A.", "rows"),
+        Metric("sample.b", "gauge", "", LABELS, "B, always equal to A.", "rows"),
+        Metric("sample.seen", "counter", "", LABELS, "Seen.", "rows"),
+        Metric("sample.size", "histogram", "By", LABELS, "Sizes.", "rows", (1.0, 10.0)),
+    ),
+)
+A, B, SEEN, SIZE = range(4)
+STRIDE = 1_000_000_000
+
+
+def names(store: Store) -> list[str]:
+    return [row.labels[0] for row in store.read(TABLE)]
+
+
+def test_a_new_row_has_counters_at_zero_and_gauges_absent() -> None:
+    store = Store([(TABLE, 4)])
+    store.writer(TABLE).add(("x",))
+    (row,) = store.read(TABLE)
+    assert row.labels == ("x",)
+    assert [math.isnan(value) for value in row.values] == [True, True, False, False, False, False, False]
+    assert list(row.values[SEEN:]) == [0.0] * 5  # a counter, then three buckets and a sum
+
+
+def test_a_removed_row_is_gone_and_its_place_is_used_again_under_another_identity() -> None:
+    store = Store([(TABLE, 2)])
+    writer = store.writer(TABLE)
+    first, _ = writer.add(("x",)), writer.add(("y",))
+    first.set(A, 5)
+    identity = first.identity
+    writer.remove(first)
+    assert names(store) == ["y"]
+    again = writer.add(("z",))
+    assert sorted(names(store)) == ["y", "z"]
+    assert again.index == first.index
+    assert again.identity != identity
+    assert math.isnan(again.get(A))
+
+
+def test_the_version_tells_when_rows_come_or_go() -> None:
+    store = Store([(TABLE, 2)])
+    writer = store.writer(TABLE)
+    versions = [store.version(TABLE)]
+    row = writer.add(("x",))
+    versions.append(store.version(TABLE))
+    row.set(A, 1)
+    assert store.version(TABLE) == versions[-1]
+    writer.remove(row)
+    versions.append(store.version(TABLE))
+    assert len(set(versions)) == 3
+
+
+def test_a_full_table_says_its_name_and_size_and_keeps_its_rows() -> None:
+    store = Store([(TABLE, 2)])
+    writer = store.writer(TABLE)
+    kept = [writer.add(("x",)), writer.add(("y",))]
+    with pytest.raises(StoreFullError, match=r"^table 'sample' is full: 2 rows$"):
+        writer.add(("z",))
+    assert names(store) == ["x", "y"]
+    writer.remove(kept[0])
+    writer.add(("z",))
+    assert names(store) == ["z", "y"]
+
+
+@pytest.mark.parametrize("label", ["x" * 1021, "é" * 511])
+def test_labels_too_long_for_a_row_are_refused_and_cost_no_row(label: str) -> None:
+    """The row used to stay half-written, odd for ever, and its place was lost."""
+    store = Store([(TABLE, 1)])
+    writer = store.writer(TABLE)
+    with pytest.raises(ValueError, match=r"bytes, more than 1024$"):
+        writer.add((label,))
+    assert names(store) == []
+    assert store.torn_reads == 0
+    writer.add((label[:500],))
+    assert names(store) == [label[:500]]
+
+
+def test_two_tables_do_not_touch_each_other() -> None:
+    other = Table("other", (), (Metric("other.c", "counter", "", (), "C.", "1"),))
+    store = Store([(TABLE, 1), (other, 1)])
+    row, single = store.writer(TABLE).add(("x",)), store.writer(other).add(())
+    row.add(SIZE + 3, 7)
+    single.add(0, 3)
+    assert next(iter(store.read(TABLE))).values[SIZE + 3] == 7
+    assert next(iter(store.read(other))).values == [3.0]
+
+
+def test_a_row_in_the_middle_of_a_change_is_left_out_and_counted() -> None:
+    store = Store([(TABLE, 2)])
+    writer = store.writer(TABLE)
+    row, _ = writer.add(("x",)), writer.add(("y",))
+    row.begin()
+    assert names(store) == ["y"]
+    assert store.torn_reads == 1
+    row.end()
+    assert names(store) == ["x", "y"]
+
+
+def test_a_writer_that_starts_again_hides_no_row_behind_labels_of_the_one_before() -> None:
+    """Identities used to begin at 1 again, so a reader showed the old labels with the new values."""
+    store = Store([(TABLE, 4)])
+    reader = Store([(TABLE, 4)], store.descriptor)
+    before = store.writer(TABLE)
+    old = [before.add((name,)) for name in ("x", "y")]
+    before.remove(old[0])
+    before.add(("z",))
+    assert names(reader) == ["z", "y"]
+    store.clear()
+    after = store.writer(TABLE)
+    new = [after.add((name,)) for name in ("y", "z")]
+    assert names(reader) == ["y", "z"]
+    assert not {row.identity for row in new} & {row.identity for row in old}
+
+
+def test_a_writer_that_died_in_mid_change_leaves_no_row_unreadable() -> None:
+    store = Store([(TABLE, 4)])
+    store.writer(TABLE).add(("x",)).begin()
+    store.clear()
+    store.writer(TABLE).add(("y",))
+    assert names(store) == ["y"]
+
+
+def test_memory_of_another_layout_is_refused() -> None:
+    store = Store([(TABLE, 4)])
+    with pytest.raises(ValueError, match=r"^store has \d+ bytes, its layout \d+$"):
+        Store([(TABLE, 5)], store.descriptor)
+
+
+READER = """
+import sys, time
+from exporter.store import Store
+from tests.unit.test_store import A, B, STRIDE, TABLE
+store, ends, rounds, rows = Store([(TABLE, 32)], int(sys.argv[1])), time.monotonic() + 2.0, 0, 0
+while time.monotonic() < ends:
+    seen = set()
+    for row in store.read(TABLE):
+        a, b = row.values[A], row.values[B]
+        assert a == b or (a != a and b != b), f"torn: {a} {b}"
+        assert a != a or int(a) // STRIDE == int(row.labels[0]), f"{row.labels} has another row's {a}"
+        assert row.identity not in seen, "one row twice"
+        seen.add(row.identity)
+        rows += 1
+    rounds += 1
+print(rounds, rows)
+"""
+
+
+def test_a_reader_in_another_process_never_sees_a_torn_row() -> None:
+    """One process changes, adds and removes rows as fast as it can, another one reads all of them."""
+    store = Store([(TABLE, 32)])
+    writer = store.writer(TABLE)
+    rows = {number: writer.add((str(number),)) for number in range(16)}
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(store.descriptor)], pass_fds=[store.descriptor], stdout=subprocess.PIPE
+    )
+    count, ends = 0, time.monotonic() + 10
+    while reader.poll() is None and time.monotonic() < ends:
+        for number, row in rows.items():
+            count += 1
+            row.begin()
+            row.set(A, number * STRIDE + count % STRIDE)
+            row.set(B, number * STRIDE + count % STRIDE)
+            row.end()
+        oldest = min(rows)
+        writer.remove(rows.pop(oldest))
+        rows[oldest + 16] = writer.add((str(oldest + 16),))
+    output, _ = reader.communicate(timeout=5)
+    assert reader.returncode == 0
+    rounds, read = map(int, output.split())
+    assert rounds > 100
+    assert read > rounds  # it saw rows, not only torn ones
+    assert count > 10_000
