@@ -53,6 +53,7 @@ class _Probing:
     path: Path
     flow: FlowSocket | None
     due_ns: int
+    handshake: Handshake | None = None
     removed: bool = False
 
 
@@ -142,13 +143,14 @@ class Prober:
         try:
             if target.probe != "tcp":
                 flow = self._udp.acquire(target.source_address, target.source_ports[0])
+            histogram = self._histogram(target)
             row = self._paths.add(self._labels(target))
-        except (OSError, StoreFullError) as error:
+        except (OSError, StoreFullError, ValueError) as error:
             if flow is not None:
                 self._udp.release(flow)
             print(f"cannot probe {target.path}: {error}", file=sys.stderr, flush=True)
             return None
-        path = Path(target, secrets.randbits(64), row, self._histogram(target), self._results)
+        path = Path(target, secrets.randbits(64), row, histogram, self._results)
         if flow is not None:
             self._tracer.add(path, flow)
         # A phase from the path's name: spread over the period, the same after a restart.
@@ -165,6 +167,8 @@ class Prober:
             self._tracer.remove(path)
             self._udp.forget(lambda other: other is path)
             self._udp.release(probing.flow)
+        if probing.handshake is not None:
+            probing.handshake.abandon()
         self._paths.remove(path.row)
 
     def _fire(self, probing: _Probing, period_ns: int) -> None:
@@ -174,7 +178,7 @@ class Prober:
         if probing.flow is not None:
             self._udp.send(path, probing.flow)
         else:
-            Handshake(self._loop, path, self._settings.timeout_seconds)
+            probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds)
         probing.due_ns += period_ns
         now = self._loop.clock()
         while probing.due_ns <= now:  # starved for over a period: say so, never send in a clump

@@ -89,10 +89,11 @@ def receive(sock: socket.socket, limit: int) -> Iterator[Datagram]:
         except BlockingIOError:
             return
         except OSError as error:
-            # A pending ICMP error surfaces on the next call; its details are on the error queue.
-            if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EMSGSIZE):
-                continue
-            raise
+            # A pending ICMP error surfaces on the next call; its details are on the error queue. Any router can
+            # send any of them (icmp_err_convert in the kernel), so none may stop the prober.
+            if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                raise
+            continue
         received, traffic_class = None, 0
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == _SCM_TIMESTAMPING:

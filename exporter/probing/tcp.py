@@ -18,7 +18,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Handshake:
-    """One connection attempt. It ends in exactly one booking: answer, refusal or loss."""
+    """One connection attempt. It ends in exactly one booking, answer, refusal or loss, unless it is abandoned."""
 
     def __init__(self, loop: Loop, path: Path, timeout_seconds: float) -> None:
         self._loop = loop
@@ -54,6 +54,11 @@ class Handshake:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def abandon(self) -> None:
+        """Book nothing more: the path is no longer planned, and its row may be another's by now."""
+        if self._finish():
+            self._socket.close()
 
     def _finish(self) -> bool:
         if self._done:

@@ -30,7 +30,6 @@ from exporter.probing.sockets import (
 
 _PADDING = bytes(65536)
 _BATCH = 64
-_PENDING_ERRORS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH})
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 
 
@@ -75,12 +74,13 @@ class FlowSocket:
         self._socket.close()
 
     def send(self, parts: list[bytes], options: list[tuple[int, int, bytes]], destination: tuple[str, int]) -> None:
-        """Send one datagram; raise OSError. An ICMP error still pending on the socket is stepped over once."""
+        """Send one datagram; raise OSError.
+
+        The first error may be an ICMP one still pending on the socket, earned by another destination.
+        """
         try:
             self._socket.sendmsg(parts, options, 0, destination)
-        except OSError as error:
-            if error.errno not in _PENDING_ERRORS:
-                raise
+        except OSError:
             self._socket.sendmsg(parts, options, 0, destination)
         self._transmitted += 1
 

@@ -1,0 +1,197 @@
+"""The prober on loopback, in this process: what its neighbours on a socket and in the store must not do to a path."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from exporter.contracts.catalogue import PATH, PROBER, PROBER_UNSUPPORTED
+from exporter.contracts.plan import Plan, Target
+from exporter.messages import send_message
+from exporter.probing.loop import Loop
+from exporter.probing.packet import REQUEST, Codec
+from exporter.probing.process import Prober
+from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
+from exporter.probing.sockets import open_flow, receive, send_options
+from exporter.probing.udp import UdpProber
+from exporter.results import ResultRing
+from exporter.store import Row, Store
+from tests.unit.test_plan_contract import TARGET
+
+SOURCE, FAR = "127.0.0.2", "127.0.0.3"
+KEY = b"k" * 32
+
+
+def free_port(address: str, kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def target(path: str, probe: str = "udp", **changes: object) -> Target:
+    """A path from SOURCE to FAR, ten times a second."""
+    basis = {
+        "path": path,
+        "probe": probe,
+        "source_address": SOURCE,
+        "destination_address": FAR,
+        "source_ports": (free_port(SOURCE),),
+        "period_seconds": 0.1,
+    }
+    return msgspec.structs.replace(TARGET, **{**basis, **changes})
+
+
+class Running:
+    """A prober in a thread, told what a control process would tell it."""
+
+    def __init__(self) -> None:
+        self.store = Store(prober_tables(64))
+        self.port = free_port(SOURCE)
+        ours, theirs = socket.socketpair()
+        self._pipe = ours
+        settings = ProberSettings(
+            host="h1",
+            addresses={SOURCE: "r0"},
+            key=KEY,
+            timeout_seconds=0.3,
+            max_paths=64,
+            responder=False,
+            responder_port=self.port,
+            trace_period_seconds=60,
+            trace_max_hops=4,
+        )
+        prober = Prober(settings, self.store, ResultRing(RESULT_CAPACITY), theirs)
+        self.thread = threading.Thread(target=prober.run, daemon=True)
+        self.thread.start()
+
+    def obey(self, *targets: Target) -> None:
+        plan = Plan(version=1, job="j", job_uid=None, phase="skeleton", generation=1, expires=9e9, targets=targets)
+        send_message(self._pipe, msgspec.msgpack.encode(plan))
+
+    def paths(self) -> dict[str, dict[str, float]]:
+        return {row.labels[0]: self._values(row) for row in self.store.read(PATH)}
+
+    def _values(self, row: Row) -> dict[str, float]:
+        return {m.otel_name.removeprefix("fabric.path."): v for m, v in zip(PATH.metrics, row.values, strict=True)}
+
+    @property
+    def unsupported(self) -> float:
+        (row,) = self.store.read(PROBER)
+        return row.values[PROBER.metrics.index(PROBER_UNSUPPORTED)]
+
+    def close(self) -> None:
+        self._pipe.close()
+        self.thread.join(5)
+
+
+@pytest.fixture
+def prober() -> Iterator[Running]:
+    running = Running()
+    yield running
+    running.close()
+    assert not running.thread.is_alive()
+
+
+def test_a_path_with_labels_too_long_is_unsupported_and_hurts_no_other(prober: Running) -> None:
+    """It used to end the prober, which then died again at each start."""
+    prober.obey(target("long", source_host="h" * 2000), target("é" * 300, source_host="h" * 500), target("short"))
+    wait_for(lambda: prober.paths().get("short", {}).get("probes.sent", 0) > 0)
+    assert list(prober.paths()) == ["short"]
+    assert prober.unsupported == 2
+
+
+def test_a_source_port_taken_by_another_program_is_unsupported(prober: Running) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((SOURCE, 0))
+        prober.obey(target("taken", source_ports=(other.getsockname()[1],)), target("free"))
+        wait_for(lambda: "free" in prober.paths())
+        assert list(prober.paths()) == ["free"]
+
+
+def test_a_handshake_under_way_books_nothing_on_the_row_of_a_later_path(prober: Running) -> None:
+    """Its loss used to be counted on whichever path had taken over the removed path's row."""
+    with socket.socket() as full:
+        full.bind((FAR, 0))
+        full.listen(0)
+        crowd = [socket.socket() for _ in range(4)]  # what a backlog of 0 takes, and more: the next SYN is dropped
+        for one in crowd:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        time.sleep(0.05)
+        port = full.getsockname()[1]
+        # One handshake in ten seconds: the one that is under way when the path is removed.
+        slow = target("slow", "tcp", destination_port=port, period_seconds=0.5)
+        prober.obey(slow)
+        wait_for(lambda: prober.paths()["slow"]["probes.sent"] == 1 if "slow" in prober.paths() else False)
+        later = target("later", "tcp", destination_port=port, period_seconds=3600)
+        prober.obey(later)
+        wait_for(lambda: list(prober.paths()) == ["later"])
+        time.sleep(0.5)
+        assert prober.paths()["later"]["probes.lost"] == 0
+        for one in crowd:
+            one.close()
+
+
+def forge_icmp(kind: int, code: int, source: tuple[str, int], destination: tuple[str, int], mtu: int = 0) -> None:
+    """Send the kernel an ICMP error that quotes a datagram of ours, as a router on the way would."""
+    udp = struct.pack("!HHHH", source[1], destination[1], 72, 0) + bytes(64)
+    ip = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0x4000, 64, 17, 0,
+        socket.inet_aton(source[0]), socket.inet_aton(destination[0]),
+    )  # fmt: skip
+    body = struct.pack("!BBHHH", kind, code, 0, 0, mtu) + ip + udp
+    words = struct.unpack(f"!{len(body) // 2}H", body)
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    body = body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:]
+    try:
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    except PermissionError:
+        pytest.skip("forging an ICMP error needs CAP_NET_RAW")
+    with raw:
+        raw.bind((destination[0], 0))
+        raw.sendto(body, (source[0], 0))
+
+
+@pytest.mark.parametrize(("kind", "code"), [(3, code) for code in range(16) if code != 3] + [(11, 0), (12, 0)], ids=str)
+def test_no_icmp_error_from_a_router_stops_the_prober(kind: int, code: int) -> None:
+    """One that came between two reads of a socket (protocol unreachable, host isolated, ...) ended the process."""
+    with open_flow(SOURCE, 0) as flow, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        forge_icmp(kind, code, flow.getsockname(), (FAR, 65300), mtu=1400)
+        far.bind((FAR, 0))
+        far.sendto(b"after", flow.getsockname())
+        time.sleep(0.02)
+        assert [datagram.data for datagram in receive(flow, 4)] == [b"after"]
+
+
+@pytest.mark.parametrize(("code", "error"), [(4, errno.EMSGSIZE), (0, errno.ENETUNREACH), (2, errno.ENOPROTOOPT)])
+def test_an_icmp_error_earned_by_one_destination_is_not_booked_on_another(code: int, error: int) -> None:
+    """A path's 'frag needed' used to be booked as the loss of whichever path shared its source port and sent next."""
+    prober = UdpProber(Loop(), Codec(KEY), 0.5)
+    flow = prober.acquire(SOURCE, free_port(SOURCE))
+    forge_icmp(3, code, (SOURCE, flow.port), ("127.0.0.9", 65300), mtu=1400)
+    time.sleep(0.02)
+    assert flow._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == error  # reading it clears it
+    forge_icmp(3, code, (SOURCE, flow.port), ("127.0.0.9", 65300), mtu=1400)
+    time.sleep(0.02)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind((FAR, 0))
+        far.settimeout(2)
+        flow.send([Codec(KEY).request(REQUEST, 7, 1)], send_options(0), far.getsockname())
+        assert len(far.recv(2000)) == 64
+    prober.release(flow)
