@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 import socket
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,12 +115,33 @@ def read_config(path: Path | str) -> Config:
         config = msgspec.structs.replace(config, rnics=_rnics_of(config.host, config.topology, source))
     if config.probing is not None and not config.rnics:
         raise ContractError(source, "nothing to probe from", "name the host's 'rnics', or a 'topology' that holds it")
+    _check_rnics(config.rnics, source)
     known = {rnic.name for rnic in config.rnics}
     for number, workload in enumerate(config.workloads):
         for name in workload.rnics:
             if name not in known:
                 raise ContractError(source, f"field 'workloads[{number}].rnics': {name!r} is no RNIC of {config.host}")
     return config
+
+
+def _check_rnics(rnics: Sequence[Rnic], source: str) -> None:
+    """Names and addresses must be unique; the prober binds each address, and speaks IPv4."""
+    names: set[str] = set()
+    addresses: set[str] = set()
+    for rnic in rnics:
+        if rnic.name in names:
+            raise ContractError(source, f"field 'rnics': {rnic.name!r} appears twice")
+        names.add(rnic.name)
+        for address in (rnic.ip, *rnic.ips):
+            try:
+                ipaddress.IPv4Address(address)
+            except ValueError as error:
+                raise ContractError(
+                    source, f"field 'rnics': {address!r} of {rnic.name!r} is no IPv4 address"
+                ) from error
+            if address in addresses:
+                raise ContractError(source, f"field 'rnics': address {address!r} appears twice")
+            addresses.add(address)
 
 
 def _rnics_of(host: str, topology: str, source: str) -> tuple[Rnic, ...]:

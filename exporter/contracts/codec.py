@@ -99,6 +99,8 @@ def _nested_too_deeply(data: bytes) -> bool:
 
 def convert(document: Any, kind: type[T], source: str) -> T:
     """Turn parsed JSON/YAML into ``kind``, refusing other versions first: later fields may differ."""
+    if document is None:  # nothing but comments
+        raise ContractError(source, "is empty")
     if not isinstance(document, dict):
         raise ContractError(source, f"holds {type(document).__name__}, not a mapping")
     if "version" in getattr(kind, "__struct_fields__", ()):
