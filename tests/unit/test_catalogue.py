@@ -1,0 +1,135 @@
+"""One catalogue: its names are good Prometheus, and rules speak of nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from exporter.contracts.catalogue import CATALOGUE
+from exporter.metricspage import as_json, markdown
+from skeleton_service.ruleset import Thresholds, job_rules
+
+ROOT = Path(__file__).parents[2]
+STATIC = sorted((ROOT / "rules/static").glob("*.yaml"))
+TESTS = sorted((ROOT / "rules/tests").glob("*.yaml"))
+
+# What Prometheus and its scrape add to every series, and what a rule's own labels hold.
+SCRAPE_LABELS = {"instance", "cluster", "__name__", "alertname"}
+SUFFIXES = ("_bucket", "_sum", "_count")
+
+_STRING = re.compile(r'"(?:\\.|[^"\\])*"' + r"|'(?:\\.|[^'\\])*'")
+_SELECTOR = re.compile(r"\b(fabric_\w+|job\w*:[\w:]+)\s*(\{[^{}]*\})?")
+_MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+_LABEL_LIST = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^()]*)\)")
+
+LABELS = {metric.name: set(metric.labels) | ({"le"} if metric.kind == "histogram" else set()) for metric in CATALOGUE}
+LABELS |= {name + suffix: LABELS[name] for name in list(LABELS) for suffix in SUFFIXES if "le" in LABELS[name]}
+
+
+def rule_files() -> list[tuple[str, str]]:
+    """The static rules and a generated pack, as (name, text)."""
+    return [(path.name, path.read_text()) for path in STATIC] + list(job_rules("job-1", Thresholds()).items())
+
+
+def expressions(text: str) -> list[str]:
+    """All PromQL of a rule file: expressions, and the queries that templates of annotations make."""
+    rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    templates = [value for rule in rules for value in rule.get("annotations", {}).values()]
+    queries = [
+        bytes(match[1:-1], "utf-8").decode("unicode_escape").replace("%q", '"x"')
+        for template in templates
+        for match in _STRING.findall(template)
+        if "fabric_" in match or "job_" in match
+    ]
+    return [rule["expr"] for rule in rules] + queries
+
+
+def selectors(expression: str) -> list[tuple[str, set[str]]]:
+    """Each metric selector as (name, labels its matchers name)."""
+    text = _STRING.sub('""', expression)
+    return [(name, set(_MATCHER.findall(matchers or ""))) for name, matchers in _SELECTOR.findall(text)]
+
+
+def recorded(text: str) -> set[str]:
+    return {rule["record"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"] if "record" in rule}
+
+
+@pytest.mark.parametrize(("name", "text"), rule_files(), ids=lambda value: value if "\n" not in value else "")
+def test_rules_name_only_metrics_of_the_catalogue_with_their_labels(name: str, text: str) -> None:
+    known = recorded(text)
+    found = [(selector, labels) for expression in expressions(text) for selector, labels in selectors(expression)]
+    assert found, name
+    for metric, labels in found:
+        if metric in known:
+            continue
+        assert metric in LABELS, f"{name} names {metric}"
+        assert labels <= LABELS[metric] | SCRAPE_LABELS, f"{name} matches {labels} on {metric}"
+
+
+def test_rules_group_and_join_by_labels_that_exist() -> None:
+    every = set().union(*LABELS.values()) | SCRAPE_LABELS | {"component"}
+    for name, text in rule_files():
+        for expression in expressions(text):
+            for labels in _LABEL_LIST.findall(_STRING.sub('""', expression)):
+                named = {label.strip() for label in labels.split(",") if label.strip()}
+                assert named <= every, f"{name}: {named - every}"
+
+
+def test_the_selector_search_finds_what_it_should() -> None:
+    expression = 'sum by (a) (rate(fabric_x_total{probe="fabric_no", path!~"x{}"}[5m])) / job_link:fabric_y:count'
+    assert selectors(expression) == [("fabric_x_total", {"probe", "path"}), ("job_link:fabric_y:count", set())]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_rule_tests_feed_series_that_the_exporter_emits(path: Path) -> None:
+    for test in yaml.safe_load(path.read_text())["tests"]:
+        for series in test.get("input_series", []):
+            ((metric, labels),) = selectors(series["series"])
+            assert metric in LABELS, f"{path.name} feeds {metric}"
+            assert labels - SCRAPE_LABELS == LABELS[metric] - {"le"} or labels - SCRAPE_LABELS <= LABELS[metric]
+
+
+def test_names_are_unique_and_made_as_prometheus_makes_them() -> None:
+    names = [metric.name for metric in CATALOGUE]
+    assert len(names) == len(set(names))
+    for metric in CATALOGUE:
+        assert re.fullmatch(r"fabric_[a-z0-9_]+", metric.name), metric.name
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert not re.search(r"_(ms|milliseconds|percent|kbps|mbps)(_|$)", metric.name), metric.name
+        assert metric.unit != "1", metric.name
+
+
+def test_no_label_collides_with_what_scraping_adds() -> None:
+    reserved = {"job", "instance", "pod", "namespace", "container", "node", "endpoint", "service", "le", "quantile"}
+    for metric in CATALOGUE:
+        assert not reserved & set(metric.labels), metric.name
+
+
+def test_every_metric_has_a_sentence_and_a_formula() -> None:
+    for metric in CATALOGUE:
+        assert metric.help.endswith("."), metric.name
+        assert "\n" not in metric.help
+        assert metric.series
+        assert (metric.buckets != ()) == (metric.kind == "histogram")
+        assert list(metric.buckets) == sorted(metric.buckets)
+
+
+def test_the_reference_page_has_a_row_for_every_metric() -> None:
+    page = markdown()
+    assert all(f"| `{metric.name}` | `{metric.otel_name}` |" in page for metric in CATALOGUE)
+    assert as_json().count('"name":') == len(CATALOGUE)
+
+
+def test_the_contracts_load_no_heavy_library() -> None:
+    program = (
+        "import sys, exporter.contracts.catalogue, exporter.contracts.schemas, exporter.contracts.fabric\n"
+        "print(sorted({'numpy', 'scipy', 'pyarrow', 'opentelemetry', 'prometheus_client', 'pysnmp', 'jinja2'} "
+        "& set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"
