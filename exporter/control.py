@@ -147,11 +147,11 @@ class Exporter:
         )
         print(f"fabric-exporter {__version__} on {listen.address}:{self._server.port}", file=sys.stderr, flush=True)
         step = self._config.throughput.step_seconds
-        due = time.monotonic()
         try:
-            while not self._stopping.wait(max(0.0, due - time.monotonic())):
+            # On whole multiples of the step in Unix time: every host samples at the same instants, so that
+            # throughput of different hosts can be compared burst by burst.
+            while not self._stopping.wait(step - time.time() % step):
                 self._tick()
-                due = max(due + step, time.monotonic())
         finally:
             self._server.close()
             for child in self._children:

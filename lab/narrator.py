@@ -15,6 +15,14 @@ from rich.table import Table
 
 from lab.notifications import Notification
 
+WIDTH = 120
+
+
+def _console() -> Console:
+    """A terminal's own width; what is piped into a file or a CI log gets a steady one."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
 
 @dataclass
 class Step:
@@ -26,7 +34,7 @@ class Step:
 
 @dataclass
 class Narrator:
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    console: Console = field(default_factory=_console)
     steps: list[Step] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
     _status: Status | None = None
@@ -74,7 +82,15 @@ class Narrator:
             f"[dim]runbook    {escape(notes.get('runbook_url', ''))}[/]",
         ]
         title = f"{notification.status.upper()}  {notification.name}  {labels.get('severity', '')}"
-        self.console.print(Panel("\n".join(lines), title=title, title_align="left", border_style="red", width=118))
+        self.console.print(
+            Panel(
+                "\n".join(lines),
+                title=title,
+                title_align="left",
+                border_style="red",
+                width=min(self.console.width, WIDTH),
+            )
+        )
 
     def verdict(self, rows: list[tuple[str, str, str, str, bool]]) -> None:
         table = Table(title="injected against named", title_justify="left", title_style="bold")

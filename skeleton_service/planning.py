@@ -24,7 +24,7 @@ class Settings:
 
     path_probability: float = 0.99
     largest_port_count: int = 64
-    first_source_port: int = 49152
+    first_source_port: int = 61000  # above the ephemeral range (32768-60999), below the responder
     traffic_class: int = (26 << 2) | 2  # DSCP 26, ECT(0): an ECN queue drops packets that are not ECN-capable
     udp_period: float = 1.0
     mtu_period: float = 2.0

@@ -30,7 +30,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     keep_firing_for: str = ""
     link_loss_ratio: float = 0.05
     path_loss_ratio: float = 0.05
-    dead_path_ratio: float = 0.95
+    path_losses: int = 2
     link_votes: int = 2
     mtu_loss_ratio: float = 0.5
 
@@ -132,7 +132,7 @@ def job_rules(job: str, thresholds: Thresholds, runbooks: str = RUNBOOKS) -> Map
             runbooks=runbooks,
             link_loss_ratio=thresholds.link_loss_ratio,
             path_loss_ratio=thresholds.path_loss_ratio,
-            dead_path_ratio=thresholds.dead_path_ratio,
+            path_losses=thresholds.path_losses,
             link_votes=thresholds.link_votes,
             mtu_loss_ratio=thresholds.mtu_loss_ratio,
             for_link=times.for_,

@@ -73,11 +73,11 @@ PROBES_SENT = _path("probes.sent", "counter", "{probe}", "Probes sent on the pat
 PROBES_LOST = _path(
     "probes.lost", "counter", "{probe}", "Probes without a reply within the timeout, whichever way was lost."
 )
-PROBES_LOST_FORWARD = _path(
-    "probes.lost_forward",
+PROBES_LOST_RETURN = _path(
+    "probes.lost_return",
     "counter",
     "{probe}",
-    "Probes that the responder's own count proves lost on the way there (reflector sequence, RFC 5357).",
+    "Lost probes that the responder did count, so that the reply was lost (reflector sequence, RFC 5357).",
 )
 PROBES_REFUSED = _path(
     "probes.refused", "counter", "{probe}", "Probes refused by the far host (ICMP port unreachable, RST): no responder."
@@ -98,7 +98,7 @@ PATH = _table(
     PATH_LABELS,
     PROBES_SENT,
     PROBES_LOST,
-    PROBES_LOST_FORWARD,
+    PROBES_LOST_RETURN,
     PROBES_REFUSED,
     PROBES_UNSENT,
     RTT_LAST,

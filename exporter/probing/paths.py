@@ -12,7 +12,7 @@ from exporter.store import RowWriter
 _COLUMN = {metric.otel_name.removeprefix("fabric.path."): index for index, metric in enumerate(PATH.metrics)}
 SENT = _COLUMN["probes.sent"]
 LOSSES = _COLUMN["probes.lost"]
-LOST_FORWARD = _COLUMN["probes.lost_forward"]
+LOST_RETURN = _COLUMN["probes.lost_return"]
 REFUSALS = _COLUMN["probes.refused"]
 UNSENT = _COLUMN["probes.unsent"]
 RTT_LAST = _COLUMN["rtt"]
@@ -34,13 +34,14 @@ def flow_of(target: Target) -> Flow:
 class Path:
     """State of one probed path. Owned by the prober's single thread.
 
-    Loss on the way there is told from loss on the way back by the responder's own count of requests
-    (RFC 5357): of N sent, the responder saw R. ``_expected`` is N - R when the count began.
+    Loss on the way back is told from loss on the way there by the responder's own count of requests
+    (RFC 5357): what it answered and we did not hear was lost on the way back. What is not proven so is
+    taken to be lost on the way there, which is also right at once when nothing comes back at all.
     """
 
     __slots__ = (
-        "_counted", "_expected", "_histogram", "_results", "_stream",
-        "flow", "last_loss_ns", "row", "sent", "target", "token",
+        "_answers", "_answers_before", "_histogram", "_losses", "_missed", "_results", "_stream",
+        "flow", "last_loss_ns", "row", "target", "token",
     )  # fmt: skip
 
     def __init__(self, target: Target, token: int, row: RowWriter, histogram: RowWriter, results: ResultRing) -> None:
@@ -48,24 +49,22 @@ class Path:
         self.flow = flow_of(target)
         self.token = token
         self.row = row
-        self.sent = 0
         self.last_loss_ns = 0  # monotonic; 0 = never
         self._histogram = histogram
         self._results = results
         self._stream: tuple[int, int] | None = None
-        self._expected = 0
-        self._counted = 0
+        self._answers_before = 0  # the responder's count when we first heard of it
+        self._answers = 0  # replies heard since then
+        self._losses = 0  # losses booked since then
+        self._missed = 0  # of these, booked as lost on the way back
         if target.probe == "tcp":  # no responder counts handshakes: absent, not 0
-            row.set(LOST_FORWARD, float("nan"))
+            row.set(LOST_RETURN, float("nan"))
 
-    def book_sent(self) -> int:
-        """Count a probe as sent and return its number on this path, from 1."""
-        self.sent += 1
+    def book_sent(self) -> None:
         row = self.row
         row.begin()
         row.add(SENT)
         row.end()
-        return self.sent
 
     def book_unsent(self) -> None:
         """The host could not send: its own trouble, never booked as loss."""
@@ -75,7 +74,6 @@ class Path:
 
     def unbook_sent(self) -> None:
         """Take back a probe that turned out not to leave the host."""
-        self.sent -= 1
         self.row.begin()
         self.row.add(SENT, -1)
         self.row.add(UNSENT)
@@ -95,8 +93,12 @@ class Path:
         histogram.end()
         self._results.append(row.identity, time_ns, rtt_ns, ANSWERED)
 
-    def reconcile(self, number: int, answered: int, epoch: int, stream: int) -> None:
-        """Compare our ``number``-th probe with the responder's count of requests ``answered`` on this path."""
+    def reconcile(self, answered: int, epoch: int, stream: int) -> None:
+        """A reply came in: compare the responder's count ``answered`` of our requests with the replies heard.
+
+        Only losses already booked are moved to the way back, so that a reply that overtakes another
+        counts as nothing.
+        """
         row = self.row
         if self._stream != (epoch, stream):
             if self._stream is not None and self._stream[0] != epoch:
@@ -104,19 +106,21 @@ class Path:
                 row.add(RESTARTS)
                 row.end()
             self._stream = (epoch, stream)
-            self._expected = number - answered
-            self._counted = 0
+            self._answers_before, self._answers = answered - 1, 1
+            self._losses = self._missed = 0
             return
-        lost = number - answered - self._expected
-        if lost > self._counted:
+        self._answers += 1
+        missed = min(answered - self._answers_before - self._answers, self._losses)
+        if missed > self._missed:
             row.begin()
-            row.add(LOST_FORWARD, lost - self._counted)
+            row.add(LOST_RETURN, missed - self._missed)
             row.end()
-            self._counted = lost
+            self._missed = missed
 
     def book_loss(self, time_ns: int, now_ns: int) -> None:
         """No reply within the timeout. ``time_ns`` is when it was sent (Unix), ``now_ns`` monotonic."""
         self.last_loss_ns = now_ns
+        self._losses += 1
         self.row.begin()
         self.row.add(LOSSES)
         self.row.end()

@@ -36,12 +36,10 @@ _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, er
 class _Outstanding:
     """A probe that waits for its reply."""
 
-    __slots__ = ("flow", "kernel_ns", "monotonic_ns", "number", "path", "unix_ns")
+    __slots__ = ("kernel_ns", "monotonic_ns", "path", "unix_ns")
 
-    def __init__(self, path: Path, flow: FlowSocket, number: int, unix_ns: int, monotonic_ns: int) -> None:
+    def __init__(self, path: Path, unix_ns: int, monotonic_ns: int) -> None:
         self.path = path
-        self.flow = flow
-        self.number = number
         self.unix_ns = unix_ns
         self.monotonic_ns = monotonic_ns
         self.kernel_ns = 0
@@ -158,7 +156,8 @@ class UdpProber:
         parts = [self.codec.request(REQUEST, sequence, path.token)]
         if target.payload_bytes > PACKET_BYTES:
             parts.append(_PADDING[: target.payload_bytes - PACKET_BYTES])
-        probe = _Outstanding(path, flow, path.book_sent(), time.time_ns(), self._loop.clock())
+        path.book_sent()
+        probe = _Outstanding(path, time.time_ns(), self._loop.clock())
         try:
             flow.send_probe(probe, parts, options)
         except OSError as error:
@@ -205,7 +204,7 @@ class UdpProber:
         ):
             return
         del self._outstanding[packet.sequence]
-        probe.path.reconcile(probe.number, packet.answered, packet.epoch, packet.stream)
+        probe.path.reconcile(packet.answered, packet.epoch, packet.stream)
         probe.path.book_answer(self._round_trip(probe, datagram, packet), probe.unix_ns)
 
     def _round_trip(self, probe: _Outstanding, datagram: Datagram, packet: Packet) -> int:

@@ -17,8 +17,10 @@ from skeleton_service.diagnosis.paths import PathHistory, by_job, collect
 from skeleton_service.diagnosis.votes import Suspect, rank_links
 
 _THIRD = 3
-_ALTERNATIVE_SHARE = 0.5
+_ALTERNATIVE_PROBABILITY = 0.01
 _MAX_ALTERNATIVES = 3
+_MTU_LOSS_RATIO = 0.1  # of full-size probes over a link; the fault may be younger than the records
+_MTU_CONTRAST = 4  # how many times more they lose than small ones
 
 
 def diagnose(records: pa.Table, fabric: Fabric, skeleton: Skeleton) -> Diagnosis:
@@ -36,9 +38,21 @@ def diagnose(records: pa.Table, fabric: Fabric, skeleton: Skeleton) -> Diagnosis
         size = _failure(job, large, fabric, "mtu")
         if loss is not None:
             failures.append(loss)
-        if size is not None and (loss is None or loss.component.name != size.component.name):
+        if size is not None and _only_large(size.component.name, large, small):
             failures.append(size)
     return Diagnosis(version=1, failures=tuple(failures))
+
+
+def _only_large(link: str, large: Sequence[PathHistory], small: Sequence[PathHistory]) -> bool:
+    """Whether full-size probes over ``link`` die where small ones live: a lossy link loses both alike."""
+    ratio = _loss_over(link, large)
+    return ratio >= _MTU_LOSS_RATIO and _loss_over(link, small) < ratio / _MTU_CONTRAST
+
+
+def _loss_over(link: str, paths: Sequence[PathHistory]) -> float:
+    crossing = [path for path in paths if link in (path.links or ())]
+    sent = sum(path.sent for path in crossing)
+    return sum(len(path.losses) for path in crossing) / sent if sent else 0.0
 
 
 def _failure(job: str, paths: Sequence[PathHistory], fabric: Fabric, symptom: Symptom) -> Failure | None:
@@ -54,12 +68,11 @@ def _failure(job: str, paths: Sequence[PathHistory], fabric: Fabric, symptom: Sy
         best = suspects[0]
         component = Component(kind="link", name=best.link, location=location(best.link, fabric))
         alternatives = [
-            Alternative(kind="link", name=other.link, score=round(other.suspicion / best.suspicion, 3))
+            Alternative(kind="link", name=other.link, score=round(other.probability, 3))
             for other in suspects[1:]
-            if other.suspicion >= _ALTERNATIVE_SHARE * best.suspicion
+            if other.probability >= _ALTERNATIVE_PROBABILITY
         ][:_MAX_ALTERNATIVES]
-        runner_up = suspects[1].suspicion if len(suspects) > 1 else 0.0
-        confidence = round(1 - runner_up / best.suspicion, 3) if best.suspicion else 0.0
+        confidence = round(best.probability, 3)
         evidence = _evidence(best, suspects[1:], symptom)
         failing = list(best.failing)
     else:
