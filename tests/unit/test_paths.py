@@ -1,0 +1,112 @@
+"""How a path books its probes: each loss once, and on the way back only what is proven."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.contracts.catalogue import PATH, PATH_LABELS, RTT_TABLE
+from exporter.probing import paths
+from exporter.probing.paths import Path
+from exporter.results import ANSWERED, LOST, REFUSED, ResultRing
+from exporter.store import Store
+from tests.unit.test_plan_contract import TARGET
+
+
+class Booked:
+    """A path with the store and the ring it books to."""
+
+    def __init__(self, probe: str = "udp") -> None:
+        store = Store([(PATH, 1), (RTT_TABLE, 1)])
+        self.row = store.writer(PATH).add(["x"] * (len(PATH_LABELS) + len(PATH.hidden_labels)))
+        self.histogram = store.writer(RTT_TABLE).add(["x"] * 4)
+        self.results = ResultRing(4096)
+        target = TARGET if probe == "udp" else type(TARGET)(**{**_fields(TARGET), "probe": probe})
+        self.path = Path(target, 1, self.row, self.histogram, self.results)
+
+    def __getitem__(self, column: int) -> float:
+        return self.row.get(column)
+
+
+def _fields(value: object) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__struct_fields__}  # type: ignore[attr-defined]
+
+
+EVENTS = st.lists(
+    st.sampled_from(["answered", "answered", "lost there", "lost back", "restart", "forget"]), max_size=60
+)
+
+
+@given(EVENTS)
+def test_loss_on_the_way_back_is_exactly_what_the_responders_count_proves(events: list[str]) -> None:
+    """Proven is a lost reply between two replies of one count; a restart or a forgotten path begins another count."""
+    booked = Booked()
+    epoch, stream, count = 1, 1, 0
+    losses = proven = pending = 0
+    heard = False
+    for event in events:
+        if event in ("restart", "forget"):
+            epoch, stream = (epoch + 1, 1) if event == "restart" else (epoch, stream + 1)
+            count, pending, heard = 0, 0, False
+            continue
+        booked.path.book_sent()
+        if event != "lost there":
+            count += 1
+        if event == "answered":
+            booked.path.reconcile(count, epoch, stream)
+            booked.path.book_answer(10_000, 1)
+            proven += pending if heard else 0
+            pending, heard = 0, True
+        else:
+            losses += 1
+            booked.path.book_loss(1, 1)
+            pending += event == "lost back"
+        assert 0 <= booked[paths.LOST_RETURN] <= booked[paths.LOSSES]
+        assert booked[paths.LOST_RETURN] == proven
+    assert booked[paths.LOSSES] == losses
+    assert booked[paths.SENT] == sum(event not in ("restart", "forget") for event in events)
+
+
+def test_a_restart_of_the_responder_is_counted_and_is_no_loss() -> None:
+    booked = Booked()
+    for answered, epoch, stream in [(100, 1, 1), (101, 1, 1), (1, 2, 1), (2, 2, 1), (1, 2, 9)]:
+        booked.path.reconcile(answered, epoch, stream)
+    assert booked[paths.RESTARTS] == 1
+    assert booked[paths.LOST_RETURN] == 0
+
+
+@given(st.permutations(list(range(1, 8))))
+def test_replies_that_overtake_one_another_are_no_loss(order: list[int]) -> None:
+    booked = Booked()
+    for answered in order:
+        booked.path.book_sent()
+        booked.path.reconcile(answered, 1, 1)
+    assert booked[paths.LOST_RETURN] == 0
+
+
+def test_a_probe_that_did_not_leave_the_host_is_unsent_not_sent() -> None:
+    booked = Booked()
+    booked.path.book_sent()
+    booked.path.unbook_sent()
+    assert (booked[paths.SENT], booked[paths.UNSENT], booked[paths.LOSSES]) == (0, 1, 0)
+
+
+def test_each_outcome_is_one_result_with_the_identity_of_its_row() -> None:
+    booked = Booked()
+    booked.path.book_answer(15_000, 1_000)
+    booked.path.book_loss(2_000, 5)
+    booked.path.book_refusal(3_000)
+    identity = booked.row.identity
+    assert [tuple(result) for result in booked.results.read(0)[0]] == [
+        (identity, 1_000, 15_000, ANSWERED),
+        (identity, 2_000, 0, LOST),
+        (identity, 3_000, 0, REFUSED),
+    ]
+    assert booked[paths.RTT_LAST] == 15e-6
+    assert sum(booked.histogram.get(column) for column in range(len(RTT_TABLE.metrics[0].buckets) + 1)) == 1
+
+
+def test_nobody_counts_handshakes_so_the_way_of_their_loss_is_absent() -> None:
+    assert math.isnan(Booked("tcp")[paths.LOST_RETURN])

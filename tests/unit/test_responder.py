@@ -1,0 +1,130 @@
+"""The responder on loopback: what it answers, what it counts and how little it can be made to hold."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_REJECTED
+from exporter.probing.packet import REPLY, REQUEST, TRACE, Codec, Packet
+from exporter.probing.responder import Streams, UdpResponder
+from exporter.store import RowWriter, Store
+
+CODEC = Codec(b"k" * 16)
+EPOCH = 77
+
+
+class Pair:
+    """A responder and a client socket that talks to it."""
+
+    def __init__(self, capacity: int) -> None:
+        self.counters: RowWriter = Store([(PROBER, 1)]).writer(PROBER).add(())
+        self.responder = UdpResponder(CODEC, "127.0.0.3", 0, EPOCH, Streams(capacity), self.counters)
+        address = socket.socket(fileno=socket.dup(self.responder.fileno())).getsockname()
+        self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.client.bind(("127.0.0.2", 0))
+        self.client.connect(address)
+        self.client.settimeout(0.5)
+
+    def send(self, *datagrams: bytes) -> None:
+        for datagram in datagrams:
+            self.client.send(datagram)
+        self.responder.on_input()
+
+    def reply(self) -> tuple[Packet, int]:
+        data = self.client.recv(65536)
+        packet = CODEC.parse(data)
+        assert packet is not None
+        return packet, len(data)
+
+    def booked(self) -> tuple[float, float]:
+        """(answered, rejected)."""
+        indices = (PROBER.metrics.index(PROBER_ANSWERED), PROBER.metrics.index(PROBER_REJECTED))
+        return self.counters.get(indices[0]), self.counters.get(indices[1])
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair(capacity=4)
+    yield pair
+    pair.responder.close()
+    pair.client.close()
+
+
+@pytest.mark.parametrize("padding", [0, 1, 1000, 8000, 60000])
+def test_a_reply_is_64_bytes_whatever_the_size_of_its_request(pair: Pair, padding: int) -> None:
+    pair.send(CODEC.request(REQUEST, 5, 9) + bytes(padding))
+    packet, size = pair.reply()
+    assert size == 64
+    assert packet[:1] + packet[2:6] == (REPLY, 5, 9, EPOCH, 1)
+    assert packet.delay < 1_000_000_000
+
+
+def test_requests_are_counted_per_path_and_traces_are_not(pair: Pair) -> None:
+    pair.send(*(CODEC.request(kind, n, token) for n, (kind, token) in enumerate([(1, 7), (3, 7), (1, 7), (1, 8)])))
+    assert [pair.reply()[0].answered for _ in range(4)] == [1, 0, 2, 1]
+    assert pair.booked() == (4, 0)
+
+
+def test_the_reply_carries_the_traffic_class_of_its_request(pair: Pair) -> None:
+    pair.client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 104)
+    pair.client.setsockopt(socket.IPPROTO_IP, 13, 1)  # IP_RECVTOS
+    pair.send(CODEC.request(REQUEST, 1, 1))
+    _, ancillary, _, _ = pair.client.recvmsg(100, 100)
+    assert [value[0] for level, kind, value in ancillary if (level, kind) == (socket.IPPROTO_IP, socket.IP_TOS)] == [
+        104
+    ]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"", b"x", bytes(63), bytes(64), bytes(9000), Codec(b"z" * 16).request(REQUEST, 1, 1)],
+    ids=["empty", "one byte", "short", "zeros", "large", "another key"],
+)
+def test_junk_is_counted_and_not_answered(pair: Pair, junk: bytes) -> None:
+    pair.send(junk)
+    assert pair.booked() == (0, 1)
+    with pytest.raises(TimeoutError):
+        pair.reply()
+
+
+def test_a_reply_sent_back_to_a_responder_ends_there(pair: Pair) -> None:
+    """Two responders set on one another would otherwise answer for ever."""
+    pair.send(CODEC.reply(Packet(REQUEST, 0, 1, 1, 0, 0, 0), 1, 1, 1, 1))
+    assert pair.booked() == (0, 1)
+
+
+def test_a_forgotten_path_counts_afresh_under_another_stream(pair: Pair) -> None:
+    pair.send(CODEC.request(REQUEST, 1, 100), CODEC.request(REQUEST, 2, 100))
+    first = [pair.reply()[0] for _ in range(2)]
+    pair.send(*(CODEC.request(REQUEST, n, n) for n in range(4)))  # as many as are kept
+    for _ in range(4):
+        pair.reply()
+    pair.send(CODEC.request(REQUEST, 3, 100))
+    again, _ = pair.reply()
+    assert [packet.answered for packet in first] == [1, 2]
+    assert first[0].stream == first[1].stream
+    assert again.answered == 1
+    assert again.stream != first[0].stream
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), max_size=200), st.integers(1, 8))
+def test_streams_count_exactly_and_are_bounded(requests: list[tuple[str, int]], capacity: int) -> None:
+    streams = Streams(capacity)
+    last: dict[tuple[str, int], tuple[int, int]] = {}
+    for address, token in requests:
+        count, stream = streams.count(address, token)
+        before = last.get((address, token))
+        assert count == (before[0] + 1 if before and before[1] == stream else 1)
+        last[address, token] = (count, stream)
+        assert len(streams._counts) <= capacity
+
+
+def test_traces_take_no_stream(pair: Pair) -> None:
+    pair.send(*(CODEC.request(TRACE, n, n) for n in range(10)))
+    assert len(pair.responder._streams._counts) == 0
