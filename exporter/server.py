@@ -60,11 +60,11 @@ class Server:
             do_HEAD = do_GET  # noqa: N815 - the base class looks it up by this name
 
             def _respond(self) -> Response:
-                url = urlsplit(self.path)
-                route = routes.get(url.path)
-                if route is None:
-                    return Response(404, "text/plain", f"no such page; try {' '.join(routes)}\n".encode())
                 try:
+                    url = urlsplit(self.path)
+                    route = routes.get(url.path)
+                    if route is None:
+                        return Response(404, "text/plain", f"no such page; try {' '.join(routes)}\n".encode())
                     return route({key: values[-1] for key, values in parse_qs(url.query).items()})
                 except ValueError as error:
                     return Response(400, "text/plain", f"{error}\n".encode())

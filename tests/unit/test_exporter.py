@@ -1,0 +1,198 @@
+"""The whole exporter on loopback: real processes, real sockets, asked over HTTP like Prometheus asks."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+
+from tests.unit.running import HERE, THERE, RunningExporter, alive, until
+
+SENT, LOST, REFUSED = (f"fabric_path_probes_{what}_total" for what in ("sent", "lost", "refused"))
+PROBER = "exporter.probing.process"
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningExporter]:
+    """The far host, for the whole module: it answers and probes nothing."""
+    exporter = RunningExporter(tmp_path_factory.mktemp("there"), "", address=THERE)
+    yield exporter
+    assert exporter.stop() == 0, exporter.log
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[RunningExporter]:
+    exporter = RunningExporter(tmp_path / "here", "")
+    yield exporter
+    exporter.stop()
+    assert "Traceback" not in exporter.log
+
+
+def answered(exporter: RunningExporter, path: str, probes: int = 10) -> bool:
+    return (exporter.value(SENT, path=path) or 0) >= probes
+
+
+def test_udp_mtu_and_tcp_paths_are_answered(here: RunningExporter, there: RunningExporter) -> None:
+    here.plan(
+        here.target("u", "udp", there.responder),
+        here.target("m", "mtu", there.responder, payload_bytes=8972),
+        here.target("t", "tcp", there.responder),
+    )
+    until(lambda: all(answered(here, path) for path in "umt"))
+    metrics = here.metrics()
+    for path, probe in (("u", "udp"), ("m", "mtu"), ("t", "tcp")):
+        assert here.value(LOST, path=path, probe=probe) == 0
+        assert here.value(REFUSED, path=path) == 0
+        rtt = here.value("fabric_path_rtt_seconds", path=path)
+        assert rtt is not None
+        assert 0 < rtt < 0.3
+        buckets = here.value("fabric_rtt_seconds_count", probe=probe, src_rnic="r0", role="basic")
+        assert 10 <= (buckets or 0) <= (here.value(SENT, path=path) or 0)
+    labels = dict(next(iter(metrics[SENT])))
+    assert (labels["src_host"], labels["src_rnic"], labels["dst_host"]) == (f"host-{HERE}", "r0", "there")
+    assert here.value("fabric_job_path_info", path="u", training_job="job-1") == 1
+    assert here.value("fabric_exporter_paths") == 3
+    assert here.value("fabric_exporter_plan_generation") == 1
+    assert here.value("target_info", service_name="fabric-exporter") == 1
+    records = here.get("/v1/probe-records").splitlines()
+    assert {line.split(",")[0] for line in records[1:]} >= {"UDP_PING", "MTU", "TCP_PING"}
+
+
+def test_a_plan_change_keeps_the_counts_of_paths_that_stay_and_removed_paths_vanish(
+    here: RunningExporter, there: RunningExporter
+) -> None:
+    stays, goes = here.target("stays", "udp", there.responder), here.target("goes", "tcp", there.responder)
+    here.plan(stays, goes)
+    until(lambda: answered(here, "stays"))
+    before = here.value(SENT, path="stays")
+    here.plan(stays, here.target("comes", "udp", there.responder), generation=2)
+    until(lambda: here.paths() == {"stays", "comes"})
+    assert (here.value(SENT, path="stays") or 0) >= (before or 0)
+    assert 'path="goes"' not in here.get("/metrics")
+    assert here.value("fabric_exporter_plan_generation") == 2
+
+
+def test_a_bad_plan_is_refused_and_counted_and_the_old_one_stays(here: RunningExporter, there: RunningExporter) -> None:
+    here.plan(here.target("good", "udp", there.responder))
+    until(lambda: answered(here, "good"))
+    for number, text in enumerate([b"{", b'{"version": 2}', b"[" * 100_000, b"a: 2026-13-45"], 1):
+        (here.directory / "plan.json").write_bytes(text)
+        until(lambda number=number: here.value("fabric_exporter_plan_rejected_total") == number)
+    sent = here.value(SENT, path="good") or 0
+    until(lambda: (here.value(SENT, path="good") or 0) > sent)
+    assert here.log.count("plan refused: ") == 4
+
+
+def test_an_expired_plan_stops_probing(here: RunningExporter, there: RunningExporter) -> None:
+    here.plan(here.target("short", "udp", there.responder), expires=time.time() + 1.5)
+    until(lambda: here.paths() == {"short"})
+    until(lambda: not here.paths(), seconds=4)
+    assert "has expired" in here.log
+    here.plan(here.target("late", "udp", there.responder), expires=time.time() - 1)
+    time.sleep(0.4)
+    assert not here.paths()
+
+
+def test_a_responder_that_is_gone_refuses_and_loses_nothing(here: RunningExporter, tmp_path: Path) -> None:
+    far = RunningExporter(tmp_path / "far", "", address="127.0.0.4")
+    to_far = {"destination_address": "127.0.0.4", "port": far.responder}
+    here.plan(here.target("u", **to_far), here.target("t", "tcp", **to_far))
+    until(lambda: answered(here, "u") and answered(here, "t"))
+    far.stop()
+    until(lambda: all((here.value(REFUSED, path=path) or 0) >= 5 for path in "ut"))
+    # What was under way when the sockets closed may be lost; from then on nothing is.
+    assert all((here.value(LOST, path=path) or 0) <= 1 for path in "ut")
+
+
+def test_a_responder_that_starts_again_is_a_restart_and_not_a_loss(here: RunningExporter, tmp_path: Path) -> None:
+    far = RunningExporter(tmp_path / "far", "", address="127.0.0.4")
+    here.plan(here.target("u", port=far.responder, destination_address="127.0.0.4"))
+    until(lambda: answered(here, "u"))
+    os.kill(far.children()[PROBER], signal.SIGKILL)
+    until(lambda: here.value("fabric_path_responder_restarts_total", path="u") == 1)
+    assert (here.value(LOST, path="u") or 0) <= 1
+    far.stop()
+
+
+def test_a_killed_prober_is_started_again_and_counted(here: RunningExporter, there: RunningExporter) -> None:
+    here.plan(here.target("u", "udp", there.responder))
+    until(lambda: answered(here, "u", 20))
+    first = here.children()[PROBER]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: here.value("fabric_exporter_process_restarts_total", process="probing") == 1)
+    until(lambda: here.children().get(PROBER, first) != first)
+    sent = here.value(SENT, path="u") or 0
+    until(lambda: (here.value(SENT, path="u") or 0) != sent)
+    assert here.paths() == {"u"}
+
+
+def test_children_end_with_a_control_process_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "community").write_text("public\n")
+    switches = "switches: {targets: [{name: s, address: 127.0.0.9, community_file: ../community}]}\n"
+    exporter = RunningExporter(tmp_path / "here", switches)
+    children = exporter.children()
+    assert set(children) == {PROBER, "exporter.switches.process"}
+    exporter.stop(signal.SIGKILL)
+    until(lambda: not any(alive(pid) for pid in children.values()), seconds=2)
+
+
+def test_junk_is_counted_and_harms_nobody(here: RunningExporter, there: RunningExporter) -> None:
+    own = here.target("u", "udp", there.responder)
+    here.plan(own)
+    until(lambda: answered(here, "u"))
+    rejected = there.value("fabric_exporter_responder_rejected_total") or 0
+    dice = random.Random(7)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as junk:
+        for _ in range(500):
+            data = dice.choice([b"", b"FSKP\x01\x01"]) + dice.randbytes(dice.choice([0, 1, 63, 64, 1400, 40_000]))
+            junk.sendto(data, (THERE, there.responder))
+            junk.sendto(data, (HERE, own.source_ports[0]))
+    until(lambda: (there.value("fabric_exporter_responder_rejected_total") or 0) > rejected)
+    sent = here.value(SENT, path="u") or 0
+    until(lambda: (here.value(SENT, path="u") or 0) > sent + 5)
+    assert here.value("fabric_exporter_process_restarts_total", process="probing") == 0
+    assert there.value("fabric_exporter_process_restarts_total", process="probing") == 0
+
+
+def test_a_stopped_exporter_ends_with_0_and_leaves_no_process(tmp_path: Path) -> None:
+    exporter = RunningExporter(tmp_path / "here", "")
+    children = exporter.children()
+    assert exporter.stop() == 0
+    assert not any(alive(pid) for pid in children.values())
+    assert "Traceback" not in exporter.log
+
+
+def test_a_port_in_use_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = tmp_path / "config.yaml"
+        config.write_text(f"listen: {{address: 127.0.0.1, port: {port}}}\n")
+        argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(config)]
+        run = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
+    assert run.returncode == 2
+    assert run.stderr == f"fabric-exporter: cannot serve on 127.0.0.1:{port}: [Errno 98] Address already in use\n"
+
+
+@pytest.mark.parametrize(("page", "status"), [("/nowhere", 404), ("/v1/throughput?since=soon", 400)])
+def test_a_wrong_request_is_answered_and_not_logged(page: str, status: int, here: RunningExporter) -> None:
+    with pytest.raises(HTTPError) as refusal:
+        here.get(page)
+    assert refusal.value.code == status
+
+
+def test_a_request_that_is_no_url_is_answered_with_400(here: RunningExporter) -> None:
+    """It used to leave the client without an answer and a traceback in the log."""
+    with socket.create_connection(("127.0.0.1", here.http), timeout=5) as client:
+        client.sendall(b"GET http://[ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 400 ")
