@@ -1,0 +1,212 @@
+"""From probe records to a verdict, on records made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.contracts.diagnosis import Diagnosis
+from exporter.contracts.fabric import Fabric
+from skeleton_service.diagnosis import diagnose
+from skeleton_service.diagnosis.detection import wilson_lower_bound
+from skeleton_service.records import KINDS
+from tests.unit.fabrics import leaf_spine
+from tests.unit.test_skeleton_contract import skeleton
+
+FABRIC = Fabric(leaf_spine(pods=3, rails=1, spines=2, hosts_per_pod=2))
+SKELETON = skeleton()
+SECONDS = 30
+HOSTS = [f"host-p{pod}-{n}" for pod in range(3) for n in range(2)]
+PATHS = [(a, b, spine) for a in HOSTS for b in HOSTS for spine in range(2) if a[:7] != b[:7]]
+BROKEN = "leaf-p0-r0:Ethernet0 -- spine-0:Ethernet0"
+
+
+def leaf(host: str) -> str:
+    return f"leaf-{host.split('-')[1]}-r0"
+
+
+def crosses(path: tuple[str, str, int]) -> bool:
+    """Whether a path takes BROKEN, from pod 0 to spine 0."""
+    return path[0].startswith("host-p0") and path[2] == 0
+
+
+def record(path: tuple[str, str, int], second: float, **changes: Any) -> dict[str, Any]:
+    source, destination, spine = path
+    basis = {
+        "task_type": "UDP_PING",
+        "ping_time": int((1_000 + second) * 1e9),
+        "src_node_id": f"c-{source}",
+        "dst_node_id": f"c-{destination}",
+        "src_node_sn": source,
+        "dst_node_sn": destination,
+        "src_real_ip": FABRIC.interfaces[f"{source}:mlx5_0"].rnic.ip,
+        "dst_real_ip": FABRIC.interfaces[f"{destination}:mlx5_0"].rnic.ip,
+        "src_rnic": "mlx5_0",
+        "dst_rnic": "mlx5_0",
+        "src_port": 49152 + spine,
+        "dst_port": 65300,
+        "dial": "success",
+        "latency": 15.0,
+        "loss_rate": 0.0,
+        "job": "job-1",
+    }
+    return {**basis, **changes}
+
+
+LOST = {"dial": "fail", "latency": None, "loss_rate": 1.0}
+REFUSED = {**LOST, "error": "refused"}
+
+
+def trace(path: tuple[str, str, int]) -> dict[str, Any]:
+    hops = f'["{leaf(path[0])}", "spine-{path[2]}", "{leaf(path[1])}"]'
+    return record(path, 0, task_type="TRACEROUTE", route=hops, latency=None, loss_rate=None)
+
+
+def table(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{name: row.get(name) for name in KINDS} for row in rows], schema=pa.schema(list(KINDS.items()))
+    )
+
+
+def probed(lost: Any = lambda *_: False, *, fate: dict[str, Any] = LOST, **changes: Any) -> list[dict[str, Any]]:
+    """A probe a second on every path; ``lost(path, second)`` says which meet ``fate``."""
+    return [
+        record(path, second, **{**changes, **(fate if lost(path, second) else {})})
+        for path in PATHS
+        for second in range(SECONDS)
+    ]
+
+
+TRACES = [trace(path) for path in PATHS]
+
+
+def verdict(*rows: dict[str, Any]) -> Diagnosis:
+    return diagnose(table(*rows), FABRIC, SKELETON)
+
+
+def test_no_loss_is_no_failure() -> None:
+    assert verdict(*TRACES, *probed()).failures == ()
+
+
+def test_one_lost_probe_a_path_is_no_failure() -> None:
+    assert verdict(*TRACES, *probed(lambda _, second: second == 3)).failures == ()
+
+
+def test_no_records_are_no_failure() -> None:
+    assert verdict().failures == ()
+
+
+def test_loss_on_a_link_names_the_link_its_paths_and_its_place() -> None:
+    (failure,) = verdict(*TRACES, *probed(lambda path, second: crosses(path) and second % 3 == 0)).failures
+    assert (failure.symptom, failure.layer) == ("loss", "underlay")
+    assert (failure.component.kind, failure.component.name) == ("link", BROKEN)
+    assert failure.component.location == "leaf leaf-p0-r0, spine spine-0"
+    assert failure.confidence > 0.3
+    assert set(failure.paths) == {(f"c-{a}/mlx5_0", f"c-{b}/mlx5_0") for a, b, spine in PATHS if crosses((a, b, spine))}
+    assert failure.start == 1_000.0
+    assert failure.start <= failure.detected_at <= 1_003.0
+    assert failure.end is None
+    assert failure.evidence[0].startswith(f"8 of 16 traced paths over {BROKEN} lose probes, ")
+    assert all(other.name != BROKEN for other in failure.alternatives)
+
+
+def test_a_dead_link_is_unreachable() -> None:
+    (failure,) = verdict(*TRACES, *probed(lambda path, _: crosses(path))).failures
+    assert (failure.symptom, failure.component.name) == ("unreachable", BROKEN)
+
+
+def test_full_size_probes_lost_alone_are_an_mtu_failure() -> None:
+    large = probed(lambda path, _: crosses(path), task_type="MTU", probe_bytes=9000)
+    (failure,) = verdict(*TRACES, *probed(), *large).failures
+    assert (failure.symptom, failure.component.name) == ("mtu", BROKEN)
+
+
+def test_both_sizes_lost_alike_are_one_failure_not_two() -> None:
+    large = probed(lambda path, _: crosses(path), task_type="MTU", probe_bytes=9000)
+    (failure,) = verdict(*TRACES, *probed(lambda path, _: crosses(path)), *large).failures
+    assert failure.symptom == "unreachable"
+
+
+def test_refusals_name_the_agent_and_no_link() -> None:
+    (failure,) = verdict(*TRACES, *probed(lambda path, _: path[1] == "host-p1-0", fate=REFUSED)).failures
+    assert (failure.layer, failure.component.kind, failure.component.name) == ("service", "agent", "host-p1-0")
+    assert len(failure.paths) == 4
+
+
+def test_a_single_failing_pair_is_not_blamed_on_a_link() -> None:
+    one = PATHS[0]
+    (failure,) = verdict(*TRACES, *probed(lambda path, second: path == one and second % 2 == 0)).failures
+    assert failure.layer == "unknown"
+    assert failure.confidence == 0.0
+    assert {other.name for other in failure.alternatives} <= set(
+        FABRIC.possible_links("host-p0-0:mlx5_0", f"{one[1]}:mlx5_0")
+    )
+
+
+def test_failing_paths_without_a_trace_name_no_link() -> None:
+    (failure,) = verdict(*probed(lambda path, second: crosses(path) and second % 2 == 0)).failures
+    assert failure.layer == "unknown"
+    assert failure.alternatives == ()
+
+
+def test_a_truncated_trace_does_not_vote() -> None:
+    cut = [{**row, "route": '["leaf-p0-r0", null]'} for row in TRACES]
+    (failure,) = verdict(*cut, *probed(lambda path, second: crosses(path) and second % 2 == 0)).failures
+    assert failure.component.kind != "link"
+
+
+def test_records_of_rnics_outside_the_topology_are_left_out() -> None:
+    strangers = [
+        {**row, "src_node_sn": "stranger", "src_real_ip": "203.0.113.9"}
+        for row in probed(lambda path, _: crosses(path))
+    ]
+    assert verdict(*TRACES, *probed(), *strangers).failures == ()
+
+
+def test_records_without_rnic_names_are_found_by_their_underlay_address() -> None:
+    rows = [
+        {**row, "src_rnic": None, "dst_rnic": None}
+        for row in [*TRACES, *probed(lambda path, second: crosses(path) and second % 3 == 0)]
+    ]
+    assert [failure.component.name for failure in verdict(*rows).failures] == [BROKEN]
+
+
+def test_old_records_are_not_judged() -> None:
+    old = [{**row, "ping_time": row["ping_time"] - int(600e9)} for row in probed(lambda path, _: crosses(path))]
+    assert verdict(*TRACES, *old, *probed()).failures == ()
+
+
+@pytest.mark.parametrize("route", ["", "spine-0", "{}", "[1]", '["spine-0"', "[]"])
+def test_a_route_that_is_none_is_no_route(route: str) -> None:
+    rows = [{**row, "route": route} for row in TRACES]
+    assert verdict(*rows, *probed()).failures == ()
+
+
+def test_jobs_are_judged_apart_and_nameless_records_belong_to_the_skeleton() -> None:
+    lost = probed(lambda path, second: crosses(path) and second % 3 == 0, job=None)
+    failures = verdict(*TRACES, *lost, *probed(job="healthy")).failures
+    assert [failure.job for failure in failures] == ["j"]
+
+
+def test_the_order_of_rows_changes_nothing_and_an_identity_is_stable() -> None:
+    rows = [*TRACES, *probed(lambda path, second: crosses(path) and second % 3 == 0)]
+    assert verdict(*rows) == verdict(*reversed(rows))
+    more = [*TRACES, *probed(lambda path, second: crosses(path) and second % 2 == 0)]
+    assert verdict(*rows).failures[0].id == verdict(*more).failures[0].id
+
+
+def test_counts_of_many_probes_in_one_record_are_taken_as_they_are() -> None:
+    rows = [record(path, 0, packets_sent=30, packets_lost=10 if crosses(path) else 0) for path in PATHS]
+    assert [failure.component.name for failure in verdict(*TRACES, *rows).failures] == [BROKEN]
+
+
+@given(st.integers(0, 1000), st.integers(1, 1000))
+def test_the_bound_lies_below_the_ratio_and_grows_with_it(losses: int, sent: int) -> None:
+    losses = min(losses, sent)
+    assert -1e-12 <= wilson_lower_bound(losses, sent) <= losses / sent + 1e-12
+    if losses:
+        assert wilson_lower_bound(losses - 1, sent) < wilson_lower_bound(losses, sent)

@@ -1,0 +1,60 @@
+"""Families made by joining: which links a path crosses, by the route of its own flow alone."""
+
+from __future__ import annotations
+
+import json
+
+from exporter.contracts.catalogue import PATH, ROUTE
+from exporter.contracts.topology import Rnic
+from exporter.joins import LinkJoin, job_paths, link_info, rnic_info
+from exporter.store import Store
+from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
+
+
+def store(*paths: tuple[str, str, str], hops: list[str] | None = None) -> Store:
+    """Paths of (name, probe, source port) between NEAR and FAR, and a route of the flow from port 49152."""
+    made = Store([(PATH, 8), (ROUTE, 8)])
+    near, far = (FABRIC.interfaces[end].rnic.ip for end in (NEAR, FAR))
+    writer = made.writer(PATH)
+    for name, probe, port in paths:
+        writer.add((name, "h", "r", "h", "r", probe, near, port, far, "65300", "106"))
+    made.writer(ROUTE).add((near, "49152", far, "65300", json.dumps(hops or [address(port) for port in PORTS])))
+    return made
+
+
+def samples(made: Store) -> list[tuple[str, str]]:
+    return [(labels[0], labels[1]) for labels, _ in LinkJoin(FABRIC).series(made).samples]
+
+
+def test_a_traced_path_has_a_series_for_each_link() -> None:
+    assert samples(store(("p", "udp", "49152"))) == [("p", link) for link in LINKS]
+
+
+def test_an_mtu_path_shares_the_route_of_its_flow_and_another_port_does_not() -> None:
+    made = samples(store(("p", "mtu", "49152"), ("q", "udp", "49153")))
+    assert {path for path, _ in made} == {"p"}
+
+
+def test_a_tcp_path_has_no_links_since_ecmp_hashes_the_protocol_too() -> None:
+    assert samples(store(("p", "tcp", "49152"))) == []
+
+
+def test_a_route_the_topology_contradicts_makes_no_series() -> None:
+    assert samples(store(("p", "udp", "49152"), hops=[address(port) for port in PORTS[:2]])) == []
+    assert samples(store(("p", "udp", "49152"), hops=["203.0.113.1"] * 3)) == []
+
+
+def test_each_switch_end_of_a_link_is_named_once() -> None:
+    made = [labels for labels, _ in link_info(TOPOLOGY).samples]
+    ends = {end for link in TOPOLOGY.links for end in (link.a, link.b) if end.partition(":")[0] in FABRIC.switches}
+    assert {f"{switch}:{port}" for _, switch, port in made} == ends
+    assert len(made) == len(ends)
+    assert all(FABRIC.link_of(f"{switch}:{port}") == link for link, switch, port in made)
+
+
+def test_an_rnic_without_rail_or_device_leaves_the_labels_empty() -> None:
+    assert list(rnic_info("h", [Rnic(name="r", ip="10.0.0.1")]).samples) == [(("h", "r", "", ""), 1.0)]
+
+
+def test_no_plan_is_no_job() -> None:
+    assert list(job_paths(None).samples) == []

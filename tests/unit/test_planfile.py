@@ -1,0 +1,58 @@
+"""The plan file as an exporter takes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from exporter.contracts.codec import encode, write
+from exporter.planfile import PlanFile, own_part
+from tests.unit.test_plan_contract import PLAN, TARGET
+
+
+def test_a_plan_is_taken_once_and_a_bad_one_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plan.json"
+    file = PlanFile(str(path))
+    assert not file.changed()
+    write(path, encode(PLAN))
+    assert file.changed()
+    assert not file.changed()
+    path.write_text("{")
+    assert not file.changed()
+    assert not file.changed()
+    assert (file.plan, file.rejected) == (PLAN, 1)
+    assert capsys.readouterr().err.startswith(f"plan refused: {path}: is not valid JSON")
+    os.unlink(path)
+    assert not file.changed()
+    assert file.plan == PLAN
+    write(path, encode(msgspec.structs.replace(PLAN, generation=2)))
+    assert file.changed()
+    assert file.plan.generation == 2
+
+
+def test_only_what_starts_here_is_taken_one_path_a_port() -> None:
+    ours = msgspec.structs.replace(TARGET, path="ours", source_ports=(49152, 49153))
+    theirs = msgspec.structs.replace(TARGET, path="theirs", source_address="10.0.0.9")
+    plan = own_part(msgspec.structs.replace(PLAN, targets=(ours, theirs)), {"10.0.0.1"}, now=0, limit=10)
+    assert [(target.path, target.source_ports) for target in plan.targets] == [
+        ("ours#49152", (49152,)),
+        ("ours#49153", (49153,)),
+    ]
+
+
+def test_a_single_port_keeps_its_name() -> None:
+    assert own_part(PLAN, {"10.0.0.1"}, now=0, limit=10).targets == (TARGET,)
+
+
+def test_an_expired_plan_is_empty() -> None:
+    assert own_part(PLAN, {"10.0.0.1"}, now=PLAN.expires, limit=10).targets == ()
+
+
+def test_a_plan_over_the_limit_is_cut_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    many = tuple(msgspec.structs.replace(TARGET, path=f"p{n}") for n in range(5))
+    plan = own_part(msgspec.structs.replace(PLAN, targets=many), {"10.0.0.1"}, now=0, limit=3)
+    assert [target.path for target in plan.targets] == ["p0", "p1", "p2"]
+    assert "plan has 5 paths here, 3 are probed" in capsys.readouterr().err
