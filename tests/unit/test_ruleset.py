@@ -67,7 +67,8 @@ class Vote:
         for (probe, path), (ratio, back) in self.loss.items():
             name = f"{path}/{probe}"
             labels = {
-                "path": name, "src_host": path[0], "src_rnic": "r0", "dst_host": path[2], "dst_rnic": "r0", "probe": probe,
+                "path": name, "src_host": path[0], "src_rnic": "r0", "dst_host": path[2], "dst_rnic": "r0",
+                "probe": probe,
             }  # fmt: skip
             add("fabric_path_probes_sent_total", labels, "0+15x40")
             add("fabric_path_probes_lost_total", labels, f"0+{15 * ratio}x40")

@@ -1,0 +1,48 @@
+"""The examples are executable documentation: the real commands make them again, to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter.contracts.codec import read
+from exporter.contracts.diagnosis import Diagnosis
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MADE = ["skeleton.json", "plan.json", "diagnosis.json", "rules"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("examples")
+    command = f"{sys.executable} -m skeleton_service.cli"
+    root = str(EXAMPLES.parent)
+    environment = {**os.environ, "SKELETON_SERVICE": command, "PYTHONPATH": root}
+    subprocess.run([EXAMPLES / "regenerate.sh", directory], check=True, env=environment, capture_output=True)
+    return directory
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_an_example_is_what_the_command_makes_now(name: str, made: Path) -> None:
+    """examples/regenerate.sh writes them; read the difference before you commit it."""
+    committed, fresh = EXAMPLES / name, made / name
+    if committed.is_dir():
+        assert {path.name: path.read_text() for path in committed.iterdir()} == {
+            path.name: path.read_text() for path in fresh.iterdir()
+        }
+    else:
+        old, new = json.loads(committed.read_text()), json.loads(fresh.read_text())
+        for document in (old, new):
+            document.pop("expires", None)  # the clock's
+        assert new == old
+
+
+def test_the_example_records_blame_the_link_they_were_made_with() -> None:
+    (failure,) = read(EXAMPLES / "diagnosis.json", Diagnosis).failures
+    assert failure.component.name == "host-p0-0:mlx5_0 -- leaf-p0-r0:Ethernet8"
+    assert failure.symptom == "loss"
