@@ -1,4 +1,4 @@
-"""The wheel, as a site installs it: into an empty environment, used from another directory. About 10 s with a warm pip cache."""
+"""The wheel, as a site installs it: in an empty environment, used from another directory. 10 s with a warm cache."""
 
 from __future__ import annotations
 

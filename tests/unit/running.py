@@ -17,7 +17,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.contracts.codec import encode, write
-from exporter.contracts.plan import Plan, Target
+from exporter.contracts.plan import RESPONDER_PORT, Plan, Target
 from tests.unit.test_plan_contract import TARGET
 
 HERE, THERE = "127.0.0.2", "127.0.0.3"
@@ -113,7 +113,7 @@ class RunningExporter:
         )  # fmt: skip
         write(self.directory / "plan.json", encode(plan))
 
-    def target(self, path: str, probe: str = "udp", port: int = 0, **changes: object) -> Target:
+    def target(self, path: str, probe: str = "udp", port: int = RESPONDER_PORT, **changes: object) -> Target:
         basis = {
             "path": path,
             "probe": probe,
