@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
+from collections import deque
+from collections.abc import Sequence
 
 from exporter.contracts.catalogue import PATH
-from exporter.contracts.plan import UDP_HEADERS, Plan
+from exporter.contracts.plan import UDP_HEADERS, Plan, Target
 from exporter.contracts.tables import ProbeRecord, TaskType
-from exporter.joins import flow_of_labels, routes
-from exporter.results import ANSWERED, REFUSED, ResultRing
+from exporter.joins import Flow, flow_of_labels, routes
+from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, Result, ResultRing
 from exporter.store import Store
 
 COLUMNS = ProbeRecord.__struct_fields__
 _TASK: dict[str, TaskType] = {"udp": "UDP_PING", "mtu": "MTU", "tcp": "TCP_PING", "rdma": "RDMA_PING"}
-_ERROR = {REFUSED: "refused"}
+_ERROR = {ANSWERED: "", LOST: "timeout", REFUSED: "refused"}
 
 
 class RecordWriter:
@@ -46,57 +49,66 @@ class RecordWriter:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
-        results, _, _ = self._results.read(0)
-        latest: dict[tuple[str, ...], dict[str, object]] = {}
-        for result in results:
+        latest: dict[Flow, dict[str, object]] = {}
+        for result, error in _with_errors(self._results.read(0)[0]):
             labels = self._labels.get(result.path)
             if labels is None or result.time_ns < since * 1e9:
                 continue
-            path, source_host, source_rnic, destination_host, destination_rnic, probe = labels[: len(PATH.labels)]
-            flow = flow_of_labels(labels)
-            target = targets.get(path)
-            answered = result.outcome == ANSWERED
-            record: dict[str, object] = {
-                "task_type": _TASK[probe],
-                "ping_time": result.time_ns,
-                "src_node_id": target.source.rpartition("/")[0] if target else source_host,
-                "dst_node_id": target.destination.rpartition("/")[0] if target else destination_host,
-                "src_node_sn": source_host,
-                "dst_node_sn": destination_host,
-                "src_ip": flow[0],
-                "dst_ip": flow[2],
-                "src_real_ip": flow[0],
-                "dst_real_ip": flow[2],
-                "src_port": flow[1],
-                "dst_port": flow[3],
-                "dial": "success" if answered else "fail",
-                "latency": f"{result.rtt_ns / 1000:.3f}" if answered else "",
-                "loss_rate": 0 if answered else 1,
-                "job": plan.job if plan is not None and target else "",
-                "src_rnic": source_rnic,
-                "dst_rnic": destination_rnic,
-                "dscp": int(labels[-1]) >> 2,
-                "packets_sent": 1,
-                "packets_lost": 0 if answered else 1,
-                "probe_bytes": target.payload_bytes + UDP_HEADERS if target and probe != "tcp" else "",
-                "error": _ERROR.get(result.outcome, ""),
-            }
-            writer.writerow(record)
-            latest[flow] = record
+            target = targets.get(labels[0])
+            record = _path_columns(labels, target, plan.job if plan is not None and target is not None else "")
+            writer.writerow(record | _outcome_columns(result, error))
+            latest[flow_of_labels(labels)] = record
         for flow, hops in routes(self._store).items():
             if flow in latest:
-                writer.writerow(
-                    {
-                        **latest[flow],
-                        "task_type": "TRACEROUTE",
-                        "dial": "success",
-                        "latency": "",
-                        "loss_rate": "",
-                        "packets_sent": "",
-                        "packets_lost": "",
-                        "probe_bytes": "",
-                        "error": "",
-                        "route": json.dumps(hops),
-                    }
-                )
+                traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": ""}
+                writer.writerow(latest[flow] | {"ping_time": time.time_ns()} | traced)
         return text.getvalue().encode()
+
+
+def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:
+    """Each probe's result with its error; a REPLY_LOST says which way an earlier loss of its path went."""
+    errors: list[str | None] = []
+    unproven: dict[int, deque[int]] = {}
+    for number, result in enumerate(results):
+        errors.append(_ERROR.get(result.outcome))
+        if result.outcome == LOST:
+            unproven.setdefault(result.path, deque()).append(number)
+        elif result.outcome == REPLY_LOST and unproven.get(result.path):
+            errors[unproven[result.path].popleft()] = "reply lost"
+    return [(result, error) for result, error in zip(results, errors, strict=True) if error is not None]
+
+
+def _path_columns(labels: Sequence[str], target: Target | None, job: str) -> dict[str, object]:
+    _, source_host, source_rnic, destination_host, destination_rnic, probe = labels[: len(PATH.labels)]
+    source, source_port, destination, destination_port = flow_of_labels(labels)
+    return {
+        "task_type": _TASK[probe],
+        "src_node_id": target.source.rpartition("/")[0] if target else source_host,
+        "dst_node_id": target.destination.rpartition("/")[0] if target else destination_host,
+        "src_node_sn": source_host,
+        "dst_node_sn": destination_host,
+        "src_ip": source,
+        "dst_ip": destination,
+        "src_real_ip": source,
+        "dst_real_ip": destination,
+        "src_port": source_port,
+        "dst_port": destination_port,
+        "job": job,
+        "src_rnic": source_rnic,
+        "dst_rnic": destination_rnic,
+        "dscp": int(labels[-1]) >> 2,
+        "probe_bytes": target.payload_bytes + UDP_HEADERS if target and probe != "tcp" else "",
+    }
+
+
+def _outcome_columns(result: Result, error: str) -> dict[str, object]:
+    answered = result.outcome == ANSWERED
+    return {
+        "ping_time": result.time_ns,
+        "dial": "success" if answered else "fail",
+        "latency": f"{result.rtt_ns / 1000:.3f}" if answered else "",
+        "loss_rate": 0 if answered else 1,
+        "packets_sent": 1,
+        "packets_lost": 0 if answered else 1,
+        "error": error,
+    }

@@ -14,6 +14,8 @@ _WORDS = 5  # number, path row identity, Unix time ns, round trip ns, outcome
 _HEADER_WORDS = 1  # entries written so far
 
 ANSWERED, LOST, REFUSED = 1, 2, 3
+REPLY_LOST = 4
+"""Not a probe: the responder's count shows that one earlier LOST probe of the path had arrived there."""
 
 
 class Result(NamedTuple):

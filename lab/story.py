@@ -140,9 +140,7 @@ class Story:
         with self.narrator.step("skeleton inferred") as step:
             file = self.directory / "skeleton.json"
             urls = self.exporters.urls(f"/v1/throughput?since={self.traffic_since + 1:.0f}")
-            for number, url in enumerate(urls):  # kept beside the logs, to look into an inference that went wrong
-                with urlopen(url, timeout=10) as answer:
-                    (self.directory / f"throughput-{number}.csv").write_bytes(answer.read())
+            self._save(urls, "throughput")
             self._service(
                 "infer",
                 "--throughput",
@@ -286,10 +284,12 @@ class Story:
 
     def _diagnose(self, injected: float) -> Diagnosis:
         file = self.directory / "diagnosis.json"
+        urls = self.exporters.urls(f"/v1/probe-records?since={injected:.3f}")
+        self._save(urls, "probe-records")
         self._service(
             "diagnose",
             "--probes",
-            *self.exporters.urls(f"/v1/probe-records?since={injected:.3f}"),
+            *urls,
             "--topology",
             str(self.exporters.topology),
             "--skeleton",
@@ -298,6 +298,12 @@ class Story:
             str(file),
         )
         return read(file, Diagnosis)
+
+    def _save(self, urls: Sequence[str], name: str) -> None:
+        """Keep what was measured beside the logs, to look into a verdict that went wrong."""
+        for number, url in enumerate(urls):
+            with urlopen(url, timeout=10) as answer:
+                (self.directory / f"{name}-{len(self.judged)}-{number}.csv").write_bytes(answer.read())
 
     def _service(self, *words: str) -> None:
         argv = [sys.executable, "-m", "skeleton_service.cli", *words]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 
@@ -148,18 +148,26 @@ class Fabric:
 
     def possible_links(self, source: str, destination: str) -> frozenset[str]:
         """All links that some equal-cost shortest path between two RNICs crosses."""
+        return frozenset(self.link_shares(source, destination))
+
+    def link_shares(self, source: str, destination: str) -> dict[str, float]:
+        """Probability that a flow between two RNICs crosses each link, when ECMP splits evenly at every hop."""
         distances = self._distances(destination)
+        shares: dict[str, float] = {}
         if source not in distances:
-            return frozenset()
-        links: set[str] = set()
-        frontier: Iterable[str] = [source]
+            return shares
+        here = {source: 1.0}
         for step in range(distances[source] - 1, -1, -1):
-            reached: set[str] = set()
-            for vertex in frontier:
-                for own, far in self._neighbours.get(vertex, ()):
-                    there = self._vertex(far)
-                    if distances.get(there) == step and (there == destination or there not in self.interfaces):
-                        links.add(link_id(own, far))
-                        reached.add(there)
-            frontier = reached
-        return frozenset(links)
+            reached: dict[str, float] = {}
+            for vertex, probability in here.items():
+                onward = [
+                    (own, far, there)
+                    for own, far in self._neighbours.get(vertex, ())
+                    if distances.get(there := self._vertex(far)) == step
+                    and (there == destination or there not in self.interfaces)
+                ]
+                for own, far, there in onward:
+                    shares[link_id(own, far)] = probability / len(onward)
+                    reached[there] = reached.get(there, 0.0) + probability / len(onward)
+            here = reached
+        return shares

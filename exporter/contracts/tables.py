@@ -33,7 +33,9 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     ``loss_rate`` a ratio 0-1. ``*_node_id`` is a container, ``*_node_sn`` a host, ``*_ip`` the overlay
     and ``*_real_ip`` the underlay address. ``dst_ip`` is not unique: key on node and RNIC. ``route`` is
     a JSON array of hops in order, each a switch, ``switch:port`` (where the packet came in) or an
-    address, null where a hop is silent; absent in records that carry none.
+    address, null where a hop is silent; absent in records that carry none. ``error`` of a failed probe is
+    ``refused`` (the far host answered that nobody listens), ``reply lost`` (the responder's count proves
+    that the probe arrived), or ``timeout`` (neither); absent where the writer does not tell.
     """
 
     task_type: TaskType

@@ -6,7 +6,7 @@ from bisect import bisect_left
 
 from exporter.contracts.catalogue import PATH, RTT_BUCKETS
 from exporter.contracts.plan import Target
-from exporter.results import ANSWERED, LOST, REFUSED, ResultRing
+from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, ResultRing
 from exporter.store import RowWriter
 
 _COLUMN = {metric.otel_name.removeprefix("fabric.path."): index for index, metric in enumerate(PATH.metrics)}
@@ -115,6 +115,8 @@ class Path:
             row.begin()
             row.add(LOST_RETURN, missed - self._missed)
             row.end()
+            for _ in range(missed - self._missed):
+                self._results.append(row.identity, 0, 0, REPLY_LOST)
             self._missed = missed
 
     def book_loss(self, time_ns: int, now_ns: int) -> None:

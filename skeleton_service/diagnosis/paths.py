@@ -33,6 +33,13 @@ class PathHistory:
     losses: list[float] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)
     links: tuple[str, ...] | None = None
+    replies_lost: int = 0
+    """Of the losses, those whose probe arrived: lost on the way back."""
+    since_answer: int = 0
+    """Losses after the last answer: which way they went is not known yet."""
+    answered: bool = False
+    tells_direction: bool = True
+    """Whether whoever wrote the records says of each loss which way it went."""
 
     @property
     def loss_ratio(self) -> float:
@@ -86,8 +93,15 @@ def _count(history: PathHistory, row: dict[str, Any]) -> None:
     history.sent += sent
     if row["error"] == "refused":
         history.refusals.append(time)
+        return
+    history.losses += [time] * lost
+    if lost == 0:
+        history.answered, history.since_answer = True, 0
+    elif row["error"] == "reply lost":
+        history.replies_lost += lost
     else:
-        history.losses += [time] * lost
+        history.since_answer += lost
+        history.tells_direction &= row["error"] == "timeout"
 
 
 def _interface(row: dict[str, Any], side: str, fabric: Fabric) -> str | None:

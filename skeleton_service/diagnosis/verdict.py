@@ -61,7 +61,7 @@ def _failure(job: str, paths: Sequence[PathHistory], fabric: Fabric, symptom: Sy
         return None
     if symptom == "loss" and all(path.loss_ratio >= UNREACHABLE_RATIO for path in failing):
         symptom = "unreachable"
-    suspects = rank_links(paths, failing)
+    suspects = rank_links(paths, failing, fabric, replies_suffer=symptom != "mtu")
     voters = [path for path in failing if path.links is not None]
     layer: Layer = "underlay"
     if suspects and len(suspects[0].failing) > 1:
