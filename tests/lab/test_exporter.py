@@ -1,0 +1,205 @@
+"""The exporter in a real fabric: what it counts is what the fabric did to its packets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.contracts.codec import encode, write
+from exporter.contracts.fabric import Fabric
+from exporter.contracts.names import path_id
+from exporter.contracts.plan import Plan, Target
+from lab import sandbox
+from lab.design import Design, Host, Rnic
+from lab.running import Running
+
+PORT, PORTS = 9405, range(50_000, 50_016)
+SENT, LOST = "fabric_path_probes_sent_total", "fabric_path_probes_lost_total"
+
+Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come about in time"
+        time.sleep(0.3)
+
+
+class Agent:
+    """An exporter on a host of the lab."""
+
+    def __init__(self, fabric: Running, host: Host, directory: Path, topology: Path) -> None:
+        self.host, self.rnic, self._fabric = host, host.rnics[0], fabric
+        directory.mkdir()
+        (directory / "key").write_bytes(b"k" * 32)
+        configuration = {
+            "host": host.name,
+            "listen": {"address": host.management, "port": PORT},
+            "topology": str(topology),
+            "plan": "plan.json",
+            # Each flow is traced once, soon after it is planned: trace packets are not in any path's counts.
+            "probing": {"key_file": "key", "trace_period_seconds": 3600, "timeout_seconds": 0.5},
+            "throughput": {"step_seconds": 0.2},
+        }
+        self._config = directory / "config.yaml"
+        self._config.write_text(yaml.safe_dump(configuration))
+        self._plan = directory / "plan.json"
+        argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(self._config)]
+        self.process = subprocess.Popen(fabric.command(host.name, argv), env=sandbox.environment())
+
+    def metrics(self) -> Samples:
+        program = f"import urllib.request as u; print(u.urlopen('http://{self.host.management}:{PORT}/metrics').read().decode())"
+        done = self._fabric.run(None, [sys.executable, "-c", program], check=False)
+        samples: Samples = defaultdict(dict)
+        for family in text_string_to_metric_families(done.stdout if done.returncode == 0 else ""):
+            for sample in family.samples:
+                samples[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
+        return samples
+
+    def total(self, name: str) -> float:
+        return sum(self.metrics()[name].values())
+
+    def probe(self, destination: Host, rnic: Rnic, generation: int) -> None:
+        """Probe one RNIC from sixteen source ports, twenty times a second each."""
+        targets = tuple(
+            Target(
+                path=path_id(self.host.name, self.rnic.name, destination.name, rnic.name, "udp", 0, port),
+                source="a/0",
+                destination="b/0",
+                probe="udp",
+                source_address=self.rnic.address,
+                destination_address=rnic.address,
+                source_ports=(port,),
+                traffic_class=0,
+                payload_bytes=64,
+                period_seconds=0.05,
+                active=True,
+                destination_host=destination.name,
+                destination_rnic=rnic.name,
+            )
+            for port in PORTS
+        )
+        plan = Plan(
+            version=1, job="j", job_uid=None, phase="skeleton", generation=generation, expires=9e9, targets=targets
+        )
+        write(self._plan, encode(plan))
+
+    def links(self) -> dict[str, set[str]]:
+        """{path: links} as ``fabric_path_link_info`` has them."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for labels in self.metrics()["fabric_path_link_info"]:
+            found[dict(labels)["path"]].add(dict(labels)["link"])
+        return found
+
+    def _control(self) -> int:
+        """Process identifier of the exporter, from out here: what ``self.process`` runs is only the way in."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_text().split("\0")
+                if words[0] == sys.executable and str(self._config) in words:
+                    return int(entry.name)
+        raise AssertionError("the exporter does not run")
+
+    def prober(self) -> int:
+        """Process identifier of its prober, from out here."""
+        control = self._control()
+        children = Path(f"/proc/{control}/task/{control}/children").read_text().split()
+        return next(int(pid) for pid in children if "probing" in Path(f"/proc/{pid}/cmdline").read_text())
+
+    def stop(self) -> int:
+        """End the exporter and return its exit code."""
+        os.kill(self._control(), signal.SIGTERM)
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def agents(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
+    """Agents on two hosts of two pods; the second one answers only."""
+    near = design.hosts[0]
+    far = next(host for host in design.hosts if host.pod != near.pod)
+    topology = tmp_path / "topology.json"
+    topology.write_bytes(encode(design.topology()))
+    pair = [Agent(fabric, host, tmp_path / host.name, topology) for host in (near, far)]
+    try:
+        until(lambda: all(agent.metrics() for agent in pair))
+        yield pair[0], pair[1]
+    finally:
+        codes = [agent.stop() for agent in pair]
+    assert codes == [0, 0]
+
+
+def traced(agent: Agent) -> bool:
+    return agent.total("fabric_exporter_traces_total") >= len(PORTS)
+
+
+@pytest.mark.usefixtures("whole")
+def test_traced_links_are_a_shortest_path_of_the_design(agents: tuple[Agent, Agent], design: Design) -> None:
+    near, far = agents
+    near.probe(far.host, far.rnic, 1)
+    until(lambda: traced(near))
+    model = Fabric(design.topology())
+    ends = f"{near.host.name}:{near.rnic.name}", f"{far.host.name}:{far.rnic.name}"
+    possible = model.possible_links(*ends)
+    found = near.links()
+    assert len(found) == len(PORTS)
+    assert all(len(links) == 4 and links <= possible for links in found.values())
+    assert set().union(*found.values()) == possible  # sixteen ports cross every spine
+
+
+def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[Agent, Agent], whole: Running) -> None:
+    """One side probes, so every drop is a probe or a reply of it, and each costs one lost probe at most one."""
+    near, far = agents
+    near.probe(far.host, far.rnic, 1)
+    until(lambda: traced(near))
+    shared = set.intersection(*near.links().values())
+    spine_link = sorted(set().union(*near.links().values()) - shared)[0]
+    assert near.total(LOST) == 0
+    whole.act("silent-loss", spine_link, "20")
+    time.sleep(6)
+    # The prober stands still while the far host answers what is under way; then nothing more can be dropped.
+    os.kill(near.prober(), signal.SIGSTOP)
+    time.sleep(0.3)
+    dropped = json.loads(whole.act("dropped"))[spine_link]
+    whole.act("heal", "all")
+    os.kill(near.prober(), signal.SIGCONT)
+    time.sleep(1.5)
+    assert dropped > 50
+    assert near.total(LOST) == dropped
+    crossing = {path for path, links in near.links().items() if spine_link in links}
+    returned = near.metrics()["fabric_path_probes_lost_return_total"]
+    for labels, lost in near.metrics()[LOST].items():
+        if dict(labels)["path"] not in crossing:
+            assert lost == returned[labels]  # such a path can only lose its replies on that link
+
+
+def test_routers_that_send_no_icmp_leave_traces_incomplete_and_make_no_links(
+    agents: tuple[Agent, Agent], whole: Running, design: Design
+) -> None:
+    near, far = agents
+    rules = "add table ip silent; add chain ip silent out { type filter hook output priority 0; };"
+    rules += "add rule ip silent out icmp type time-exceeded drop"
+    try:
+        for spine in design.spines:
+            whole.run(spine.name, ["nft", rules])
+        near.probe(far.host, far.rnic, 1)
+        until(lambda: near.total("fabric_exporter_traces_incomplete_total") >= len(PORTS))
+        assert near.links() == {}
+        assert near.total("fabric_exporter_traces_total") == 0
+        assert near.total(LOST) == 0  # probes live: a router's silence is not loss
+        assert near.total(SENT) > 0
+    finally:
+        for spine in design.spines:
+            whole.run(spine.name, ["nft", "delete table ip silent"], check=False)
