@@ -112,7 +112,7 @@ def test_an_exporters_records_are_read_by_the_service(tmp_path: Path) -> None:
     rows = read_records([tmp_path / "r.csv"]).to_pylist()
     assert [(row["task_type"], row["dial"], row["latency"], row["error"], row["job"]) for row in rows] == [
         ("UDP_PING", "success", 15.5, None, "j"),
-        ("MTU", "fail", None, None, None),
+        ("MTU", "fail", None, "timeout", None),
         ("UDP_PING", "fail", None, "refused", "j"),
         ("TRACEROUTE", "success", None, None, "j"),
     ]
