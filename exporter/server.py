@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ class Server:
         class _Threading(ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 64
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client that leaves in the middle of an answer is no event either."""
+                if not isinstance(sys.exc_info()[1], OSError):
+                    super().handle_error(request, client_address)  # type: ignore[arg-type]
 
         self._http = _Threading((address, port), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, name="http", daemon=True)

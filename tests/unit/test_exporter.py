@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -189,6 +190,16 @@ def test_a_wrong_request_is_answered_and_not_logged(page: str, status: int, here
     with pytest.raises(HTTPError) as refusal:
         here.get(page)
     assert refusal.value.code == status
+
+
+def test_a_client_that_leaves_before_its_answer_leaves_no_traceback(here: RunningExporter) -> None:
+    """The fixture looks for one in the log."""
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", here.http), timeout=5) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+    time.sleep(0.3)
+    assert here.get("/healthz") == "ok\n"
 
 
 def test_a_request_that_is_no_url_is_answered_with_400(here: RunningExporter) -> None:
