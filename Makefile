@@ -11,7 +11,7 @@ SETUP  := .venv/.installed
 .PHONY: help setup demo test lint format schemas docs rules-check lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
 setup: $(SETUP) ## install the Debian packages and the virtual environment
 

@@ -46,11 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
     except ContractError as error:
         print(f"fabric-exporter: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(
-            f"fabric-exporter: cannot serve on {config.listen.address}:{config.listen.port}: {error}", file=sys.stderr
-        )
-        return 2
     return 0
 
 

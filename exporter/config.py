@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import re
 import socket
-import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.plan import RESPONDER_PORT
+from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -89,7 +88,7 @@ def read_config(path: Path | str) -> Config:
     """Read and check a configuration; relative paths in it are relative to it. Raise ContractError."""
     source = str(path)
     document = decode(read_bytes(path), dict, source)
-    config = _convert(document, source)
+    config = convert_strictly(document, Config, source)
     base = Path(path).absolute().parent
 
     def resolve(name: str | None) -> str | None:
@@ -112,7 +111,8 @@ def read_config(path: Path | str) -> Config:
         for target in targets:
             read_secret(target.community_file)
     if not config.rnics and config.topology is not None:
-        config = msgspec.structs.replace(config, rnics=_rnics_of(config.host, config.topology, source))
+        rnics = _rnics_of(config.host, config.topology, source, needed=config.probing is not None)
+        config = msgspec.structs.replace(config, rnics=rnics)
     if config.probing is not None and not config.rnics:
         raise ContractError(source, "nothing to probe from", "name the host's 'rnics', or a 'topology' that holds it")
     _check_rnics(config.rnics, source)
@@ -144,16 +144,16 @@ def _check_rnics(rnics: Sequence[Rnic], source: str) -> None:
             addresses.add(address)
 
 
-def _rnics_of(host: str, topology: str, source: str) -> tuple[Rnic, ...]:
+def _rnics_of(host: str, topology: str, source: str, *, needed: bool) -> tuple[Rnic, ...]:
+    """RNICs of ``host`` in the topology; a host that is not there is an error only where it has to probe."""
     hosts = {entry.name: entry for entry in read_topology(topology).hosts}
-    if host not in hosts:
-        return () if not difflib.get_close_matches(host, hosts) else _unknown_host(host, hosts, source)
-    return hosts[host].rnics
-
-
-def _unknown_host(host: str, hosts: dict[str, Any], source: str) -> tuple[Rnic, ...]:
-    nearest = difflib.get_close_matches(host, hosts)[0]
-    raise ContractError(source, f"field 'host': {host!r} is not in the topology", f"did you mean {nearest!r}?")
+    if host in hosts:
+        return hosts[host].rnics
+    if not needed:
+        return ()
+    nearest = difflib.get_close_matches(host, hosts)
+    remedy = f"did you mean {nearest[0]!r}?" if nearest else "name the host as the topology does, or list its 'rnics'"
+    raise ContractError(source, f"field 'host': {host!r} is not in the topology", remedy)
 
 
 def read_secret(path: str) -> str:
@@ -169,32 +169,3 @@ def read_key(path: str) -> bytes:
     if not 16 <= len(key) <= 32:
         raise ContractError(path, f"holds a key of {len(key)} bytes", "16 to 32 are needed: head -c 32 /dev/urandom")
     return key
-
-
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<where>[^`]*)`)?")
-
-
-def _convert(document: dict[str, Any], source: str) -> Config:
-    try:
-        return msgspec.convert(document, Config)
-    except msgspec.ValidationError as error:
-        match = _UNKNOWN.match(str(error))
-        if match is None:
-            problem = re.sub(r" - at `\$\.?([^`]*)`", r" (at '\1')", str(error))
-            raise ContractError(source, problem) from error
-        key, where = match["key"], match["where"] or ""
-        nearest = difflib.get_close_matches(key, _keys_at(Config, where), n=1)
-        remedy = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
-        raise ContractError(source, f"unknown key '{f'{where}.' if where else ''}{key}'", remedy) from error
-
-
-def _keys_at(kind: Any, where: str) -> tuple[str, ...]:
-    """The keys legal at a place such as ``switches.targets[...]``, found by walking the types."""
-    for step in re.findall(r"[A-Za-z_]+", where):
-        kind = typing.get_type_hints(kind).get(step)
-        while not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-            inner = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)]
-            if not inner:
-                return ()
-            kind = inner[0]
-    return tuple(kind.__struct_fields__)

@@ -20,9 +20,11 @@ from exporter.contracts.catalogue import (
     CONTROL,
     PLAN_EXPIRES,
     PLAN_GENERATION,
+    PLAN_OVER_LIMIT,
     PLAN_REJECTED,
     RNIC,
 )
+from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Topology, read_topology
@@ -39,7 +41,9 @@ from exporter.switches.settings import PollerSettings, SwitchSettings, switch_ta
 
 _GENERATION = CONTROL.metrics.index(PLAN_GENERATION)
 _EXPIRES = CONTROL.metrics.index(PLAN_EXPIRES)
+_OVER_LIMIT = CONTROL.metrics.index(PLAN_OVER_LIMIT)
 _REJECTED = CONTROL.metrics.index(PLAN_REJECTED)
+_LONGEST_TICK = 1.0  # seconds between looks at the other processes and the plan file
 _PAGE = """<!doctype html><title>fabric-exporter</title><h1>fabric-exporter {version} on {host}</h1>
 <p><a href="/metrics">metrics</a> <a href="/v1/throughput">throughput</a>
 <a href="/v1/probe-records">probe records</a> <a href="/healthz">health</a></p>
@@ -133,24 +137,31 @@ class Exporter:
 
     def run(self) -> None:
         listen = self._config.listen
-        self._server = Server(
-            listen.address,
-            listen.port,
-            {
-                "/": self._landing,
-                "/metrics": self._metrics,
-                "/v1/throughput": self._throughput,
-                "/v1/probe-records": self._probe_records,
-                "/healthz": self._health,
-                "/readyz": self._ready,
-            },
-        )
+        routes = {
+            "/": self._landing,
+            "/metrics": self._metrics,
+            "/v1/throughput": self._throughput,
+            "/v1/probe-records": self._probe_records,
+            "/healthz": self._health,
+            "/readyz": self._ready,
+        }
+        try:
+            self._server = Server(listen.address, listen.port, routes)
+        except OSError as error:
+            problem = f"cannot be listened on: {error.strerror or error}"
+            raise ContractError(f"{listen.address}:{listen.port}", problem, "set another listen.port") from error
         print(f"fabric-exporter {__version__} on {listen.address}:{self._server.port}", file=sys.stderr, flush=True)
         step = self._config.throughput.step_seconds
+        tick = min(step, _LONGEST_TICK)
+        sampled = 0
         try:
             # On whole multiples of the step in Unix time: every host samples at the same instants, so that
             # throughput of different hosts can be compared burst by burst.
-            while not self._stopping.wait(step - time.time() % step):
+            while not self._stopping.wait(tick - time.time() % tick):
+                now = time.time()
+                if int(now / step) != sampled:
+                    sampled = int(now / step)
+                    self._monitor.sample(now)
                 self._tick()
         finally:
             self._server.close()
@@ -158,7 +169,6 @@ class Exporter:
                 child.stop()
 
     def _tick(self) -> None:
-        self._monitor.sample(time.time())
         now = time.monotonic()
         for child in self._children:
             child.tick(now)
@@ -183,11 +193,12 @@ class Exporter:
         if plan is None:
             return
         addresses = {address for rnic in self._config.rnics for address in (rnic.ip, *rnic.ips)}
-        self._plan = own_part(plan, addresses, time.time(), self._config.probing.max_paths)
+        self._plan, over_limit = own_part(plan, addresses, time.time(), self._config.probing.max_paths)
         prober.tell(msgspec.msgpack.encode(self._plan))
         self._counters.begin()
         self._counters.set(_GENERATION, plan.generation)
         self._counters.set(_EXPIRES, plan.expires)
+        self._counters.set(_OVER_LIMIT, over_limit)
         self._counters.set(_REJECTED, self._plan_file.rejected)
         self._counters.end()
 

@@ -64,7 +64,7 @@ class LinkJoin:
 
 def job_paths(plan: Plan | None) -> Series:
     targets = () if plan is None else plan.targets
-    return Series(JOB_PATH_INFO, (((plan.job, t.path, t.role), 1.0) for t in targets if plan is not None))
+    return Series(JOB_PATH_INFO, (((plan.job, t.path, t.role), 1.0) for t in targets if plan is not None and t.active))
 
 
 def link_info(topology: Topology) -> Series:

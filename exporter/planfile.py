@@ -40,18 +40,17 @@ class PlanFile:
         return True
 
 
-def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> Plan:
-    """The targets that start at one of our addresses, one a source port; none when the plan has expired."""
+def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> tuple[Plan, int]:
+    """The targets that start at one of our addresses, one a source port; none when the plan has expired.
+
+    Return them with how many more there were than ``limit``.
+    """
     targets: list[Target] = []
     if plan.expires > now:
         for target in plan.targets:
             if target.source_address in addresses:
                 targets += _one_per_port(target)
-    if len(targets) > limit:
-        print(
-            f"plan has {len(targets)} paths here, {limit} are probed (probing.max_paths)", file=sys.stderr, flush=True
-        )
-    return msgspec.structs.replace(plan, targets=tuple(targets[:limit]))
+    return msgspec.structs.replace(plan, targets=tuple(targets[:limit])), max(len(targets) - limit, 0)
 
 
 def _one_per_port(target: Target) -> list[Target]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from urllib.parse import parse_qs, urlsplit
 
 _MAX_REQUESTS = 8
@@ -88,6 +89,11 @@ class Server:
         class _Threading(ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 64
+
+            def server_bind(self) -> None:
+                """Bind without the base class' reverse look-up of our own name: it hangs when DNS is down."""
+                TCPServer.server_bind(self)
+                self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
             def handle_error(self, request: object, client_address: object) -> None:
                 """A client that leaves in the middle of an answer is no event either."""

@@ -15,6 +15,7 @@ import msgspec
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from exporter.contracts.codec import ContractError, decode, read_bytes
+from exporter.contracts.strict import convert_strictly
 
 RUNBOOKS = "https://github.com/fabric-skeleton/fabric-skeleton/blob/main/docs/runbooks"
 _DURATION = re.compile(r"^(\d+)(ms|s|m|h)$")
@@ -78,11 +79,9 @@ def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
 
 
 def read_thresholds(path: Path | str) -> Thresholds:
-    document = decode(read_bytes(path), dict, str(path))
-    try:
-        return msgspec.convert(document, Thresholds)
-    except msgspec.ValidationError as error:
-        raise ContractError(str(path), str(error)) from error
+    thresholds = convert_strictly(decode(read_bytes(path), dict, str(path)), Thresholds, str(path))
+    timing(thresholds, str(path))
+    return thresholds
 
 
 def resource(*names: str) -> Traversable:
@@ -93,6 +92,15 @@ def resource(*names: str) -> Traversable:
     return place
 
 
+def quote(text: str) -> str:
+    """A double-quoted string that YAML and PromQL read alike: both know \\u and \\U, neither surrogate pairs."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(
+        char if char.isprintable() else f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
+        for char in quoted
+    )
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(lambda name: resource("templates", name).read_text()),
@@ -100,9 +108,9 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - YAML, not HTML: the filters below quote what needs it
     )
-    environment.filters["promql_string"] = json.dumps
-    environment.filters["yaml_string"] = json.dumps
-    environment.filters["yaml_comment"] = json.dumps
+    environment.filters["promql_string"] = quote
+    environment.filters["yaml_string"] = quote
+    environment.filters["yaml_comment"] = quote
     return environment
 
 

@@ -67,7 +67,7 @@ def _parse(data: bytes, name: str, kinds: Mapping[str, pa.DataType]) -> pa.Table
             return json.read_json(io.BytesIO(data), parse_options=options)
         except pa.ArrowInvalid as error:
             raise ContractError(name, f"is not valid JSONL: {_line(error)}", "one object a line") from error
-    header = data.split(b"\n", 1)[0].decode(errors="replace").strip().split(",")
+    header = data.split(b"\n", 1)[0].decode(errors="replace").strip().replace('"', "").split(",")
     convert = csv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""])
     try:
         return csv.read_csv(io.BytesIO(data), convert_options=convert)

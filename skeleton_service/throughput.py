@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import re
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
 
-from exporter.contracts.codec import ContractError, read_bytes
+from exporter.contracts.codec import ContractError
 from skeleton_service.inference import Source, Throughput
 from skeleton_service.inference.resample import make_grid, off_grid, resample, sampling_step
 from skeleton_service.inference.series import Floats, Integers
+from skeleton_service.tables import load_table
 
 TEXT = ("job", "host", "container", "rnic")
 NUMBERS = ("time", "tx_bytes_per_second", "rx_bytes_per_second")
 REQUIRED = ("time", *TEXT, "tx_bytes_per_second", "rx_bytes_per_second")
 KINDS = {**dict.fromkeys(TEXT, pa.string()), **dict.fromkeys(NUMBERS, pa.float64()), "rank": pa.int64()}
-URL_TIMEOUT_SECONDS = 10.0
 
 
 def read_throughput(sources: Sequence[str | Path], *, job: str | None = None) -> Throughput:
@@ -36,7 +29,7 @@ def read_throughput(sources: Sequence[str | Path], *, job: str | None = None) ->
     """
     if not sources:
         raise ContractError("throughput", "no source was given", "name a file or a URL")
-    tables = [_select(_load(source), str(source), job) for source in sources]
+    tables = [_select(load_table(source, KINDS, REQUIRED), str(source), job) for source in sources]
     table = pa.concat_tables(tables)
     names = ", ".join(str(source) for source in sources)
     jobs = sorted(value for value in pc.unique(table["job"]).to_pylist())
@@ -95,76 +88,8 @@ def _endpoints(table: pa.Table) -> tuple[Integers, tuple[Source, ...]]:
     )
 
 
-def _load(source: str | Path) -> pa.Table:
-    name = str(source)
-    if name.startswith(("http://", "https://")):
-        return _parse_csv(_fetch(name), name)
-    data = read_bytes(source)
-    if not data.strip():
-        raise ContractError(name, "is empty", "give a file with a header line and rows")
-    if data[:4] == b"PAR1":
-        try:
-            return parquet.read_table(io.BytesIO(data))
-        except (pa.ArrowException, OSError) as error:
-            raise ContractError(name, f"is not valid Parquet: {_line(error)}") from error
-    return _parse_csv(data, name)
-
-
-def _fetch(url: str) -> bytes:
-    try:
-        with urlopen(url, timeout=URL_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the caller checked the scheme
-            data: bytes = answer.read()
-    except (URLError, TimeoutError, OSError) as error:
-        raise ContractError(url, f"cannot be fetched: {getattr(error, 'reason', error)}") from error
-    return data
-
-
-def _parse_csv(data: bytes, name: str) -> pa.Table:
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ContractError(name, f"is not valid gzip: {error}", "was it copied whole?") from error
-    if not data.strip():
-        raise ContractError(name, "is empty", "give a file with a header line and rows")
-    header = data.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode(errors="replace").strip().split(",")
-    options = csv.ConvertOptions(column_types=KINDS, strings_can_be_null=True, null_values=[""])
-    try:
-        return csv.read_csv(io.BytesIO(data), convert_options=options)
-    except pa.ArrowInvalid as error:
-        raise ContractError(name, _explain_csv(str(error), header), "correct or remove the row") from error
-
-
-_COLUMN = re.compile(r"In CSV column #(\d+):(?: Row #(\d+):)?.*invalid value '(.*)'", re.DOTALL)
-
-
-def _explain_csv(message: str, header: list[str]) -> str:
-    match = _COLUMN.search(message)
-    if match is None:
-        return f"is not valid CSV: {_line(message)}"
-    column = header[int(match[1])] if int(match[1]) < len(header) else match[1]
-    return f"column '{column}' holds {match[3]!r}, not a number" + (f", in row {match[2]}" if match[2] else "")
-
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())
-
-
 def _select(table: pa.Table, source: str, job: str | None) -> pa.Table:
     """Check and keep the contract's columns and the wanted job's rows."""
-    for name in REQUIRED:
-        if name not in table.column_names:
-            raise ContractError(source, f"column '{name}' is missing", f"columns needed: {', '.join(REQUIRED)}")
-    columns = []
-    for name, kind in KINDS.items():
-        if name not in table.column_names:
-            columns.append(pa.nulls(len(table), kind))
-            continue
-        try:
-            columns.append(table[name].cast(kind))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ContractError(source, f"column '{name}' is of type {table[name].type}, not {kind}") from error
-    table = pa.table(dict(zip(KINDS, columns, strict=True)))
     if not len(table):
         raise ContractError(source, "holds no rows", "observe the job for some iterations first")
     table = table.filter(pc.equal(table["job"], job)) if job is not None else table

@@ -116,7 +116,7 @@ RTT = Metric(
     "s",
     RTT_LABELS,
     "Network round trips, by source RNIC, role and probe type.",
-    "rnics x roles x probe types x 17",
+    "rnics x roles x probe types x 18",
     RTT_BUCKETS,
 )
 RTT_TABLE = Table("rtt", RTT_LABELS, (RTT,))
@@ -254,6 +254,9 @@ ROUTE = Table(
 
 PLAN_GENERATION = _self("plan.generation", "gauge", "", "Generation of the plan being obeyed.")
 PLAN_EXPIRES = _self("plan.expires.timestamp", "gauge", "s", "Unix time at which the plan lapses.")
+PLAN_OVER_LIMIT = _self(
+    "plan.paths_over_limit", "gauge", "{path}", "Planned paths left out because probing.max_paths is smaller."
+)
 PLAN_REJECTED = _self("plan.rejected", "counter", "{plan}", "Plan files refused; the plan before stays in force.")
 CHILD_RESTARTS = Metric(
     "fabric.exporter.process.restarts",
@@ -263,7 +266,7 @@ CHILD_RESTARTS = Metric(
     "Times a process of the exporter had to be started again.",
     "2",
 )
-CONTROL = _table("control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED)
+CONTROL = _table("control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED, PLAN_OVER_LIMIT)
 CHILDREN = _table("children", ("process",), CHILD_RESTARTS)
 
 CATALOGUE: tuple[Metric, ...] = (

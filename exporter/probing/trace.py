@@ -162,7 +162,9 @@ class Tracer:
         self._by_sequence.pop(trace.sequence, None)
         self._by_destination.pop((flow.socket, flow.key[2:]), None)
         self._counters.begin()
-        self._counters.add(_TRACES if complete else _INCOMPLETE)
+        self._counters.add(_TRACES)
+        if not complete:
+            self._counters.add(_INCOMPLETE)
         self._counters.end()
         if not complete or not self._may_replace(flow):
             return

@@ -38,21 +38,25 @@ def diagnose(records: pa.Table, fabric: Fabric, skeleton: Skeleton) -> Diagnosis
         size = _failure(job, large, fabric, "mtu")
         if loss is not None:
             failures.append(loss)
-        if size is not None and _only_large(size.component.name, large, small):
+        if size is not None and _only_large(size.component, large, small):
             failures.append(size)
     return Diagnosis(version=1, failures=tuple(failures))
 
 
-def _only_large(link: str, large: Sequence[PathHistory], small: Sequence[PathHistory]) -> bool:
-    """Whether full-size probes over ``link`` die where small ones live: a lossy link loses both alike."""
-    ratio = _loss_over(link, large)
-    return ratio >= _MTU_LOSS_RATIO and _loss_over(link, small) < ratio / _MTU_CONTRAST
+def _only_large(component: Component, large: Sequence[PathHistory], small: Sequence[PathHistory]) -> bool:
+    """Whether full-size probes over a component die where small ones live: a lossy link loses both alike."""
+    if component.kind == "link":
+        paths = [[path for path in kind if component.name in (path.links or ())] for kind in (large, small)]
+    else:  # too few to vote: compare the failing paths with their own small probes
+        flows = {path.flow for path in large if is_failing(path)}
+        paths = [[path for path in kind if path.flow in flows] for kind in (large, small)]
+    ratio = _mean_loss(paths[0])
+    return ratio >= _MTU_LOSS_RATIO and _mean_loss(paths[1]) < ratio / _MTU_CONTRAST
 
 
-def _loss_over(link: str, paths: Sequence[PathHistory]) -> float:
-    crossing = [path for path in paths if link in (path.links or ())]
-    sent = sum(path.sent for path in crossing)
-    return sum(len(path.losses) for path in crossing) / sent if sent else 0.0
+def _mean_loss(paths: Sequence[PathHistory]) -> float:
+    sent = sum(path.sent for path in paths)
+    return sum(len(path.losses) for path in paths) / sent if sent else 0.0
 
 
 def _failure(job: str, paths: Sequence[PathHistory], fabric: Fabric, symptom: Symptom) -> Failure | None:

@@ -182,7 +182,9 @@ def test_a_port_in_use_is_one_line_and_exit_2(tmp_path: Path) -> None:
         argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(config)]
         run = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
     assert run.returncode == 2
-    assert run.stderr == f"fabric-exporter: cannot serve on 127.0.0.1:{port}: [Errno 98] Address already in use\n"
+    assert run.stderr == (
+        f"fabric-exporter: 127.0.0.1:{port}: cannot be listened on: Address already in use (set another listen.port)\n"
+    )
 
 
 @pytest.mark.parametrize(("page", "status"), [("/nowhere", 404), ("/v1/throughput?since=soon", 400)])
