@@ -196,8 +196,8 @@ def test_routers_that_send_no_icmp_leave_traces_incomplete_and_make_no_links(
             whole.run(spine.name, ["nft", rules])
         near.probe(far.host, far.rnic, 1)
         until(lambda: near.total("fabric_exporter_traces_incomplete_total") >= len(PORTS))
+        assert near.total("fabric_exporter_traces_total") == near.total("fabric_exporter_traces_incomplete_total")
         assert near.links() == {}
-        assert near.total("fabric_exporter_traces_total") == 0
         assert near.total(LOST) == 0  # probes live: a router's silence is not loss
         assert near.total(SENT) > 0
     finally:
