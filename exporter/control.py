@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import signal
 import sys
 import threading
@@ -21,6 +23,7 @@ from exporter.contracts.catalogue import (
     PLAN_EXPIRES,
     PLAN_GENERATION,
     PLAN_OVER_LIMIT,
+    PLAN_REFUSED,
     PLAN_REJECTED,
     RNIC,
 )
@@ -41,6 +44,7 @@ from exporter.switches.settings import PollerSettings, SwitchSettings, switch_ta
 
 _GENERATION = CONTROL.metrics.index(PLAN_GENERATION)
 _EXPIRES = CONTROL.metrics.index(PLAN_EXPIRES)
+_REFUSED = CONTROL.metrics.index(PLAN_REFUSED)
 _OVER_LIMIT = CONTROL.metrics.index(PLAN_OVER_LIMIT)
 _REJECTED = CONTROL.metrics.index(PLAN_REJECTED)
 _LONGEST_TICK = 1.0  # seconds between looks at the other processes and the plan file
@@ -74,7 +78,8 @@ class Exporter:
             self._start_prober(config)
         if config.switches is not None:
             self._start_poller(config, topology)
-            self._link_info += [link_info(topology)] if topology is not None else []
+            if topology is not None:
+                self._link_info.append(link_info(topology, {target.name for target in config.switches.targets}))
         restarts = self._own.writer(CHILDREN)
         self._restarts = [(child, restarts.add((child.module.split(".")[1],))) for child in self._children]
         self._process_metrics = CollectorRegistry()
@@ -179,27 +184,29 @@ class Exporter:
             self._follow_plan(self._prober)
 
     def _follow_plan(self, prober: Child) -> None:
+        """Hand on a new plan, or the end of one; a clock that was wrong and is set right brings it back."""
         if self._plan_file is None or self._config.probing is None:
             return
-        if self._plan_file.changed():
-            self._plan_lapsed = False
-        elif self._plan is None or self._plan_lapsed or self._plan.expires > time.time():
-            self._counters.set(_REJECTED, self._plan_file.rejected)
-            return
-        else:
-            self._plan_lapsed = True
-            print(f"plan of job {self._plan.job} has expired: its paths are no longer probed", file=sys.stderr)
-        plan = self._plan_file.plan
+        changed = self._plan_file.changed()
+        self._counters.set(_REJECTED, self._plan_file.rejected)
+        self._counters.set(_REFUSED, float(self._plan_file.refused))
+        plan, now = self._plan_file.plan, time.time()
         if plan is None:
             return
+        lapsed = plan.expires <= now
+        if not changed and lapsed == self._plan_lapsed:
+            return
+        self._plan_lapsed = lapsed
+        if lapsed:
+            print(f"plan of job {plan.job} has expired: its paths are not probed", file=sys.stderr, flush=True)
         addresses = {address for rnic in self._config.rnics for address in (rnic.ip, *rnic.ips)}
-        self._plan, over_limit = own_part(plan, addresses, time.time(), self._config.probing.max_paths)
+        self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
         prober.tell(msgspec.msgpack.encode(self._plan))
+        gone = lapsed and not self._plan_file.present
         self._counters.begin()
-        self._counters.set(_GENERATION, plan.generation)
-        self._counters.set(_EXPIRES, plan.expires)
+        self._counters.set(_GENERATION, math.nan if gone else plan.generation)
+        self._counters.set(_EXPIRES, math.nan if gone else plan.expires)
         self._counters.set(_OVER_LIMIT, over_limit)
-        self._counters.set(_REJECTED, self._plan_file.rejected)
         self._counters.end()
 
     def _landing(self, _: Query) -> Response:
@@ -250,8 +257,11 @@ def _target_info(host: str) -> bytes:
             "host.name": host,
         }
     )
-    names = [key.replace(".", "_") for key in resource.attributes]
-    labels = label_text(names, [str(value) for value in resource.attributes.values()])
+    # OTEL_RESOURCE_ATTRIBUTES may hold any name; of two that become one label, the first stands.
+    attributes: dict[str, str] = {}
+    for key, value in resource.attributes.items():
+        attributes.setdefault(re.sub(r"^(?=[0-9])|[^a-zA-Z0-9_]", "_", key), str(value))
+    labels = label_text(list(attributes), list(attributes.values()))
     return f"# HELP target_info Target metadata\n# TYPE target_info gauge\ntarget_info{{{labels}}} 1\n".encode()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from exporter.contracts.catalogue import JOB_PATH_INFO, LINK_INFO, PATH, PATH_LINK_INFO, RNIC_INFO, ROUTE
@@ -67,9 +67,8 @@ def job_paths(plan: Plan | None) -> Series:
     return Series(JOB_PATH_INFO, (((plan.job, t.path, t.role), 1.0) for t in targets if plan is not None and t.active))
 
 
-def link_info(topology: Topology) -> Series:
-    """The switch ports at the ends of each link, for joining votes with port counters."""
-    switches = {switch.name for switch in topology.switches}
+def link_info(topology: Topology, switches: Collection[str]) -> Series:
+    """The ports of ``switches`` at the ends of each link, for joining votes with port counters."""
     samples = [
         ((link.id, *split_port(end)), 1.0)
         for link in topology.links

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,8 @@ class PlanFile:
         self.path = path
         self.plan: Plan | None = None
         self.rejected = 0
+        self.refused = False
+        self.present = False
         self._seen: tuple[int, int, int] | None = None
 
     def changed(self) -> bool:
@@ -26,7 +29,9 @@ class PlanFile:
         try:
             status = os.stat(self.path)
         except OSError:
+            self.present, self.refused, self._seen = False, False, None
             return False  # no plan yet, or none any more: the last one stays until it expires
+        self.present = True
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen == self._seen:
             return False
@@ -35,8 +40,10 @@ class PlanFile:
             self.plan = read_plan(Path(self.path))
         except ContractError as error:
             self.rejected += 1
+            self.refused = True
             print(f"plan refused: {error}", file=sys.stderr, flush=True)
             return False
+        self.refused = False
         return True
 
 
@@ -50,6 +57,8 @@ def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> tuple[P
         for target in plan.targets:
             if target.source_address in addresses:
                 targets += _one_per_port(target)
+    if len(targets) > limit:  # cut over all pairs alike, not the last RNICs whole
+        targets.sort(key=lambda target: zlib.crc32(target.path.encode()))
     return msgspec.structs.replace(plan, targets=tuple(targets[:limit])), max(len(targets) - limit, 0)
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-_MAX_REQUESTS = 8
+_MAX_REQUESTS = 8  # answers being made at once
+_MAX_CONNECTIONS = 64
 _SOCKET_TIMEOUT = 30
 _GZIP_LEVEL = 1  # level 9 costs ten times as much for 15 % fewer bytes
 
@@ -51,13 +53,15 @@ class Server:
             sys_version = ""
 
             def do_GET(self) -> None:
+                # A slot is held to make the answer, not to send it: a slow reader takes nobody's turn.
                 if not slots.acquire(timeout=5):
                     self._answer(Response(503, "text/plain", b"too many requests at once\n"))
                     return
                 try:
-                    self._answer(self._respond())
+                    response = self._respond()
                 finally:
                     slots.release()
+                self._answer(response)
 
             do_HEAD = do_GET  # noqa: N815 - the base class looks it up by this name
 
@@ -89,6 +93,20 @@ class Server:
         class _Threading(ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 64
+            connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                """One thread a connection, and no more than so many: whoever comes too late is sent away."""
+                if not self.connections.acquire(blocking=False):
+                    self.shutdown_request(request)
+                    return
+                super().process_request(request, client_address)
+
+            def process_request_thread(self, request: Any, client_address: Any) -> None:
+                try:
+                    super().process_request_thread(request, client_address)
+                finally:
+                    self.connections.release()
 
             def server_bind(self) -> None:
                 """Bind without the base class' reverse look-up of our own name: it hangs when DNS is down."""

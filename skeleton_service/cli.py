@@ -55,12 +55,12 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _rules(options: argparse.Namespace) -> int:
-    from skeleton_service.ruleset import Thresholds, job_rules, read_thresholds  # noqa: PLC0415
+    from skeleton_service.ruleset import RUNBOOKS, Thresholds, job_rules, read_thresholds  # noqa: PLC0415
 
     skeleton = read_skeleton(options.skeleton)
     read_topology(options.topology)
     thresholds = read_thresholds(options.thresholds) if options.thresholds else Thresholds()
-    rules = job_rules(skeleton.job, thresholds, options.runbooks)
+    rules = job_rules(skeleton.job, thresholds, options.runbooks or RUNBOOKS)
     directory = Path(options.output)
     if options.check:
         return _check(directory, rules)
@@ -125,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--skeleton", required=True, metavar="FILE")
     plan.add_argument("--topology", required=True, metavar="FILE")
     plan.add_argument("--phase", choices=("preload", "skeleton"), default="skeleton")
-    plan.add_argument("--coverage", type=float, default=0.99, metavar="P", help="chance to cross every equal-cost path")
+    plan.add_argument(
+        "--coverage", type=_probability, default=0.99, metavar="P", help="chance to cross every equal-cost path"
+    )
     plan.add_argument("--generation", type=int, metavar="N", help="default: now, in Unix seconds")
     plan.add_argument("--valid-seconds", type=float, default=86400.0, metavar="S")
     plan.add_argument("--output", required=True, metavar="FILE")
@@ -135,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     rules.add_argument("--skeleton", required=True, metavar="FILE")
     rules.add_argument("--topology", required=True, metavar="FILE")
     rules.add_argument("--thresholds", metavar="FILE", help="a copy of rules/thresholds.yaml")
-    rules.add_argument("--runbooks", metavar="URL", default=_default_runbooks(), help="where the runbook pages are")
+    rules.add_argument("--runbooks", metavar="URL", help="where the runbook pages are")
     rules.add_argument("--format", choices=("prometheus",), default="prometheus")
     rules.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when files are stale")
     rules.add_argument("--output", required=True, metavar="DIR")
@@ -150,10 +152,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _default_runbooks() -> str:
-    from skeleton_service.ruleset import RUNBOOKS  # noqa: PLC0415
-
-    return RUNBOOKS
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -12,7 +12,7 @@ from math import ceil, log
 from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric, Interface
 from exporter.contracts.names import path_id, port_id, split_link, split_port
-from exporter.contracts.plan import UDP_HEADERS, Coverage, Phase, Plan, ProbeType, Target
+from exporter.contracts.plan import UDP_HEADERS, Coverage, Phase, Plan, ProbeType, Target, check_plan
 from exporter.contracts.skeleton import Endpoint, Role, Skeleton
 from exporter.contracts.topology import Topology
 from skeleton_service.identifiability import separate
@@ -67,7 +67,7 @@ def plan(
     interfaces = {endpoint.id: _bind(endpoint, fabric) for endpoint in skeleton.endpoints}
     by_id = {endpoint.id: endpoint for endpoint in skeleton.endpoints}
     wanted = _same_rail(skeleton.endpoints, interfaces) if phase == "preload" else skeleton.pairs()
-    pairs = [Pair(by_id[a], by_id[b], role) for a, b, role in wanted]
+    pairs = list(_one_per_rnic_pair((Pair(by_id[a], by_id[b], role) for a, b, role in wanted), interfaces))
     reachable = [pair for pair in pairs if fabric.path_count(*_ends(pair, interfaces))]
     endpoint_at = {interfaces[endpoint.id].id: endpoint for endpoint in reversed(skeleton.endpoints)}
     extra, ambiguous = separate(
@@ -86,7 +86,7 @@ def plan(
         targets += _targets(
             pair, interfaces, ports, fabric, settings, not {pair.source.id, pair.destination.id} & inactive
         )
-    return Plan(
+    made = Plan(
         version=1,
         job=skeleton.job,
         job_uid=skeleton.job_uid,
@@ -101,6 +101,18 @@ def plan(
             links_ambiguous=ambiguous,
         ),
     )
+    check_plan(made, "plan")
+    return made
+
+
+def _one_per_rnic_pair(pairs: Iterable[Pair], interfaces: dict[str, Interface]) -> Iterator[Pair]:
+    """Containers that share an RNIC share its paths: each pair of RNICs is probed once, for its first role."""
+    seen: set[frozenset[str]] = set()
+    for pair in pairs:
+        ends = frozenset(_ends(pair, interfaces))
+        if len(ends) == 2 and ends not in seen:
+            seen.add(ends)
+            yield pair
 
 
 @lru_cache(maxsize=1024)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.tables import load_table
+from skeleton_service.tables import load_tables
 
 _TEXT = (
     "task_type", "src_node_id", "dst_node_id", "src_node_sn", "dst_node_sn", "src_ip", "dst_ip",
@@ -23,6 +24,7 @@ KINDS = {
     **dict.fromkeys(_FLOATS, pa.float64()),
 }
 REQUIRED = ("task_type", "ping_time", "src_node_id", "dst_node_id", "dial")
+_RANGES = (("packets_sent", 0, 1_000_000), ("packets_lost", 0, 1_000_000), ("loss_rate", 0.0, 1.0))
 _TASKS = frozenset({"RDMA_PING", "TCP_PING", "UDP_PING", "TRACEROUTE", "MTU", "DNS"})
 
 
@@ -31,16 +33,19 @@ def read_records(sources: Sequence[str | Path]) -> pa.Table:
     if not sources:
         raise ContractError("probe records", "no source was given", "name a file or a URL")
     tables = []
-    for source in sources:
-        table = load_table(source, KINDS, REQUIRED)
+    for source, table in load_tables(sources, KINDS, REQUIRED):
         for column, legal in (("task_type", _TASKS), ("dial", frozenset({"success", "fail"}))):
             found = set(table[column].unique().to_pylist())
             if wrong := found - legal:
                 shown = sorted(str(value) for value in wrong)[0]
-                raise ContractError(
-                    str(source), f"column '{column}' holds {shown!r}", f"one of {', '.join(sorted(legal))}"
-                )
+                raise ContractError(source, f"column '{column}' holds {shown!r}", f"one of {', '.join(sorted(legal))}")
         if table["ping_time"].null_count:
-            raise ContractError(str(source), "column 'ping_time' has an empty cell", "nanoseconds since the epoch")
+            raise ContractError(source, "column 'ping_time' has an empty cell", "nanoseconds since the epoch")
+        for column, least, most in _RANGES:
+            outside = pc.or_(pc.less(table[column], least), pc.greater(table[column], most))
+            if pc.any(outside).as_py() or (column == "loss_rate" and pc.any(pc.is_nan(table[column])).as_py()):
+                raise ContractError(source, f"column '{column}' is outside {least} to {most}", "correct the row")
+        if pc.any(pc.greater(table["packets_lost"], pc.coalesce(table["packets_sent"], 1))).as_py():
+            raise ContractError(source, "column 'packets_lost' exceeds 'packets_sent'", "correct the row")
         tables.append(table)
     return pa.concat_tables(tables)

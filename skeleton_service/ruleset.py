@@ -33,7 +33,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     path_loss_ratio: float = 0.05
     path_losses: int = 2
     link_votes: int = 2
-    mtu_loss_ratio: float = 0.5
+    mtu_loss_ratio: float = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
         )
     held = seconds(thresholds.for_, "for", source) if thresholds.for_ else max(3.0, 2 * scrape)
     keep = thresholds.keep_firing_for
+    if keep:
+        seconds(keep, "keep_firing_for", source)
     return Timing(
         interval=thresholds.scrape_interval,
         window=_notation(window),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import pyarrow as pa
@@ -19,6 +21,8 @@ from exporter.contracts.codec import ContractError, read_bytes
 URL_TIMEOUT_SECONDS = 10.0
 MAX_URL_BYTES = 1 << 30
 
+MAX_PARALLEL = 16
+_LIVE = ("http://", "https://")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -29,7 +33,7 @@ def load_table(source: str | Path, kinds: Mapping[str, pa.DataType], required: S
     ContractError naming the source, the column and, where there is one, the row.
     """
     name = str(source)
-    data = _fetch(name) if name.startswith(("http://", "https://")) else read_bytes(source)
+    data = _fetch(name) if name.startswith(_LIVE) else read_bytes(source)
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
@@ -75,12 +79,38 @@ def _parse(data: bytes, name: str, kinds: Mapping[str, pa.DataType]) -> pa.Table
         raise ContractError(name, _explain_csv(str(error), header), "correct or remove the row") from error
 
 
+def load_tables(
+    sources: Sequence[str | Path], kinds: Mapping[str, pa.DataType], required: Sequence[str]
+) -> list[tuple[str, pa.Table]]:
+    """Load every source, URLs side by side; return [(name, table)].
+
+    A live source that does not answer is left out with a line on standard error, since a dead host is just
+    when one asks; a file that cannot be read, or live sources that are all dead, raise ContractError.
+    """
+
+    def load(source: str | Path) -> pa.Table | ContractError:
+        try:
+            return load_table(source, kinds, required)
+        except ContractError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=MAX_PARALLEL) as pool:
+        answers = list(zip(map(str, sources), pool.map(load, sources), strict=True))
+    failed = [(name, answer) for name, answer in answers if isinstance(answer, ContractError)]
+    for name, error in failed:
+        if not name.startswith(_LIVE) or len(failed) == len(answers):
+            raise error
+        print(f"left out: {error}", file=sys.stderr)
+    return [(name, answer) for name, answer in answers if not isinstance(answer, ContractError)]
+
+
 def _fetch(url: str) -> bytes:
     try:
         with urlopen(url, timeout=URL_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the caller checked the scheme
             data: bytes = answer.read(MAX_URL_BYTES + 1)
-    except (URLError, TimeoutError, OSError) as error:
-        raise ContractError(url, f"cannot be fetched: {getattr(error, 'reason', error)}") from error
+    except (HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise ContractError(url, f"cannot be fetched: {reason}") from error
     if len(data) > MAX_URL_BYTES:
         raise ContractError(url, "serves more than 1 GiB", "ask for less with ?since=")
     return data

@@ -13,11 +13,12 @@ from exporter.contracts.codec import ContractError
 from skeleton_service.inference import Source, Throughput
 from skeleton_service.inference.resample import make_grid, off_grid, resample, sampling_step
 from skeleton_service.inference.series import Floats, Integers
-from skeleton_service.tables import load_table
+from skeleton_service.tables import load_tables
 
 TEXT = ("job", "host", "container", "rnic")
 NUMBERS = ("time", "tx_bytes_per_second", "rx_bytes_per_second")
 REQUIRED = ("time", *TEXT, "tx_bytes_per_second", "rx_bytes_per_second")
+MAX_INTERVALS = 1_000_000
 KINDS = {**dict.fromkeys(TEXT, pa.string()), **dict.fromkeys(NUMBERS, pa.float64()), "rank": pa.int64()}
 
 
@@ -29,7 +30,7 @@ def read_throughput(sources: Sequence[str | Path], *, job: str | None = None) ->
     """
     if not sources:
         raise ContractError("throughput", "no source was given", "name a file or a URL")
-    tables = [_select(load_table(source, KINDS, REQUIRED), str(source), job) for source in sources]
+    tables = [_select(table, name, job) for name, table in load_tables(sources, KINDS, REQUIRED)]
     table = pa.concat_tables(tables)
     names = ", ".join(str(source) for source in sources)
     jobs = sorted(value for value in pc.unique(table["job"]).to_pylist())
@@ -51,6 +52,12 @@ def from_table(table: pa.Table) -> Throughput:
     begins = np.searchsorted(endpoint[order], np.arange(len(sources) + 1))
     rows = [order[begins[n] : begins[n + 1]] for n in range(len(sources))]
     step = float(np.median([sampling_step(times[own]) for own in rows]))
+    if (times.max() - times.min()) / step > MAX_INTERVALS:
+        raise ContractError(
+            "throughput",
+            f"column 'time' spans {times.max() - times.min():.0f} s at a step of {step:g} s",
+            "a clock is wrong, or the window is too long: leave those rows out",
+        )
     grid = make_grid(times, step)
     tx, rx = np.full((2, len(sources), grid.size), np.nan, dtype=np.float32)
     for row, own in enumerate(rows):

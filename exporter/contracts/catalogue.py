@@ -257,6 +257,7 @@ PLAN_EXPIRES = _self("plan.expires.timestamp", "gauge", "s", "Unix time at which
 PLAN_OVER_LIMIT = _self(
     "plan.paths_over_limit", "gauge", "{path}", "Planned paths left out because probing.max_paths is smaller."
 )
+PLAN_REFUSED = _self("plan.refused", "gauge", "", "1 while the plan file is one that was refused, 0 when not.")
 PLAN_REJECTED = _self("plan.rejected", "counter", "{plan}", "Plan files refused; the plan before stays in force.")
 CHILD_RESTARTS = Metric(
     "fabric.exporter.process.restarts",
@@ -266,7 +267,7 @@ CHILD_RESTARTS = Metric(
     "Times a process of the exporter had to be started again.",
     "2",
 )
-CONTROL = _table("control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED, PLAN_OVER_LIMIT)
+CONTROL = _table("control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED, PLAN_OVER_LIMIT, PLAN_REFUSED)
 CHILDREN = _table("children", ("process",), CHILD_RESTARTS)
 
 CATALOGUE: tuple[Metric, ...] = (

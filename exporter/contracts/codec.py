@@ -140,8 +140,11 @@ def encode(value: Any) -> bytes:
 
 def write(path: Path | str, data: bytes) -> None:
     """Replace a file whole: a reader sees the old or the new one, also after a crash or a full disk."""
-    target = Path(path)
+    target = Path(path).resolve()
     try:
+        if target.exists() and not target.is_file():  # a pipe or a device takes bytes; it is not replaced
+            target.write_bytes(data)
+            return
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             try:
                 file.write(data)

@@ -21,14 +21,15 @@ RESPONDER_PORT = 65300
 UDP_HEADERS = 28
 """IPv4 (20) and UDP (8) header bytes between a payload and the size that an MTU limits."""
 
+Unsigned = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 SourcePort = Annotated[int, Meta(ge=1024, le=65535)]
 
 
 class RdmaResponder(Contract, frozen=True, kw_only=True):
     """Where an RDMA probe finds its responder; a boot epoch other than this is a restart, not loss."""
 
-    queue_pair: int
-    boot_epoch: int
+    queue_pair: Unsigned
+    boot_epoch: Unsigned
 
 
 class Target(Contract, frozen=True, kw_only=True):
@@ -69,7 +70,7 @@ class Plan(Contract, frozen=True, kw_only=True):
     job: str
     job_uid: str | None
     phase: Phase
-    generation: int
+    generation: Unsigned
     expires: float
     targets: tuple[Target, ...]
     coverage: Coverage | None = None

@@ -97,7 +97,16 @@ def check_topology(topology: Topology, source: str) -> None:
     unique("port", (port_id(switch.name, port.name) for switch in topology.switches for port in switch.ports))
     addresses = ((rnic.ip, *rnic.ips) for host in topology.hosts for rnic in host.rnics)
     unique("rnic address", (address for own in addresses for address in own))
+    unique(
+        "switch address",
+        (
+            address
+            for switch in topology.switches
+            for address in (*switch.addresses, *(a for port in switch.ports for a in port.addresses))
+        ),
+    )
     unique("link", (link.id for link in topology.links))
+    listed = {switch.name: {port.name for port in switch.ports} for switch in topology.switches if switch.ports}
     hosts = {host.name for host in topology.hosts}
     used: set[str] = set()
     for number, link in enumerate(topology.links):
@@ -112,6 +121,10 @@ def check_topology(topology: Topology, source: str) -> None:
                 )
             if node_name in hosts and end not in rnics:
                 raise ContractError(source, f"field 'links[{number}]': {end!r} is no RNIC of its host", "add the RNIC")
+            if node_name in listed and split_port(end)[1] not in listed[node_name]:
+                raise ContractError(
+                    source, f"field 'links[{number}]': {end!r} is no port of its switch", "list the port"
+                )
             if end in used:
                 raise ContractError(source, f"field 'links[{number}]': {end!r} is an end of two links")
             used.add(end)

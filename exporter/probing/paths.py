@@ -60,6 +60,11 @@ class Path:
         if target.probe == "tcp":  # no responder counts handshakes: absent, not 0
             row.set(LOST_RETURN, float("nan"))
 
+    def follow(self, target: Target, histogram: RowWriter) -> None:
+        """Serve another job or role from now on; everything known of the path stays."""
+        self.target = target
+        self._histogram = histogram
+
     def book_sent(self) -> None:
         row = self.row
         row.begin()

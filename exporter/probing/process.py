@@ -57,6 +57,11 @@ class _Probing:
     removed: bool = False
 
 
+def _same_packets(old: Target, new: Target) -> bool:
+    """Whether two targets of one path differ in nothing that is on the wire."""
+    return msgspec.structs.replace(old, source=new.source, destination=new.destination, role=new.role) == new
+
+
 class Prober:
     def __init__(self, settings: ProberSettings, store: Store, results: ResultRing, control: socket.socket) -> None:
         self._settings = settings
@@ -85,7 +90,7 @@ class Prober:
             epoch, streams = time.time_ns(), Streams()
             for address in settings.addresses:
                 self._loop.watch(UdpResponder(codec, address, settings.responder_port, epoch, streams, self._counters))
-                self._loop.watch(TcpResponder(address, settings.responder_port))
+                self._loop.watch(TcpResponder(self._loop, address, settings.responder_port))
         self._loop.watch(self)
 
     def run(self) -> None:
@@ -120,17 +125,21 @@ class Prober:
     def obey(self, plan: Plan) -> None:
         """Probe what the plan says: paths that stay keep their state, paths that left vanish."""
         wanted = {target.path: target for target in plan.targets if target.active}
-        for name in [name for name, probing in self._probing.items() if wanted.get(name) != probing.path.target]:
-            self._stop(self._probing.pop(name))
+        for name, probing in list(self._probing.items()):
+            new = wanted.get(name)
+            if new is None or not _same_packets(probing.path.target, new):
+                self._stop(self._probing.pop(name))
+            elif new != probing.path.target:  # another job or container now: the path is the same
+                probing.path.follow(new, self._histogram(new))
         unsupported = 0
         for name, target in wanted.items():
             if name in self._probing:
                 continue
-            probing = self._start(target)
-            if probing is None:
+            started = self._start(target)
+            if started is None:
                 unsupported += 1
             else:
-                self._probing[name] = probing
+                self._probing[name] = started
         self._counters.begin()
         self._counters.set(_PATHS, len(self._probing))
         self._counters.set(_UNSUPPORTED, unsupported)

@@ -28,6 +28,8 @@ _TIMESPEC = struct.Struct("=qq")
 _INT = struct.Struct("=i")
 _ANCILLARY_BYTES = 512
 _MAX_DATAGRAM = 9216
+_BUFFER_BYTES = 4 << 20
+"""Asked for; the kernel grants up to net.core.rmem_max. A default buffer holds a dozen full-size probes."""
 
 AncillaryData = list[tuple[int, int, bytes]]
 
@@ -41,6 +43,7 @@ def open_flow(address: str, port: int) -> socket.socket:
     flow = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         flow.setblocking(False)
+        flow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         flow.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
         flow.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
         flags = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_ID | _OPT_TSONLY
@@ -56,6 +59,7 @@ def open_responder(address: str, port: int) -> socket.socket:
     responder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         responder.setblocking(False)
+        responder.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         responder.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
         responder.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         responder.bind((address, port))

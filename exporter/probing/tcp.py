@@ -13,7 +13,7 @@ from exporter.probing.paths import Path
 
 _TCP_INFO_RTT, _TCP_INFO_RETRANSMITS, _TCP_INFO_BYTES = 68, 100, 104
 _HOLD_SECONDS = 1.0
-_MAX_CONNECTIONS = 1024
+_MAX_CONNECTIONS = 64
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -26,8 +26,12 @@ class Handshake:
         target = path.target
         self._unix_ns = time.time_ns()
         self._started_ns = loop.clock()
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._done = False
+        try:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        except OSError:  # out of descriptors: the host's trouble
+            path.book_unsent()
+            return
         try:
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -95,11 +99,12 @@ class Handshake:
 class TcpResponder:
     """Accepts and waits for the prober's reset: a handshake is all that it wants.
 
-    A connection is closed from here after a second, or when there are too many: nobody can hold more
-    than ``_MAX_CONNECTIONS`` open.
+    A connection is closed from here after a second or two, or when there are too many: nobody can hold
+    more than ``_MAX_CONNECTIONS`` open.
     """
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, loop: Loop, address: str, port: int) -> None:
+        self._loop = loop
         self._open: deque[tuple[float, socket.socket]] = deque()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
@@ -121,8 +126,8 @@ class TcpResponder:
 
     def on_input(self) -> None:
         now = time.monotonic()
-        while self._open and (now - self._open[0][0] > _HOLD_SECONDS or len(self._open) > _MAX_CONNECTIONS):
-            self._open.popleft()[1].close()
+        if not self._open:
+            self._loop.after(_HOLD_SECONDS, self._close_old)
         for _ in range(64):
             try:
                 connection, _ = self._socket.accept()
@@ -130,6 +135,15 @@ class TcpResponder:
                 return
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._open.append((now, connection))
+            if len(self._open) > _MAX_CONNECTIONS:
+                self._open.popleft()[1].close()
+
+    def _close_old(self) -> None:
+        oldest = time.monotonic() - _HOLD_SECONDS
+        while self._open and self._open[0][0] <= oldest:
+            self._open.popleft()[1].close()
+        if self._open:
+            self._loop.after(_HOLD_SECONDS, self._close_old)
 
     def on_error(self) -> None:
         """A listening socket reports nothing of its own."""

@@ -30,16 +30,18 @@ from exporter.probing.sockets import (
 
 _PADDING = bytes(65536)
 _BATCH = 64
+_DRAIN = 4096
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 
 
 class _Outstanding:
     """A probe that waits for its reply."""
 
-    __slots__ = ("kernel_ns", "monotonic_ns", "path", "unix_ns")
+    __slots__ = ("flow", "kernel_ns", "monotonic_ns", "path", "unix_ns")
 
-    def __init__(self, path: Path, unix_ns: int, monotonic_ns: int) -> None:
+    def __init__(self, path: Path, flow: FlowSocket, unix_ns: int, monotonic_ns: int) -> None:
         self.path = path
+        self.flow = flow
         self.unix_ns = unix_ns
         self.monotonic_ns = monotonic_ns
         self.kernel_ns = 0
@@ -91,6 +93,12 @@ class FlowSocket:
     def on_input(self) -> None:
         self.on_error()
         for datagram in receive(self._socket, _BATCH):
+            self._prober.on_datagram(datagram)
+
+    def drain(self) -> None:
+        """Take in all that waits, bounded: a flood must not hold the loop."""
+        self.on_error()
+        for datagram in receive(self._socket, _DRAIN):
             self._prober.on_datagram(datagram)
 
     def on_output(self) -> None:
@@ -157,7 +165,7 @@ class UdpProber:
         if target.payload_bytes > PACKET_BYTES:
             parts.append(_PADDING[: target.payload_bytes - PACKET_BYTES])
         path.book_sent()
-        probe = _Outstanding(path, time.time_ns(), self._loop.clock())
+        probe = _Outstanding(path, flow, time.time_ns(), self._loop.clock())
         try:
             flow.send_probe(probe, parts, options)
         except OSError as error:
@@ -182,8 +190,13 @@ class UdpProber:
 
     def _expire(self) -> None:
         now = self._loop.clock()
+        due = []
         while self._by_age and self._by_age[0][0] + self._timeout_ns <= now:
-            _, sequence = self._by_age.popleft()
+            due.append(self._by_age.popleft()[1])
+        # After a stall replies may lie in the socket that came in time: they are read before a loss is booked.
+        for flow in {self._outstanding[sequence].flow for sequence in due if sequence in self._outstanding}:
+            flow.drain()
+        for sequence in due:
             probe = self._outstanding.pop(sequence, None)
             if probe is not None:
                 probe.path.book_loss(probe.unix_ns, now)

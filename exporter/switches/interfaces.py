@@ -27,6 +27,7 @@ _TYPE = (*_IF_ENTRY, 3)
 _ETHERNET_CSMACD = 6
 
 _UP = 1
+_LONGEST_NAME = 64  # bytes; a DisplayString may have 255 (RFC 2863), no port's name has
 _MEGABIT_IN_BYTES = 125_000
 
 _COUNTERS: dict[Oid, Metric] = {
@@ -54,6 +55,8 @@ async def read_interfaces(session: Session, aliases: Mapping[str, str]) -> tuple
     ports: dict[str, PortValues] = {}
     for index, name in columns[_NAME].items():
         if not isinstance(name, bytes) or columns[_TYPE].get(index) != _ETHERNET_CSMACD:
+            continue
+        if len(name) > _LONGEST_NAME:
             continue
         text = name.decode("utf-8", "replace")
         values: PortValues = {}

@@ -87,7 +87,7 @@ async def poll_for_ever(
             async with asyncio.timeout(settings.period_seconds):
                 ports, values = await read_interfaces(session, switch.aliases)
             rows.put_ports(ports)
-        except (SnmpError, TimeoutError, OSError, StoreFullError) as error:
+        except (SnmpError, TimeoutError, OSError, ValueError, StoreFullError) as error:
             rows.count(SWITCH_POLL_FAILURES)
             rows.set({SWITCH_REACHABLE: 0.0})
             rows.drop_ports()

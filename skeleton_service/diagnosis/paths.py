@@ -46,12 +46,16 @@ class PathHistory:
         return len(self.losses) / self.sent if self.sent else 0.0
 
 
-def collect(records: pa.Table, fabric: Fabric) -> list[PathHistory]:
-    """Group the recent records by path. Rows in any order; records of RNICs outside the topology are left out."""
+def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
+    """Group the recent records by path; those that name no job are of ``job``.
+
+    Rows may come in any order; records of RNICs outside the topology are left out. Recent is counted back
+    from the last probe of each source host: the clocks of two hosts are never compared.
+    """
     rows = sorted(_rows(records), key=lambda row: row["ping_time"])
     if not rows:
         return []
-    since = rows[-1]["ping_time"] - int(RECENT_SECONDS * 1e9)
+    last = {row["src_node_sn"]: row["ping_time"] for row in rows if row["task_type"] != "TRACEROUTE"}
     routes: dict[Flow, tuple[str, ...]] = {}
     histories: dict[tuple[Flow, str], PathHistory] = {}
     for row in rows:
@@ -63,7 +67,9 @@ def collect(records: pa.Table, fabric: Fabric) -> list[PathHistory]:
             links = fabric.links_of_route(source, _hops(row["route"]), destination)
             if links is not None:
                 routes[flow] = links
-        if row["task_type"] in ("TRACEROUTE", "DNS") or row["ping_time"] < since:
+        if row["task_type"] in ("TRACEROUTE", "DNS"):
+            continue
+        if row["ping_time"] < last[row["src_node_sn"]] - int(RECENT_SECONDS * 1e9):
             continue
         history = histories.get((flow, row["task_type"]))
         if history is None:
@@ -71,7 +77,7 @@ def collect(records: pa.Table, fabric: Fabric) -> list[PathHistory]:
                 endpoint_id(row["src_node_id"], source.partition(":")[2]),
                 endpoint_id(row["dst_node_id"], destination.partition(":")[2]),
             )
-            history = histories[flow, row["task_type"]] = PathHistory(flow, row["task_type"], row["job"] or "", ends)
+            history = histories[flow, row["task_type"]] = PathHistory(flow, row["task_type"], row["job"] or job, ends)
         _count(history, row)
     for history in histories.values():
         if history.task != "TCP_PING":  # ECMP hashes the protocol too: a UDP flow's route is not its own
@@ -117,7 +123,7 @@ def _hops(text: str) -> list[str | None]:
     """A route column; anything but a JSON array of strings and nulls is no route."""
     try:
         hops = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [None]
     if not isinstance(hops, list) or not all(hop is None or isinstance(hop, str) for hop in hops):
         return [None]

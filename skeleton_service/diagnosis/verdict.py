@@ -29,8 +29,7 @@ def diagnose(records: pa.Table, fabric: Fabric, skeleton: Skeleton) -> Diagnosis
     Full-size probes (MTU) that fail where small ones live are an MTU failure; where both fail, it is loss.
     """
     failures: list[Failure] = []
-    for job, paths in by_job(collect(records, fabric)).items():
-        job = job or skeleton.job  # noqa: PLW2901 - records of the public sample name no job
+    for job, paths in by_job(collect(records, fabric, skeleton.job)).items():
         failures += _refusals(job, paths)
         small = [path for path in paths if path.task != "MTU"]
         large = [path for path in paths if path.task == "MTU"]

@@ -41,6 +41,7 @@ def infer(throughput: Throughput, topology: Topology) -> Skeleton:
     Raises ContractError for an endpoint that the topology does not have. Work is per rail:
     O(rails x hosts^2 x samples).
     """
+    _refuse_shared_names(throughput)
     interfaces = _bind(throughput, Fabric(topology))
     rails: Rails = defaultdict(list)
     for row, interface in enumerate(interfaces):
@@ -121,6 +122,19 @@ def _order(
         np.add.at(counts, labels, 1)
     block = round(period.seconds / throughput.step_seconds)
     return order_stages((tx / counts).astype(np.float32), (rx / counts).astype(np.float32), block)
+
+
+def _refuse_shared_names(throughput: Throughput) -> None:
+    """An endpoint is named by container and RNIC alone, so two hosts must not run containers of one name."""
+    host_of: dict[str, str] = {}
+    for source in throughput.endpoints:
+        other = host_of.setdefault(source.container, source.host)
+        if other != source.host:
+            raise ContractError(
+                "throughput",
+                f"column 'container': {source.container!r} is on two hosts, {other} and {source.host}",
+                "name containers uniquely, such as namespace/pod",
+            )
 
 
 def _confidence(period: Period | None, partition: Partition | None, skew: float) -> float:

@@ -45,11 +45,17 @@ def test_a_route_the_topology_contradicts_makes_no_series() -> None:
 
 
 def test_each_switch_end_of_a_link_is_named_once() -> None:
-    made = [labels for labels, _ in link_info(TOPOLOGY).samples]
+    made = [labels for labels, _ in link_info(TOPOLOGY, FABRIC.switches).samples]
     ends = {end for link in TOPOLOGY.links for end in (link.a, link.b) if end.partition(":")[0] in FABRIC.switches}
     assert {f"{switch}:{port}" for _, switch, port in made} == ends
     assert len(made) == len(ends)
     assert all(FABRIC.link_of(f"{switch}:{port}") == link for link, switch, port in made)
+
+
+def test_a_poller_names_the_ends_of_its_own_switches_only() -> None:
+    own = min(FABRIC.switches)
+    made = [labels for labels, _ in link_info(TOPOLOGY, {own}).samples]
+    assert {switch for _, switch, _ in made} == {own}
 
 
 def test_an_rnic_without_rail_or_device_leaves_the_labels_empty() -> None:

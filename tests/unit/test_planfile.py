@@ -52,7 +52,9 @@ def test_an_expired_plan_is_empty() -> None:
 
 
 def test_a_plan_over_the_limit_is_cut_and_said() -> None:
-    many = tuple(msgspec.structs.replace(TARGET, path=f"p{n}") for n in range(5))
-    plan, left_out = own_part(msgspec.structs.replace(PLAN, targets=many), {"10.0.0.1"}, now=0, limit=3)
-    assert [target.path for target in plan.targets] == ["p0", "p1", "p2"]
-    assert left_out == 2
+    many = tuple(msgspec.structs.replace(TARGET, path=f"p{n}") for n in range(50))
+    plan, left_out = own_part(msgspec.structs.replace(PLAN, targets=many), {"10.0.0.1"}, now=0, limit=30)
+    kept = [int(target.path[1:]) for target in plan.targets]
+    assert len(set(kept)) == 30
+    assert left_out == 20
+    assert max(kept) > 40  # cut over the whole plan, not its tail

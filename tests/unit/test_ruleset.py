@@ -138,7 +138,11 @@ def test_a_link_that_loses_is_named_with_exact_labels_and_evidence(tmp_path: Pat
     failing, crossing = len(over(BROKEN)), len(over(BROKEN)) + len(over(BROKEN, outward=False))
     assert annotations["summary"] == "A link loses packets of a training job."
     share = f"{30 * failing / crossing:.4g}%"
-    assert annotations["description"] == f"Link {BROKEN} loses {share} of the probes that cross it and hurts job {JOB}."
+    window = timing(Thresholds()).window
+    assert annotations["description"] == (
+        f"Link {BROKEN} loses {share} of the probes that cross it (mean of the last {window}) and hurts job {JOB}."
+    )
+    assert annotations["evidence"].endswith("its switch ports count nothing (not polled) and nothing (not polled)")
     assert annotations["evidence"].startswith(f"{failing} of {crossing} probed paths over the link lose probes;")
     assert annotations["runbook_url"] == f"{RUNBOOKS}/FabricLinkLoss.md"
 
