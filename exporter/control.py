@@ -69,7 +69,7 @@ class Exporter:
         self._counters = self._own.writer(CONTROL).add(())
         self._plan_file = PlanFile(config.plan) if config.plan else None
         self._plan: Plan | None = None
-        self._plan_lapsed = False
+        self._plan_lapsed, self._plan_gone = False, False
         topology = read_topology(config.topology) if config.topology else None
         self._links = LinkJoin(Fabric(topology)) if topology is not None else None
         self._link_info: list[Series] = []
@@ -194,15 +194,16 @@ class Exporter:
         if plan is None:
             return
         lapsed = plan.expires <= now
-        if not changed and lapsed == self._plan_lapsed:
+        gone = lapsed and not self._plan_file.present  # taken away on purpose: nobody misses it
+        if not changed and (lapsed, gone) == (self._plan_lapsed, self._plan_gone):
             return
-        self._plan_lapsed = lapsed
-        if lapsed:
+        newly_lapsed = lapsed and (changed or not self._plan_lapsed)
+        self._plan_lapsed, self._plan_gone = lapsed, gone
+        if newly_lapsed:
             print(f"plan of job {plan.job} has expired: its paths are not probed", file=sys.stderr, flush=True)
         addresses = {address for rnic in self._config.rnics for address in (rnic.ip, *rnic.ips)}
         self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
         prober.tell(msgspec.msgpack.encode(self._plan))
-        gone = lapsed and not self._plan_file.present
         self._counters.begin()
         self._counters.set(_GENERATION, math.nan if gone else plan.generation)
         self._counters.set(_EXPIRES, math.nan if gone else plan.expires)
