@@ -1,7 +1,7 @@
 """``python -m lab demo``: the main job, from packets to a notification that names the broken link.
 
 This is the outside: it makes the sandbox, hands in two listening sockets so that a browser reaches
-Prometheus and Alertmanager, and tells the story inside (lab.story).
+Prometheus and Alertmanager, and has the story told inside (lab.stage).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
     words = [
         sys.executable,
         "-m",
-        "lab.story",
+        "lab.stage",
         f"--directory={directory}",
         f"--seed={seed}",
         f"--forward={prometheus}=127.0.0.1:{PROMETHEUS_PORT}",
