@@ -64,7 +64,7 @@ def _parse(data: bytes, source: str) -> Any:
     if data.lstrip()[:1] in (b"{", b"["):
         try:
             return msgspec.json.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             # Flow-style YAML starts with a brace too; only a file that is neither is refused.
             if source.endswith(".json"):
                 raise ContractError(source, f"is not valid JSON: {error}") from error
@@ -80,7 +80,8 @@ def _parse(data: bytes, source: str) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ContractError(source, f"is not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+        problem = " ".join(str(getattr(error, "problem", error)).split())  # PyYAML's own lines may be several
+        raise ContractError(source, f"is not valid YAML{where}: {problem}") from error
     except ValueError as error:  # a date that is none, an integer of 5,000 digits: PyYAML lets Python's own error out
         raise ContractError(source, f"is not valid YAML: {error}") from error
 
