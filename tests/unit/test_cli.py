@@ -121,3 +121,30 @@ def test_no_command_is_exit_2(command: str) -> None:
     run = subprocess.run([sys.executable, "-m", command], check=False, capture_output=True, text=True, env=os.environ)
     assert run.returncode == 2
     assert "COMMAND" in run.stderr
+
+
+@pytest.mark.parametrize("coverage", ["1", "0", "-0.5", "nan", "all"])
+def test_a_coverage_that_cannot_be_reached_is_exit_2(
+    coverage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 used to end in a traceback: no number of ports covers all paths for certain."""
+    arguments = ["plan", "--skeleton", SKELETON, "--topology", TOPOLOGY, "--output", str(tmp_path / "plan.json")]
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, f"--coverage={coverage}"])
+    assert end.value.code == 2
+    assert "argument --coverage: " in capsys.readouterr().err
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_keep_firing_for_that_is_no_duration_is_exit_2_with_the_name_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It used to be written into rules that Prometheus then refused."""
+    thresholds = tmp_path / "t.yaml"
+    thresholds.write_text("keep_firing_for: banana\n")
+    assert rules(tmp_path / "out", "--thresholds", str(thresholds)) == 2
+    assert capsys.readouterr().err == (
+        f"skeleton-service: {thresholds}: field 'keep_firing_for': 'banana' is not a duration "
+        "(write 15s, 1m or 500ms)\n"
+    )
+    assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.contracts.codec import Contract, ContractError, Version, decode, encode, read, write
-from exporter.contracts.plan import Plan
-from exporter.contracts.topology import Topology
+from exporter.contracts.plan import Plan, read_plan
+from exporter.contracts.skeleton import read_skeleton
+from exporter.contracts.topology import Topology, read_topology
 
 
 class Sample(Contract, frozen=True, kw_only=True):
@@ -150,3 +152,45 @@ def test_a_directory_in_the_way_is_an_error_and_nothing_is_left_over(tmp_path: P
     with pytest.raises(ContractError, match=r"cannot be written: Is a directory$"):
         write(tmp_path / "out.json", b"x")
     assert os.listdir(tmp_path) == ["out.json"]
+
+
+@pytest.mark.parametrize("reader", [read_plan, read_topology, read_skeleton])
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("f.json", b'{"version":1,"job":"\xff"}'),
+        ("f.yaml", b'{"version":1,"job":"\xff"}'),
+        ("f.yaml", b"version: 1\njob: \xff\n"),
+        ("f.yaml", b"\xff\xfe"),
+        ("f.json", b'{"version":1,"generation":1180591620717411303424}'),
+    ],
+)
+def test_bytes_that_are_not_utf_8_and_integers_without_end_are_one_line(
+    reader: Callable[[Path], object], name: str, data: bytes, tmp_path: Path
+) -> None:
+    """They used to leave as UnicodeDecodeError or OverflowError."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ContractError) as refusal:
+        reader(tmp_path / name)
+    assert str(refusal.value).startswith(f"{tmp_path / name}: ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    """It used to be replaced by a file, and its reader waited for ever."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        write(pipe, b"new")
+        assert reader.communicate(timeout=5)[0] == b"new"
+    assert pipe.is_fifo()
+
+
+def test_a_file_behind_a_symbolic_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "plan.json").write_bytes(b"old")
+    link = tmp_path / "plan.json"
+    link.symlink_to("there/plan.json")
+    write(link, b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "there" / "plan.json").read_bytes() == b"new"

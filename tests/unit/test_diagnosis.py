@@ -180,7 +180,7 @@ def test_old_records_are_not_judged() -> None:
     assert verdict(*TRACES, *old, *probed()).failures == ()
 
 
-@pytest.mark.parametrize("route", ["", "spine-0", "{}", "[1]", '["spine-0"', "[]"])
+@pytest.mark.parametrize("route", ["", "spine-0", "{}", "[1]", '["spine-0"', "[]", "[" * 20_000], ids=len)
 def test_a_route_that_is_none_is_no_route(route: str) -> None:
     rows = [{**row, "route": route} for row in TRACES]
     assert verdict(*rows, *probed()).failures == ()
@@ -210,3 +210,20 @@ def test_the_bound_lies_below_the_ratio_and_grows_with_it(losses: int, sent: int
     assert -1e-12 <= wilson_lower_bound(losses, sent) <= losses / sent + 1e-12
     if losses:
         assert wilson_lower_bound(losses - 1, sent) < wilson_lower_bound(losses, sent)
+
+
+def test_a_healthy_host_whose_clock_is_ahead_hides_no_loss_of_others() -> None:
+    """Its records were the last ones, and all others too old to be judged."""
+    rows = [
+        {**row, "ping_time": row["ping_time"] + int(120e9)} if row["src_node_sn"] == "host-p2-0" else row
+        for row in probed(lambda path, second: crosses(path) and second % 3 == 0)
+    ]
+    assert [failure.component.name for failure in verdict(*TRACES, *rows).failures] == [BROKEN]
+
+
+def test_records_without_a_job_and_with_the_skeletons_are_one_failure() -> None:
+    rows = [
+        {**row, "job": None if row["src_node_sn"].endswith("-0") else SKELETON.job}
+        for row in probed(lambda path, second: crosses(path) and second % 3 == 0)
+    ]
+    assert [(failure.job, failure.component.name) for failure in verdict(*TRACES, *rows).failures] == [("j", BROKEN)]

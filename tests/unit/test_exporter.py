@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import struct
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
 
+import msgspec
 import pytest
 
 from tests.unit.running import HERE, THERE, RunningExporter, alive, until
@@ -209,3 +211,71 @@ def test_a_request_that_is_no_url_is_answered_with_400(here: RunningExporter) ->
     with socket.create_connection(("127.0.0.1", here.http), timeout=5) as client:
         client.sendall(b"GET http://[ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_connections_held_open_take_no_more_than_64_descriptors_and_probes_go_on(
+    here: RunningExporter, there: RunningExporter
+) -> None:
+    """They used to take all that the prober had, and every socket after that failed."""
+    here.plan(here.target("u", "udp", there.responder), here.target("t", "tcp", there.responder))
+    until(lambda: all(answered(here, path) for path in "ut"))
+    prober = there.children()[PROBER]
+    before, most = descriptors(prober), 0
+    held = [socket.create_connection((THERE, there.responder), timeout=5) for _ in range(300)]
+    try:
+        ends = time.monotonic() + 0.7
+        while time.monotonic() < ends:
+            most = max(most, descriptors(prober))
+            time.sleep(0.02)
+    finally:
+        for connection in held:
+            connection.close()
+    assert most <= before + 64 + 2  # and what a probe of our own has just opened
+    sent = {path: here.value(SENT, path=path) or 0 for path in "ut"}
+    until(lambda: all((here.value(SENT, path=path) or 0) > sent[path] + 5 for path in "ut"))
+    assert all(here.value(LOST, path=path) == 0 for path in "ut")
+    assert there.children()[PROBER] == prober
+
+
+def test_another_role_or_container_keeps_the_count_and_the_route_of_a_path(
+    here: RunningExporter, there: RunningExporter
+) -> None:
+    """The path used to be begun again: its counts went back to 0 and it had no route for a minute."""
+
+    def traces() -> list[str]:
+        return [line for line in here.get("/v1/probe-records").splitlines() if line.startswith("TRACEROUTE")]
+
+    target = here.target("u", "udp", there.responder, role="basic")
+    here.plan(target)
+    until(lambda: answered(here, "u", 20) and traces())
+    before = here.value(SENT, path="u") or 0
+    moved = msgspec.structs.replace(target, role="pp", source="other/0", destination="another/0")
+    here.plan(moved, generation=2)
+    until(lambda: here.value("fabric_exporter_plan_generation") == 2)
+    time.sleep(0.1)
+    assert traces()
+    assert (here.value(SENT, path="u") or 0) >= before
+    assert here.value("fabric_job_path_info", path="u", role="pp") == 1
+    until(lambda: (here.value("fabric_rtt_seconds_count", src_rnic="r0", role="pp") or 0) > 0)
+    assert ",other," in here.get("/v1/probe-records")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
+def test_resource_attributes_of_any_name_leave_metrics_that_prometheus_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dash used to make the whole page unreadable; so did two names that become one label."""
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "team-name=x,a.b=1,a_b=2,9lives=y")
+    exporter = RunningExporter(tmp_path / "here", "")
+    try:
+        assert exporter.value("target_info", team_name="x") == 1
+        page = exporter.get("/metrics")
+    finally:
+        exporter.stop()
+    run = subprocess.run(["promtool", "check", "metrics"], input=page, check=False, capture_output=True, text=True)
+    assert run.returncode != 1, run.stdout + run.stderr  # 3 is a matter of style
+    assert "error while linting" not in run.stderr

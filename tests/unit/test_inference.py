@@ -161,3 +161,14 @@ def test_parts() -> None:
     assert find_period(np.ones((4, 50)), 1.0) is None
     assert find_period(np.sin(np.arange(60) * 2 * np.pi / 6.3)[None], 1.0).seconds == pytest.approx(6.3, rel=0.02)
     assert order_stages(np.ones((2, 9), np.float32), np.ones((2, 9), np.float32), 3).adjacent == {(0, 1)}
+
+
+def test_one_container_name_on_two_hosts_is_refused_with_both() -> None:
+    """Both used to become one endpoint of the skeleton, and the paths of one host were never probed."""
+    throughput = observed(0)
+    sources = tuple(
+        replace(source, container="worker") if source.host in ("host-0001", "host-0004") else source
+        for source in throughput.endpoints
+    )
+    with pytest.raises(ContractError, match=r"'worker' is on two hosts, host-0001 and host-0004 \(name containers"):
+        infer(replace(throughput, endpoints=sources), SMALL)

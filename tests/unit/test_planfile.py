@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -58,3 +59,32 @@ def test_a_plan_over_the_limit_is_cut_and_said() -> None:
     assert len(set(kept)) == 30
     assert left_out == 20
     assert max(kept) > 40  # cut over the whole plan, not its tail
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace(b'"job": "j"', b'"job": "\xff"'),
+        lambda text: text.replace(b'"generation": 1', b'"generation": 1180591620717411303424'),
+        lambda text: text.replace(
+            b'"probe": "udp"',
+            b'"probe": "udp", "responder": {"queue_pair": 1, "boot_epoch": 1180591620717411303424}',
+        ),
+    ],
+    ids=["not UTF-8", "generation", "boot epoch"],
+)
+def test_a_plan_with_bytes_or_numbers_beyond_its_types_is_refused_in_one_line(
+    spoil: Callable[[bytes], bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a plan used to end the exporter with a traceback."""
+    good = encode(PLAN)
+    assert spoil(good) != good
+    for name in ("plan.json", "plan.yaml"):
+        path = tmp_path / name
+        path.write_bytes(spoil(good))
+        file = PlanFile(str(path))
+        assert not file.changed()
+        assert (file.plan, file.refused, file.rejected) == (None, True, 1)
+        error = capsys.readouterr().err
+        assert error.startswith(f"plan refused: {path}: ")
+        assert error.count("\n") == 1

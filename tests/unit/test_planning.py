@@ -153,3 +153,20 @@ def test_a_partition_counts_what_it_gains() -> None:
     assert partition.ambiguous() == (("a", "b"), ("c", "d"))
     partition.refine({"a": 1, "c": 1})
     assert partition.ambiguous() == ()
+
+
+@pytest.mark.parametrize("phase", ["preload", "skeleton"])
+def test_two_containers_on_one_rnic_make_each_of_its_paths_once(phase: str) -> None:
+    """Each path used to be made twice, so that no exporter took the plan, and one led from an RNIC to itself."""
+    truth = draw_job(0, FABRIC).truth()
+    first = truth.endpoints[0]
+    twin = msgspec.structs.replace(first, id=f"twin/{first.rnic}", container="twin")
+    groups = tuple(
+        msgspec.structs.replace(group, members=(*group.members, twin.id)) if first.id in group.members else group
+        for group in truth.groups
+    )
+    shared = msgspec.structs.replace(truth, endpoints=(*truth.endpoints, twin), groups=groups)
+    made = make(shared, phase=phase)
+    check_plan(made, "plan")
+    assert {target.path for target in made.targets} == {target.path for target in make(truth, phase=phase).targets}
+    assert all(target.source_address != target.destination_address for target in made.targets)

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from exporter.contracts.catalogue import PATH, PROBER, PROBER_UNSUPPORTED
+from exporter.contracts.catalogue import PATH, PROBER, PROBER_UNSUPPORTED, RTT_TABLE
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import send_message
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec
+from exporter.probing.paths import LOSSES, SENT, UNSENT, Path
 from exporter.probing.process import Prober
+from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.probing.sockets import open_flow, receive, send_options
 from exporter.probing.udp import UdpProber
@@ -195,3 +197,31 @@ def test_an_icmp_error_earned_by_one_destination_is_not_booked_on_another(code: 
         flow.send([Codec(KEY).request(REQUEST, 7, 1)], send_options(0), far.getsockname())
         assert len(far.recv(2000)) == 64
     prober.release(flow)
+
+
+def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_losses() -> None:
+    """More of them than are read at once: the rest used to be booked as lost when the process came back."""
+    store = Store([*prober_tables(4)])
+    answering, loop = Loop(), Loop()
+    responder = UdpResponder(Codec(KEY), FAR, 0, 1, Streams(), store.writer(PROBER).add(()))
+    answering.watch(responder)
+    thread = threading.Thread(target=answering.run, daemon=True)
+    thread.start()
+    udp = UdpProber(loop, Codec(KEY), 0.2)
+    with socket.socket(fileno=socket.dup(responder.fileno())) as bound:
+        stalled = target("stalled", destination_port=bound.getsockname()[1])
+    row, histogram = store.writer(PATH).add(("stalled",)), store.writer(RTT_TABLE).add(("h1",))
+    path = Path(stalled, 1, row, histogram, ResultRing(1024))
+    flow = udp.acquire(SOURCE, stalled.source_ports[0])
+    try:
+        for _ in range(150):
+            udp.send(path, flow)
+        time.sleep(0.5)  # stalled, far longer than the timeout
+        loop.after(0.1, loop.stop)
+        loop.run()
+        assert (row.get(SENT), row.get(LOSSES), row.get(UNSENT)) == (150, 0, 0)
+    finally:
+        udp.release(flow)
+        answering.stop()
+        thread.join(5)
+        responder.close()

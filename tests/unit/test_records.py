@@ -127,3 +127,25 @@ def test_the_header_is_the_contract() -> None:
     ring = ResultRing(4)
     header = RecordWriter(Store([(PATH, 1), (ROUTE, 1)]), ring).csv(0, None)
     assert header.decode() == ",".join(COLUMNS) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("packets_sent", "3000000000", "column 'packets_sent' is outside 0 to 1000000"),
+        ("packets_sent", "-1", "column 'packets_sent' is outside 0 to 1000000"),
+        ("packets_sent", "3e9", "column 'packets_sent' holds '3e9', not a number"),
+        ("packets_lost", "2", "column 'packets_lost' exceeds 'packets_sent'"),
+        ("loss_rate", "nan", "column 'loss_rate' is outside 0.0 to 1.0"),
+        ("loss_rate", "2", "column 'loss_rate' is outside 0.0 to 1.0"),
+        ("loss_rate", "-inf", "column 'loss_rate' is outside 0.0 to 1.0"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused_in_one_line(column: str, value: str, message: str, tmp_path: Path) -> None:
+    """They used to end in a traceback, or in a list of three thousand million losses."""
+    header, first, second = as_csv().decode().splitlines()
+    (tmp_path / "r.csv").write_text(f"{header},{column}\n{first},{value}\n{second},\n")
+    with pytest.raises(ContractError) as refusal:
+        read_records([tmp_path / "r.csv"])
+    assert str(refusal.value).startswith(f"{tmp_path}/r.csv: {message}")
+    assert "\n" not in str(refusal.value)

@@ -303,3 +303,17 @@ def test_impossible_timing_is_refused(thresholds: Thresholds, message: str) -> N
 
 def test_the_committed_thresholds_are_the_defaults() -> None:
     assert read_thresholds(Path(__file__).parents[2] / "rules/thresholds.yaml") == Thresholds()
+
+
+def test_each_link_of_a_tie_says_that_it_is_one_of_several(tmp_path: Path) -> None:
+    """c's own link is cleared by a healthy path over the other spine; the two links before it stay tied."""
+    vote = Vote()
+    vote.loss = {key: (0.0, 0.0) for key in vote.loss if key[1] in ("a>c", "b>c", "c>b")}
+    alerts = [
+        (labels, notes)
+        for labels, notes in vote.lose("udp", ["a>c", "b>c"], 0.4).alerts(tmp_path)
+        if labels["alertname"] == "FabricLinkLoss"
+    ]
+    assert components(alerts, "FabricLinkLoss") == [BROKEN, "leaf-1:up0 -- spine-0:down1"]
+    for _, notes in alerts:
+        assert notes["description"].endswith(" It is one of 2 links that the probes of this job cannot tell apart.")

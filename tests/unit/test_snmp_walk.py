@@ -156,3 +156,12 @@ def test_a_switch_that_stops_answering_loses_its_ports_and_delays_no_other(
         assert poller.log.count("switch dead (127.0.0.1): ") == 1  # once, not at every poll
     finally:
         assert poller.stop() == 0
+
+
+def test_a_port_with_a_name_without_end_is_left_out_and_the_others_stay() -> None:
+    """Its labels fitted no row, and the switch lost all its ports."""
+    names = {1: b"Ethernet0", 2: b"x" * 65, 3: b"y" * 64}
+    values: dict[Oid, Value] = {(*IF_X, 1, n): name for n, name in names.items()}
+    values |= {(*IF, 3, n): 6 for n in names} | {(*IF, 4, n): 9216 for n in names}
+    ports, _ = asyncio.run(read_interfaces(Device(values), {}))
+    assert ports == {"Ethernet0": {PORT_MTU: 9216.0}, "y" * 64: {PORT_MTU: 9216.0}}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.server
+import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +122,57 @@ def test_resampling_keeps_bytes(offset: float, count: int) -> None:
     inner = resample(times, rates, grid, 1.0)
     known = inner[np.isfinite(inner)]
     assert known.sum() == pytest.approx(rates.sum(), abs=9.0)
+
+
+def test_a_row_of_1970_is_one_line_and_takes_no_memory(tmp_path: Path) -> None:
+    """A grid from 1970 to now used to take 12 GiB."""
+    path = tmp_path / "t.csv"
+    path.write_text(HEADER + "0,j,h,c,r,1,1\n" + "".join(f"{1_800_000_000 + n},j,h,c,r,1,1\n" for n in range(10)))
+    with pytest.raises(ContractError, match=r"^throughput: column 'time' spans 1800000009 s at a step of 1 s \("):
+        read_throughput([path])
+
+
+@contextlib.contextmanager
+def serving(text: str) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/throughput"
+        server.shutdown()
+
+
+def dead_url() -> str:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{closed.getsockname()[1]}/v1/throughput"
+
+
+def test_a_dead_source_among_live_ones_is_left_out_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """One dead host used to stop the inference, just when it was needed."""
+    dead = dead_url()
+    with serving(HEADER + ROWS) as live:
+        assert len(read_throughput([dead, live]).endpoints) == 2
+    assert capsys.readouterr().err == f"left out: {dead}: cannot be fetched: [Errno 111] Connection refused\n"
+
+
+def test_sources_that_are_all_dead_are_refused() -> None:
+    dead = dead_url()
+    with pytest.raises(ContractError, match="cannot be fetched"):
+        read_throughput([dead, dead])
+
+
+@pytest.mark.parametrize("job", [None, "j"])
+def test_a_live_source_with_a_header_alone_does_not_stop_the_others(job: str | None) -> None:
+    """A host that runs no container of any job serves just that."""
+    with serving(HEADER) as empty, serving(HEADER + ROWS) as live:
+        assert len(read_throughput([empty, live], job=job).endpoints) == 2
+        with pytest.raises(ContractError, match=r"holds no rows|no rows of job 'j'"):
+            read_throughput([empty, empty], job=job)

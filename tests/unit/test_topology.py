@@ -95,3 +95,32 @@ def test_a_drawn_fabric_survives_yaml(tmp_path: Path) -> None:
     check_topology(topology, "drawn")
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(topology)))
     assert read_topology(tmp_path / "t.yaml") == topology
+
+
+def refusal_of(directory: Path, body: str) -> str:
+    (directory / "t.yaml").write_text(HEAD + body)
+    with pytest.raises(ContractError) as refusal:
+        read_topology(directory / "t.yaml")
+    return str(refusal.value).removeprefix(f"{directory / 't.yaml'}: ")
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        "[{name: s, tier: leaf, ports: [{name: a, addresses: [10.9.0.1]}, {name: b, addresses: [10.9.0.1]}]}]",
+        "[{name: s, tier: leaf, ports: [{name: a, addresses: [10.9.0.1]}]}, {name: t, tier: leaf, "
+        "ports: [{name: a, addresses: [10.9.0.1]}]}]",
+        "[{name: s, tier: leaf, addresses: [10.9.0.1], ports: [{name: a, addresses: [10.9.0.1]}]}]",
+    ],
+)
+def test_one_address_on_two_switch_ports_is_refused(switches: str, tmp_path: Path) -> None:
+    """The later port used to win, and routes crossed links that they do not take."""
+    assert refusal_of(tmp_path, f"hosts: []\nswitches: {switches}\nlinks: []") == (
+        "switch address '10.9.0.1' appears twice (names must be unique)"
+    )
+
+
+def test_a_link_to_a_port_that_its_switch_does_not_list_is_refused(tmp_path: Path) -> None:
+    assert refusal_of(tmp_path, HOST + LEAF + 'links: [{a: "h:r", b: "leaf:e1"}]') == (
+        "field 'links[0]': 'leaf:e1' is no port of its switch (list the port)"
+    )
