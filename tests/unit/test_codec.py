@@ -181,8 +181,11 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
-        write(pipe, b"new")
-        assert reader.communicate(timeout=5)[0] == b"new"
+        try:
+            write(pipe, b"new")
+            assert reader.communicate(timeout=5)[0] == b"new"
+        finally:
+            reader.kill()
     assert pipe.is_fifo()
 
 
