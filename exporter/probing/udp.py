@@ -231,13 +231,15 @@ class UdpProber:
 
     def on_icmp(self, error: IcmpError) -> None:
         sequence = quoted_sequence(error.quoted)
-        probe = self._outstanding.get(sequence) if sequence is not None else None
+        if sequence is None:
+            return
+        probe = self._outstanding.get(sequence)
         if probe is None or error.destination[0] != probe.path.target.destination_address:
             return
         if error.kind == "too_big":
             probe.path.book_reported_mtu(error.mtu)  # booked as lost when its time is up
         elif error.kind == "refused" and error.offender == probe.path.target.destination_address:
-            del self._outstanding[sequence]  # type: ignore[arg-type]
+            del self._outstanding[sequence]
             probe.path.book_refusal(probe.unix_ns)
 
     def forget(self, gone: Callable[[Path], bool]) -> None:
