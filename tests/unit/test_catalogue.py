@@ -19,7 +19,7 @@ STATIC = sorted((ROOT / "rules/static").glob("*.yaml"))
 TESTS = sorted((ROOT / "rules/tests").glob("*.yaml"))
 
 # What Prometheus and its scrape add to every series, and what a rule's own labels hold.
-SCRAPE_LABELS = {"instance", "cluster", "__name__", "alertname"}
+SCRAPE_LABELS = {"instance", "cluster", "__name__", "alertname", "job"}
 SUFFIXES = ("_bucket", "_sum", "_count")
 
 _STRING = re.compile(r'"(?:\\.|[^"\\])*"' + r"|'(?:\\.|[^'\\])*'")
