@@ -17,6 +17,7 @@ from lab import sandbox
 from lab.errors import LabError
 from lab.monitoring import ALERTMANAGER_PORT, PROMETHEUS_PORT
 
+FIRST_SIGNAL_CODE = 128
 PREFERRED_PORTS = {PROMETHEUS_PORT: 19090, ALERTMANAGER_PORT: 19093}
 
 
@@ -59,7 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         words.append(f"--report={arguments.report.absolute()}")
     code = sandbox.run(words, show=[directory], pass_fds=[prometheus, alertmanager])
-    if code == 0:
+    if code == 0 or code >= FIRST_SIGNAL_CODE:  # told, or stopped by a signal: nobody will look into the files
         shutil.rmtree(directory, ignore_errors=True)
     else:
         print(f"logs and files of this run: {directory}", file=sys.stderr)

@@ -30,6 +30,8 @@ class Monitoring:
 
     lab: Lab
     directory: Path
+    external_url: str = ""
+    """Where a browser outside the lab finds this Prometheus, for the links in its alerts."""
 
     @property
     def rules(self) -> Path:
@@ -83,6 +85,7 @@ class Monitoring:
             f"--storage.tsdb.path={self.directory / 'prometheus'}",
             "--storage.tsdb.retention.time=6h",
             f"--web.listen-address=127.0.0.1:{PROMETHEUS_PORT}",
+            f"--web.external-url={self.external_url}",
             "--web.enable-lifecycle",
             "--query.lookback-delta=30s",
             "--log.level=warn",

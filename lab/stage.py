@@ -55,12 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     narrator = Narrator()
-    story = Story(arguments.directory, arguments.seed, narrator)
+    urls = dict(word.split("=", 1) for word in arguments.url)
+    story = Story(arguments.directory, arguments.seed, narrator, urls.get("Prometheus", ""))
     descriptors = [int(mapping.partition("=")[0]) for mapping in arguments.forward]
     forwarder = subprocess.Popen(
         [sys.executable, "-m", "lab.forward", *arguments.forward], pass_fds=descriptors, env=environment()
     )
-    for name, url in (word.split("=", 1) for word in arguments.url):
+    for name, url in urls.items():
         narrator.console.print(f"[dim]{name:<13} {url}[/]")
     code = 1
     try:

@@ -57,7 +57,7 @@ class Judged:
 
 
 class Story:
-    def __init__(self, directory: Path, seed: int, narrator: Narrator) -> None:
+    def __init__(self, directory: Path, seed: int, narrator: Narrator, prometheus_url: str = "") -> None:
         self.directory = directory
         self.seed = seed
         self.draw = random.Random(seed)
@@ -65,7 +65,7 @@ class Story:
         self.design: Design = draw(seed)
         self.lab = Lab(self.design, directory / "lab")
         self.exporters = Exporters(self.lab, directory / "exporters")
-        self.monitoring = Monitoring(self.lab, directory / "monitoring")
+        self.monitoring = Monitoring(self.lab, directory / "monitoring", prometheus_url)
         self.faults = Faults(self.design, directory / "lab")
         self.topology = self.design.topology()
         self.job: Job = draw_job(seed, self.topology, period_seconds=(4.0, 5.5))
@@ -246,7 +246,7 @@ class Story:
             if notification is None:
                 raise LabError(f"no notification within {ALERT_TIMEOUT:.0f} s of the {fault}")
             seconds = notification.received - injected
-            step.detail = f"{notification.name} names {notification.component}, {seconds:.1f} s after the fault"
+            step.detail = f"{notification.name} names {notification.component}"
         self.narrator.notification(notification)
         with self.narrator.step("service's own verdict") as step:
             verdict = self._diagnose(injected)
@@ -261,12 +261,9 @@ class Story:
         with self.narrator.step(f"{fault} healed") as step:
             dropped = self.faults.dropped().get(link)
             self.faults.heal()
-            healed = time.time()
             self._await_resolved(notification, since)
             others = {n.name for n in self.receiver.notifications[since:] if n.component != link} - {alert}
-            step.detail = f"resolved {time.time() - healed:.1f} s after the repair" + (
-                f"; the fault had dropped {dropped} packets" if dropped is not None else ""
-            )
+            step.detail = "resolved" + (f"; the fault had dropped {dropped} packets" if dropped is not None else "")
         wrong = sorted({n.component for n in self.receiver.notifications[since:] if n.name == alert} - {link})
         named_by_alert = ", ".join([notification.component, *wrong]) if wrong else notification.component
         self.judged.append(Judged(fault, link, named_by_alert, ", ".join(named), seconds))
