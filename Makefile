@@ -26,7 +26,7 @@ test: $(SETUP) ## all tests; needs what `make demo` needs
 	@scripts/setup --check
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(SETUP) ## ruff, mypy --strict, import-linter, promtool, generated files up to date
+lint: $(SETUP) ## ruff, mypy --strict, import-linter, promtool, amtool
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from exporter import __version__
 from exporter.contracts.codec import ContractError
-
-
-class _Parser(argparse.ArgumentParser):
-    """Options are written out: an abbreviation would change its meaning with the next option added."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, allow_abbrev=False)
+from exporter.contracts.strict import Parser
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fabric-exporter", description="Measures a training fabric: probes, NIC and switch counters.")
+    parser = Parser(prog="fabric-exporter", description="Measures a training fabric: probes, NIC and switch counters.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     run = commands.add_parser("run", help="run until a signal says stop")
     run.add_argument("--config", required=True, metavar="FILE")
     check = commands.add_parser("check-config", help="read a configuration and say what is wrong with it")

@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from exporter.contracts.codec import ContractError, encode, read_bytes, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import read_skeleton
+from exporter.contracts.strict import Parser
 from exporter.contracts.topology import read_topology
 from skeleton_service import __version__
 
@@ -107,20 +107,13 @@ def _diagnose(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Options are written out: an abbreviation would change its meaning with the next option added."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, allow_abbrev=False)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="skeleton-service",
         description="Learns the paths a training job uses, makes probe plans and alert rules, names what is broken.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     infer = commands.add_parser("infer", help="throughput to skeleton")
     infer.add_argument("--throughput", required=True, nargs="+", metavar="FILE", help="CSV, CSV.gz, Parquet or URL")

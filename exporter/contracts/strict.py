@@ -1,7 +1,8 @@
-"""Configuration files are strict: a misspelt key is an error that names the right one, not a silent default."""
+"""Configuration files and command lines are strict: a misspelt key is an error that names the right one."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import typing
@@ -41,3 +42,10 @@ def _keys_at(kind: Any, where: str) -> tuple[str, ...]:
                 return ()
             kind = inner[0]
     return tuple(kind.__struct_fields__)
+
+
+class Parser(argparse.ArgumentParser):
+    """Options are written out: an abbreviation would change its meaning with the next option added."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
