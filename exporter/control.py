@@ -72,14 +72,15 @@ class Exporter:
         self._plan_lapsed, self._plan_gone = False, False
         topology = read_topology(config.topology) if config.topology else None
         self._links = LinkJoin(Fabric(topology)) if topology is not None else None
-        self._link_info: list[Series] = []
+        self._fixed = [rnic_info(config.host, config.rnics)]
+        self._job_paths = job_paths(None)
         self._prober: Child | None = None
         if config.probing is not None:
             self._start_prober(config)
         if config.switches is not None:
             self._start_poller(config, topology)
             if topology is not None:
-                self._link_info.append(link_info(topology, {target.name for target in config.switches.targets}))
+                self._fixed.append(link_info(topology, {target.name for target in config.switches.targets}))
         restarts = self._own.writer(CHILDREN)
         self._restarts = [(child, restarts.add((child.module.split(".")[1],))) for child in self._children]
         self._process_metrics = CollectorRegistry()
@@ -203,6 +204,7 @@ class Exporter:
             print(f"plan of job {plan.job} has expired: its paths are not probed", file=sys.stderr, flush=True)
         addresses = {address for rnic in self._config.rnics for address in (rnic.ip, *rnic.ips)}
         self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
+        self._job_paths = job_paths(self._plan)
         prober.tell(msgspec.msgpack.encode(self._plan))
         self._counters.begin()
         self._counters.set(_GENERATION, math.nan if gone else plan.generation)
@@ -220,9 +222,9 @@ class Exporter:
         return Response(200, CONTENT_TYPE, self._target_info + body + generate_latest(self._process_metrics))
 
     def _joined(self) -> list[Series]:
-        joined = [rnic_info(self._config.host, self._config.rnics), *self._link_info]
+        joined = list(self._fixed)
         if self._prober is not None:
-            joined.append(job_paths(self._plan))
+            joined.append(self._job_paths)
             if self._links is not None:
                 joined.append(self._links.series(self._probed))
         return joined
@@ -234,8 +236,7 @@ class Exporter:
     def _probe_records(self, query: Query) -> Response:
         if self._prober is None:
             return Response(404, "text/plain", b"this exporter does not probe\n")
-        with self._rendering:
-            body = self._records.csv(number_of(query, "since", 0.0), self._plan)
+        body = self._records.csv(number_of(query, "since", 0.0), self._plan)
         return Response(200, "text/csv; charset=utf-8", body)
 
     def _health(self, _: Query) -> Response:

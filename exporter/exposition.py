@@ -1,16 +1,22 @@
 """Renders the stores as Prometheus text (exposition format 0.0.4).
 
-A label prefix is made once per row and kept while the row lives, so a scrape costs little more than
-formatting the values. Rendering happens in the control process, never on the probing loop.
+The text of a family is kept between scrapes in pieces, name and labels apart from the number, so that a
+scrape formats only the values that have changed and joins the pieces. Rendering happens in the control
+process, never on the probing loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from exporter.contracts.catalogue import Metric, Table
-from exporter.store import Row, Store
+from exporter.snapshot import Snapshots
+from exporter.store import Store
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,72 +40,129 @@ def header(metric: Metric) -> str:
     return f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Series:
-    """A family that is not a column of a table: made at each scrape by joining others."""
+    """A family that is not a column of a table: joined from others, or of another source.
+
+    Renderers keep what they made of ``samples`` for as long as they are given the same object.
+    """
 
     metric: Metric
-    samples: Iterable[tuple[Sequence[str], float]]
+    samples: Sequence[tuple[Sequence[str], float]]
+    started_ns: int = 0
+    """When its counters were 0, Unix nanoseconds; only counters need it."""
+
+
+class _Lines:
+    """The sample lines of one family as ``name{labels} ``, ``number``, ``name{labels} ``, ``number``, …"""
+
+    def __init__(self) -> None:
+        self._rows = np.zeros(0, np.uint64)
+        self._values = np.zeros(0)
+        self._pieces: list[str] = []
+
+    def update(
+        self, rows: NDArray[np.uint64], values: NDArray[np.float64], prefixes: Callable[[], Iterable[str]]
+    ) -> list[str]:
+        """Return the pieces for ``values``, in the order of ``prefixes``, which is called when ``rows`` differ."""
+        pieces = self._pieces
+        if not np.array_equal(rows, self._rows):
+            pieces = self._pieces = [""] * (2 * len(values))
+            pieces[::2] = prefixes()
+            pieces[1::2] = [f"{number(value)}\n" for value in values.tolist()]
+        else:
+            changed = np.flatnonzero(values != self._values)
+            for index, value in zip((2 * changed + 1).tolist(), values[changed].tolist(), strict=True):
+                pieces[index] = f"{number(value)}\n"
+        self._rows, self._values = rows, values
+        return pieces
 
 
 @dataclass(slots=True)
 class Renderer:
-    """Holds the label prefixes between scrapes. One per /metrics endpoint; not for concurrent use."""
+    """Holds the text of the last scrape. One per /metrics endpoint; not for concurrent use."""
 
-    _prefixes: dict[tuple[int, str], dict[int, str]] = field(default_factory=dict)
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    _lines: dict[tuple[Store, Metric], _Lines] = field(default_factory=dict)
+    _labels: dict[tuple[Store, str], dict[int, str]] = field(default_factory=dict)
+    _joined: dict[Metric, tuple[Sequence[object], str]] = field(default_factory=dict)
 
     def render(self, stores: Sequence[Store], joined: Iterable[Series] = ()) -> bytes:
-        parts: list[str] = []
+        pieces: list[str] = []
         for store in stores:
             for table in store.tables:
                 if table.metrics:
-                    self._render_table(parts, store, table)
-        for family in joined:
-            lines = [
-                f"{family.metric.name}{{{label_text(family.metric.labels, labels)}}} {number(value)}\n"
-                for labels, value in family.samples
-            ]
-            if lines:
-                parts.append(header(family.metric))
-                parts += lines
-        return "".join(parts).encode()
+                    self._render_table(pieces, store, table)
+        pieces += [self._render_joined(family) for family in joined]
+        return "".join(pieces).encode()
 
-    def _render_table(self, parts: list[str], store: Store, table: Table) -> None:
-        rows = list(store.read(table))
-        old = self._prefixes.get((id(store), table.name), {})
-        labels = {row.identity: old.get(row.identity) or label_text(table.labels, row.labels) for row in rows}
-        self._prefixes[id(store), table.name] = labels
+    def _render_table(self, pieces: list[str], store: Store, table: Table) -> None:
+        rows = self.snapshots.read(store, table)
+        labels = self._label_texts(store, table, rows.identities, rows.labels)
         column = 0
         for metric in table.metrics:
+            lines = self._lines.setdefault((store, metric), _Lines())
             if metric.kind == "histogram":
-                lines = _histogram(metric, column, rows, labels)
-                column += len(metric.buckets) + 2
+                width = len(metric.buckets) + 2
+                values = _cumulative(rows.values[:, column : column + width])
+                made = lines.update(rows.identities, values, partial(_histogram_prefixes, metric, labels))
+                column += width
             else:
-                name = metric.name
-                lines = [
-                    f"{name}{{{labels[row.identity]}}} {number(value)}\n"
-                    if labels[row.identity]
-                    else f"{name} {number(value)}\n"
-                    for row in rows
-                    if (value := row.values[column]) == value  # NaN is absent
-                ]
+                present = np.flatnonzero(~np.isnan(rows.values[:, column]))  # NaN is absent
+                prefixes = partial(_prefixes, metric, labels, present.tolist())
+                made = lines.update(rows.identities[present], rows.values[present, column], prefixes)
                 column += 1
-            if lines:
-                parts.append(header(metric))
-                parts += lines
+            if made:
+                pieces.append(header(metric))
+                pieces += made
+
+    def _label_texts(
+        self, store: Store, table: Table, identities: NDArray[np.uint64], labels: Sequence[Sequence[str]]
+    ) -> list[str]:
+        """The label text of each row, made when the row is new."""
+        old = self._labels.get((store, table.name), {})
+        texts = {
+            identity: old.get(identity) or label_text(table.labels, values)
+            for identity, values in zip(identities.tolist(), labels, strict=True)
+        }
+        self._labels[store, table.name] = texts
+        return list(texts.values())
+
+    def _render_joined(self, family: Series) -> str:
+        metric = family.metric
+        samples, text = self._joined.get(metric, (None, ""))
+        if samples is not family.samples:
+            labels = [label_text(metric.labels, values) for values, _ in family.samples]
+            prefixes = _prefixes(metric, labels, range(len(labels)))
+            lines = [f"{prefix}{number(value)}\n" for prefix, (_, value) in zip(prefixes, family.samples, strict=True)]
+            text = header(metric) + "".join(lines) if lines else ""
+            self._joined[metric] = (family.samples, text)
+        return text
 
 
-def _histogram(metric: Metric, column: int, rows: Sequence[Row], labels: dict[int, str]) -> list[str]:
-    """Cumulative buckets, sum and count; the store keeps them apart so that an event touches one bucket."""
-    lines: list[str] = []
+def _prefixes(metric: Metric, labels: Sequence[str], present: Iterable[int]) -> list[str]:
+    name = metric.name
+    return [f"{name}{{{labels[index]}}} " if labels[index] else f"{name} " for index in present]
+
+
+def _cumulative(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of buckets and sum -> cumulative buckets, sum and count, flat.
+
+    The store keeps buckets apart so that an event touches one of them.
+    """
+    lines = np.empty((len(values), values.shape[1] + 1))
+    np.cumsum(values[:, :-1], axis=1, out=lines[:, :-2])
+    lines[:, -2] = values[:, -1]
+    lines[:, -1] = lines[:, -3]
+    return lines.ravel()
+
+
+def _histogram_prefixes(metric: Metric, labels: Iterable[str]) -> list[str]:
+    name = metric.name
     bounds = [f'le="{bound!r}"' for bound in metric.buckets] + ['le="+Inf"']
-    for row in rows:
-        prefix = labels[row.identity]
-        joint = "," if prefix else ""
-        total = 0.0
-        for offset, bound in enumerate(bounds):
-            total += row.values[column + offset]
-            lines.append(f"{metric.name}_bucket{{{prefix}{joint}{bound}}} {number(total)}\n")
-        lines.append(f"{metric.name}_sum{{{prefix}}} {number(row.values[column + len(bounds)])}\n")
-        lines.append(f"{metric.name}_count{{{prefix}}} {number(total)}\n")
-    return lines
+    prefixes: list[str] = []
+    for text in labels:
+        joint = "," if text else ""
+        prefixes += [f"{name}_bucket{{{text}{joint}{bound}}} " for bound in bounds]
+        prefixes += [f"{name}_sum{{{text}}} ", f"{name}_count{{{text}}} "]
+    return prefixes

@@ -39,6 +39,8 @@ class LinkJoin:
 
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric
+        self._series = Series(PATH_LINK_INFO, ())
+        self._versions: tuple[int, int] | None = None
         self._links = lru_cache(maxsize=65_536)(self._resolve)
 
     def _resolve(self, source: str, destination: str, hops: tuple[str, ...]) -> tuple[str, ...]:
@@ -48,7 +50,13 @@ class LinkJoin:
         return self._fabric.links_of_route(ends[0].id, hops, ends[1].id) or ()
 
     def series(self, store: Store) -> Series:
-        return Series(PATH_LINK_INFO, self._samples(store))
+        """The same object again while no path or route comes or goes, so that renderers keep what they made of it."""
+        versions, torn = (store.version(PATH), store.version(ROUTE)), store.torn_reads
+        if versions != self._versions:
+            self._series = Series(PATH_LINK_INFO, list(self._samples(store)))
+            # A row that could not be read is looked for again the next time.
+            self._versions = versions if store.torn_reads == torn else None
+        return self._series
 
     def _samples(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
         known = routes(store)
@@ -64,7 +72,7 @@ class LinkJoin:
 
 def job_paths(plan: Plan | None) -> Series:
     targets = () if plan is None else plan.targets
-    return Series(JOB_PATH_INFO, (((plan.job, t.path, t.role), 1.0) for t in targets if plan is not None and t.active))
+    return Series(JOB_PATH_INFO, [((plan.job, t.path, t.role), 1.0) for t in targets if plan is not None and t.active])
 
 
 def link_info(topology: Topology, switches: Collection[str]) -> Series:

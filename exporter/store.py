@@ -4,7 +4,8 @@ A table (exporter.contracts.catalogue.Table) is a fixed-capacity array of rows; 
 set with one float64 per metric, or per bucket of a histogram. The writer never waits: each row has a
 sequence number that is odd while the row is being changed, and a reader that meets an odd or changed
 number reads again (a seqlock, as in Linux' Documentation/locking/seqlock.rst). A row's values are
-therefore read whole or not at all. A released row is gone from the next reading on.
+therefore read whole or not at all. A released row is gone from the next reading on. ``Store.read`` reads
+row by row and needs no library; exporter.snapshot reads a whole table at once with numpy.
 
 Memory is an anonymous file (memfd_create(2)) handed to the other process by descriptor: it has no
 name to collide or to be left over. Untouched capacity costs no memory.
@@ -19,6 +20,7 @@ import json
 import math
 import mmap
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,10 +28,10 @@ from exporter.contracts.catalogue import Table
 
 LABEL_BYTES = 1024
 _WORD = 8
-_HEADER_WORDS = 3  # per table: version of the set of rows, rows ever used (the high-water mark), last identity
-_ROW_WORDS = 3  # per row: sequence, identity (0 = free), length of the labels
+HEADER_WORDS = 3  # per table: version of the set of rows, rows ever used (the high-water mark), last identity
+ROW_WORDS = 4  # per row: sequence, identity (0 = free), length of the labels, when it was made (Unix nanoseconds)
+ATTEMPTS = 5  # at reading a row that changes
 _ABSENT = math.nan
-_ATTEMPTS = 5
 
 
 class StoreFullError(RuntimeError):
@@ -37,7 +39,7 @@ class StoreFullError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class Layout:
     """Where a table lies, in 8-byte words from the start of the memory."""
 
     table: Table
@@ -47,14 +49,14 @@ class _Layout:
 
     @property
     def row_words(self) -> int:
-        return _ROW_WORDS + self.columns + LABEL_BYTES // _WORD
+        return ROW_WORDS + self.columns + LABEL_BYTES // _WORD
 
     @property
     def end(self) -> int:
-        return self.start + _HEADER_WORDS + self.capacity * self.row_words
+        return self.start + HEADER_WORDS + self.capacity * self.row_words
 
     def row(self, index: int) -> int:
-        return self.start + _HEADER_WORDS + index * self.row_words
+        return self.start + HEADER_WORDS + index * self.row_words
 
 
 def column_count(table: Table) -> int:
@@ -62,11 +64,11 @@ def column_count(table: Table) -> int:
     return sum(len(metric.buckets) + 2 if metric.kind == "histogram" else 1 for metric in table.metrics)
 
 
-def _lay_out(tables: Sequence[tuple[Table, int]]) -> dict[str, _Layout]:
-    layouts: dict[str, _Layout] = {}
+def _lay_out(tables: Sequence[tuple[Table, int]]) -> dict[str, Layout]:
+    layouts: dict[str, Layout] = {}
     start = 0
     for table, capacity in tables:
-        layouts[table.name] = _Layout(table, start, capacity, column_count(table))
+        layouts[table.name] = Layout(table, start, capacity, column_count(table))
         start = layouts[table.name].end
     return layouts
 
@@ -103,6 +105,9 @@ class Store:
     def tables(self) -> list[Table]:
         return [layout.table for layout in self._layouts.values()]
 
+    def layout(self, table: Table) -> Layout:
+        return self._layouts[table.name]
+
     def version(self, table: Table) -> int:
         """Changes whenever a row of the table was added or removed."""
         return self.words[self._layouts[table.name].start]
@@ -116,14 +121,15 @@ class Store:
         Identities go on where they were: readers remember rows by them.
         """
         for layout in self._layouts.values():
-            for index in range(self.words[layout.start + 1]):
+            # One row more than was counted: the writer may have died in the middle of making it.
+            for index in range(min(self.words[layout.start + 1] + 1, layout.capacity)):
                 row = layout.row(index)
                 self.words[row] = self.words[row + 1] = 0
             self.words[layout.start + 1] = 0
             self.words[layout.start] += 1
 
     def put_text(self, row: int, columns: int, text: bytes) -> None:
-        start = (row + _ROW_WORDS + columns) * _WORD
+        start = (row + ROW_WORDS + columns) * _WORD
         self._memory[start : start + len(text)] = text
         self.words[row + 2] = len(text)
 
@@ -134,7 +140,7 @@ class Store:
         words, floats = self.words, self.floats
         for index in range(min(words[layout.start + 1], layout.capacity)):
             row = layout.row(index)
-            for _ in range(_ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 before = words[row]
                 if before & 1:
                     continue
@@ -151,7 +157,7 @@ class Store:
                         continue
                     labels = tuple(json.loads(text))
                     cache[index] = (identity, labels)
-                values = floats[row + _ROW_WORDS : row + _ROW_WORDS + layout.columns].tolist()
+                values = floats[row + ROW_WORDS : row + ROW_WORDS + layout.columns].tolist()
                 if words[row] == before:
                     yield Row(identity, labels, values)
                     break
@@ -159,7 +165,7 @@ class Store:
                 self.torn_reads += 1
 
     def _read_text(self, row: int, columns: int) -> bytes:
-        start = (row + _ROW_WORDS + columns) * _WORD
+        start = (row + ROW_WORDS + columns) * _WORD
         return bytes(self._memory[start : start + min(self.words[row + 2], LABEL_BYTES)])
 
 
@@ -173,7 +179,7 @@ def _encode(labels: Sequence[str]) -> bytes:
 class TableWriter:
     """The writing side of one table. Only one process may hold it."""
 
-    def __init__(self, store: Store, layout: _Layout) -> None:
+    def __init__(self, store: Store, layout: Layout) -> None:
         self._store = store
         self._layout = layout
         self._words = store.words
@@ -205,7 +211,7 @@ class TableWriter:
         words, floats = self._words, self._floats
         words[row] += 1
         self._store.put_text(row, layout.columns, text)
-        at = row + _ROW_WORDS
+        at = row + ROW_WORDS
         for metric in layout.table.metrics:
             if metric.kind == "gauge":
                 floats[at] = _ABSENT
@@ -216,6 +222,7 @@ class TableWriter:
                     at += 1
         words[layout.start + 2] += 1
         identity = words[row + 1] = words[layout.start + 2]
+        words[row + 3] = time.time_ns()
         words[row] += 1
         words[layout.start + 1] = max(words[layout.start + 1], self._used)
         words[layout.start] += 1
@@ -239,7 +246,7 @@ class RowWriter:
     def __init__(self, store: Store, row: int, index: int, identity: int) -> None:
         self._words = store.words
         self._floats = store.floats
-        self._base = row + _ROW_WORDS
+        self._base = row + ROW_WORDS
         self.row = row
         self.index = index
         self.identity = identity
