@@ -1,0 +1,1 @@
+"""Counters that veth does not have: the one simulated part of the lab (docs/lab.md says what and how)."""
