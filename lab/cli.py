@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lab import design as drawn
-from lab import sandbox
+from lab import faults, sandbox
 from lab.errors import LabError
 from lab.running import Running
 
@@ -30,6 +30,7 @@ def _up(arguments: argparse.Namespace) -> int:
         rails=arguments.rails,
         spines=arguments.spines,
         hosts_per_pod=arguments.hosts_per_pod,
+        tenants=arguments.tenants,
     )
     start = time.monotonic()
     if not running.up(design, die_with_parent=arguments.foreground):
@@ -74,7 +75,8 @@ def _exec(arguments: argparse.Namespace) -> int:
 
 
 def _fault(arguments: argparse.Namespace) -> int:
-    return _inside(Running(arguments.name), [arguments.kind, *arguments.words])
+    words = [word for word in arguments.words if word is not None]
+    return _inside(Running(arguments.name), ["fault", arguments.kind, *words])
 
 
 def _heal(arguments: argparse.Namespace) -> int:
@@ -115,6 +117,7 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     up.add_argument("--rails", type=int, default=2, help="RNICs per host, leaves per pod (default: 2)")
     up.add_argument("--spines", type=int, default=2)
     up.add_argument("--hosts-per-pod", type=int, default=4)
+    up.add_argument("--tenants", type=int, default=2, help="VXLAN networks, each with a container on every host (2)")
     up.add_argument("--foreground", action="store_true", help="stay until a signal; the lab ends with this process")
     add("down", _down, "take a lab down; nothing of it stays")
     add("status", _status, "size, routing, dead daemons and active faults")
@@ -123,13 +126,17 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     execute.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER)
     fault = add("fault", _fault, "break something")
     kinds = fault.add_subparsers(dest="kind", required=True, metavar="KIND")
-    for kind, words, text in (
-        ("link-down", ["LINK"], "take a link down, seen by both ends"),
-        ("silent-loss", ["LINK", "PERCENT"], "drop packets in both directions while the link stays up"),
-        ("port-mtu", ["PORT", "BYTES"], "set the MTU of one port only"),
-    ):
-        command = kinds.add_parser(kind, help=text, description=text)
-        command.add_argument("words", nargs=len(words), metavar=tuple(words) if len(words) > 1 else words[0])
+    for kind in faults.kinds():
+        command = kinds.add_parser(kind.name, help=kind.help, description=kind.help)
+        command.add_argument("words", metavar=kind.target.upper(), nargs=1)
+        for parameter in kind.parameters:
+            unit = f", {parameter.unit}" if parameter.unit else ""
+            text = f"{parameter.help}{unit}"
+            if parameter.default is None:
+                command.add_argument("words", metavar=parameter.name.upper(), action="extend", nargs=1, help=text)
+            else:
+                text += f" (default: {faults.number(parameter.default)})"
+                command.add_argument("words", metavar=parameter.name.upper(), action="extend", nargs="?", help=text)
     heal = add("heal", _heal, "mend all faults, or those of one link or port, or one by name")
     heal.add_argument("what", nargs="?", default="all", metavar="FAULT")
     add("topology", _topology, "print the lab's topology file")

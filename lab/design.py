@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import TypeVar
@@ -32,17 +32,26 @@ MTU = 9000
 SPEED_MBPS = 10_000  # what veth claims
 LARGEST_NODES = 1000  # a Linux bridge, the management network, has 1024 ports
 FIRST_ASN = 4_200_000_000  # RFC 6996, private
+OVERLAY = IPv4Network("10.128.0.0/12")
+OVERLAY_OVERHEAD = 50  # outer Ethernet, IPv4, UDP and VXLAN headers (RFC 7348)
+LARGEST_TENANTS = 8
+LANES = 4  # ports that one cage is broken out into
 NETDEV_STYLES = ("eth{}", "ens{}f0np0", "enp{}s0", "rdma{}", "roce{}")
 
 
 @dataclass(frozen=True)
 class End:
-    """One end of a link: an RNIC (``port`` is its name, ``netdev`` its interface) or a switch port (both the same)."""
+    """One end of a link: an RNIC (``port`` is its name, ``netdev`` its interface) or a switch port (both the same).
+
+    Switch ports belong to a breakout group, the cage whose lanes they are, and on a spine to a line card.
+    """
 
     node: str
     port: str
     netdev: str
     address: str
+    breakout_group: str | None = None
+    linecard: str | None = None
 
     @property
     def id(self) -> str:
@@ -82,6 +91,10 @@ class Host:
     management: str
     rnics: tuple[Rnic, ...]
 
+    @property
+    def namespace(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True)
 class Switch:
@@ -94,6 +107,45 @@ class Switch:
     management: str
     ports: tuple[End, ...]
 
+    @property
+    def namespace(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A container's interface on the overlay: its share of one RNIC of the host."""
+
+    netdev: str
+    rnic: str
+    rail: int
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Container:
+    """A network namespace on a host, with one overlay interface for each RNIC of the host."""
+
+    name: str
+    host: str
+    tenant: str
+    interfaces: tuple[Interface, ...]
+
+    @property
+    def namespace(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One VXLAN network. Tenants use the same addresses: only the VNI keeps them apart."""
+
+    name: str
+    vni: int
+    subnet: str
+    containers: tuple[Container, ...]
+
 
 @dataclass(frozen=True)
 class Design:
@@ -104,10 +156,15 @@ class Design:
     hosts: tuple[Host, ...]
     switches: tuple[Switch, ...]
     links: tuple[Cable, ...]
+    tenants: tuple[Tenant, ...] = ()
 
     @property
     def nodes(self) -> tuple[Host | Switch, ...]:
         return (*self.hosts, *self.switches)
+
+    @property
+    def containers(self) -> tuple[Container, ...]:
+        return tuple(container for tenant in self.tenants for container in tenant.containers)
 
     @property
     def leaves(self) -> tuple[Switch, ...]:
@@ -128,6 +185,38 @@ class Design:
     def node(self, name: str) -> Host | Switch:
         """Return the host or switch ``name``; raise LabError with the nearest right names."""
         return _lookup("host or switch", name, {node.name: node for node in self.nodes})
+
+    def host(self, name: str) -> Host:
+        return _lookup("host", name, {host.name: host for host in self.hosts})
+
+    def switch(self, name: str) -> Switch:
+        return _lookup("switch", name, {switch.name: switch for switch in self.switches})
+
+    def container(self, name: str) -> Container:
+        return _lookup("container", name, {container.name: container for container in self.containers})
+
+    def namespace(self, name: str) -> str:
+        """The network namespace of a host, switch or container."""
+        places: dict[str, Host | Switch | Container] = {each.name: each for each in (*self.nodes, *self.containers)}
+        return _lookup("host, switch or container", name, places).namespace
+
+    def rnic_end(self, name: str) -> End:
+        """Return the RNIC ``host:rnic``; raise LabError with the nearest right names."""
+        hosts = {host.name for host in self.hosts}
+        return _lookup("RNIC", name, {end.id: end for link in self.links for end in link.ends if end.node in hosts})
+
+    def end_of(self, link: Cable, name: str) -> End:
+        """Return the end of ``link`` called ``name``."""
+        return _lookup(f"end of {link.id}", name, {end.id: end for end in link.ends})
+
+    def link_at(self, end: End) -> Cable:
+        """The link that ``end`` is an end of."""
+        return next(link for link in self.links if end.id in (link.a.id, link.b.id))
+
+    def far_end(self, end: End) -> End:
+        """The other end of ``end``'s link."""
+        a, b = self.link_at(end).ends
+        return b if a.id == end.id else a
 
     def end(self, name: str) -> End:
         """Return the port ``switch:port`` or ``host:rnic``; raise LabError with the nearest right names."""
@@ -162,7 +251,14 @@ class Design:
                     management=switch.management,
                     addresses=(switch.loopback,),
                     ports=tuple(
-                        contract.Port(name=end.port, addresses=(end.address,), mtu=self.mtu, speed_mbps=SPEED_MBPS)
+                        contract.Port(
+                            name=end.port,
+                            addresses=(end.address,),
+                            mtu=self.mtu,
+                            speed_mbps=SPEED_MBPS,
+                            breakout_group=end.breakout_group,
+                            linecard=end.linecard,
+                        )
                         for end in switch.ports
                     ),
                 )
@@ -195,7 +291,7 @@ def load(data: bytes) -> Design:
         raise LabError(f"the lab's design cannot be read: {error}", "run `python -m lab down`, then `up`") from error
 
 
-def draw(seed: int, pods: int = 2, rails: int = 2, spines: int = 2, hosts_per_pod: int = 4) -> Design:
+def draw(seed: int, pods: int = 2, rails: int = 2, spines: int = 2, hosts_per_pod: int = 4, tenants: int = 2) -> Design:
     """Draw a lab; the same seed and sizes give the same lab. Raise LabError for sizes that cannot be built."""
     leaves = pods * rails
     hosts = pods * hosts_per_pod
@@ -203,8 +299,11 @@ def draw(seed: int, pods: int = 2, rails: int = 2, spines: int = 2, hosts_per_po
         raise LabError("pods, rails, spines and hosts per pod must be at least 1")
     if hosts + leaves + spines > LARGEST_NODES:
         raise LabError(f"{hosts + leaves + spines} nodes are too many", f"at most {LARGEST_NODES}")
+    if not 0 <= tenants <= LARGEST_TENANTS:
+        raise LabError(f"{tenants} tenants cannot be", f"0 to {LARGEST_TENANTS}")
     rng = random.Random(seed)
-    return _Draw(rng, seed, pods, rails, spines, hosts_per_pod).design()
+    design = _Draw(rng, seed, pods, rails, spines, hosts_per_pod).design()
+    return replace(design, tenants=_draw_tenants(rng, design, tenants))
 
 
 class _Draw:
@@ -223,8 +322,9 @@ class _Draw:
         self.fabric_subnets = self._subnets(FABRIC_LINKS, leaves * spines)
         self.loopbacks = self._addresses(LOOPBACKS, leaves + spines)
         self.management = self._addresses(MANAGEMENT, hosts + leaves + spines)
-        self.leaf_ports = {name: self._ports(hosts_per_pod + spines) for name in self.leaf_names}
-        self.spine_ports = {name: self._ports(leaves) for name in self.spine_names}
+        self.downlinks = {name: self._ports(name, hosts_per_pod, 0) for name in self.leaf_names}
+        self.downlinks |= {name: self._ports(name, leaves, 0, linecards=2) for name in self.spine_names}
+        self.uplinks = {name: self._ports(name, spines, 1) for name in self.leaf_names}
 
     def _names(self, pattern: str, count: int) -> list[str]:
         return [pattern.format(number) for number in self.rng.sample(range(1, max(100, 10 * count)), count)]
@@ -237,12 +337,22 @@ class _Draw:
     def _addresses(self, network: IPv4Network, count: int) -> Iterator[str]:
         return iter([str(network[number]) for number in self.rng.sample(range(10, max(250, 4 * count)), count)])
 
-    def _ports(self, count: int) -> Iterator[str]:
-        return iter([f"Ethernet{4 * number}" for number in self.rng.sample(range(max(32, count)), count)])
+    def _ports(self, switch: str, count: int, half: int, linecards: int = 0) -> Iterator[End]:
+        """Ports without addresses: cages drawn from one half of the front panel, their lanes in random order.
 
-    def _port(self, switch: str, address: str) -> End:
-        port = next(self.leaf_ports[switch] if switch in self.leaf_ports else self.spine_ports[switch])
-        return End(switch, port, port, address)
+        A cage has ``LANES`` ports; those in use are numbered as SONiC numbers them, by lane.
+        """
+        needed = -(-count // LANES)
+        size = max(16, needed)
+        cages = sorted(half * size + cage for cage in self.rng.sample(range(size), needed))
+        ends = []
+        for place, cage in enumerate(cages):
+            linecard = f"lc{1 + place * linecards // needed}" if linecards else None
+            for lane in range(min(LANES, count - place * LANES)):
+                port = f"Ethernet{LANES * cage + lane}"
+                ends.append(End(switch, port, port, "", str(cage), linecard))
+        self.rng.shuffle(ends)
+        return iter(ends)
 
     def design(self) -> Design:
         hosts: list[Host] = []
@@ -257,13 +367,15 @@ class _Draw:
                 gateway, address = next(self.host_subnets)
                 rnic = Rnic(f"mlx5_{rail}", rail, style.format(numbers[rail]), address, gateway)
                 leaf = self.leaf_names[pod * self.rails + rail]
-                links.append(Cable(End(name, rnic.name, rnic.netdev, address), self._port(leaf, gateway)))
+                port = replace(next(self.downlinks[leaf]), address=gateway)
+                links.append(Cable(End(name, rnic.name, rnic.netdev, address), port))
                 rnics.append(rnic)
             hosts.append(Host(name, self.pod_names[pod], rack, next(self.management), tuple(rnics)))
         for leaf in self.leaf_names:
             for spine in self.spine_names:
                 below, above = next(self.fabric_subnets)
-                links.append(Cable(self._port(leaf, below), self._port(spine, above)))
+                lower = replace(next(self.uplinks[leaf]), address=below)
+                links.append(Cable(lower, replace(next(self.downlinks[spine]), address=above)))
         switches = [
             self._switch(leaf, "leaf", index // self.rails, index % self.rails, FIRST_ASN + 1 + index, links)
             for index, leaf in enumerate(self.leaf_names)
@@ -280,3 +392,34 @@ class _Draw:
         ports = tuple(end for link in links for end in link.ends if end.node == name)
         pod_name = None if pod is None else self.pod_names[pod]
         return Switch(name, tier, pod_name, rail, asn, next(self.loopbacks), next(self.management), ports)
+
+
+def _draw_tenants(rng: random.Random, design: Design, count: int) -> tuple[Tenant, ...]:
+    """``count`` tenants with one container each on every host, all with the same addresses in different places."""
+    rails = len(design.hosts[0].rnics)
+    number = len(design.hosts) * rails
+    pool = [str(OVERLAY[offset]) for offset in rng.sample(range(2, max(4096, 4 * number)), number)]
+    macs = iter(rng.sample(range(1 << 32), count * number))
+    tenants = []
+    for vni, label in zip(rng.sample(range(4096, 1 << 24), count), rng.sample(range(16**4), count), strict=True):
+        name = f"tenant-{label:04x}"
+        addresses = iter(rng.sample(pool, number))
+        containers = tuple(
+            Container(
+                name=f"{name}-{host.name}",
+                host=host.name,
+                tenant=name,
+                interfaces=tuple(
+                    Interface(f"net{rnic.rail}", rnic.name, rnic.rail, _mac(next(macs)), next(addresses))
+                    for rnic in host.rnics
+                ),
+            )
+            for host in design.hosts
+        )
+        tenants.append(Tenant(name, vni, str(OVERLAY), containers))
+    return tuple(tenants)
+
+
+def _mac(number: int) -> str:
+    """A locally administered unicast address (IEEE 802, bit 1 of the first octet)."""
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0xFA, *number.to_bytes(4, "big")))

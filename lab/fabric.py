@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import design as drawn
-from lab import routing
+from lab import overlay, routing
+from lab.counters import setup as counters
 from lab.design import Design, Host, Switch
 from lab.errors import LabError
 from lab.netns import NAMESPACES, inside
@@ -21,7 +22,7 @@ from lab.snmp import Agents
 
 BRIDGE = "management"
 MANAGEMENT_PORT = "mgmt0"
-FIRST_TABLE = 100  # of the routing tables per RNIC
+FIRST_TABLE = overlay.FIRST_TABLE  # of the routing tables per RNIC
 SETTINGS = {
     "net/ipv6/conf/all/disable_ipv6": 1,  # no neighbour discovery among the counted packets
     "net/ipv6/conf/default/disable_ipv6": 1,
@@ -90,8 +91,10 @@ class Lab:
         _batch(self._cables())
         for node in self.design.nodes:
             _batch(self._addresses(node), node.name)
+        overlay.build(self.design, self.directory)
         routing.configure(self.design)
         self.agents.configure(self.design.switches)
+        counters.start(self.design, self.directory, self.daemon)
         for switch in self.design.switches:
             self.daemon(f"zebra-{switch.name}", routing.daemon("zebra", switch), node=switch.name)
         for switch in self.design.switches:
@@ -126,7 +129,8 @@ class Lab:
             capture_output=True,
             check=False,
         )
-        present = [node.name for node in self.design.nodes if (NAMESPACES / node.name).exists()]
+        everyone = (*self.design.containers, *self.design.nodes)
+        present = [node.namespace for node in everyone if (NAMESPACES / node.namespace).exists()]
         if present:
             _batch([f"netns del {name}" for name in present])
 
@@ -159,7 +163,7 @@ class Lab:
             return lines
         for rnic in node.rnics:
             table = FIRST_TABLE + rnic.rail
-            way = f"default via {rnic.gateway} dev {rnic.netdev}"
+            way = f"default via {rnic.gateway} dev {rnic.netdev} src {rnic.address}"
             lines += [
                 f"addr add {rnic.address}/31 dev {rnic.netdev}",
                 f"link set {rnic.netdev} up",
@@ -176,7 +180,7 @@ class Lab:
         """The command line that runs ``argv`` on ``node``; None is the sandbox, where the monitoring lives."""
         if node is None:
             return list(argv)
-        return ["ip", "netns", "exec", self.design.node(node).name, *argv]
+        return ["ip", "netns", "exec", self.design.namespace(node), *argv]
 
     def run(
         self,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from exporter.contracts.codec import encode
 from lab import design as drawn
-from lab import routing
+from lab import overlay, routing
 from lab.design import Design
 from lab.errors import LabError
 from lab.faults import Faults
@@ -38,37 +40,28 @@ def status(design: Design, faults: Faults) -> None:
     print(f"routing   {up} of {wanted} BGP sessions established")
     dropped = faults.dropped()
     for fault in faults.active():
-        print(f"fault     {fault}" + (f", {dropped[fault.target]} packets dropped" if fault.target in dropped else ""))
+        print(f"fault     {fault}" + (f", {dropped[fault.name]} packets dropped" if fault.name in dropped else ""))
     if not faults.active():
         print("fault     none")
-
-
-def number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError as error:
-        raise LabError(f"{word!r} is not a number") from error
 
 
 def act(design: Design, faults: Faults, action: str, words: list[str]) -> None:
     match action, words:
         case "status", []:
             status(design, faults)
-        case "link-down", [link]:
-            print(faults.link_down(link))
-        case "silent-loss", [link, percent]:
-            print(faults.silent_loss(link, number(percent)))
-        case "port-mtu", [port, mtu]:
-            print(faults.port_mtu(port, int(number(mtu))))
+        case "fault", [name, target, *values]:
+            print(faults.inflict(name, target, *values))
         case "wait-converged", []:
             routing.wait_converged(design)
+        case "overlay", []:
+            print(encode(overlay.state(design, faults.site.directory, time.time())).decode())
         case "dropped", []:
             print(json.dumps(faults.dropped()))
         case "heal", [what]:
             # The counters go with the fault: say what they held.
             dropped = faults.dropped()
             for fault in faults.heal(None if what == "all" else what):
-                lost = f", {dropped[fault.target]} packets dropped" if fault.kind == "silent-loss" else ""
+                lost = f", {dropped[fault.name]} packets dropped" if fault.name in dropped else ""
                 print(f"healed {fault}{lost}")
         case _:
             raise LabError(f"unknown action {action!r} with {len(words)} words")

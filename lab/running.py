@@ -196,7 +196,7 @@ class Running:
     def command(self, node: str | None, argv: Sequence[str]) -> list[str]:
         """The command line, for out here, that runs ``argv`` on ``node`` (None: in the sandbox itself)."""
         record = self.need()
-        prefix = [] if node is None else ["ip", "netns", "exec", self.design().node(node).name]
+        prefix = [] if node is None else ["ip", "netns", "exec", self.design().namespace(node)]
         return sandbox.enter(record.first, [*prefix, *argv])
 
     def run(
@@ -222,3 +222,7 @@ class Running:
     def act(self, *words: str) -> str:
         """Break, mend or ask (``lab.inside``); return what it printed. Raise LabError when it refuses."""
         return self.run(None, self.action(*words)).stdout
+
+    def fault(self, kind: str, target: str, *values: str | float) -> str:
+        """Break something (``lab.faults``); return its name and values as recorded."""
+        return self.act("fault", kind, target, *map(str, values)).strip()

@@ -87,7 +87,7 @@ class Story:
             "silent loss",
             lossy,
             f"{loss:.0f} % of the packets on {lossy}, both ends up",
-            lambda: self.faults.silent_loss(lossy, loss),
+            lambda: self.faults.inflict("silent-loss", lossy, loss),
             "FabricLinkLoss",
         )
         port = self.draw.choice(short.split(" -- "))
@@ -95,7 +95,7 @@ class Story:
             "MTU mismatch",
             short,
             f"MTU 1500 on {port}, 9000 around it",
-            lambda: self.faults.port_mtu(port, 1500),
+            lambda: self.faults.inflict("port-mtu", port, 1500),
             "FabricLinkMtuMismatch",
         )
 
@@ -259,7 +259,7 @@ class Story:
         if notification.name != alert:
             raise LabError(f"the notification is {notification.name}, not {alert}")
         with self.narrator.step(f"{fault} healed") as step:
-            dropped = self.faults.dropped().get(link)
+            dropped = next(iter(self.faults.dropped().values()), None)
             self.faults.heal()
             self._await_resolved(notification, since)
             others = {n.name for n in self.receiver.notifications[since:] if n.component != link} - {alert}

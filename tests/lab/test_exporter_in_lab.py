@@ -167,7 +167,7 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     shared = set.intersection(*near.links().values())
     spine_link = sorted(set().union(*near.links().values()) - shared)[0]
     assert near.total(LOST) == 0
-    whole.act("silent-loss", spine_link, "20")
+    whole.fault("silent-loss", spine_link, "20")
     time.sleep(6)
     # The prober stands still while the far host answers what is under way; then nothing more can be dropped.
     os.kill(near.prober(), signal.SIGSTOP)

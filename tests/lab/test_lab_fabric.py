@@ -176,12 +176,12 @@ def test_the_snmp_community_is_private(fabric: Running) -> None:
 def test_silent_loss_is_the_share_asked_for_and_counted_exactly(whole: Running, design: Design) -> None:
     source, own, _, rnic = far_pair(design)
     link = host_link(design, source, own).id
-    whole.act("silent-loss", link, "20")
+    whole.fault("silent-loss", link, "20")
     count = 1500
     lost = ping(whole, source.name, own.address, rnic.address, count=count, interval=0.002)
     low, high = binomial_bounds(count, 1 - 0.8**2)  # there and back
     assert low <= lost <= high
-    assert json.loads(whole.act("dropped")) == {link: lost}
+    assert json.loads(whole.act("dropped")) == {f"silent-loss {link}": lost}
     # The same host's other RNIC does not cross the link.
     other = ping(whole, source.name, source.rnics[1].address, rnic.address, count=200, interval=0.002)
     assert other == 0
@@ -190,7 +190,7 @@ def test_silent_loss_is_the_share_asked_for_and_counted_exactly(whole: Running, 
 def test_total_silent_loss_is_not_noticed_by_routing(whole: Running, design: Design) -> None:
     link = next(link for link in design.links if link.a.node in {leaf.name for leaf in design.leaves})
     before = whole.act("status").splitlines()[0]
-    whole.act("silent-loss", link.id, "100")
+    whole.fault("silent-loss", link.id, "100")
     probe = f"ping -q -c 3 -i 0.2 -W 1 -I {link.a.address} {link.b.address}".split()
     assert "100% packet loss" in whole.run(link.a.node, probe, check=False).stdout
     assert whole.act("status").splitlines()[0] == before
@@ -198,7 +198,7 @@ def test_total_silent_loss_is_not_noticed_by_routing(whole: Running, design: Des
 
 def test_a_smaller_mtu_on_one_port_kills_long_packets_only(whole: Running, design: Design) -> None:
     source, own, destination, rnic = far_pair(design)
-    whole.act("port-mtu", host_link(design, source, own).b.id, "1500")
+    whole.fault("port-mtu", host_link(design, source, own).b.id, "1500")
     assert ping(whole, source.name, own.address, rnic.address, size=1472, count=3) == 0
     assert ping(whole, source.name, own.address, rnic.address, size=JUMBO, count=2) == 2
     assert ping(whole, destination.name, rnic.address, own.address, size=JUMBO, count=2) == 2
@@ -211,7 +211,7 @@ def test_traffic_goes_round_a_link_that_is_down(whole: Running, design: Design) 
     source, own, destination, rnic = far_pair(design)
     leaf = host_link(design, source, own).b.node
     link = next(link for link in design.links if link.a.node == leaf)
-    whole.act("link-down", link.id)
+    whole.fault("link-down", link.id)
     for end in link.ends:
         assert whole.run(end.node, ["cat", f"/sys/class/net/{end.netdev}/operstate"]).stdout.strip() != "up"
     deadline = time.monotonic() + 10
@@ -231,7 +231,7 @@ def test_traffic_goes_round_a_link_that_is_down(whole: Running, design: Design) 
 def test_a_host_comes_back_after_its_link_was_down(whole: Running, design: Design) -> None:
     source, own, _, rnic = far_pair(design)
     link = host_link(design, source, own)
-    whole.act("link-down", link.id)
+    whole.fault("link-down", link.id)
     assert ping(whole, source.name, own.address, rnic.address, count=2) == 2
     assert ping(whole, source.name, source.rnics[1].address, rnic.address) == 0
     whole.act("heal", link.id)
@@ -242,13 +242,13 @@ def test_a_host_comes_back_after_its_link_was_down(whole: Running, design: Desig
 def test_faults_are_recorded_once_replaced_and_healed_by_name(whole: Running, design: Design) -> None:
     first, second = (link.id for link in design.links[:2])
     for percent in ("5", "5", "7.5"):
-        whole.act("silent-loss", first, percent)
-    whole.act("link-down", second)
+        whole.fault("silent-loss", first, percent)
+    whole.fault("link-down", second)
     listed = [line for line in whole.act("status").splitlines() if line.startswith("fault")]
     assert len(listed) == 2
-    assert f"silent-loss {first} 7.5 %" in listed[0]
+    assert f"silent-loss {first} percent 7.5 %" in listed[0]
     assert whole.act("heal", f"link-down {second}").strip() == f"healed link-down {second}"
-    assert whole.act("heal", "all").startswith(f"healed silent-loss {first} 7.5 %")
+    assert whole.act("heal", "all").startswith(f"healed silent-loss {first} percent 7.5 %")
     assert whole.act("heal", "all") == ""
     assert whole.act("heal", first) == ""
 
@@ -261,13 +261,15 @@ def test_faults_are_recorded_once_replaced_and_healed_by_name(whole: Running, de
         ("silent-loss", "{link}", "much"),
         ("port-mtu", "{port}", "9001"),
         ("port-mtu", "nowhere:Ethernet0", "1500"),
-        ("heal", "no such fault"),
+        ("no such kind", "{link}"),
+        ("silent-loss", "{link}", "5", "{port}", "5"),
+        ("silent-loss", "{link}", "5", "nowhere:Ethernet0"),
     ],
 )
 def test_a_fault_that_makes_no_sense_is_refused(fabric: Running, design: Design, words: tuple[str, ...]) -> None:
     link = design.links[0]
     with pytest.raises(LabError):
-        fabric.act(*(word.format(link=link.id, port=link.b.id) for word in words))
+        fabric.fault(*(word.format(link=link.id, port=link.b.id) for word in words))
     assert "fault     none" in fabric.act("status")
 
 

@@ -128,7 +128,7 @@ def test_two_labs_side_by_side_never_meet(name: str) -> None:
         assert other.up(design, die_with_parent=True)
         source, destination = (host.rnics[0] for host in design.hosts)
         ping = ["ping", "-q", "-c", "3", "-i", "0.1", "-W", "1", destination.address]
-        one.act("link-down", design.links[0].id)
+        one.fault("link-down", design.links[0].id)
         assert "100% packet loss" in one.run(design.hosts[0].name, ping, check=False).stdout
         assert " 0% packet loss" in other.run(design.hosts[0].name, ping).stdout
         assert "fault     none" in other.act("status")

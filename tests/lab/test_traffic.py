@@ -67,7 +67,7 @@ def test_it_outlives_a_dead_link_and_ends_at_a_signal(whole: Running, design: De
     try:
         assert process.stdout is not None
         json.loads(process.stdout.readline())
-        whole.act("link-down", design.links[0].id)
+        whole.fault("link-down", design.links[0].id)
         while not json.loads(process.stdout.readline())["abandoned"]:
             pass
         whole.act("heal", "all")

@@ -1,0 +1,99 @@
+"""Breaking the lab on purpose, and knowing afterwards exactly what was broken and how much was lost.
+
+Runs inside the sandbox. What is broken is recorded in ``faults.json`` in the lab's directory, so that
+every process that enters the lab sees it. Breaking twice, or mending what is whole, changes nothing.
+Each kind of fault is one class (``lab.faults.base.Kind``) in a module named after what it breaks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from lab.design import Design
+from lab.errors import LabError
+from lab.faults import links as _links  # registers its kinds
+from lab.faults.base import Fault, Kind, Site, Value, kind, kinds, number
+
+__all__ = ["Fault", "Faults", "Kind", "Site", "kind", "kinds", "number"]
+
+
+class Faults:
+    """The faults of one running lab. Links, ports and nodes are named as in the contracts."""
+
+    def __init__(self, design: Design, directory: Path) -> None:
+        self.design = design
+        self.site = Site(design, directory)
+        self._file = directory / "faults.json"
+
+    def inflict(self, name: str, target: str, *words: Value, **named: Value) -> Fault:
+        """Break ``target``; values in the order of the kind's parameters, or by name. Raise LabError for nonsense."""
+        what = kind(name)
+        known = [parameter.name for parameter in what.parameters]
+        if len(words) > len(known) or set(named) - set(known):
+            raise LabError(f"{name} takes {', '.join(known) or 'no values'}")
+        given = dict(zip(known, words, strict=False)) | named
+        values: dict[str, Value] = {}
+        for parameter in what.parameters:
+            value = given.get(parameter.name, parameter.default)
+            if value is None:
+                raise LabError(f"{name} needs {parameter.name}: {parameter.help}")
+            values[parameter.name] = parameter.read(value)
+        fault = Fault(name, what.resolve(self.design, target), values)
+        what.check(self.design, fault)
+        with self._recorded() as faults:
+            if faults.get(fault.name) != fault:
+                faults[fault.name] = fault  # first: a fault half made can then be mended
+                what.inflict(self.site, fault)
+        return fault
+
+    def heal(self, name: str | None = None) -> tuple[Fault, ...]:
+        """Mend one fault (by name), all faults of one target, or all (None); return what was mended."""
+        with self._recorded() as faults:
+            if name is None:
+                chosen = list(faults.values())
+            else:
+                chosen = [fault for fault in faults.values() if name in (fault.name, fault.target, str(fault))]
+                if not chosen and name not in self._known():
+                    raise LabError(f"no fault is called {name!r}", "active: " + (", ".join(faults) or "none"))
+            for fault in reversed(chosen):  # what was done last is undone first
+                kind(fault.kind).mend(self.site, fault)
+                self.site.forget(fault)
+                del faults[fault.name]
+        return tuple(chosen)
+
+    def active(self) -> tuple[Fault, ...]:
+        try:
+            return tuple(msgspec.json.decode(self._file.read_bytes(), type=list[Fault]))
+        except FileNotFoundError:
+            return ()
+
+    def dropped(self) -> dict[str, int]:
+        """Packets that each active fault has dropped since it began, by the fault's name."""
+        counts = {fault.name: kind(fault.kind).dropped(self.site, fault) for fault in self.active()}
+        return {name: count for name, count in counts.items() if count is not None}
+
+    def _known(self) -> set[str]:
+        """Every target there is: nothing to mend there is no mistake."""
+        names = {name for link in self.design.links for name in (link.id, link.a.id, link.b.id)}
+        return names | {node.name for node in self.design.nodes} | {c.name for c in self.design.containers}
+
+    @contextmanager
+    def _recorded(self) -> Iterator[dict[str, Fault]]:
+        """The active faults by name, locked against other processes, written back even after an error."""
+        with open(self._file.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            faults = {fault.name: fault for fault in self.active()}
+            try:
+                yield faults
+            finally:
+                new = self._file.with_suffix(".new")
+                new.write_bytes(msgspec.json.encode(list(faults.values())))
+                new.replace(self._file)
+
+
+del _links
