@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import lru_cache
 
 from exporter.contracts.catalogue import JOB_PATH_INFO, LINK_INFO, PATH, PATH_LINK_INFO, RNIC_INFO, ROUTE
 from exporter.contracts.fabric import Fabric
@@ -18,6 +17,9 @@ _PROBE = PATH.labels.index("probe")
 
 Flow = tuple[str, str, str, str]
 """Source address and port, destination address and port, as text."""
+
+_Routed = tuple[str, str, tuple[str, ...]]
+"""Source address, destination address, hops."""
 
 
 def flow_of_labels(labels: Sequence[str]) -> Flow:
@@ -35,13 +37,13 @@ def routes(store: Store) -> dict[Flow, list[str]]:
 
 
 class LinkJoin:
-    """Turns routes into links with the topology; remembers the answer, since routes rarely change."""
+    """Turns routes into links with the topology; remembers the answers of the last time, since routes rarely change."""
 
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric
         self._series = Series(PATH_LINK_INFO, ())
         self._versions: tuple[int, int] | None = None
-        self._links = lru_cache(maxsize=65_536)(self._resolve)
+        self._known: dict[_Routed, tuple[str, ...]] = {}
 
     def _resolve(self, source: str, destination: str, hops: tuple[str, ...]) -> tuple[str, ...]:
         ends = [self._fabric.by_address.get(address) for address in (source, destination)]
@@ -60,14 +62,20 @@ class LinkJoin:
 
     def _samples(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
         known = routes(store)
+        before, links = self._known, {}
         for row in store.read(PATH):
             if row.labels[_PROBE] == "tcp":
                 continue  # ECMP hashes the protocol too: the route of a UDP flow says nothing of it
             flow = flow_of_labels(row.labels)
             hops = known.get(flow)
-            if hops is not None:
-                for link in self._links(flow[0], flow[2], tuple(hops)):
-                    yield (row.labels[0], link), 1.0
+            if hops is None:
+                continue
+            routed = (flow[0], flow[2], tuple(hops))
+            if routed not in links:
+                links[routed] = before[routed] if routed in before else self._resolve(*routed)
+            for link in links[routed]:
+                yield (row.labels[0], link), 1.0
+        self._known = links
 
 
 def job_paths(plan: Plan | None) -> Series:

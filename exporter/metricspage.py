@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 
-from exporter.contracts.catalogue import CATALOGUE
+from exporter.contracts.catalogue import CATALOGUE, SERIES_TERMS
 
 _HEAD = """# Metrics
 
 Made from `exporter/contracts/catalogue.py` by `fabric-exporter metrics`; do not edit.
 
-*Series* is the number an exporter emits: `paths` is the number of planned paths that start on the host
-(pairs x source ports x probe types), `rnics` the RNICs of the host. Path series are keyed by physical RNIC
-pair, so they outlive jobs and containers; `fabric_job_path_info` joins them to a job.
+*Series* is the most that one exporter emits, and `make bench-churn` holds it to that through an hour of
+containers that come and go. Absent gauges are no series, so there may be fewer. Path series are keyed by physical
+RNIC pair, so they outlive jobs and containers; `fabric_job_path_info` joins them to a job.
 
+| term | what it counts |
+|---|---|
+{terms}
 | Prometheus name | OpenTelemetry name | type | unit | labels | series | |
 |---|---|---|---|---|---|---|
 """
@@ -25,7 +28,8 @@ def markdown() -> str:
         f"{', '.join(f'`{label}`' for label in m.labels) or '–'} | {m.series} | {m.help} |\n"
         for m in CATALOGUE
     ]
-    return _HEAD + "".join(rows)
+    terms = "".join(f"| {term} | {meaning} |\n" for term, meaning in SERIES_TERMS.items())
+    return _HEAD.format(terms=terms) + "".join(rows)
 
 
 def as_json() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from exporter.store import Store
 
 COLUMNS = ProbeRecord.__struct_fields__
 _TASK: dict[str, TaskType] = {"udp": "UDP_PING", "mtu": "MTU", "tcp": "TCP_PING", "rdma": "RDMA_PING"}
+_SLACK = 1024
 _ERROR = {ANSWERED: "", LOST: "timeout", REFUSED: "refused"}
 
 
@@ -29,21 +31,34 @@ class RecordWriter:
         self._results = results
         self._labels: dict[int, tuple[str, ...]] = {}
         self._version = -1
+        self._prune_at = _SLACK
+        self._noting = threading.Lock()  # apart from formatting: remember() must not wait for a long answer
+        self._formatting = threading.Lock()  # one answer at a time: each holds the whole ring in memory
 
     def remember(self) -> None:
-        """Note the paths that exist now; call about once a second, so that none is missed."""
-        version = self._store.version(PATH)
-        if version == self._version:
-            return
-        self._version = version
-        for row in self._store.read(PATH):
-            self._labels.setdefault(row.identity, row.labels)
-        if len(self._labels) > 4 * self._results.capacity:  # identities grow for ever, results do not
-            for identity in sorted(self._labels)[: -self._results.capacity]:
-                del self._labels[identity]
+        """Note the paths that exist now; call about once a second, so that none is missed.
+
+        Kept are the paths that exist and those that results still speak of, and up to as many more again.
+        """
+        with self._noting:
+            version = self._store.version(PATH)
+            if version == self._version:
+                return
+            self._version = version
+            now = {row.identity: row.labels for row in self._store.read(PATH)}
+            labels = self._labels | now
+            if len(labels) > self._prune_at:
+                told = self._results.paths()
+                labels = {known: text for known, text in labels.items() if known in now or known in told}
+                self._prune_at = 2 * len(labels) + _SLACK
+            self._labels = labels
 
     def csv(self, since: float, plan: Plan | None) -> bytes:
         """Records of probes sent after ``since`` (Unix seconds), then a TRACEROUTE record per traced flow."""
+        with self._formatting:
+            return self._csv(since, plan)
+
+    def _csv(self, since: float, plan: Plan | None) -> bytes:
         self.remember()
         targets = {target.path: target for target in plan.targets} if plan is not None else {}
         text = io.StringIO()

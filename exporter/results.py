@@ -56,6 +56,10 @@ class ResultRing:
         words[at] = number
         words[0] = number
 
+    def paths(self) -> set[int]:
+        """Identities of the path rows that results in the ring speak of."""
+        return set(self._words[_HEADER_WORDS + 1 :: _WORDS].tolist())
+
     def read(self, after: int) -> tuple[list[Result], int, int]:
         """Return (results numbered past ``after``, number of the last, how many were overwritten unread)."""
         words = self._words

@@ -8,7 +8,9 @@ by the mapping that Prometheus' own OTLP receiver applies (dots to underscores, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -22,6 +24,20 @@ RTT_LABELS = ("src_host", "src_rnic", "role", "probe")
 RNIC_LABELS = ("host", "rnic")
 PORT_LABELS = ("switch", "switch_port")
 
+SERIES_TERMS = {
+    "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
+    "traced paths": "those of `paths` that are not TCP and whose flow has a complete route",
+    "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric",
+    "rnics": "RNICs of the host",
+    "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
+    "probe types": "probe types of the planned paths, at most 3 (`udp`, `mtu`, `tcp`)",
+    "processes": "processes that the exporter starts, at most 2",
+    "switches": "switches that the exporter polls",
+    "switch ports": "ports of these switches",
+    "switch ends of links": "ports of these switches at an end of a link of the topology",
+}
+"""What the formulas for numbers of series count. None of them is a container or a job: churn moves none."""
+
 RTT_BUCKETS = (5e-6, 1e-5, 1.5e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 2e-2, 1e-1, 5e-1)
 """Bounds in seconds: dense around RoCE's healthy 10-20 us, where +10 us already costs training speed."""
 
@@ -34,7 +50,7 @@ class Metric:
     labels: tuple[str, ...]
     help: str
     series: str
-    """Formula for the number of series an exporter emits, in the terms of docs/metrics.md."""
+    """The most series an exporter emits: numbers and ``SERIES_TERMS`` joined by `` x ``; see ``series_bound``."""
     buckets: tuple[float, ...] = ()
 
     @property
@@ -45,6 +61,10 @@ class Metric:
         if suffix and not base.endswith(suffix):
             base += suffix
         return base + "_total" if self.kind == "counter" else base
+
+    def series_bound(self, terms: Mapping[str, int]) -> int:
+        """The formula ``series`` worked out with these values; raise KeyError for a term that has none."""
+        return prod(int(factor) if factor.isdecimal() else terms[factor] for factor in self.series.split(" x "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +147,7 @@ PATH_LINK_INFO = Metric(
     "",
     ("path", "link"),
     "1 for each link the path crosses: its last complete trace before the first loss, frozen while it fails.",
-    "traced paths x links a path (4 in a leaf-spine fabric)",
+    "traced paths x links a path",
 )
 JOB_PATH_INFO = Metric(
     "fabric.job.path.info",
@@ -265,7 +285,7 @@ CHILD_RESTARTS = Metric(
     "{restart}",
     ("process",),
     "Times a process of the exporter had to be started again.",
-    "2",
+    "processes",
 )
 CONTROL = _table("control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED, PLAN_OVER_LIMIT, PLAN_REFUSED)
 CHILDREN = _table("children", ("process",), CHILD_RESTARTS)

@@ -6,7 +6,7 @@ import heapq
 import select
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 SLOT_NS = 10_000_000
 LATE_NS = 5_000_000
@@ -25,6 +25,13 @@ class Readable(Protocol):
     def on_output(self) -> None: ...
 
 
+class Timer(NamedTuple):
+    """What ``Loop.at`` gave, for taking it back."""
+
+    slot: int
+    number: int
+
+
 class Loop:
     """Runs callbacks at slots and handlers on descriptors, in one thread.
 
@@ -39,7 +46,8 @@ class Loop:
         self._slot_delay = slot_delay
         self._epoll = select.epoll()
         self._watched: dict[int, Readable] = {}
-        self._slots: dict[int, list[Callable[[], None]]] = {}
+        self._slots: dict[int, dict[int, Callable[[], None]]] = {}
+        self._timers = 0
         self._order: list[int] = []
         self._running = True
 
@@ -53,18 +61,24 @@ class Loop:
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
-    def at(self, due_ns: int, action: Callable[[], None]) -> None:
+    def at(self, due_ns: int, action: Callable[[], None]) -> Timer:
         """Run ``action`` in the first slot that starts at or after ``due_ns``."""
         slot = -(-due_ns // SLOT_NS)
-        actions = self._slots.get(slot)
-        if actions is None:
-            self._slots[slot] = [action]
+        if slot not in self._slots:
+            self._slots[slot] = {}
             heapq.heappush(self._order, slot)
-        else:
-            actions.append(action)
+        self._timers += 1
+        self._slots[slot][self._timers] = action
+        return Timer(slot, self._timers)
 
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
-        self.at(self.clock() + int(seconds * 1e9), action)
+    def after(self, seconds: float, action: Callable[[], None]) -> Timer:
+        return self.at(self.clock() + int(seconds * 1e9), action)
+
+    def cancel(self, timer: Timer) -> None:
+        """Let go of an action and of all it holds; what has run, or is of the slot under way, is left alone."""
+        actions = self._slots.get(timer.slot)
+        if actions is not None:
+            actions.pop(timer.number, None)
 
     def stop(self) -> None:
         self._running = False
@@ -92,5 +106,5 @@ class Loop:
         while self._order and self._order[0] * SLOT_NS <= now:
             slot = heapq.heappop(self._order)
             self._slot_delay(now - slot * SLOT_NS)
-            for action in self._slots.pop(slot):
+            for action in self._slots.pop(slot).values():
                 action()

@@ -6,6 +6,7 @@ imports nothing heavy and does nothing but probe, answer and trace. It ends when
 
 from __future__ import annotations
 
+import resource
 import secrets
 import signal
 import socket
@@ -28,7 +29,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
-from exporter.probing.loop import LATE_NS, Loop
+from exporter.probing.loop import LATE_NS, Loop, Timer
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
 from exporter.probing.responder import Streams, UdpResponder
@@ -53,6 +54,7 @@ class _Probing:
     path: Path
     flow: FlowSocket | None
     due_ns: int
+    timer: Timer | None = None
     handshake: Handshake | None = None
     removed: bool = False
 
@@ -87,7 +89,7 @@ class Prober:
         )
         self._probing: dict[str, _Probing] = {}
         if settings.responder:
-            epoch, streams = time.time_ns(), Streams()
+            epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
             for address in settings.addresses:
                 self._loop.watch(UdpResponder(codec, address, settings.responder_port, epoch, streams, self._counters))
                 self._loop.watch(TcpResponder(self._loop, address, settings.responder_port))
@@ -125,12 +127,16 @@ class Prober:
     def obey(self, plan: Plan) -> None:
         """Probe what the plan says: paths that stay keep their state, paths that left vanish."""
         wanted = {target.path: target for target in plan.targets if target.active}
+        gone: list[_Probing] = []
         for name, probing in list(self._probing.items()):
             new = wanted.get(name)
             if new is None or not _same_packets(probing.path.target, new):
-                self._stop(self._probing.pop(name))
+                gone.append(self._probing.pop(name))
             elif new != probing.path.target:  # another job or container now: the path is the same
                 probing.path.follow(new, self._histogram(new))
+        self._udp.forget({probing.path for probing in gone})
+        for probing in gone:
+            self._stop(probing)
         unsupported = 0
         for name, target in wanted.items():
             if name in self._probing:
@@ -140,6 +146,7 @@ class Prober:
                 unsupported += 1
             else:
                 self._probing[name] = started
+        self._release_histograms()
         self._counters.begin()
         self._counters.set(_PATHS, len(self._probing))
         self._counters.set(_UNSUPPORTED, unsupported)
@@ -166,15 +173,16 @@ class Prober:
         phase = zlib.crc32(target.path.encode()) / 2**32
         period_ns = int(target.period_seconds * 1e9)
         probing = _Probing(path, flow, self._loop.clock() + int(phase * period_ns))
-        self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
         return probing
 
     def _stop(self, probing: _Probing) -> None:
         probing.removed = True
         path = probing.path
+        if probing.timer is not None:
+            self._loop.cancel(probing.timer)
         if probing.flow is not None:
             self._tracer.remove(path)
-            self._udp.forget(lambda other: other is path)
             self._udp.release(probing.flow)
         if probing.handshake is not None:
             probing.handshake.abandon()
@@ -186,6 +194,8 @@ class Prober:
         path = probing.path
         if probing.flow is not None:
             self._udp.send(path, probing.flow)
+        elif probing.handshake is not None and probing.handshake.under_way:
+            path.book_unsent()  # its source port is still in use by the last one
         else:
             probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds)
         probing.due_ns += period_ns
@@ -193,7 +203,7 @@ class Prober:
         while probing.due_ns <= now:  # starved for over a period: say so, never send in a clump
             path.book_unsent()
             probing.due_ns += period_ns
-        self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
 
     def _labels(self, target: Target) -> tuple[str, ...]:
         return (
@@ -211,17 +221,27 @@ class Prober:
         )
 
     def _histogram(self, target: Target) -> RowWriter:
-        rnic = self._settings.addresses[target.source_address]
-        labels = (self._settings.host, rnic, target.role, target.probe)
+        labels = self._histogram_labels(target)
         row = self._histogram_rows.get(labels)
         if row is None:
             row = self._histogram_rows[labels] = self._histograms.add(labels)
         return row
 
+    def _histogram_labels(self, target: Target) -> tuple[str, ...]:
+        return (self._settings.host, self._settings.addresses[target.source_address], target.role, target.probe)
+
+    def _release_histograms(self) -> None:
+        """Histograms that no path books to any more vanish; one that the next job goes on with stays."""
+        used = {self._histogram_labels(probing.path.target) for probing in self._probing.values()}
+        for labels in self._histogram_rows.keys() - used:
+            self._histograms.remove(self._histogram_rows.pop(labels))
+
 
 def main() -> None:
     store_descriptor, results_descriptor, control_descriptor = map(int, sys.argv[1:4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the control process' to handle
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # a socket per source port and RNIC: more than 1,024 soon
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     control = socket.socket(fileno=control_descriptor)
     first = receive_message(control)
     if first is None:

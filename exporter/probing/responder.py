@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_REJECTED
 from exporter.probing.packet import REQUEST, TRACE, Codec
@@ -12,6 +13,8 @@ from exporter.probing.sockets import open_responder, receive, send_options
 from exporter.store import RowWriter
 
 MAX_STREAMS = 65_536
+IDLE_SECONDS = 600.0
+"""A path that asked nothing for so long is taken to be gone: containers come and go by the thousand."""
 _BATCH = 64
 _ANSWERED = PROBER.metrics.index(PROBER_ANSWERED)
 _REJECTED = PROBER.metrics.index(PROBER_REJECTED)
@@ -20,28 +23,39 @@ _REJECTED = PROBER.metrics.index(PROBER_REJECTED)
 class Streams:
     """Requests counted per (prober's address, path token), the least recently used forgotten first.
 
-    A forgotten path starts again under a new stream number, so that its prober does not mistake the
-    smaller count for loss.
+    Forgotten is what was idle for ``IDLE_SECONDS``, and the oldest when there are more than ``capacity``: keys come
+    from the network. A forgotten path starts again under a new stream number, so that its prober does not mistake
+    the smaller count for loss. ``clock`` gives monotonic nanoseconds.
     """
 
-    def __init__(self, capacity: int = MAX_STREAMS) -> None:
+    def __init__(self, capacity: int = MAX_STREAMS, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._capacity = capacity
+        self._clock = clock
         self._counts: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
         self._next = 0
 
     def count(self, address: str, token: int) -> tuple[int, int]:
         """Count one request and return (requests so far, stream number modulo 2^16)."""
-        key = (address, token)
+        key, now = (address, token), self._clock()
+        self._forget_idle(now)
         entry = self._counts.get(key)
         if entry is None:
             self._next = (self._next + 1) & 0xFFFF
-            entry = self._counts[key] = [0, self._next]
+            entry = self._counts[key] = [0, self._next, now]
             if len(self._counts) > self._capacity:
                 self._counts.popitem(last=False)
         else:
             self._counts.move_to_end(key)
         entry[0] += 1
+        entry[2] = now
         return entry[0], entry[1]
+
+    def _forget_idle(self, now: int) -> None:
+        """Two at most: a request adds one at most, and none of them has to wait for a long clean-up."""
+        for _ in range(2):
+            if not self._counts or now - next(iter(self._counts.values()))[2] < IDLE_SECONDS * 1e9:
+                return
+            self._counts.popitem(last=False)
 
 
 class UdpResponder:

@@ -27,4 +27,5 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def prober_tables(max_paths: int) -> list[tuple[Table, int]]:
     """Tables of the prober's store with their capacities; both processes lay the memory out by this."""
-    return [(PATH, max_paths), (RTT_TABLE, 512), (PROBER, 1), (ROUTE, max_paths)]
+    # A histogram has a path that books to it, or is about to go because the plan just changed.
+    return [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), (PROBER, 1), (ROUTE, max_paths)]

@@ -30,6 +30,7 @@ class Handshake:
         try:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         except OSError:  # out of descriptors: the host's trouble
+            self._done = True
             path.book_unsent()
             return
         try:
@@ -41,10 +42,12 @@ class Handshake:
             self._socket.bind((target.source_address, target.source_ports[0]))
             error = self._socket.connect_ex((target.destination_address, target.destination_port))
         except OSError:
+            self._done = True
             self._socket.close()
             path.book_unsent()
             return
         if error not in (0, errno.EINPROGRESS):
+            self._done = True
             self._socket.close()
             if error in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
                 path.book_sent()
@@ -54,7 +57,11 @@ class Handshake:
             return
         path.book_sent()
         loop.watch(self, output=True)
-        loop.after(timeout_seconds, self._on_timeout)
+        self._timer = loop.after(timeout_seconds, self._on_timeout)
+
+    @property
+    def under_way(self) -> bool:
+        return not self._done
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -68,6 +75,7 @@ class Handshake:
         if self._done:
             return False
         self._done = True
+        self._loop.cancel(self._timer)
         self._loop.forget(self)
         return True
 

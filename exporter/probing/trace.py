@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 
 from exporter.contracts.catalogue import PROBER, PROBER_TRACES, PROBER_TRACES_INCOMPLETE
-from exporter.probing.loop import Loop
+from exporter.probing.loop import Loop, Timer
 from exporter.probing.packet import TRACE, quoted_sequence
 from exporter.probing.paths import Flow, Path
 from exporter.probing.sockets import IcmpError, send_options
@@ -42,6 +42,8 @@ class TracedFlow:
         self.route_row: RowWriter | None = None
         self.frozen_since_ns = 0
         self.removed = False
+        self.timer: Timer | None = None
+        self.trace: _Trace | None = None
 
 
 class _Trace:
@@ -86,7 +88,7 @@ class Tracer:
         flow = self._flows.get(path.flow)
         if flow is None:
             flow = self._flows[path.flow] = TracedFlow(socket, path.flow)
-            self._loop.after(0.2 + 3.0 * self._spread(), lambda: self._begin(flow))
+            flow.timer = self._loop.after(0.2 + 3.0 * self._spread(), lambda: self._begin(flow))
         flow.paths.append(path)
 
     def remove(self, path: Path) -> None:
@@ -95,17 +97,20 @@ class Tracer:
         if not flow.paths:
             flow.removed = True
             del self._flows[path.flow]
-            trace = self._by_destination.pop((flow.socket, flow.key[2:]), None)
-            if trace is not None:
-                self._by_sequence.pop(trace.sequence, None)
+            if flow.timer is not None:
+                self._loop.cancel(flow.timer)
+            if flow.trace is not None:
+                self._end(flow.trace)
             if flow.route_row is not None:
                 self._routes.remove(flow.route_row)
 
     def _begin(self, flow: TracedFlow) -> None:
         if flow.removed:
             return
-        self._loop.after(self._period * (0.9 + 0.2 * self._spread()), lambda: self._begin(flow))
-        trace = _Trace(flow, self._loop.clock())
+        flow.timer = self._loop.after(self._period * (0.9 + 0.2 * self._spread()), lambda: self._begin(flow))
+        if flow.trace is not None:  # longer under way than the period: two at once would take each other's answers
+            return
+        trace = flow.trace = _Trace(flow, self._loop.clock())
         self._by_destination[flow.socket, flow.key[2:]] = trace
         self._send(trace)
 
@@ -157,10 +162,15 @@ class Tracer:
         self._finish(trace, complete=None not in trace.hops)
         return True
 
-    def _finish(self, trace: _Trace, *, complete: bool) -> None:
+    def _end(self, trace: _Trace) -> None:
         flow = trace.flow
+        flow.trace = None
         self._by_sequence.pop(trace.sequence, None)
         self._by_destination.pop((flow.socket, flow.key[2:]), None)
+
+    def _finish(self, trace: _Trace, *, complete: bool) -> None:
+        flow = trace.flow
+        self._end(trace)
         self._counters.begin()
         self._counters.add(_TRACES)
         if not complete:

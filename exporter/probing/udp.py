@@ -11,7 +11,7 @@ import errno
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Set
 from typing import Protocol
 
 from exporter.probing.loop import Loop
@@ -242,6 +242,6 @@ class UdpProber:
             del self._outstanding[sequence]
             probe.path.book_refusal(probe.unix_ns)
 
-    def forget(self, gone: Callable[[Path], bool]) -> None:
-        """Drop the outstanding probes of paths that are no longer planned."""
-        self._outstanding = {s: probe for s, probe in self._outstanding.items() if not gone(probe.path)}
+    def forget(self, gone: Set[Path]) -> None:
+        """Drop the outstanding probes of paths that are no longer planned. O(outstanding): call once for them all."""
+        self._outstanding = {s: probe for s, probe in self._outstanding.items() if probe.path not in gone}
