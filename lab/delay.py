@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from lab import background
 from lab.errors import LabError
 from lab.netlink import PacketQueue, append_queue_target
 from lab.netns import inside
@@ -58,24 +57,26 @@ class Stage:
     seed: int = 0
     reorder: bool = False
 
-    @property
-    def name(self) -> str:
-        return f"delay-{self.node}-{self.queue}"
+    def __post_init__(self) -> None:
+        if not 1 <= self.queue <= LARGEST_QUEUE:
+            raise LabError(f"there is no queue {self.queue}", f"1 to {LARGEST_QUEUE}")
+        if self.microseconds < 0 or self.jitter < 0:
+            raise LabError("no packet arrives before it was sent", "a delay and a jitter of 0 µs or more")
 
-    def words(self) -> list[str]:
-        """The command line of the process that holds the packets."""
+    def command(self) -> list[str]:
+        """The command line of the process that holds the packets, for the sandbox."""
         words = ["--node", self.node, "--queue", str(self.queue), "--microseconds", f"{self.microseconds:g}"]
         words += ["--jitter", f"{self.jitter:g}", "--seed", str(self.seed)]
-        return [*words, "--reorder"] if self.reorder else words
+        return [sys.executable, "-m", "lab.delay", *words, *(["--reorder"] if self.reorder else [])]
 
 
-def script(queue: int, match: str = "", hook: Hook = "forward", *, native: bool = True) -> str:
-    """The nft script that hands what matches to ``queue``, replacing an earlier one, and counts it (``held``).
+def script(stage: Stage, *, native: bool = True) -> str:
+    """The nft script that hands what matches to the stage's queue, and counts it (``held``).
 
     ``native`` says it with nft's queue statement. Without it the last rule is left to ``append_queue_target``.
     """
-    table = TABLE.format(queue)
-    hand_over = f"queue flags bypass to {queue}" if native else ""
+    table = TABLE.format(stage.queue)
+    hand_over = f"queue flags bypass to {stage.queue}" if native else ""
     return f"""
     add table ip {table}
     delete table ip {table}
@@ -85,37 +86,37 @@ def script(queue: int, match: str = "", hook: Hook = "forward", *, native: bool 
             counter name held
             {hand_over}
         }}
-        chain {hook} {{
-            type filter hook {hook} priority 0;
+        chain {stage.hook} {{
+            type filter hook {stage.hook} priority 0;
             policy accept;
-            {match} jump {HOLD}
+            {stage.match} jump {HOLD}
         }}
     }}
     """
 
 
-def install(node: str, queue: int, match: str = "", hook: Hook = "forward") -> None:
-    """Put the rule in place on ``node``; until a process holds the queue, packets pass at once.
+def install(stage: Stage) -> None:
+    """Put the stage's rule in place; until a process holds its queue, packets pass at once.
 
-    Raise LabError when nft does not accept ``match``, or the kernel has no NFQUEUE.
+    Raise LabError when nft does not accept the match, or the kernel has no NFQUEUE.
     """
-    done = _nft(node, script(queue, match, hook))
+    done = _nft(stage.node, script(stage))
     if done.returncode == 0:
         return
     # The kernel's own queue expression is a matter of its configuration; the target of iptables is there elsewhere.
-    replaced = _nft(node, script(queue, match, hook, native=False))
+    replaced = _nft(stage.node, script(stage, native=False))
     if replaced.returncode:
-        raise LabError(f"nft on {node}: {' '.join(replaced.stderr.split())}")
+        raise LabError(f"nft on {stage.node}: {' '.join(replaced.stderr.split())}")
     try:
-        with inside(node):
-            append_queue_target(TABLE.format(queue), HOLD, queue)
+        with inside(stage.node):
+            append_queue_target(TABLE.format(stage.queue), HOLD, stage.queue)
     except OSError as error:
-        remove(node, queue)
+        remove(stage.node, stage.queue)
         raise LabError(f"this kernel hands no packets to a process: {error.strerror}", "CONFIG_NFT_QUEUE") from error
 
 
 def remove(node: str, queue: int) -> None:
-    """Take the rule away; packets that still wait go on when their time has come."""
+    """Take a rule away, if it is there; packets that wait go on when their time has come."""
     table = TABLE.format(queue)
     done = _nft(node, f"add table ip {table}\ndelete table ip {table}\n")
     if done.returncode:
@@ -127,24 +128,26 @@ def _nft(node: str, text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False)
 
 
-def begin(directory: Path, stage: Stage) -> None:
-    """Delay packets from now on, until ``end``; ``directory`` is the lab's. Replaces an earlier stage of its queue."""
-    if not 1 <= stage.queue <= LARGEST_QUEUE:
-        raise LabError(f"there is no queue {stage.queue}", f"1 to {LARGEST_QUEUE}")
-    if stage.microseconds < 0 or stage.jitter < 0:
-        raise LabError("no packet arrives before it was sent", "a delay and a jitter of 0 µs or more")
-    background.start(directory, stage.name, "lab.delay", stage.words())
-    try:
-        install(stage.node, stage.queue, stage.match, stage.hook)
-    except LabError:
-        background.stop(directory, stage.name)
-        raise
+def begin(stage: Stage, spawn: Callable[[list[str]], object], timeout: float = 10) -> None:
+    """Delay packets from now on. ``spawn`` is to start the command line it is given, inside the sandbox.
+
+    To end it, ``remove`` the rule, then send the process SIGTERM: it ends once nothing waits any more.
+    """
+    install(stage)
+    spawn(stage.command())
+    deadline = time.monotonic() + timeout
+    while not is_held(stage):
+        if time.monotonic() > deadline:
+            remove(stage.node, stage.queue)
+            raise LabError(f"nothing holds queue {stage.queue} of {stage.node} after {timeout:g} s", "see its log")
+        time.sleep(0.01)
 
 
-def end(directory: Path, stage: Stage) -> None:
-    """Delay no packet any more; harmless when none was. Those that wait go on first."""
-    remove(stage.node, stage.queue)
-    background.stop(directory, stage.name)
+def is_held(stage: Stage) -> bool:
+    """Whether a process holds the stage's queue."""
+    with inside(stage.node):
+        queues = Path("/proc/thread-self/net/netfilter/nfnetlink_queue").read_text().splitlines()
+    return any(int(line.split()[0]) == stage.queue for line in queues)
 
 
 # ---- the process that holds the packets
@@ -229,40 +232,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jitter", type=float, default=0, help="at most so many µs more, drawn evenly per packet")
     parser.add_argument("--seed", type=int, default=0, help="of the jitter")
     parser.add_argument("--reorder", action="store_true", help="let jitter change the order of packets")
-    parser.add_argument("--hook", choices=get_args(Hook), help="install the rule too, at this hook")
-    parser.add_argument("--match", default="", help="which packets, an expression of nft(8); with --hook")
+    parser.add_argument("--hook", choices=get_args(Hook), help="install the rule too, at this hook, and remove it")
+    parser.add_argument("--match", default="", help="with --hook: which packets, an expression of nft(8)")
     return parser
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
-    rng = random.Random(arguments.seed)
-    least, jitter = arguments.microseconds * 1e3, arguments.jitter * 1e3
-
-    def delay() -> int:
-        return int(least + rng.random() * jitter)
-
-    # The kernel may wake an ordinary process 50 µs late to save energy: too much for a delay of microseconds.
-    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    values = vars(arguments)
+    with_rule = values["hook"] is not None
     ending, asked = os.pipe()
 
     def finish(_number: int, _frame: object) -> None:
-        if arguments.hook:
-            remove(arguments.node, arguments.queue)  # first, so that nothing comes after what waits
+        if with_rule:
+            remove(stage.node, stage.queue)  # first, so that nothing comes after what waits
         os.write(asked, b".")
 
+    # The kernel may wake an ordinary process 50 µs late to save energy: too much for a delay of microseconds.
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
     try:
-        with inside(arguments.node):
-            queue = PacketQueue(arguments.queue)
-        if arguments.hook:
-            install(arguments.node, arguments.queue, arguments.match, arguments.hook)
+        stage = Stage(**{**values, "hook": values["hook"] or "forward"})
+        with inside(stage.node):
+            queue = PacketQueue(stage.queue)
+        if with_rule:
+            install(stage)
     except (LabError, OSError) as error:
-        print(f"lab: queue {arguments.queue} of {arguments.node}: {error}", file=sys.stderr)
+        print(f"lab: delay on {arguments.node}: {error}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, finish)
     signal.signal(signal.SIGINT, finish)
-    background.say_ready()
-    hold(queue, delay, AnyOrder() if arguments.reorder else InOrder(), ending)
+    rng = random.Random(stage.seed)
+    waiting = AnyOrder() if stage.reorder else InOrder()
+    hold(queue, lambda: int(1e3 * (stage.microseconds + rng.random() * stage.jitter)), waiting, ending)
     queue.close()
     return 0
 

@@ -6,22 +6,20 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from lab import sandbox
 from lab.delay import AnyOrder, InOrder, Stage
+from lab.errors import LabError
 
 BUSY = 1.5  # how much longer the mean may be on a machine whose cores are shared with other tests
 MEASURE = r"""
-import json, os, re, signal, socket, subprocess, sys, time
+import json, re, socket, subprocess, sys, time
 from pathlib import Path
-from lab import background, delay
+from lab import delay
 from lab.errors import LabError
 from lab.netns import inside, socket_in
-
-directory = Path(sys.argv[1])
 
 def run(line, **options):
     return subprocess.run(line.split(), capture_output=True, text=True, **options)
@@ -60,44 +58,66 @@ def datagrams(count=1500, size=100):
         except TimeoutError:
             return arrived
 
+process = None
+
+def end():
+    global process
+    if process is not None:
+        delay.remove("router", 7)
+        process.terminate()
+        assert process.wait(5) == 0
+    process = None
+
+def begin(*values, **named):
+    global process
+    end()
+    def spawn(argv):
+        global process
+        process = subprocess.Popen(argv)
+    delay.begin(delay.Stage(*values, **named), spawn)
+
 found = {"whole": ping()}
-stage = delay.Stage("router", 7, 3000, match='iifname "near" ip protocol icmp')
-delay.begin(directory, stage)
+begin("router", 7, 3000, match='iifname "near" ip protocol icmp')
 found["delayed"] = ping()
 found["near gateway"] = ping("10.0.0.0")
-delay.begin(directory, delay.Stage("router", 7, 2000, jitter=2000, match='iifname "near"', seed=1))
+begin("router", 7, 2000, jitter=2000, match='iifname "near"', seed=1)
 found["jitter"] = ping(count=150)
 found["in order"] = datagrams()
-delay.begin(directory, delay.Stage("router", 7, 2000, jitter=2000, match='iifname "near"', seed=1, reorder=True))
+begin("router", 7, 2000, jitter=2000, match='iifname "near"', seed=1, reorder=True)
 found["reordered"] = datagrams()
-delay.begin(directory, delay.Stage("router", 7, 2000))
+begin("router", 7, 2000)
 found["both ways"] = ping()
-os.kill(background.running(directory, "delay-router-7"), signal.SIGKILL)
-while background.running(directory, "delay-router-7"):
-    time.sleep(0.01)
+process.kill()
+process.wait()
 found["killed"] = ping()
-delay.begin(directory, stage)
-delay.end(directory, stage)
-delay.end(directory, stage)
+process = None
+begin("router", 7, 3000)
+end()
 found["ended"] = ping()
 found["left"] = run("ip netns exec router nft list ruleset").stdout
-slow_host = delay.Stage("far", 1, 1500, hook="input", match="udp dport 9 or_nothing")
 try:
-    delay.begin(directory, slow_host)
+    delay.install(delay.Stage("far", 1, 1500, hook="input", match="udp dport 9 or_nothing"))
 except LabError as error:
     found["refused"] = str(error)
-found["left running"] = background.running(directory, slow_host.name)
-delay.begin(directory, delay.Stage("far", 1, 1500, hook="input", match="icmp type echo-request"))
+words = "--node far --queue 1 --microseconds 1500 --hook input --match".split()
+argv = [sys.executable, "-m", "lab.delay", *words, "icmp type echo-request"]
+process = subprocess.Popen(argv)
+while "delay_1" not in run("ip netns exec far nft list ruleset").stdout:
+    time.sleep(0.01)
 found["slow host"] = ping()
+second = subprocess.run(argv, capture_output=True, text=True)
+found["held twice"] = [second.returncode, second.stderr]
+process.terminate()
+process.wait()
+found["left"] += run("ip netns exec far nft list ruleset").stdout
 print(json.dumps(found))
 """
 
 
 @pytest.fixture(scope="module")
-def found(sandbox_possible: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:  # noqa: ARG001
-    directory = tmp_path_factory.mktemp("delay")
+def found(sandbox_possible: None) -> dict[str, dict[str, float]]:  # noqa: ARG001
     done = subprocess.run(
-        sandbox.command([sys.executable, "-c", MEASURE, str(directory)]),
+        sandbox.command([sys.executable, "-c", MEASURE]),
         env=sandbox.environment(),
         capture_output=True,
         text=True,
@@ -149,9 +169,14 @@ def test_nothing_is_left_of_a_delay_that_has_ended(found: dict[str, str]) -> Non
     assert "delay" not in found["left"]
 
 
-def test_a_match_that_makes_no_sense_is_refused_and_leaves_no_process(found: dict[str, str]) -> None:
+def test_a_match_that_makes_no_sense_is_refused(found: dict[str, str]) -> None:
     assert "nft on far" in found["refused"]
-    assert found["left running"] is None
+
+
+def test_a_queue_has_one_holder(found: dict[str, list[object]]) -> None:
+    code, complaint = found["held twice"]
+    assert code == 2
+    assert str(complaint).startswith("lab: delay on far")
 
 
 def test_a_slow_host(found: dict[str, dict[str, float]]) -> None:
@@ -199,14 +224,11 @@ def test_each_has_its_own_time_when_order_does_not_matter() -> None:
 
 
 def test_a_stage_says_its_process_all_it_needs() -> None:
-    words = Stage("r", 3, 12.5, jitter=2, seed=9, reorder=True).words()
-    assert " ".join(words) == "--node r --queue 3 --microseconds 12.5 --jitter 2 --seed 9 --reorder"
+    words = Stage("r", 3, 12.5, jitter=2, seed=9, reorder=True).command()[1:]
+    assert " ".join(words) == "-m lab.delay --node r --queue 3 --microseconds 12.5 --jitter 2 --seed 9 --reorder"
 
 
-def test_a_queue_that_is_none_is_refused(tmp_path: Path) -> None:
-    from lab import delay
-    from lab.errors import LabError
-
-    for stage in (Stage("r", 0, 1), Stage("r", 1, -1)):
-        with pytest.raises(LabError):
-            delay.begin(tmp_path, stage)
+@pytest.mark.parametrize("values", [{"queue": 0}, {"microseconds": -1}, {"jitter": -1}])
+def test_a_delay_that_cannot_be_is_refused(values: dict[str, int]) -> None:
+    with pytest.raises(LabError):
+        Stage(**{"node": "router", "queue": 1, "microseconds": 1, **values})  # type: ignore[arg-type]
