@@ -113,8 +113,9 @@ class Counters:
         allowed = {"": (None,), "gid": range(GIDS)}.get(counter.slot, PRIORITIES)
         if event.slot not in allowed:
             raise LabError(f"{event.counter} has no {counter.slot or 'slot'} {event.slot}")
-        if min(event.rate, event.once, event.level, event.ramp, event.delay) < 0:
-            raise LabError(f"an event of {event.counter} would count backwards or end before it begins")
+        amounts = (event.start, event.rate, event.once, event.level, event.ramp, event.delay)
+        if not all(0 <= amount < FOREVER for amount in amounts):
+            raise LabError(f"an event of {event.counter} would count backwards or without bounds")
         if event.counter == "gid" and event.text:
             try:
                 IPv6Address(event.text)

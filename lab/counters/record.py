@@ -1,0 +1,263 @@
+"""Counter samples in the file contract: ``python -m lab.counters.record DIRECTORY --output FILE`` inside a lab.
+
+Reads what any collector would: the switches' agents by SNMP, the hosts' trees and their interfaces. Whatever does
+not answer has no row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from pysnmp.hlapi.v1arch.asyncio import SnmpDispatcher
+
+from exporter.contracts.catalogue import RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
+from exporter.contracts.tables import CounterSample
+from exporter.switches.interfaces import read_interfaces
+from exporter.switches.snmp import Oid, PysnmpSession, SnmpError, Value, walk
+from lab import design as drawn
+from lab.counters import dialects
+from lab.counters.kernel import Kernel
+from lab.counters.names import LOSSLESS
+from lab.counters.trees import ETHTOOL, SYSFS
+from lab.design import Design, Host, Switch
+from lab.netns import inside
+from lab.snmp import PORT, Agents
+
+COLUMNS = CounterSample.__struct_fields__
+TIMEOUT_SECONDS, RETRIES = 2.0, 1
+
+# Names that the catalogue does not have yet. This is their only place: exchange them here when it has.
+PFC_SENT = "fabric_switch_port_pfc_transmit_frames_total"
+PFC_RECEIVED = "fabric_switch_port_pfc_receive_frames_total"
+PFC_PAUSED = "fabric_switch_port_pfc_receive_pause_seconds_total"
+PFC_PAUSING = "fabric_switch_port_pfc_transmit_pause_seconds_total"
+QUEUE_PACKETS = "fabric_switch_port_queue_transmit_packets_total"
+QUEUE_BYTES = "fabric_switch_port_queue_transmit_bytes_total"
+QUEUE_DROPPED = "fabric_switch_port_queue_dropped_packets_total"
+QUEUE_DROPPED_BYTES = "fabric_switch_port_queue_dropped_bytes_total"
+ECN_MARKED = "fabric_switch_port_queue_ecn_marked_packets_total"
+WATCHDOG_STUCK = "fabric_switch_port_pfc_watchdog_stuck_total"
+WATCHDOG_RECOVERED = "fabric_switch_port_pfc_watchdog_recovered_total"
+WATCHDOG_DROPPED = "fabric_switch_port_pfc_watchdog_dropped_packets_total"
+FCS_ERRORS = "fabric_switch_port_fcs_errors_total"
+FRAME_TOO_LONGS = "fabric_switch_port_frame_too_longs_total"
+SYMBOL_ERRORS = "fabric_switch_port_symbol_errors_total"
+STATUS_CHANGES = "fabric_switch_port_status_changes_total"
+RNIC_HW = "fabric_rnic_hw_{}_total"  # a file of hw_counters
+RNIC_ETHTOOL = "fabric_rnic_{}_total"  # a line of ethtool -S without a priority
+RNIC_PCI_STALLED = {
+    "outbound_pci_stalled_rd": "fabric_rnic_pci_stalled_read_ratio",
+    "outbound_pci_stalled_wr": "fabric_rnic_pci_stalled_write_ratio",
+}
+RNIC_PRIORITY = {
+    "rx_prio{}_pause": "fabric_rnic_pfc_receive_frames_total",
+    "tx_prio{}_pause": "fabric_rnic_pfc_transmit_frames_total",
+    "rx_prio{}_pause_duration": "fabric_rnic_pfc_receive_pause_seconds_total",
+    "tx_prio{}_pause_duration": "fabric_rnic_pfc_transmit_pause_seconds_total",
+    "rx_prio{}_discards": "fabric_rnic_priority_receive_discards_total",
+}
+
+# Column -> metric, where priority or queue stands in the index (None: nowhere), whether it is a queue, and the factor.
+_Column = tuple[str, int | None, bool, float]
+_SWITCH: dict[Oid, _Column] = {
+    dialects.A_PFC_REQUESTS: (PFC_SENT, 1, False, 1),
+    dialects.A_PFC_INDICATIONS: (PFC_RECEIVED, 1, False, 1),
+    dialects.A_QUEUE_PKTS: (QUEUE_PACKETS, 1, True, 1),
+    dialects.A_QUEUE_BYTES: (QUEUE_BYTES, 1, True, 1),
+    dialects.A_QUEUE_PKTS_DROPPED: (QUEUE_DROPPED, 1, True, 1),
+    dialects.A_QUEUE_BYTES_DROPPED: (QUEUE_DROPPED_BYTES, 1, True, 1),
+    dialects.A_ECN_MARKED: (ECN_MARKED, 1, True, 1),
+    dialects.A_WATCHDOG_STUCK: (WATCHDOG_STUCK, 2, True, 1),
+    dialects.A_WATCHDOG_RECOVERED: (WATCHDOG_RECOVERED, 2, True, 1),
+    dialects.A_STATUS_CHANGES: (STATUS_CHANGES, None, False, 1),
+    dialects.C_PRIORITY_REQUESTS: (PFC_SENT, 1, False, 1),
+    dialects.C_PRIORITY_INDICATIONS: (PFC_RECEIVED, 1, False, 1),
+    dialects.C_WAIT_RX: (PFC_PAUSED, 1, False, 1e-6),
+    dialects.C_WAIT_TX: (PFC_PAUSING, 1, False, 1e-6),
+    dialects.C_WATCHDOG_SHUTDOWNS: (WATCHDOG_STUCK, 1, True, 1),
+    dialects.C_WATCHDOG_RESTORES: (WATCHDOG_RECOVERED, 1, True, 1),
+    dialects.C_WATCHDOG_TOTAL_DROPPED: (WATCHDOG_DROPPED, 1, True, 1),
+    dialects.DOT3_HC_FCS_ERRORS: (FCS_ERRORS, None, False, 1),
+    dialects.DOT3_HC_TOO_LONGS: (FRAME_TOO_LONGS, None, False, 1),
+    dialects.DOT3_HC_SYMBOL_ERRORS: (SYMBOL_ERRORS, None, False, 1),
+}
+_QOS_GROUP = {
+    dialects.C_SENT_PKTS: QUEUE_PACKETS,
+    dialects.C_SENT_BYTES: QUEUE_BYTES,
+    dialects.C_DROPPED_PKTS: QUEUE_DROPPED,
+    dialects.C_DROPPED_BYTES: QUEUE_DROPPED_BYTES,
+}
+_IF_NAME: Oid = (1, 3, 6, 1, 2, 1, 31, 1, 1, 1, 1)
+_TRUE = 1
+
+
+class Recorder:
+    """Reads all counters of one lab. Inside its sandbox, in one thread."""
+
+    def __init__(self, design: Design, directory: Path) -> None:
+        self._design, self._directory = design, directory
+        self._community = Agents(directory / "snmp").community_file.read_text().strip()
+        self._dispatcher = SnmpDispatcher()
+        self._sessions = {switch.name: self._session(switch) for switch in design.switches}
+        self._kernels = {}
+        for host in design.hosts:
+            with inside(host.name):
+                self._kernels[host.name] = Kernel()
+
+    def _session(self, switch: Switch) -> PysnmpSession:
+        return PysnmpSession(self._dispatcher, switch.management, PORT, self._community, TIMEOUT_SECONDS, RETRIES)
+
+    async def sample(self) -> list[CounterSample]:
+        """One reading of everything; each row has the time at which its device answered."""
+        answers = await asyncio.gather(*(self._switch(switch) for switch in self._design.switches))
+        rows = [row for answer in answers for row in answer]
+        for host in self._design.hosts:
+            rows += self._host(host)
+        return rows
+
+    async def _switch(self, switch: Switch) -> list[CounterSample]:
+        session = self._sessions[switch.name]
+        try:
+            ports, _ = await read_interfaces(session, {})
+            now = time.time()
+            columns = await walk(
+                session, (_IF_NAME, dialects.A_ECN_COUNTER_ENABLED, dialects.C_QOS_GROUP_STATS, *_SWITCH)
+            )
+        except (SnmpError, OSError):
+            return []
+        wanted = {end.port for end in switch.ports}
+        rows = [
+            sample(now, metric.name, switch.name, port, value)
+            for port, values in ports.items()
+            if port in wanted
+            for metric, value in values.items()
+        ]
+        names = {index: name.decode() for index, name in columns[_IF_NAME].items() if isinstance(name, bytes)}
+        return rows + [row for row in switch_rows(time.time(), switch.name, names, columns) if row.port in wanted]
+
+    def _host(self, host: Host) -> Iterator[CounterSample]:
+        links = self._kernels[host.name].links()
+        now = time.time()
+        for rnic in host.rnics:
+            link = links.get(rnic.netdev)
+            if link is not None:
+                for metric, value in (
+                    (RNIC_RECEIVE, link.rx_bytes),
+                    (RNIC_TRANSMIT, link.tx_bytes),
+                    (RNIC_MTU, link.mtu),
+                    (RNIC_UP, link.up),
+                ):
+                    yield sample(now, metric.name, host.name, rnic.name, value)
+            device = self._directory / SYSFS / host.name / "class/infiniband" / rnic.name
+            try:
+                lines = (self._directory / ETHTOOL / host.name / rnic.netdev).read_text()
+                files = {
+                    path.name: path.read_text()
+                    for path in (device / "ports/1/hw_counters").iterdir()
+                    if path.name != "lifespan" and not path.name.startswith(".")
+                }
+            except FileNotFoundError:  # the RNIC is gone
+                continue
+            yield from rnic_rows(time.time(), host.name, rnic.name, files, lines)
+
+
+def switch_rows(
+    now: float, switch: str, ports: Mapping[Oid, str], columns: Mapping[Oid, Mapping[Oid, Value]]
+) -> Iterator[CounterSample]:
+    """The rows behind columns of the MIBs of either dialect. Marks that a switch does not count have none."""
+    counts_marks = columns[dialects.A_ECN_COUNTER_ENABLED]
+    for column, (metric, at, queued, factor) in _SWITCH.items():
+        for index, value in columns[column].items():
+            if not isinstance(value, int) or index[:1] not in ports:
+                continue
+            if metric == ECN_MARKED and counts_marks.get(index) != _TRUE:
+                continue
+            place = None if at is None else index[at]
+            yield sample(now, metric, switch, ports[index[:1]], value * factor, place, queued)
+    for (interface, _, queue, kind), value in columns[dialects.C_QOS_GROUP_STATS].items():
+        if isinstance(value, int) and kind in _QOS_GROUP and (interface,) in ports:
+            yield sample(now, _QOS_GROUP[kind], switch, ports[interface,], value, queue, True)
+
+
+def rnic_rows(now: float, host: str, rnic: str, files: Mapping[str, str], lines: str) -> Iterator[CounterSample]:
+    """The rows behind the files of ``hw_counters`` and the lines of ``ethtool -S``."""
+    for name, text in sorted(files.items()):
+        yield sample(now, RNIC_HW.format(name), host, rnic, int(text))
+    values = {name.strip(): int(value) for name, _, value in (line.partition(":") for line in lines.splitlines()[1:])}
+    for name, value in values.items():
+        if name in RNIC_PCI_STALLED:
+            yield sample(now, RNIC_PCI_STALLED[name], host, rnic, value / 100)
+        elif "_prio" not in name:
+            yield sample(now, RNIC_ETHTOOL.format(name), host, rnic, value)
+    for priority in LOSSLESS:
+        for pattern, metric in RNIC_PRIORITY.items():
+            factor = 1e-6 if pattern.endswith("duration") else 1
+            yield sample(now, metric, host, rnic, values[pattern.format(priority)] * factor, priority)
+
+
+def sample(
+    now: float, metric: str, node: str, port: str, value: float, place: int | None = None, queued: bool = False
+) -> CounterSample:
+    return CounterSample(
+        time=now,
+        metric=metric,
+        node=node,
+        port=port,
+        priority=None if queued else place,
+        queue=place if queued else None,
+        value=float(value),
+    )
+
+
+def write(file: TextIO, rows: list[CounterSample]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    for row in rows:
+        cells = [getattr(row, column) for column in COLUMNS]
+        writer.writerow(
+            "" if cell is None else f"{cell:.6f}".rstrip("0").rstrip(".") if isinstance(cell, float) else cell
+            for cell in cells
+        )
+    file.flush()
+
+
+async def record(design: Design, directory: Path, file: TextIO, period: float, seconds: float) -> None:
+    """Sample every ``period`` seconds for ``seconds``, or until a signal; the file ends with a whole sample."""
+    recorder = Recorder(design, directory)  # its dispatcher belongs to this event loop
+    csv.writer(file, lineterminator="\n").writerow(COLUMNS)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    start = time.monotonic()
+    due = 0.0
+    while not stop.is_set() and due <= seconds:
+        write(file, await recorder.sample())
+        due += period
+        try:
+            await asyncio.wait_for(stop.wait(), max(0.0, start + due - time.monotonic()))
+        except TimeoutError:
+            continue
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.counters.record", description="Record all counters of a lab.")
+    parser.add_argument("directory", type=Path, help="the lab's directory")
+    parser.add_argument("--output", type=Path, required=True, help="CSV of counter samples")
+    parser.add_argument("--period", type=float, default=5.0, help="seconds between samples (default: 5)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="how long (default: until a signal)")
+    arguments = parser.parse_args()
+    design = drawn.load((arguments.directory / "design.json").read_bytes())
+    with open(arguments.output, "w", newline="") as file:
+        asyncio.run(record(design, arguments.directory, file, arguments.period, arguments.seconds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
