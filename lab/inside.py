@@ -11,6 +11,7 @@ from pathlib import Path
 from exporter.contracts.codec import encode
 from lab import design as drawn
 from lab import overlay, routing
+from lab.counters import show
 from lab.design import Design
 from lab.errors import LabError
 from lab.faults import Faults
@@ -55,6 +56,8 @@ def act(design: Design, faults: Faults, action: str, words: list[str]) -> None:
             routing.wait_converged(design)
         case "overlay", []:
             print(encode(overlay.state(design, faults.site.directory, time.time())).decode())
+        case "counters", [node]:
+            print(show.table(design, faults.site.directory, node))
         case "dropped", []:
             print(json.dumps(faults.dropped()))
         case "heal", [what]:
