@@ -83,6 +83,10 @@ def _heal(arguments: argparse.Namespace) -> int:
     return _inside(Running(arguments.name), ["heal", arguments.what])
 
 
+def _counters(arguments: argparse.Namespace) -> int:
+    return _inside(Running(arguments.name), ["counters", arguments.node])
+
+
 def _inside(running: Running, words: Sequence[str]) -> int:
     argv = running.command(None, running.action(*words))
     return subprocess.run(argv, env=sandbox.environment(), check=False).returncode
@@ -139,6 +143,8 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
                 command.add_argument("words", metavar=parameter.name.upper(), action="extend", nargs="?", help=text)
     heal = add("heal", _heal, "mend all faults, or those of one link or port, or one by name")
     heal.add_argument("what", nargs="?", default="all", metavar="FAULT")
+    counters = add("counters", _counters, "the counters of a host or switch that are not 0: PFC, ECN, queues, RNIC")
+    counters.add_argument("node", metavar="NODE")
     add("topology", _topology, "print the lab's topology file")
     if importlib.util.find_spec("lab.demo") is not None:
         demo = add("demo", _demo, "the main job on a fresh lab, from packets to a notification")
