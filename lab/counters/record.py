@@ -106,14 +106,15 @@ class Recorder:
     def __init__(self, design: Design, directory: Path) -> None:
         self._design, self._directory = design, directory
         self._environment = environment(Agents(directory / "snmp").client_environment())
+        self._switches = [switch for switch in design.switches if switch.tier != "carrier"]  # nobody polls a provider's
         self._kernels = {}
         for host in design.hosts:
-            with inside(host.name):
+            with inside(host.namespace):
                 self._kernels[host.name] = Kernel()
 
     async def sample(self) -> list[CounterSample]:
         """One reading of everything; each row has the time at which its device answered."""
-        answers = await asyncio.gather(*(self._switch(switch) for switch in self._design.switches))
+        answers = await asyncio.gather(*(self._switch(switch) for switch in self._switches))
         rows = [row for answer in answers for row in answer]
         for host in self._design.hosts:
             rows += self._host(host)
@@ -122,23 +123,29 @@ class Recorder:
     async def _switch(self, switch: Switch) -> list[CounterSample]:
         answers: dict[Oid, Value] = {}
         for subtree in (*_INTERFACES, *dialects.SUBTREES):
-            answers |= await self._walk(switch.management, subtree)
+            rows = await self._walk(switch.management, subtree)
+            if rows is None:
+                return []
+            answers |= rows
         now = time.time()
         session = _Answers(answers)
         ports, _ = await read_interfaces(session, {})
         columns = await walk(session, (_IF_NAME, dialects.A_ECN_COUNTER_ENABLED, dialects.C_QOS_GROUP_STATS, *_SWITCH))
         wanted = {end.port for end in switch.ports}
-        rows = [
+        samples = [
             sample(now, metric.name, switch.name, port, value)
             for port, values in ports.items()
             if port in wanted
             for metric, value in values.items()
         ]
         names = {index: name.decode() for index, name in columns[_IF_NAME].items() if isinstance(name, bytes)}
-        return rows + [row for row in switch_rows(now, switch.name, names, columns) if row.port in wanted]
+        return samples + [row for row in switch_rows(now, switch.name, names, columns) if row.port in wanted]
 
-    async def _walk(self, address: str, subtree: Oid) -> dict[Oid, Value]:
-        """One subtree of an agent, by net-snmp's own program: a tenth of the cost of decoding it here."""
+    async def _walk(self, address: str, subtree: Oid) -> dict[Oid, Value] | None:
+        """One subtree of an agent, by net-snmp's own program: a tenth of the cost of decoding it here.
+
+        None when the agent does not answer.
+        """
         process = await asyncio.create_subprocess_exec(
             *WALK,
             address,
@@ -148,7 +155,7 @@ class Recorder:
             stderr=asyncio.subprocess.DEVNULL,
         )
         output, _ = await process.communicate()
-        return parse_walk(output.decode(errors="replace")) if process.returncode == 0 else {}
+        return parse_walk(output.decode(errors="replace")) if process.returncode == 0 else None
 
     def _host(self, host: Host) -> Iterator[CounterSample]:
         links = self._kernels[host.name].links()

@@ -28,22 +28,25 @@ _SWITCH_COLUMNS = (
 def table(design: Design, directory: Path, node: str) -> str:
     """The counters of a host or switch that are not 0, now. Inside the sandbox."""
     place = design.node(node)
-    with inside(node):
+    with inside(place.namespace):
         kernel = Kernel()
-    rows = (
-        _host(design, directory, place, kernel)
-        if isinstance(place, Host)
-        else _switch(design, directory, place, kernel)
-    )
-    lines = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
+    if isinstance(place, Host):
+        return _aligned(list(_host(design, directory, place, kernel)))
+    return _aligned(list(_switch(design, directory, place, kernel)))
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    """Names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = (
             cell.ljust(width) if at < 2 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(line, rows))
 
 
 def _switch(design: Design, directory: Path, switch: Switch, kernel: Kernel) -> Iterator[tuple[str, ...]]:

@@ -85,7 +85,7 @@ class HostTree:
 
     def __init__(self, directory: Path, host: drawn.Host) -> None:
         self.places = [RnicPlace(host.name, each.name, each.netdev, each.address, SPEED_MBPS) for each in host.rnics]
-        with inside(host.name):
+        with inside(host.namespace):
             self._kernel = Kernel()
         self._sysfs = directory / SYSFS / host.name
         devices = self._sysfs / "class" / "infiniband"
@@ -126,7 +126,7 @@ class HostTree:
 def install_rules(design: Design) -> None:
     """Let every node count its packets by class; nothing is dropped or changed."""
     for node in design.nodes:
-        with inside(node.name):
+        with inside(node.namespace):
             subprocess.run(["nft", "-f", "-"], input=RULES, text=True, check=True)
 
 

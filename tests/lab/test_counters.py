@@ -210,7 +210,7 @@ def test_an_rnic_vanishes_and_comes_back_at_0_and_a_gid_changes(
     until(lambda: file(fabric, cable, "hw_counters/out_of_sequence") == 5)
     counters.remove_rnic(cable.a.node, cable.a.port, fault="rnic gone")
     until(lambda: not hardware(fabric, cable).exists())
-    assert not (fabric.directory / "ethtool" / cable.a.node / cable.a.netdev).exists()
+    until(lambda: not (fabric.directory / "ethtool" / cable.a.node / cable.a.netdev).exists())
     counters.clear("rnic gone")
     until(lambda: hardware(fabric, cable).exists())
     assert file(fabric, cable, "hw_counters/out_of_sequence") == 0
