@@ -14,7 +14,7 @@ from typing import Any
 from lab import design as drawn
 from lab import overlay, routing
 from lab.counters import setup as counters
-from lab.design import Design, Host, Switch
+from lab.design import Design, Host, Rnic, Switch
 from lab.errors import LabError
 from lab.netns import NAMESPACES, inside
 from lab.sandbox import environment
@@ -54,6 +54,17 @@ def _set(settings: Mapping[str, int]) -> None:
         # Older kernels keep some of these for the whole machine: then they are not ours to set.
         if path.exists():
             path.write_text(f"{value}\n")
+
+
+def rnic_routes(rnic: Rnic) -> list[str]:
+    """``ip`` words for what an RNIC loses with its carrier or address, harmless to repeat."""
+    way = f"default via {rnic.gateway} dev {rnic.netdev} src {rnic.address}"
+    table = FIRST_TABLE + rnic.rail
+    return [
+        f"addr replace {rnic.address}/31 dev {rnic.netdev}",
+        f"route replace {way} table {table}",
+        f"route replace {way} metric {table}",
+    ]
 
 
 class Lab:
@@ -163,14 +174,11 @@ class Lab:
             return lines
         for rnic in node.rnics:
             table = FIRST_TABLE + rnic.rail
-            way = f"default via {rnic.gateway} dev {rnic.netdev} src {rnic.address}"
             lines += [
-                f"addr add {rnic.address}/31 dev {rnic.netdev}",
                 f"link set {rnic.netdev} up",
+                *rnic_routes(rnic),
                 # What comes from an RNIC's address leaves through that RNIC; what is unbound prefers rail 0.
-                f"route add {way} table {table}",
                 f"rule add from {rnic.address} lookup {table} priority {table}",
-                f"route add {way} metric {table}",
             ]
         return lines
 

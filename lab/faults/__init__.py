@@ -16,10 +16,10 @@ import msgspec
 
 from lab.design import Design
 from lab.errors import LabError
-from lab.faults import links as _links  # registers its kinds
+from lab.faults import hosts, links, overlay  # each registers its kinds
 from lab.faults.base import Fault, Kind, Site, Value, kind, kinds, number
 
-__all__ = ["Fault", "Faults", "Kind", "Site", "kind", "kinds", "number"]
+__all__ = ["Fault", "Faults", "Kind", "Site", "hosts", "kind", "kinds", "links", "number", "overlay"]
 
 
 class Faults:
@@ -94,6 +94,3 @@ class Faults:
                 new = self._file.with_suffix(".new")
                 new.write_bytes(msgspec.json.encode(list(faults.values())))
                 new.replace(self._file)
-
-
-del _links

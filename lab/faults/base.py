@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +144,14 @@ class Site:
     def spawn_module(self, fault: Fault, module: str, *words: str, node: str | None = None) -> None:
         """``spawn`` for a module of this package."""
         self.spawn(fault, [sys.executable, "-m", module, *words], node, module.rsplit(".", 1)[-1])
+
+    def until(self, condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
+        """Return when ``condition`` holds; raise LabError saying ``what`` was waited for."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise LabError(f"not within {timeout:g} s: {what}", f"logs in {self.directory / 'logs'}")
+            time.sleep(0.01)
 
     def stop(self, fault: Fault) -> None:
         """End the processes of a fault, politely first, and wait until they are gone."""

@@ -1,0 +1,36 @@
+"""The process behind ``rnic-flap``: takes an RNIC's port down and brings it back, period after period."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab import design as drawn
+from lab.faults.base import Fault, Site
+from lab.faults.hosts import RnicDown
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.faults.flapping", description=__doc__)
+    parser.add_argument("--directory", type=Path, required=True, help="the lab's")
+    parser.add_argument("rnic")
+    parser.add_argument("period", type=float, help="seconds from one fall to the next")
+    parser.add_argument("down", type=float, help="seconds of each period without carrier")
+    arguments = parser.parse_args(words)
+    site = Site(drawn.load((arguments.directory / "design.json").read_bytes()), arguments.directory)
+    fault, port = Fault(RnicDown.name, arguments.rnic), RnicDown()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # whoever ends this brings the port up
+    port.inflict(site, fault)
+    while True:
+        time.sleep(arguments.down)
+        port.mend(site, fault)
+        time.sleep(arguments.period - arguments.down)
+        port.inflict(site, fault)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
