@@ -63,7 +63,7 @@ class Exporters:
             self._start(host.name, configuration, node=host.name)
         switches = [
             {"name": switch.name, "address": switch.management, "community_file": str(self.lab.agents.community_file)}
-            for switch in self.lab.design.switches
+            for switch in self.lab.design.managed
         ]
         poller = {
             "host": POLLER,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lab import design as drawn
-from lab import faults, sandbox
+from lab import faults, sandbox, transit
 from lab.errors import LabError
 from lab.running import Running
 
@@ -32,6 +32,8 @@ def _up(arguments: argparse.Namespace) -> int:
         hosts_per_pod=arguments.hosts_per_pod,
         tenants=arguments.tenants,
     )
+    if arguments.transit:
+        design = transit.add(design)
     start = time.monotonic()
     if not running.up(design, die_with_parent=arguments.foreground):
         print(f"lab {running.name!r} is up already, seed {running.design().seed}")
@@ -122,6 +124,7 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     up.add_argument("--spines", type=int, default=2)
     up.add_argument("--hosts-per-pod", type=int, default=4)
     up.add_argument("--tenants", type=int, default=2, help="VXLAN networks, each with a container on every host (2)")
+    up.add_argument("--transit", action="store_true", help="with a second site behind two carriers, and a resolver")
     up.add_argument("--foreground", action="store_true", help="stay until a signal; the lab ends with this process")
     add("down", _down, "take a lab down; nothing of it stays")
     add("status", _status, "size, routing, dead daemons and active faults")

@@ -218,9 +218,8 @@ def hold(queue: Queue, delay: Callable[[], int], waiting: InOrder | AnyOrder, en
         ready, _, _ = select.select(watched, [], [], patience)
         if ending in ready:
             watched.remove(ending)
-        now = time.monotonic_ns()
         for identifier in queue.arrived():
-            waiting.add(now + delay(), identifier)
+            waiting.add(time.monotonic_ns() + delay(), identifier)
         waiting.release(time.monotonic_ns(), queue)
 
 

@@ -99,7 +99,7 @@ class Host:
 @dataclass(frozen=True)
 class Switch:
     name: str
-    tier: str  # leaf or spine
+    tier: str  # leaf or spine; of a transit, border or carrier
     pod: str | None
     rail: int | None
     asn: int
@@ -148,8 +148,35 @@ class Tenant:
 
 
 @dataclass(frozen=True)
+class Carrier:
+    """A provider's network between two sites, as one router: what it does to every packet that crosses it.
+
+    ``microseconds`` each way, up to ``jitter`` µs more; ``loss`` in percent, the lowest and the highest.
+    """
+
+    switch: str
+    microseconds: float
+    jitter: float
+    loss: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Transit:
+    """The way to a second site (lab.transit): names of switches and hosts. Routing prefers the first carrier."""
+
+    border: str
+    far_border: str
+    carriers: tuple[Carrier, Carrier]
+    services: str  # host beside the fabric: the resolver's
+    store: str  # host of the second site: the checkpoint store
+
+
+@dataclass(frozen=True)
 class Design:
-    """One lab. Written to and read from JSON whole (``dump``, ``load``)."""
+    """One lab. Written to and read from JSON whole (``dump``, ``load``).
+
+    ``hosts`` are those that train; ``service_hosts`` serve them from outside the fabric's leaves.
+    """
 
     seed: int
     mtu: int
@@ -157,10 +184,17 @@ class Design:
     switches: tuple[Switch, ...]
     links: tuple[Cable, ...]
     tenants: tuple[Tenant, ...] = ()
+    service_hosts: tuple[Host, ...] = ()
+    transit: Transit | None = None
 
     @property
     def nodes(self) -> tuple[Host | Switch, ...]:
-        return (*self.hosts, *self.switches)
+        return (*self.hosts, *self.service_hosts, *self.switches)
+
+    @property
+    def managed(self) -> tuple[Switch, ...]:
+        """The switches that answer SNMP: a carrier's do not."""
+        return tuple(switch for switch in self.switches if switch.tier != "carrier")
 
     @property
     def containers(self) -> tuple[Container, ...]:
@@ -188,6 +222,9 @@ class Design:
 
     def host(self, name: str) -> Host:
         return _lookup("host", name, {host.name: host for host in self.hosts})
+
+    def service_host(self, name: str) -> Host:
+        return _lookup("service host", name, {host.name: host for host in self.service_hosts})
 
     def switch(self, name: str) -> Switch:
         return _lookup("switch", name, {switch.name: switch for switch in self.switches})
@@ -243,12 +280,20 @@ class Design:
                     ),
                 )
                 for host in self.hosts
+            )
+            + tuple(
+                contract.Host(
+                    name=host.name,
+                    rack=host.rack,
+                    rnics=tuple(contract.Rnic(name=r.name, ip=r.address, netdev=r.netdev) for r in host.rnics),
+                )
+                for host in self.service_hosts
             ),
             switches=tuple(
                 contract.Switch(
                     name=switch.name,
                     tier=switch.tier,
-                    management=switch.management,
+                    management=None if switch.tier == "carrier" else switch.management,
                     addresses=(switch.loopback,),
                     ports=tuple(
                         contract.Port(

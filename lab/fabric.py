@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab import carrier, overlay, routing
 from lab import design as drawn
-from lab import overlay, routing
 from lab.counters import setup as counters
 from lab.design import Design, Host, Rnic, Switch
 from lab.errors import LabError
@@ -104,17 +104,18 @@ class Lab:
             _batch(self._addresses(node), node.name)
         overlay.build(self.design, self.directory)
         routing.configure(self.design)
-        self.agents.configure(self.design.switches)
+        self.agents.configure(self.design.managed)
         counters.start(self.design, self.directory, self.daemon)
         for switch in self.design.switches:
             self.daemon(f"zebra-{switch.name}", routing.daemon("zebra", switch), node=switch.name)
-        for switch in self.design.switches:
+        for switch in self.design.managed:
             argv, environ = self.agents.daemon(switch)
             self.daemon(f"snmpd-{switch.name}", argv, node=switch.name, environ=environ)
         for switch in self.design.switches:
             self._await_zebra(switch)
             self.daemon(f"bgpd-{switch.name}", routing.daemon("bgpd", switch), node=switch.name)
-        for switch in self.design.switches:
+        carrier.start(self.design, self.daemon)
+        for switch in self.design.managed:
             argv, environ = self.agents.freshen(switch)
             done = self.run(switch.name, argv, environ=environ, check=False)
             if done.returncode:

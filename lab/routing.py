@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from lab import transit
 from lab.design import MANAGEMENT, Design, Switch
 from lab.errors import LabError
 
@@ -30,6 +31,7 @@ def bgp_configuration(design: Design, switch: Switch) -> str:
         "route-map fabric permit 10",
         " match ip address prefix-list fabric",
         "exit",
+        *transit.policies(design, switch),
         f"router bgp {switch.asn}",
         f" bgp router-id {switch.loopback}",
         " no bgp ebgp-requires-policy",
@@ -42,6 +44,7 @@ def bgp_configuration(design: Design, switch: Switch) -> str:
         " address-family ipv4 unicast",
         "  redistribute connected route-map fabric",
         "  maximum-paths 64",
+        *(f"  {line}" for line in transit.neighbor_policies(design, switch)),
         " exit-address-family",
         "exit",
     ]
@@ -96,15 +99,23 @@ def _bgp_routes(switch: Switch) -> dict[str, int]:
 
 
 def missing_routes(design: Design) -> Iterator[str]:
-    """What full convergence still lacks: every leaf reaches every other leaf's hosts through every spine."""
-    home = {link.a.address: link.b.node for link in design.links if link.b.node not in _names(design.spines)}
+    """What full convergence still lacks: every leaf reaches all other hosts through every spine, and so on."""
+    hosts = {host.name for host in (*design.hosts, *design.service_hosts)}
+    home = {link.a.address: link.b.node for link in design.links if link.a.node in hosts}
+    leaves = _names(design.leaves)
     for switch in design.switches:
         routes = _bgp_routes(switch)
-        wanted = len(design.spines) if switch.tier == "leaf" else 1
-        for address, leaf in home.items():
+        for address, gateway in home.items():
             prefix = str(IPv4Network(f"{address}/31", strict=False))
-            if leaf != switch.name and routes.get(prefix, 0) != wanted:
+            wanted = len(design.spines) if _over_spines(design, switch, to_leaf=gateway in leaves) else 1
+            if gateway != switch.name and routes.get(prefix, 0) != wanted:
                 yield f"{switch.name} has {routes.get(prefix, 0)} of {wanted} ways to {prefix}"
+
+
+def _over_spines(design: Design, switch: Switch, *, to_leaf: bool) -> bool:
+    """Whether a switch has a choice of spines: a leaf always, the fabric's border towards leaves."""
+    at_border = design.transit is not None and switch.name == design.transit.border
+    return switch.tier == "leaf" or (at_border and to_leaf)
 
 
 def wait_converged(design: Design, timeout: float = 30, watch: Callable[[], None] = lambda: None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import sandbox
+from lab import sandbox, transit
 from lab.design import Design, draw
 from lab.errors import LabError
 from lab.running import Running
@@ -49,3 +49,15 @@ def whole(fabric: Running) -> Iterator[Running]:
     yield fabric
     fabric.act("heal", "all")
     fabric.act("wait-converged")
+
+
+@pytest.fixture(scope="session")
+def two_sites(sandbox_possible: None) -> Iterator[Running]:  # noqa: ARG001
+    """A small lab with a second site behind two carriers. A test that breaks it heals it."""
+    running = Running(f"pytest-{os.getpid()}-transit")
+    small = draw(seed=os.getpid(), pods=1, rails=1, spines=2, hosts_per_pod=3, tenants=0)
+    running.up(transit.add(small), die_with_parent=True)
+    try:
+        yield running
+    finally:
+        running.down()

@@ -13,7 +13,6 @@ from lab import sandbox
 from lab.delay import AnyOrder, InOrder, Stage
 from lab.errors import LabError
 
-BUSY = 1.5  # how much longer the mean may be on a machine whose cores are shared with other tests
 MEASURE = r"""
 import json, re, socket, subprocess, sys, time
 from pathlib import Path
@@ -128,29 +127,28 @@ def found(sandbox_possible: None) -> dict[str, dict[str, float]]:  # noqa: ARG00
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def added(found: dict[str, dict[str, float]], what: str) -> float:
-    """Milliseconds more than on the whole path, in the mean."""
-    return found[what]["mean"] - found["whole"]["mean"]
+def late(found: dict[str, dict[str, float]], what: str, milliseconds: float) -> bool:
+    """Whether the quickest of many pings, and so all, took the time: others wait for a core now and then."""
+    return milliseconds <= found[what]["least"] < milliseconds + 0.5
 
 
 def test_ping_sees_the_delay_and_no_loss(found: dict[str, dict[str, float]]) -> None:
-    assert found["delayed"]["least"] >= 3.0, "never less than asked for"
-    assert 2.9 < added(found, "delayed") < BUSY * 3
+    assert late(found, "delayed", 3.0)
     assert found["delayed"]["received"] == 60
 
 
 def test_what_does_not_match_is_untouched(found: dict[str, dict[str, float]]) -> None:
-    assert found["near gateway"]["mean"] < 0.5
+    assert found["near gateway"]["least"] < 0.5
 
 
 def test_jitter_is_drawn_between_its_bounds(found: dict[str, dict[str, float]]) -> None:
     assert found["jitter"]["least"] >= 2.0
-    assert 2.7 < added(found, "jitter") < BUSY * 3
-    assert 0.3 < found["jitter"]["deviation"] < 1.2, "2 ms / sqrt(12) is 0.58"
+    assert found["jitter"]["mean"] > 2.7
+    assert found["jitter"]["deviation"] > 0.3, "2 ms / sqrt(12) is 0.58"
 
 
 def test_a_delay_without_a_match_holds_both_ways(found: dict[str, dict[str, float]]) -> None:
-    assert 3.9 < added(found, "both ways") < BUSY * 4
+    assert late(found, "both ways", 4.0)
 
 
 def test_packets_keep_their_order_unless_asked(found: dict[str, list[int]]) -> None:
@@ -162,7 +160,7 @@ def test_packets_keep_their_order_unless_asked(found: dict[str, list[int]]) -> N
 @pytest.mark.parametrize("what", ["killed", "ended"])
 def test_packets_pass_when_nobody_holds_them(found: dict[str, dict[str, float]], what: str) -> None:
     assert found[what]["received"] == 60
-    assert found[what]["mean"] < 0.5
+    assert found[what]["least"] < 0.5
 
 
 def test_nothing_is_left_of_a_delay_that_has_ended(found: dict[str, str]) -> None:
@@ -180,7 +178,7 @@ def test_a_queue_has_one_holder(found: dict[str, list[object]]) -> None:
 
 
 def test_a_slow_host(found: dict[str, dict[str, float]]) -> None:
-    assert 1.4 < added(found, "slow host") < BUSY * 1.5
+    assert late(found, "slow host", 1.5)
 
 
 # ---- without a kernel
