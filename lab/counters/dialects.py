@@ -26,8 +26,10 @@ ENTERPRISES: Oid = (1, 3, 6, 1, 4, 1)
 ARISTA_MIBS: Oid = (*ENTERPRISES, 30065, 3)
 CISCO_MIBS: Oid = (*ENTERPRISES, 9, 9)
 ETHERLIKE: Oid = (1, 3, 6, 1, 2, 1, 10, 7)
-SUBTREES = (ETHERLIKE, ARISTA_MIBS, CISCO_MIBS)
-"""What the subagents of a switch register, whichever dialect it speaks."""
+SUBTREES = (ETHERLIKE, ENTERPRISES)
+"""What a switch's subagent registers, whichever dialect it speaks: one process each. net-snmp's own go first."""
+TABLES = (ETHERLIKE, ARISTA_MIBS, CISCO_MIBS)
+"""Where there are rows to be walked."""
 
 # ARISTA-QUEUE-MIB, ARISTA-PFC-MIB, ARISTA-QOS-MIB, ARISTA-IF-MIB
 A_QUEUE = (*ARISTA_MIBS, 6, 1, 2, 1)

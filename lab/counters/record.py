@@ -97,6 +97,7 @@ _QOS_GROUP = {
 }
 _INTERFACES: tuple[Oid, ...] = ((1, 3, 6, 1, 2, 1, 2, 2), (1, 3, 6, 1, 2, 1, 31, 1, 1))
 _IF_NAME: Oid = (1, 3, 6, 1, 2, 1, 31, 1, 1, 1, 1)
+COLUMNS_READ = (dialects.A_ECN_COUNTER_ENABLED, dialects.C_QOS_GROUP_STATS, *_SWITCH)
 _TRUE = 1
 
 
@@ -122,7 +123,7 @@ class Recorder:
 
     async def _switch(self, switch: Switch) -> list[CounterSample]:
         answers: dict[Oid, Value] = {}
-        for subtree in (*_INTERFACES, *dialects.SUBTREES):
+        for subtree in (*_INTERFACES, *dialects.TABLES):
             rows = await self._walk(switch.management, subtree)
             if rows is None:
                 return []
@@ -130,7 +131,7 @@ class Recorder:
         now = time.time()
         session = _Answers(answers)
         ports, _ = await read_interfaces(session, {})
-        columns = await walk(session, (_IF_NAME, dialects.A_ECN_COUNTER_ENABLED, dialects.C_QOS_GROUP_STATS, *_SWITCH))
+        columns = await walk(session, (_IF_NAME, *COLUMNS_READ))
         wanted = {end.port for end in switch.ports}
         samples = [
             sample(now, metric.name, switch.name, port, value)

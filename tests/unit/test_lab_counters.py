@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.counters import effects, rnic, timeline
+from lab.counters import effects, record, rnic, timeline
 from lab.counters.control import Counters
-from lab.counters.dialects import A_ECN_COUNTER_ENABLED, A_ECN_MARKED, CISCO, rows
+from lab.counters.dialects import A_ECN_COUNTER_ENABLED, A_ECN_MARKED, ARISTA, CISCO, Oid, rows
 from lab.counters.kernel import Link, Packets, Reading
 from lab.counters.names import COUNTERS, HW_COUNTERS_32, full_shut_rate
 from lab.counters.rnic import RnicPlace
@@ -24,6 +25,7 @@ from lab.design import SPEED_MBPS, Design, draw, dump
 from lab.errors import LabError
 
 HOST, RNIC = "host-0001", "mlx5_0"
+COLUMNS = record.COLUMNS_READ
 
 moments = st.floats(0, 1000, allow_nan=False)
 amounts = st.floats(0, 1e6, allow_nan=False)
@@ -267,6 +269,54 @@ def test_a_file_keeps_its_inode_while_it_grows_and_is_never_half(tmp_path: Path)
     assert (tmp_path / "counter").stat().st_ino == inode
     files.put({"counter": "7"})  # after a reset
     assert (tmp_path / "counter").read_text() == "7\n"
+
+
+def test_a_reader_never_sees_half_a_value(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.put({"counter": "1"})
+    seen: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        descriptor = os.open(tmp_path / "counter", os.O_RDONLY)
+        while not done.is_set():
+            seen.append(int(os.pread(descriptor, 64, 0)))
+        os.close(descriptor)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(2, 3000):
+        files.put({"counter": str(number**3)})
+    done.set()
+    reader.join()
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("dialect", [ARISTA, CISCO])
+def test_a_recorder_finds_each_value_again_in_either_dialect(dialect: str) -> None:
+    numbers = {"pfc_received": 11, "watchdog_stuck": 13, "queue_dropped_packets": 15}
+    line = Timeline([Event("leaf-1", "Ethernet0", name, 3, once=n) for name, n in numbers.items()], {"leaf-1": dialect})
+    ports = [Port("Ethernet0", True)]
+    values = switch_values(line, "leaf-1", ports, reading(4000), 1)
+    columns: dict[Oid, dict[Oid, int]] = {column: {} for column in COLUMNS}
+    for oid, (_, value) in rows(line, "leaf-1", ports, reading(4000), values, 1).items():
+        for column in COLUMNS:
+            if oid[: len(column)] == column:
+                columns[column][oid[len(column) :]] = value
+    samples = list(record.switch_rows(1.0, "leaf-1", {(7,): "Ethernet0"}, columns))
+    found = {(row.metric, row.priority, row.queue): row.value for row in samples}
+    assert len(found) == len(samples)
+    assert found[record.PFC_RECEIVED, 3, None] == 11
+    assert found[record.WATCHDOG_STUCK, None, 3] == 13
+    assert found[record.QUEUE_DROPPED, None, 3] == 15
+    assert found[record.QUEUE_PACKETS, None, 3] == 4000
+    assert found[record.FCS_ERRORS, None, None] == 0
+    assert ((record.ECN_MARKED, None, 3) in found) is (dialect == ARISTA)
+
+
+def test_the_output_of_a_walk_is_read() -> None:
+    output = '.1.3.1.1 = 5\n.1.3.1.2 = "Ethernet0"\n.1.3.2 = No Such Instance currently exists at this OID\nrubbish\n'
+    assert record.parse_walk(output) == {(1, 3, 1, 1): 5, (1, 3, 1, 2): b"Ethernet0"}
 
 
 # ---- effects
