@@ -135,6 +135,8 @@ def main() -> None:
     design = drawn.load((directory / "design.json").read_bytes())
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # two sockets a host
+    for old in (SYSFS, ETHTOOL):  # of a lab that was here before
+        shutil.rmtree(directory / old, ignore_errors=True)
     watched = Watched(directory / FILE)
     hosts = [HostTree(directory, host) for host in design.hosts]
     t, timeline = watched.moment()
