@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from exporter.contracts.catalogue import PATH
 from exporter.contracts.plan import UDP_HEADERS, Plan, Target
@@ -26,7 +26,11 @@ _ERROR = {ANSWERED: "", LOST: "timeout", REFUSED: "refused"}
 class RecordWriter:
     """Names the paths of results, also of paths that are gone by the time they are asked for."""
 
-    def __init__(self, store: Store, results: ResultRing) -> None:
+    def __init__(
+        self, store: Store, results: ResultRing, underlay: Mapping[tuple[str, str], str] | None = None
+    ) -> None:
+        """``underlay`` is {(host, RNIC): address}, for agents whose probes bear addresses of an overlay."""
+        self._underlay = underlay or {}
         self._store = store
         self._results = results
         self._labels: dict[int, tuple[str, ...]] = {}
@@ -71,6 +75,7 @@ class RecordWriter:
                 continue
             target = targets.get(labels[0])
             record = _path_columns(labels, target, plan.job if plan is not None and target is not None else "")
+            record |= self._real_columns(record)
             writer.writerow(record | _outcome_columns(result, error))
             latest[flow_of_labels(labels)] = record
         for flow, hops in routes(self._store).items():
@@ -78,6 +83,11 @@ class RecordWriter:
                 traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": ""}
                 writer.writerow(latest[flow] | {"ping_time": time.time_ns()} | traced)
         return text.getvalue().encode()
+
+    def _real_columns(self, record: Mapping[str, object]) -> dict[str, object]:
+        ends = (("src", "src_node_sn", "src_rnic"), ("dst", "dst_node_sn", "dst_rnic"))
+        known = {f"{end}_real_ip": self._underlay.get((str(record[h]), str(record[r]))) for end, h, r in ends}
+        return {name: address for name, address in known.items() if address}
 
 
 def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:
