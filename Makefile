@@ -8,7 +8,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format schemas docs rules-check lock clean
+.PHONY: help setup demo test test-slow lint format schemas docs rules-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -18,13 +18,19 @@ setup: $(SETUP) ## install the Debian packages and the virtual environment
 $(SETUP): requirements.lock pyproject.toml scripts/setup
 	@PYTHON="$(PYTHON)" scripts/setup
 
-demo: $(SETUP) ## the main job: fabric, traffic, skeleton, rules, faults, notifications (KEEP=1 leaves it up)
+demo: $(SETUP) ## the main job: fabric, traffic, skeleton, rules, faults, notifications (KEEP=1 leaves it up; WORKLOAD=torch trains)
 	@scripts/setup --check
-	@$(BIN)/python -m lab demo $(if $(KEEP),--keep) $(if $(SEED),--seed $(SEED))
+	@$(if $(filter torch,$(WORKLOAD)),scripts/setup --torch)
+	@$(BIN)/python -m lab demo $(if $(KEEP),--keep) $(if $(SEED),--seed $(SEED)) $(if $(WORKLOAD),--workload $(WORKLOAD))
 
-test: $(SETUP) ## all tests; needs what `make demo` needs
+test: $(SETUP) ## all tests but the slow ones; needs what `make demo` needs
 	@scripts/setup --check
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(SETUP) ## the tests that `make test` leaves out: minutes, and PyTorch
+	@scripts/setup --check
+	@scripts/setup --torch
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(SETUP) ## ruff, mypy --strict, import-linter, promtool, amtool
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab import sandbox
+from lab import sandbox, workloads
 from lab.errors import LabError
 from lab.monitoring import ALERTMANAGER_PORT, PROMETHEUS_PORT
 
@@ -24,6 +24,9 @@ PREFERRED_PORTS = {PROMETHEUS_PORT: 19090, ALERTMANAGER_PORT: 19093}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="draw the same fabric, job and faults again (default: new ones)")
     parser.add_argument("--keep", action="store_true", help="leave everything up until Ctrl-C, to look around")
+    parser.add_argument(
+        "--workload", choices=workloads.NAMES, default=workloads.SYNTHETIC, help="torch: a real training job"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what happened as JSON")
 
 
@@ -40,6 +43,7 @@ def _listen(inner_port: int) -> tuple[int, str]:
 def main(arguments: argparse.Namespace) -> int:
     """Return 0 when every step happened and the right links were named, 1 when not, 2 when it cannot run here."""
     sandbox.require()
+    workloads.require(arguments.workload)
     seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
     directory = Path(tempfile.mkdtemp(prefix="fabric-demo-"))
     prometheus, prometheus_url = _listen(PROMETHEUS_PORT)
@@ -54,6 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
         f"--forward={alertmanager}=127.0.0.1:{ALERTMANAGER_PORT}",
         f"--url=Prometheus={prometheus_url}",
         f"--url=Alertmanager={alertmanager_url}",
+        f"--workload={arguments.workload}",
     ]
     if arguments.keep:
         words.append("--keep")

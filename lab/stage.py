@@ -17,6 +17,7 @@ from lab.errors import LabError
 from lab.narrator import Narrator
 from lab.sandbox import environment
 from lab.story import Story
+from lab.workloads import NAMES, SYNTHETIC
 
 
 def report(story: Story) -> dict[str, object]:
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--forward", action="append", default=[], metavar="FD=ADDRESS:PORT")
     parser.add_argument("--url", action="append", default=[], metavar="NAME=URL")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--workload", choices=NAMES, default=SYNTHETIC)
     parser.add_argument("--report", type=Path)
     return parser
 
@@ -56,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     narrator = Narrator()
     urls = dict(word.split("=", 1) for word in arguments.url)
-    story = Story(arguments.directory, arguments.seed, narrator, urls.get("Prometheus", ""))
+    story = Story(arguments.directory, arguments.seed, narrator, urls.get("Prometheus", ""), arguments.workload)
     descriptors = [int(mapping.partition("=")[0]) for mapping in arguments.forward]
     forwarder = subprocess.Popen(
         [sys.executable, "-m", "lab.forward", *arguments.forward], pass_fds=descriptors, env=environment()

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import yaml
 
-from exporter.contracts.codec import encode, read
+from exporter.contracts.codec import read
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import Plan, read_plan
@@ -28,11 +28,12 @@ from lab.design import Design, draw
 from lab.errors import LabError
 from lab.fabric import Lab
 from lab.faults import Faults
-from lab.job import Job, draw_job
+from lab.job import Job
 from lab.monitoring import RECEIVER_PORT, SCRAPE_INTERVAL, Monitoring
 from lab.narrator import Narrator
 from lab.notifications import Notification, Receiver
 from lab.sandbox import environment
+from lab.workloads import SYNTHETIC, draw_workload
 
 OBSERVED_SECONDS = 36.0
 QUIET_SECONDS = 3.0
@@ -57,7 +58,9 @@ class Judged:
 
 
 class Story:
-    def __init__(self, directory: Path, seed: int, narrator: Narrator, prometheus_url: str = "") -> None:
+    def __init__(
+        self, directory: Path, seed: int, narrator: Narrator, prometheus_url: str = "", workload: str = SYNTHETIC
+    ) -> None:
         self.directory = directory
         self.seed = seed
         self.draw = random.Random(seed)
@@ -68,7 +71,8 @@ class Story:
         self.monitoring = Monitoring(self.lab, directory / "monitoring", prometheus_url)
         self.faults = Faults(self.design, directory / "lab")
         self.topology = self.design.topology()
-        self.job: Job = draw_job(seed, self.topology, period_seconds=(4.0, 5.5))
+        self.workload = draw_workload(workload, seed, self.design)
+        self.job: Job = self.workload.job
         self.receiver = Receiver(RECEIVER_PORT)
         self.judged: list[Judged] = []
 
@@ -111,10 +115,8 @@ class Story:
     def _start_measuring(self) -> None:
         with self.narrator.step("exporters, Prometheus") as step:
             self.exporters.start(self.job)
-            job_file = self.directory / "job.json"
-            job_file.write_bytes(encode(self.job))
-            argv = [sys.executable, "-m", "lab.traffic", "--job", str(job_file)]
-            self.lab.daemon("traffic", argv)
+            self.lab.daemon("traffic", self.workload.command(self.directory))
+            self._until(lambda: self.workload.moving(self.lab.log("traffic")), 90, "the job's first iteration")
             self.traffic_since = time.time()
             self.monitoring.start(self.exporters.targets())
             wanted = len(self.exporters.targets())
@@ -157,6 +159,11 @@ class Story:
                 f"period {skeleton.period_seconds or 0:.1f} s (true {self.job.period_seconds:.1f}), "
                 f"confidence {skeleton.confidence:.2f}" + (", fallback to the basic list" if skeleton.fallback else "")
             )
+            measured = self.workload.exchanged()
+            if measured is not None:
+                missed = len(measured.keys() - inferred)
+                recall = 1 - missed / max(len(measured), 1)
+                step.detail += f"; {len(measured)} pairs measured in the containers, recall {recall:.0%}"
             if missed:
                 raise LabError(f"{missed} pairs that exchange traffic are not in the skeleton")
 
