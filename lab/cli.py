@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 
 from lab import design as drawn
-from lab import faults, sandbox, transit
+from lab import faults, icmp, sandbox, transit
 from lab.errors import LabError
 from lab.running import Running
 
@@ -34,6 +35,7 @@ def _up(arguments: argparse.Namespace) -> int:
     )
     if arguments.transit:
         design = transit.add(design)
+    design = replace(design, icmp=arguments.icmp, icmp_rate=arguments.icmp_rate)
     start = time.monotonic()
     if not running.up(design, die_with_parent=arguments.foreground):
         print(f"lab {running.name!r} is up already, seed {running.design().seed}")
@@ -125,6 +127,10 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     up.add_argument("--hosts-per-pod", type=int, default=4)
     up.add_argument("--tenants", type=int, default=2, help="VXLAN networks, each with a container on every host (2)")
     up.add_argument("--transit", action="store_true", help="with a second site behind two carriers, and a resolver")
+    help_icmp = "address of the switches' ICMP errors: of the port where the packet came in (default), of the loopback"
+    up.add_argument("--icmp", choices=icmp.SOURCES, default="inbound", help=help_icmp + ", or no ICMP errors at all")
+    help_rate = "packets per second, errors sent and echo requests taken each, that a switch's control plane allows"
+    up.add_argument("--icmp-rate", type=int, default=icmp.RATE, help=help_rate + " (default: 100; 0: any number)")
     up.add_argument("--foreground", action="store_true", help="stay until a signal; the lab ends with this process")
     add("down", _down, "take a lab down; nothing of it stays")
     add("status", _status, "size, routing, dead daemons and active faults")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -186,6 +186,10 @@ class Design:
     tenants: tuple[Tenant, ...] = ()
     service_hosts: tuple[Host, ...] = ()
     transit: Transit | None = None
+    icmp: Literal["inbound", "loopback", "off"] = "inbound"
+    """Whose address the switches' ICMP errors carry (lab.icmp); off: they send none."""
+    icmp_rate: int = 100
+    """Packets per second that a switch's control plane handles, of ICMP errors and of echo requests each; 0: any."""
 
     @property
     def nodes(self) -> tuple[Host | Switch, ...]:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import carrier, overlay, routing
+from lab import carrier, icmp, overlay, routing
 from lab import design as drawn
 from lab.counters import setup as counters
+from lab.daemons import Daemons
 from lab.design import Design, Host, Rnic, Switch
 from lab.errors import LabError
 from lab.netns import NAMESPACES, inside
@@ -75,6 +76,7 @@ class Lab:
         self.directory = directory
         self.agents = Agents(directory / "snmp")
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._records = Daemons(directory)
 
     def __enter__(self) -> Lab:
         try:
@@ -102,6 +104,7 @@ class Lab:
         _batch(self._cables())
         for node in self.design.nodes:
             _batch(self._addresses(node), node.name)
+        self._police()
         overlay.build(self.design, self.directory)
         routing.configure(self.design)
         self.agents.configure(self.design.managed)
@@ -113,6 +116,7 @@ class Lab:
             self.daemon(f"snmpd-{switch.name}", argv, node=switch.name, environ=environ)
         for switch in self.design.switches:
             self._await_zebra(switch)
+            self.daemon(f"bfdd-{switch.name}", routing.daemon("bfdd", switch), node=switch.name)
             self.daemon(f"bgpd-{switch.name}", routing.daemon("bgpd", switch), node=switch.name)
         carrier.start(self.design, self.daemon)
         for switch in self.design.managed:
@@ -133,6 +137,7 @@ class Lab:
                 process.kill()
                 process.wait()
         self._daemons.clear()
+        self._records.end_all()  # those that a fault has ended and started again
         # The kernel takes a namespace apart later; what reaches into the sandbox goes first, and now.
         ports = [f"link del m{index}" for index, _ in enumerate(self.design.nodes)]
         subprocess.run(
@@ -145,6 +150,14 @@ class Lab:
         present = [node.namespace for node in everyone if (NAMESPACES / node.namespace).exists()]
         if present:
             _batch([f"netns del {name}" for name in present])
+
+    def _police(self) -> None:
+        for switch in self.design.switches:
+            with inside(switch.name):
+                text = icmp.script(self.design, switch)
+                done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise LabError(f"nft on {switch.name}: {' '.join(done.stderr.split())}")
 
     def _cables(self) -> list[str]:
         gateway = f"{drawn.MANAGEMENT_GATEWAY}/{drawn.MANAGEMENT.prefixlen}"
@@ -223,18 +236,17 @@ class Lab:
         self, name: str, argv: Sequence[str], *, node: str | None = None, environ: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start a program that is to live as long as the lab, its output in ``logs/<name>.log``."""
-        with open(self.log(name), "ab") as log:
-            process = self.popen(node, argv, environ=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self._daemons[name] = process
+        place = None if node is None else self.design.namespace(node)
+        self._daemons[name] = process = self._records.start(name, argv, place, environ)
         return process
 
     def log(self, name: str) -> Path:
-        return self.directory / "logs" / f"{name}.log"
+        return self._records.log(name)
 
     def dead_daemons(self) -> dict[str, int]:
         """Daemons that have ended though the lab is up, with their exit codes."""
         codes = {name: process.poll() for name, process in self._daemons.items()}
-        return {name: code for name, code in codes.items() if code is not None}
+        return {name: code for name, code in codes.items() if code is not None and not self._records.is_fine(name)}
 
     # ---- convergence
 
