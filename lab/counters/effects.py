@@ -45,8 +45,9 @@ def pfc_storm(
 ) -> Events:
     """A broken RNIC pauses its leaf without end, as in Guo et al. (SIGCOMM 2016): over 2,000 frames per second.
 
-    With the watchdog the leaf's queue is found stuck after 200 ms, its packets are dropped
-    (``dropped_per_second``), and it is restored 200 ms after the storm. Without, the leaf pauses whoever sends to it.
+    With the watchdog the leaf's queue is found stuck after 200 ms, its packets are dropped, and it is restored
+    200 ms after the storm; without, the leaf pauses whoever sends to it. ``dropped_per_second`` is for a storm without
+    traffic: ``lab.counters.queues.drop`` drops, and counts, the real packets.
     """
     own = design.end(rnic)
     leaf = _far(design, own)

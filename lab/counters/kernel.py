@@ -1,7 +1,7 @@
 """What the interfaces of a namespace really did: rtnetlink for links, nftables for the class of packets.
 
 Values that veth has are never simulated. The class of a packet is its DSCP, counted per interface by a table
-of dynamic sets that ``RULES`` installs: one look-up a packet, nothing is dropped or changed.
+of dynamic sets that ``RULES`` installs: one look-up a packet, and nothing is dropped or changed by it.
 
 Imported by the SNMP subagent, which starts without site-packages: standard library only, and little of it.
 """
@@ -31,6 +31,12 @@ table ip {TABLE} {{
         counter
     }}
     set originated {{
+        typeof meta oif . ip dscp
+        size 65535
+        flags dynamic
+        counter
+    }}
+    set dropped {{
         typeof meta oif . ip dscp
         size 65535
         flags dynamic
@@ -95,12 +101,19 @@ class Reading(NamedTuple):
     received: Classes
     forwarded: Classes
     originated: Classes
+    dropped: Classes
+    """By lab.counters.queues, on their way out."""
+
+
+SWITCH_SETS = ("forwarded", "originated", "dropped")
+HOST_SETS = ("received", "originated")
 
 
 class Kernel:
-    """Reads the namespace in which it was made, wherever its owner stands later."""
+    """Reads the namespace in which it was made, wherever its owner stands later; of the sets, those named."""
 
-    def __init__(self) -> None:
+    def __init__(self, *sets: str) -> None:
+        self._sets = sets
         self._route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._filter = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)  # NETLINK_NETFILTER
         self._seen: dict[str, Classes] = {}
@@ -110,7 +123,9 @@ class Kernel:
         self._filter.close()
 
     def read(self) -> Reading:
-        return Reading(self.links(), self._classes("received"), self._classes("forwarded"), self._classes("originated"))
+        return Reading(
+            self.links(), *(self._classes(name) if name in self._sets else {} for name in Reading._fields[1:])
+        )
 
     def links(self) -> dict[str, Link]:
         links = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from lab.counters import rnic
 from lab.counters.control import Counters
 from lab.counters.dialects import DEFAULT
-from lab.counters.kernel import Kernel
+from lab.counters.kernel import HOST_SETS, SWITCH_SETS, Kernel
 from lab.counters.rnic import RnicPlace
 from lab.counters.switch import Port, switch_values
 from lab.design import SPEED_MBPS, Design, Host, Switch
@@ -29,7 +29,7 @@ def table(design: Design, directory: Path, node: str) -> str:
     """The counters of a host or switch that are not 0, now. Inside the sandbox."""
     place = design.node(node)
     with inside(place.namespace):
-        kernel = Kernel()
+        kernel = Kernel(*HOST_SETS if isinstance(place, Host) else SWITCH_SETS)
     if isinstance(place, Host):
         return _aligned(list(_host(design, directory, place, kernel)))
     return _aligned(list(_switch(design, directory, place, kernel)))

@@ -16,7 +16,7 @@ if __name__ == "__main__":  # started by path, in isolation: the package is two 
     sys.path.insert(0, __file__.rpartition("/lab/")[0])
 
 from lab.counters.dialects import Oid, Rows, rows
-from lab.counters.kernel import Kernel
+from lab.counters.kernel import SWITCH_SETS, Kernel
 from lab.counters.switch import Port, switch_values
 from lab.counters.timeline import Watched
 
@@ -96,7 +96,7 @@ def main() -> None:
     with open(sys.argv[1], "rb") as file:
         document = json.load(file)
     ports = [Port(name, to_host) for name, to_host in document["ports"]]
-    table = Table(document["switch"], ports, Watched(document["timeline"]), Kernel())
+    table = Table(document["switch"], ports, Watched(document["timeline"]), Kernel(*SWITCH_SETS))
     for answer in converse(sys.stdin, table):
         sys.stdout.write(answer)
         sys.stdout.flush()

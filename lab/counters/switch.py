@@ -74,6 +74,7 @@ def _port_values(
             scripted("pfc_sent_duration", priority) + own // 2 * PAUSE_PAIR_MICROSECONDS
         )
     queues = by_queue(reading.forwarded, link.ifindex)
+    dropped_queues = by_queue(reading.dropped, link.ifindex)
     own_packets = by_queue(reading.originated, link.ifindex)
     # Notifications run against the data, of which as much arrived here as there are notifications to send.
     notifications = marked(link.rx_packets)
@@ -89,8 +90,8 @@ def _port_values(
         size = CNP_BYTES if queue == CNP_QUEUE else ROCE_FRAME_BYTES
         values[port.name, "queue_packets", queue] = packets + more
         values[port.name, "queue_bytes", queue] = octets + more * size
-        values[port.name, "queue_dropped_packets", queue] = dropped
-        values[port.name, "queue_dropped_bytes", queue] = dropped * size
+        values[port.name, "queue_dropped_packets", queue] = dropped_queues[queue][0] + dropped
+        values[port.name, "queue_dropped_bytes", queue] = dropped_queues[queue][1] + dropped * size
         healthy_marks = marked(packets) if port.to_host and queue in LOSSLESS else 0
         values[port.name, "ecn_marked", queue] = scripted("ecn_marked", queue) + healthy_marks
         if queue in LOSSLESS:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lab import design as drawn
 from lab.counters import rnic
-from lab.counters.kernel import RULES, Kernel, Reading
+from lab.counters.kernel import HOST_SETS, RULES, Kernel, Reading
 from lab.counters.rnic import RnicPlace
 from lab.counters.timeline import FILE, Timeline, Watched
 from lab.design import SPEED_MBPS, Design
@@ -86,7 +86,7 @@ class HostTree:
     def __init__(self, directory: Path, host: drawn.Host) -> None:
         self.places = [RnicPlace(host.name, each.name, each.netdev, each.address, SPEED_MBPS) for each in host.rnics]
         with inside(host.namespace):
-            self._kernel = Kernel()
+            self._kernel = Kernel(*HOST_SETS)
         self._sysfs = directory / SYSFS / host.name
         devices = self._sysfs / "class" / "infiniband"
         self._files = {place.name: Files(devices / place.name) for place in self.places}

@@ -20,6 +20,7 @@ from lab.counters.dialects import (
     A_ECN_MARKED,
     A_PFC_INDICATIONS,
     A_QUEUE_PKTS,
+    A_QUEUE_PKTS_DROPPED,
     A_WATCHDOG_STUCK,
     ARISTA_MIBS,
     C_PRIORITY_INDICATIONS,
@@ -162,6 +163,41 @@ def test_queues_hold_the_real_packets_by_class(fabric: Running, design: Design, 
     # The leaf's marks are the RNIC's, whatever was sent before.
     marks = get(fabric, leaf, (*A_ECN_MARKED, index, 3)).rpartition(" ")[2]
     until(lambda: file(fabric, cable, "hw_counters/np_ecn_marked_roce_packets") == int(marks))
+
+
+def test_a_queue_drops_real_packets_of_its_class_only_and_counts_them(
+    fabric: Running, design: Design, cable: Cable, leaf: Switch
+) -> None:
+    source = next(link.a for link in design.links if link.b.node == leaf.name and link.a.node != cable.a.node)
+    index = interface(fabric, leaf, cable.b.port)
+
+    def lost(tos: int) -> str:
+        ping = f"ping -q -n -c 40 -i 0.002 -W 1 -Q {tos} -I {source.address} {cable.a.address}"
+        return fabric.run(source.node, ping.split(), check=False).stdout
+
+    def counted(column: Oid) -> int:
+        return int(get(fabric, leaf, (*column, index, 3, 0)).rpartition(" ")[2])
+
+    def queues(what: str) -> None:
+        load = "import sys, pathlib; from lab.counters import queues; from lab.design import load; "
+        load += "design = load(pathlib.Path(sys.argv[1], 'design.json').read_bytes()); "
+        argv = [sys.executable, "-c", f"{load}queues.{what}", str(fabric.directory)]
+        fabric.run(None, argv)
+
+    queues(f"drop(design, {cable.b.id!r}, 3, 50)")
+    queues(f"drop(design, {cable.b.id!r}, 3)")
+    try:
+        time.sleep(0.6)
+        sent, dropped = counted(A_QUEUE_PKTS), counted(A_QUEUE_PKTS_DROPPED)
+        assert "100% packet loss" in lost(LOSSLESS_TOS)
+        assert " 0% packet loss" in lost(0)
+        time.sleep(0.6)
+        assert (counted(A_QUEUE_PKTS), counted(A_QUEUE_PKTS_DROPPED)) == (sent, dropped + 40)
+    finally:
+        queues(f"restore(design, {cable.b.id!r}, 3)")
+    assert " 0% packet loss" in lost(LOSSLESS_TOS)
+    queues(f"restore(design, {cable.b.id!r}, 3)")
+    assert counted(A_QUEUE_PKTS_DROPPED) == dropped + 40
 
 
 def test_a_storm_shows_at_the_switch_and_at_the_rnic_and_stays_counted(

@@ -206,7 +206,7 @@ def link(ifindex: int, rx_packets: int = 0, tx_packets: int = 0) -> Link:
 
 def reading(packets: int, netdev: str = "Ethernet0") -> Reading:
     classes = {(7, 26): Packets(packets, packets * 4166)}
-    return Reading({netdev: link(7, packets, packets)}, classes, classes, {(7, 48): Packets(5, 500)})
+    return Reading({netdev: link(7, packets, packets)}, classes, classes, {(7, 48): Packets(5, 500)}, {})
 
 
 PLACE = RnicPlace(HOST, RNIC, "eth0", "10.16.0.1", SPEED_MBPS)
