@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,8 +75,9 @@ def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
         interval=thresholds.scrape_interval,
         window=_notation(window),
         for_=_notation(held),
-        # A path is spoken of after its component had time to be: inhibition needs the source to fire first.
-        for_paths=_notation(held + max(2.0, scrape)),
+        # A path is spoken of after its component had time to be: inhibition needs the source to fire first. A path's
+        # loss is seen at once, a link's MTU mismatch when the window is filled up to its ratio with lost probes.
+        for_paths=_notation(math.ceil(held + max(2.0, scrape) + thresholds.mtu_loss_ratio * window)),
         keep_firing_for=keep or _notation(2 * window),
     )
 

@@ -265,9 +265,17 @@ def test_jobs_that_look_alike_have_files_of_their_own() -> None:
 
 def test_timing_follows_from_the_scrape_interval() -> None:
     made = timing(Thresholds(scrape_interval="1s"))
-    assert (made.window, made.for_, made.for_paths) == ("15s", "3s", "5s")
+    assert (made.window, made.for_, made.for_paths) == ("15s", "3s", "11s")
     slow = timing(Thresholds(scrape_interval="30s"))
     assert (slow.window, slow.for_, slow.keep_firing_for) == ("150s", "60s", "300s")
+
+
+@pytest.mark.parametrize("scrape", ["1s", "15s"])
+def test_a_path_does_not_speak_before_the_mtu_mismatch_of_its_link(scrape: str) -> None:
+    """Loss is over a path's ratio with its first lost probes, over the mismatch's when the window has filled so far."""
+    made = timing(Thresholds(scrape_interval=scrape))
+    window, held, paths = (int(text.removesuffix("s")) for text in (made.window, made.for_, made.for_paths))
+    assert paths > Thresholds().mtu_loss_ratio * window + held
 
 
 @pytest.mark.parametrize(
