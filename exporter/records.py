@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import threading
 import time
 from collections import deque
@@ -42,19 +43,22 @@ class RecordWriter:
     def remember(self) -> None:
         """Note the paths that exist now; call about once a second, so that none is missed.
 
-        Kept are the paths that exist and those that results still speak of, and up to as many more again.
+        Kept are the paths that exist, those that results in the ring still speak of, and at most ``_SLACK`` more.
         """
         with self._noting:
             version = self._store.version(PATH)
             if version == self._version:
                 return
             self._version = version
-            now = {row.identity: row.labels for row in self._store.read(PATH)}
+            now: dict[int, tuple[str, ...]] = {}
+            for row in self._store.read(PATH):
+                # Interned: tens of thousands of paths share a few hosts, RNICs, addresses and ports.
+                now[row.identity] = self._labels.get(row.identity) or tuple(map(sys.intern, row.labels))
             labels = self._labels | now
             if len(labels) > self._prune_at:
                 told = self._results.paths()
                 labels = {known: text for known, text in labels.items() if known in now or known in told}
-                self._prune_at = 2 * len(labels) + _SLACK
+                self._prune_at = len(labels) + _SLACK
             self._labels = labels
 
     def csv(self, since: float, plan: Plan | None) -> bytes:
