@@ -5,15 +5,22 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+import msgspec
 import yaml
 
 from exporter.contracts.codec import encode
+from exporter.contracts.topology import Topology
+from lab.design import Tenant
+from lab.errors import LabError
 from lab.fabric import Lab
 from lab.job import Job
+from lab.netns import inside
 from lab.snmp import write_private
 
 PORT = 9105
@@ -74,11 +81,88 @@ class Exporters:
         self._start(POLLER, poller, node=None)
 
     def _start(self, name: str, configuration: Mapping[str, Any], node: str | None) -> None:
-        file = self.directory / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(dict(configuration), sort_keys=False))
-        argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(file)]
-        self.lab.daemon(f"exporter-{name}", argv, node=node)
+        _start(self.lab, self.directory, name, configuration, node)
 
     def urls(self, page: str) -> list[str]:
         """A page of every agent."""
         return [f"http://{host.management}:{PORT}{page}" for host in self.lab.design.hosts]
+
+    def read(self, page: str) -> dict[str, bytes]:
+        """{host: a page of its agent}; agents that do not answer are left out."""
+        answers = {}
+        for host in self.lab.design.hosts:
+            with suppress(OSError), urlopen(f"http://{host.management}:{PORT}{page}", timeout=10) as answer:
+                answers[host.name] = answer.read()
+        return answers
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """An agent in each container of one tenant: it probes as the job's processes would, over the overlay.
+
+    Its /metrics is reachable from the container only, as a sidecar's is; ``read`` goes in there.
+    """
+
+    lab: Lab
+    directory: Path
+    tenant: Tenant
+
+    @property
+    def plan(self) -> Path:
+        return self.directory / "plan.json"
+
+    @property
+    def topology(self) -> Topology:
+        """The lab's topology with the overlay's addresses: what the overlay's paths are planned on."""
+        address = {(c.host, i.rnic): i.address for c in self.tenant.containers for i in c.interfaces}
+        topology = self.lab.design.topology()
+        hosts = tuple(
+            msgspec.structs.replace(
+                host,
+                rnics=tuple(msgspec.structs.replace(rnic, ip=address[host.name, rnic.name]) for rnic in host.rnics),
+            )
+            for host in topology.hosts
+        )
+        return msgspec.structs.replace(topology, hosts=hosts)
+
+    def start(self, job: Job) -> None:
+        self.directory.mkdir()
+        (self.directory / "topology.json").write_bytes(encode(self.lab.design.topology()))
+        write_private(self.directory / "probe.key", secrets.token_hex(16))
+        for container in self.tenant.containers:
+            rnics = [
+                {"name": each.rnic, "rail": each.rail, "ip": each.address, "netdev": each.netdev}
+                for each in container.interfaces
+            ]
+            configuration = {
+                "host": container.host,
+                "listen": {"address": "127.0.0.1", "port": PORT},
+                "topology": "topology.json",
+                "rnics": rnics,
+                "plan": self.plan.name,
+                "probing": {"key_file": "probe.key", "trace_period_seconds": 60},
+                "workloads": [
+                    {
+                        "job": job.name,
+                        "container": container.name,
+                        "rnics": [each.rnic for each in container.interfaces],
+                    }
+                ],
+            }
+            _start(self.lab, self.directory, container.name, configuration, container.name)
+
+    def read(self, page: str) -> dict[str, bytes]:
+        """{container: a page of its agent}; agents that do not answer, or are gone, are left out."""
+        answers = {}
+        for container in self.tenant.containers:
+            url = f"http://127.0.0.1:{PORT}{page}"
+            with suppress(OSError, LabError), inside(container.namespace), urlopen(url, timeout=10) as answer:
+                answers[container.name] = answer.read()
+        return answers
+
+
+def _start(lab: Lab, directory: Path, name: str, configuration: Mapping[str, Any], node: str | None) -> None:
+    file = directory / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(dict(configuration), sort_keys=False))
+    argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(file)]
+    lab.daemon(f"exporter-{name}", argv, node=node)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 
@@ -104,6 +105,17 @@ def _topology(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _run(arguments: argparse.Namespace) -> int:
+    return int(importlib.import_module("lab.scenarios.outside").run(arguments))
+
+
+def _scenarios(_: argparse.Namespace) -> int:
+    for scenario in importlib.import_module("lab.scenarios.catalogue").scenarios():
+        row = "incident" if scenario.row is None else f"row {scenario.row}"
+        print(f"{scenario.name:<30} {row:<9} {scenario.title}")
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     return int(importlib.import_module("lab.demo").main(arguments))
 
@@ -155,6 +167,11 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     counters = add("counters", _counters, "the counters of a host or switch that are not 0: PFC, ECN, queues, RNIC")
     counters.add_argument("node", metavar="NODE")
     add("topology", _topology, "print the lab's topology file")
+    add("scenarios", _scenarios, "list the scenarios that `run` knows")
+    run = add("run", _run, "play a scenario on a fresh lab and record it with its truth")
+    run.add_argument("scenario", metavar="SCENARIO")
+    run.add_argument("--seed", type=int, help="play the same one again (default: a new one)")
+    run.add_argument("--output", type=Path, metavar="DIRECTORY", help="where its files go (default: SCENARIO-SEED)")
     if importlib.util.find_spec("lab.demo") is not None:
         demo = add("demo", _demo, "the main job on a fresh lab, from packets to a notification")
         if with_demo:  # the demonstration brings in the whole project: only when it is asked for

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from lab.netns import inside
 from lab.sandbox import environment
 
 
@@ -47,11 +46,9 @@ class Daemons:
         with open(self.log(name), "ab") as log:
             options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             options["env"] = environment(environ)
-            if node is None:
-                process = subprocess.Popen(argv, **options)
-            else:
-                with inside(node):
-                    process = subprocess.Popen(argv, **options)
+            # Not by setns alone: only ``ip netns exec`` gives the program the /sys of its namespace as well.
+            entered = list(argv) if node is None else ["ip", "netns", "exec", node, *argv]
+            process = subprocess.Popen(entered, **options)
         pid = process.pid
         self._write(Daemon(name, tuple(argv), node, dict(environ or {}), pid, started(pid) or ""))
         return process
