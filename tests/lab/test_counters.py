@@ -140,8 +140,10 @@ def test_an_instance_that_does_not_exist_is_not_0(fabric: Running, leaf: Switch)
 def test_a_subagent_that_is_killed_is_started_again(fabric: Running, leaf: Switch) -> None:
     oid = (*A_PFC_INDICATIONS, interface(fabric, leaf, leaf.ports[0].port), 3)
     assert "Counter64" in get(fabric, leaf, oid)
-    subagents = fabric.run(None, ["pgrep", "-f", f"subagent.py {fabric.directory}/snmp/{leaf.name}/"]).stdout.split()
-    fabric.run(None, ["kill", "-KILL", *subagents])
+    find = f"grep -las subagent.py.{fabric.directory}/snmp/{leaf.name}/ /proc/[0-9]*/cmdline"
+    subagents = [line.split("/")[2] for line in fabric.run(None, ["sh", "-c", find]).stdout.split()]
+    assert subagents
+    fabric.run(None, ["kill", "-KILL", *subagents], check=False)  # the search found itself too
     until(lambda: "Counter64" in get(fabric, leaf, oid))
 
 
