@@ -109,6 +109,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return int(importlib.import_module("lab.scenarios.outside").run(arguments))
 
 
+def _replay(arguments: argparse.Namespace) -> int:
+    return int(importlib.import_module("lab.scenarios.outside").replay(arguments))
+
+
 def _scenarios(_: argparse.Namespace) -> int:
     for scenario in importlib.import_module("lab.scenarios.catalogue").scenarios():
         row = "incident" if scenario.row is None else f"row {scenario.row}"
@@ -169,9 +173,11 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     add("topology", _topology, "print the lab's topology file")
     add("scenarios", _scenarios, "list the scenarios that `run` knows")
     run = add("run", _run, "play a scenario on a fresh lab and record it with its truth")
-    run.add_argument("scenario", metavar="SCENARIO")
+    run.add_argument("scenario", metavar="SCENARIO", help="its name, or all")
     run.add_argument("--seed", type=int, help="play the same one again (default: a new one)")
     run.add_argument("--output", type=Path, metavar="DIRECTORY", help="where its files go (default: SCENARIO-SEED)")
+    replay = add("replay", _replay, "diagnose what `run` recorded and compare with the truth")
+    replay.add_argument("directory", type=Path)
     if importlib.util.find_spec("lab.demo") is not None:
         demo = add("demo", _demo, "the main job on a fresh lab, from packets to a notification")
         if with_demo:  # the demonstration brings in the whole project: only when it is asked for
