@@ -8,7 +8,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format schemas docs rules-check lock clean
+.PHONY: help setup demo test test-slow lint format schemas docs rules-check bench-churn lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -43,6 +43,9 @@ rules-check: $(SETUP) ## promtool on the static rules and their tests, amtool on
 	promtool check rules --lint=all --lint-fatal rules/static/*.yaml
 	promtool test rules rules/tests/*.yaml
 	amtool check-config rules/alertmanager/alertmanager.yaml
+
+bench-churn: $(SETUP) ## an hour of 2,000 container creations a minute, in minutes: are series and memory bounded?
+	$(BIN)/python -m benchmarks.churn $(ARGS)
 
 format: $(SETUP) ## format and mend what ruff can
 	$(BIN)/ruff format .
