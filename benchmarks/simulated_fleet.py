@@ -22,6 +22,7 @@ JOB_CONTAINERS = 6
 SOURCE_PORTS = (61000, 61001)
 PATHS_PER_PAIR = 5  # UDP and MTU on both ports, TCP on the first: 25 paths an RNIC towards 5 peers
 MOST_LINKS = 4
+_NETWORK = 64  # addresses are of 127.64.0.0 and onwards
 _HOSTS_PER_POD = 64
 _SPINES = 4
 _MEAN_LIFETIME = 12.0  # seconds; the most that 512 hosts taken whole allow at 2,000 creations a minute, nearly
@@ -40,13 +41,13 @@ def rnic_name(rail: int) -> str:
 
 
 def address(host: int, rail: int) -> str:
-    return f"127.{64 + host // 256}.{host % 256}.{rail + 1}"
+    return f"127.{_NETWORK + host // 256}.{host % 256}.{rail + 1}"
 
 
 def _place(text: str) -> tuple[int, int]:
     """(host, rail) of an address."""
     _, high, low, rail = map(int, text.split("."))
-    return (high - 64) * 256 + low, rail - 1
+    return (high - _NETWORK) * 256 + low, rail - 1
 
 
 def route(source: str, source_port: int, destination: str) -> list[str]:
