@@ -33,6 +33,7 @@ from lab.training.rank import Progress, Rank
 from lab.training.shape import Training
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+NICENESS = 10  # a real job computes on accelerators: it does not take the CPU from the hosts' agents
 
 
 def _fork(training: Training, worker: Worker, place: int, store: Path, pipe: int, iterations: int | None) -> int:
@@ -44,12 +45,14 @@ def _fork(training: Training, worker: Worker, place: int, store: Path, pipe: int
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.nice(NICENESS)
         with inside(worker.container):
             for progress in Rank(training, worker, place, store).train(iterations):
                 os.write(pipe, msgspec.json.encode(progress) + b"\n")  # below PIPE_BUF: lines stay whole
         code = 0
     except Exception as error:  # noqa: BLE001 - the process ends here; the parent says which rank it was
-        print(f"rank {worker.container}/{place}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        cause = error.__cause__ or error
+        print(f"rank {worker.container}/{place}: {type(cause).__name__}: {cause}", file=sys.stderr, flush=True)
     finally:
         os._exit(code)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
-from torch.nn.parallel import DistributedDataParallel
 
 from exporter.contracts.codec import Contract
 from exporter.contracts.names import endpoint_id
@@ -19,6 +18,7 @@ from lab.training.model import Language, build_stage, loss_of
 from lab.training.shape import Training
 
 LEARNING_RATE = 3e-3
+BUCKET_BYTES = 4_000_000
 LOOPBACK = "lo"
 
 
@@ -51,13 +51,11 @@ class Rank:
         size = len(job.workers) * shape.tensor_parallel
         self._store = dist.FileStore(str(store), size)
         dist.init_process_group("gloo", store=self._store, rank=self._rank(worker, place), world_size=size)
-        replicas = self._group([self._rank(each, place) for each in job.members(worker.stage)])
+        self._replicas = self._group([self._rank(each, place) for each in job.members(worker.stage)])
         pipeline = self._group([self._rank(each, place) for each in _pipeline(job, worker.replica)])
         os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
         tensor = self._group([self._rank(worker, each) for each in range(shape.tensor_parallel)])
-        self._model = DistributedDataParallel(
-            build_stage(shape, worker.stage, place, job.seed, tensor), process_group=replicas
-        )
+        self._model = build_stage(shape, worker.stage, place, job.seed, tensor)  # alike in every replica
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=LEARNING_RATE)
         stage = PipelineStage(self._model, worker.stage, job.pipeline, torch.device("cpu"), group=pipeline)
         self._schedule = Schedule1F1B(stage, shape.micro_batches, loss_fn=loss_of)
@@ -68,6 +66,27 @@ class Rank:
 
     def _group(self, ranks: list[int]) -> dist.ProcessGroup:
         return dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+
+    def _average_gradients(self) -> None:
+        """Data parallelism: the mean of the replicas' gradients, in buckets of about ``BUCKET_BYTES`` at once."""
+        buckets: list[list[torch.Tensor]] = [[]]
+        room = BUCKET_BYTES
+        for parameter in reversed(list(self._model.parameters())):
+            gradient = parameter.grad
+            if room < 0:
+                buckets.append([])
+                room = BUCKET_BYTES
+            buckets[-1].append(gradient)
+            room -= gradient.numel() * gradient.element_size()
+        # DistributedDataParallel would begin during the last backward pass, but rebuilds its buckets after the
+        # first and fails where all forward passes come before it, as on a 1F1B pipeline's first stage.
+        sums = [torch.cat([gradient.flatten() for gradient in bucket]) for bucket in buckets]
+        works = [dist.all_reduce(each, group=self._replicas, async_op=True) for each in sums]
+        for bucket, each, work in zip(buckets, sums, works, strict=True):
+            work.wait()
+            means = (each / self.training.job.data_parallel).split([gradient.numel() for gradient in bucket])
+            for gradient, mean in zip(bucket, means, strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
     def _leave_together(self) -> None:
         """Wait for every rank without a byte on the network, so that nobody's last connection is reset."""
@@ -89,6 +108,7 @@ class Rank:
                 self._schedule.step(target=following, losses=losses)
             else:
                 self._schedule.step()
+            self._average_gradients()
             self._optimizer.step()
             self._optimizer.zero_grad()
             busy = time.monotonic() - begin

@@ -87,7 +87,7 @@ def draw_training(
     data_parallel, pipeline = draw.choice(choices)
     draw.shuffle(containers)
     rails = len(design.hosts[0].rnics)
-    shape = Shape(tensor_parallel=rails, pipeline=pipeline, micro_batches=draw.choice([pipeline, 2 * pipeline]))
+    shape = Shape(tensor_parallel=rails, pipeline=pipeline, micro_batches=max(4, pipeline))
     workers = [
         Worker(
             host=container.host,
