@@ -80,8 +80,11 @@ def _exec(arguments: argparse.Namespace) -> int:
 
 
 def _fault(arguments: argparse.Namespace) -> int:
-    words = [word for word in arguments.words if word is not None]
-    return _inside(Running(arguments.name), ["fault", arguments.kind, *words])
+    given = (
+        getattr(arguments, f"value{number}", None) for number in range(len(faults.kind(arguments.kind).parameters))
+    )
+    values = [value for value in given if value is not None]
+    return _inside(Running(arguments.name), ["fault", arguments.kind, arguments.target, *values])
 
 
 def _heal(arguments: argparse.Namespace) -> int:
@@ -90,6 +93,10 @@ def _heal(arguments: argparse.Namespace) -> int:
 
 def _counters(arguments: argparse.Namespace) -> int:
     return _inside(Running(arguments.name), ["counters", arguments.node])
+
+
+def _resolver_cache(arguments: argparse.Namespace) -> int:
+    return _inside(Running(arguments.name), ["resolver-cache", arguments.state])
 
 
 def _inside(running: Running, words: Sequence[str]) -> int:
@@ -157,19 +164,22 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     kinds = fault.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind in faults.kinds():
         command = kinds.add_parser(kind.name, help=kind.help, description=kind.help)
-        command.add_argument("words", metavar=kind.target.upper(), nargs=1)
-        for parameter in kind.parameters:
+        command.add_argument("target", metavar=kind.target.upper())
+        for number, parameter in enumerate(kind.parameters):
             unit = f", {parameter.unit}" if parameter.unit else ""
-            text = f"{parameter.help}{unit}"
-            if parameter.default is None:
-                command.add_argument("words", metavar=parameter.name.upper(), action="extend", nargs=1, help=text)
-            else:
-                text += f" (default: {faults.number(parameter.default)})"
-                command.add_argument("words", metavar=parameter.name.upper(), action="extend", nargs="?", help=text)
+            default = "" if parameter.default is None else f" (default: {faults.number(parameter.default)})"
+            command.add_argument(
+                f"value{number}",
+                metavar=parameter.name.upper(),
+                nargs="?" if default else None,
+                help=f"{parameter.help}{unit}{default}".replace("%", "%%"),
+            )
     heal = add("heal", _heal, "mend all faults, or those of one link or port, or one by name")
     heal.add_argument("what", nargs="?", default="all", metavar="FAULT")
     counters = add("counters", _counters, "the counters of a host or switch that are not 0: PFC, ECN, queues, RNIC")
     counters.add_argument("node", metavar="NODE")
+    cache = add("resolver-cache", _resolver_cache, "a caching resolver on every host: what mends an overwhelmed one")
+    cache.add_argument("state", choices=("on", "off"))
     add("topology", _topology, "print the lab's topology file")
     add("scenarios", _scenarios, "list the scenarios that `run` knows")
     run = add("run", _run, "play a scenario on a fresh lab and record it with its truth")

@@ -172,7 +172,7 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     # The prober stands still while the far host answers what is under way; then nothing more can be dropped.
     os.kill(near.prober(), signal.SIGSTOP)
     time.sleep(0.3)
-    dropped = json.loads(whole.act("dropped"))[spine_link]
+    dropped = json.loads(whole.act("dropped"))[f"silent-loss {spine_link}"]
     whole.act("heal", "all")
     os.kill(near.prober(), signal.SIGCONT)
     time.sleep(1.5)

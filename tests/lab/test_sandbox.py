@@ -84,7 +84,7 @@ def test_kill_9_leaves_nothing(name: str, victim: str) -> None:
     assert len(inside) >= len(KINDS) - 1
     # The hosts and switches: named namespaces, some without a process.
     listed = running.run(None, ["sh", "-c", "for file in /run/netns/*; do stat -Lc %i $file; done"]).stdout.split()
-    assert len(listed) == len(running.design().nodes)
+    assert len(listed) == len(running.design().nodes) + len(running.design().containers)
     inside |= {f"net:[{inode}]" for inode in listed}
     assert len(traces(inside)) > len(running.design().switches) * 3
 
