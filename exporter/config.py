@@ -16,6 +16,7 @@ from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.plan import RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
+from exporter.otlp.settings import Otlp, check_otlp
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -81,6 +82,7 @@ class Config(_Section, frozen=True, kw_only=True):
     throughput: Throughput = msgspec.field(default_factory=Throughput)
     workloads: tuple[Workload, ...] = ()
     switches: Switches | None = None
+    otlp: Otlp | None = None
     sysfs: str = "/sys"
 
 
@@ -110,6 +112,10 @@ def read_config(path: Path | str) -> Config:
             raise ContractError(source, f"field 'switches.targets': {twice!r} appears twice")
         for target in targets:
             read_secret(target.community_file)
+    if config.otlp is not None:
+        otlp = config.otlp.resolve(base)
+        check_otlp(otlp, source)
+        config = msgspec.structs.replace(config, otlp=otlp)
     if not config.rnics and config.topology is not None:
         rnics = _rnics_of(config.host, config.topology, source, needed=config.probing is not None)
         config = msgspec.structs.replace(config, rnics=rnics)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import signal
 import sys
 import threading
@@ -11,8 +10,6 @@ import time
 from types import FrameType
 
 import msgspec
-from opentelemetry.sdk.resources import Resource
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from exporter import __version__
 from exporter.child import Child
@@ -20,6 +17,7 @@ from exporter.config import Config, read_key, read_secret
 from exporter.contracts.catalogue import (
     CHILDREN,
     CONTROL,
+    OTLP,
     PLAN_EXPIRES,
     PLAN_GENERATION,
     PLAN_OVER_LIMIT,
@@ -31,14 +29,19 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Topology, read_topology
-from exporter.exposition import CONTENT_TYPE, Renderer, Series, label_text
+from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
 from exporter.joins import LinkJoin, job_paths, link_info, rnic_info
+from exporter.otlp.encode import Encoder, Push
+from exporter.otlp.push import Pusher
+from exporter.otlp.settings import Otlp
 from exporter.planfile import PlanFile, own_part
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.records import RecordWriter
 from exporter.results import ResultRing
+from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
 from exporter.server import Query, Response, Server, number_of
+from exporter.snapshot import Snapshots
 from exporter.store import Store
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
 
@@ -60,9 +63,10 @@ class Exporter:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stopping = threading.Event()
-        self._renderer = Renderer()
-        self._rendering = threading.Lock()
-        self._own = Store([(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 4)])
+        self._snapshots = Snapshots()
+        self._renderer = Renderer(self._snapshots)
+        self._rendering = threading.Lock()  # for what scrapes and pushes share; nobody waits for the network with it
+        self._own = Store([(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 4), (OTLP, 1)])
         self._stores = [self._own]
         self._children: list[Child] = []
         self._monitor = RnicMonitor(config.host, config.rnics, config.throughput, config.sysfs, self._own)
@@ -76,25 +80,28 @@ class Exporter:
         self._job_paths = job_paths(None)
         self._prober: Child | None = None
         if config.probing is not None:
-            self._start_prober(config)
+            self._start_prober(config, topology)
         if config.switches is not None:
             self._start_poller(config, topology)
             if topology is not None:
                 self._fixed.append(link_info(topology, {target.name for target in config.switches.targets}))
         restarts = self._own.writer(CHILDREN)
         self._restarts = [(child, restarts.add((child.module.split(".")[1],))) for child in self._children]
-        self._process_metrics = CollectorRegistry()
-        ProcessCollector(registry=self._process_metrics)
-        self._target_info = _target_info(config.host)
+        self._process_metrics = ProcessMetrics()
+        self._resource = resource_attributes(config.host)
+        self._target_info = target_info(self._resource)
+        self._pusher = self._make_pusher(config.otlp) if config.otlp is not None else None
         self._server: Server | None = None
 
-    def _start_prober(self, config: Config) -> None:
+    def _start_prober(self, config: Config, topology: Topology | None) -> None:
         probing = config.probing
         if probing is None:
             return
         self._probed = Store(prober_tables(probing.max_paths))
         self._results = ResultRing(RESULT_CAPACITY)
-        self._records = RecordWriter(self._probed, self._results)
+        hosts = topology.hosts if topology is not None else ()
+        underlay = {(host.name, rnic.name): rnic.ip for host in hosts for rnic in host.rnics}
+        self._records = RecordWriter(self._probed, self._results, underlay)
         settings = ProberSettings(
             host=config.host,
             addresses={address: rnic.name for rnic in config.rnics for address in (rnic.ip, *rnic.ips)},
@@ -138,6 +145,22 @@ class Exporter:
         self._stores.append(store)
         self._children.append(Child("exporter.switches.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
 
+    def _make_pusher(self, settings: Otlp) -> Pusher:
+        # requests and protobuf take 20 MB, which only an exporter that pushes needs.
+        from exporter.otlp.transport import make_transport  # noqa: PLC0415
+
+        encoder = Encoder(self._resource, settings.max_points, self._snapshots)
+
+        def encode(last: bool) -> Push:
+            with self._rendering:
+                stores, joined = ([], []) if last else (self._stores, self._joined())
+                return encoder.encode(stores, joined, time.time_ns())
+
+        counters = self._own.writer(OTLP).add(())
+        return Pusher(
+            make_transport(settings), encode, encoder.delivered, counters, settings.period_seconds, self._config.host
+        )
+
     def stop(self) -> None:
         self._stopping.set()
 
@@ -157,6 +180,8 @@ class Exporter:
             problem = f"cannot be listened on: {error.strerror or error}"
             raise ContractError(f"{listen.address}:{listen.port}", problem, "set another listen.port") from error
         print(f"fabric-exporter {__version__} on {listen.address}:{self._server.port}", file=sys.stderr, flush=True)
+        if self._pusher is not None:
+            self._pusher.start()
         step = self._config.throughput.step_seconds
         tick = min(step, _LONGEST_TICK)
         sampled = 0
@@ -171,6 +196,8 @@ class Exporter:
                 self._tick()
         finally:
             self._server.close()
+            if self._pusher is not None:
+                self._pusher.stop()
             for child in self._children:
                 child.stop()
 
@@ -219,15 +246,16 @@ class Exporter:
     def _metrics(self, _: Query) -> Response:
         with self._rendering:
             body = self._renderer.render(self._stores, self._joined())
-        return Response(200, CONTENT_TYPE, self._target_info + body + generate_latest(self._process_metrics))
+        return Response(200, CONTENT_TYPE, self._target_info + body)
 
     def _joined(self) -> list[Series]:
+        """Every family that is no column of a table; called with the lock on rendering."""
         joined = list(self._fixed)
         if self._prober is not None:
             joined.append(self._job_paths)
             if self._links is not None:
                 joined.append(self._links.series(self._probed))
-        return joined
+        return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:
         body = self._monitor.throughput_csv(self._config.workloads, number_of(query, "since", 0.0))
@@ -247,24 +275,6 @@ class Exporter:
         if down:
             return Response(503, "text/plain", f"not running: {', '.join(down)}\n".encode())
         return Response(200, "text/plain", b"ready\n")
-
-
-def _target_info(host: str) -> bytes:
-    """The resource's attributes as OpenTelemetry's Prometheus mapping has them: one ``target_info``."""
-    resource = Resource.create(
-        {
-            "service.name": "fabric-exporter",
-            "service.version": __version__,
-            "service.instance.id": host,
-            "host.name": host,
-        }
-    )
-    # OTEL_RESOURCE_ATTRIBUTES may hold any name; of two that become one label, the first stands.
-    attributes: dict[str, str] = {}
-    for key, value in resource.attributes.items():
-        attributes.setdefault(re.sub(r"^(?=[0-9])|[^a-zA-Z0-9_]", "_", key), str(value))
-    labels = label_text(list(attributes), list(attributes.values()))
-    return f"# HELP target_info Target metadata\n# TYPE target_info gauge\ntarget_info{{{labels}}} 1\n".encode()
 
 
 def run(config: Config) -> None:

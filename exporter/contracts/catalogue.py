@@ -76,13 +76,17 @@ class Table:
     metrics: tuple[Metric, ...]
     hidden_labels: tuple[str, ...] = ()
     """Text a row carries for readers inside the exporter, after its labels; never rendered."""
+    counts_from_zero: bool = True
+    """Whether counters are 0 when their row is made; a device's own counters began at a time that nobody knows."""
 
 
-def _table(name: str, labels: tuple[str, ...], *metrics: Metric, hidden: tuple[str, ...] = ()) -> Table:
+def _table(
+    name: str, labels: tuple[str, ...], *metrics: Metric, hidden: tuple[str, ...] = (), counts_from_zero: bool = True
+) -> Table:
     for metric in metrics:
         if metric.labels != labels:
             raise AssertionError(f"{metric.name} and table {name} disagree on labels")
-    return Table(name, labels, metrics, hidden)
+    return Table(name, labels, metrics, hidden, counts_from_zero)
 
 
 def _path(name: str, kind: Kind, unit: str, text: str) -> Metric:
@@ -183,7 +187,7 @@ RNIC_RECEIVE = _rnic("receive", "counter", "By", "Bytes received by the RNIC's n
 RNIC_TRANSMIT = _rnic("transmit", "counter", "By", "Bytes sent by the RNIC's network device.")
 RNIC_MTU = _rnic("mtu", "gauge", "By", "MTU of the RNIC's network device.")
 RNIC_UP = _rnic("up", "gauge", "", "1 when the RNIC's network device has carrier, 0 when not.")
-RNIC = _table("rnic", RNIC_LABELS, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_MTU, RNIC_UP)
+RNIC = _table("rnic", RNIC_LABELS, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_MTU, RNIC_UP, counts_from_zero=False)
 
 
 def _port(name: str, kind: Kind, unit: str, text: str) -> Metric:
@@ -213,6 +217,7 @@ SWITCH_PORT = _table(
     PORT_UP,
     PORT_ENABLED,
     PORT_SPEED,
+    counts_from_zero=False,
 )
 
 
@@ -290,6 +295,18 @@ CHILD_RESTARTS = Metric(
 CONTROL = _table("control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED, PLAN_OVER_LIMIT, PLAN_REFUSED)
 CHILDREN = _table("children", ("process",), CHILD_RESTARTS)
 
+OTLP_PUSHES = _self("otlp.pushes", "counter", "{push}", "OTLP pushes begun.")
+OTLP_PUSH_FAILURES = _self(
+    "otlp.push.failures", "counter", "{push}", "OTLP pushes of which the receiver did not take every request."
+)
+OTLP_POINTS_REJECTED = _self(
+    "otlp.points.rejected", "counter", "{point}", "Data points that the OTLP receiver took a request without."
+)
+OTLP_PUSH_DURATION = _self("otlp.push.duration", "gauge", "s", "Length of the last OTLP push, waiting included.")
+OTLP_PUSH_TIME = _self("otlp.push.timestamp", "gauge", "s", "Unix time of the last OTLP push taken as a whole.")
+OTLP = _table("otlp", (), OTLP_PUSHES, OTLP_PUSH_FAILURES, OTLP_POINTS_REJECTED, OTLP_PUSH_DURATION, OTLP_PUSH_TIME)
+"""Has its one row only where the exporter pushes."""
+
 CATALOGUE: tuple[Metric, ...] = (
     *PATH.metrics,
     RTT,
@@ -303,4 +320,5 @@ CATALOGUE: tuple[Metric, ...] = (
     *PROBER.metrics,
     *CONTROL.metrics,
     *CHILDREN.metrics,
+    *OTLP.metrics,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from exporter.contracts.catalogue import (
     CONTROL,
     JOB_PATH_INFO,
     LINK_INFO,
+    OTLP,
     PATH,
     PATH_LINK_INFO,
     PROBER,
@@ -35,7 +37,7 @@ from exporter.exposition import Renderer, Series, label_text, number
 from exporter.store import Store, column_count
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
-TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, PROBER, CONTROL, CHILDREN]
+TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, PROBER, CONTROL, CHILDREN, OTLP]
 INFO = [PATH_LINK_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO]
 
 
@@ -160,3 +162,20 @@ def test_a_table_without_labels_has_bare_names() -> None:
     assert 'bare_size_bytes_bucket{le="1.0"} 0\n' in Renderer().render([store]).decode()
     (family,) = text_string_to_metric_families(Renderer().render([store]).decode())
     assert family.type == "histogram"
+
+
+def test_values_that_change_rows_that_move_and_gauges_that_vanish_are_rendered_as_afresh() -> None:
+    """The text kept between scrapes must be what a renderer without memory makes."""
+    store, kept = Store([(SWITCH, 8), (RTT_TABLE, 4)]), Renderer()
+    writer, draw = store.writer(SWITCH), random.Random(7)  # noqa: S311 - the same each time
+    rows = [writer.add((f"leaf-{number}",)) for number in range(6)]
+    histogram = store.writer(RTT_TABLE).add(("h", "r", "dp", "udp"))
+    for step in range(200):
+        row = draw.choice(rows)
+        row.set(draw.randrange(len(SWITCH.metrics)), draw.choice([float("nan"), 0.0, -0.0, 1.0, 0.1, float("inf")]))
+        histogram.add(draw.randrange(column_count(RTT_TABLE)))
+        if draw.random() < 0.2:
+            rows.remove(row)
+            writer.remove(row)
+            rows.append(writer.add((f"new-{step}",)))
+        assert kept.render([store]) == Renderer().render([store])

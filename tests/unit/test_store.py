@@ -10,7 +10,8 @@ import time
 import pytest
 
 from exporter.contracts.catalogue import Metric, Table
-from exporter.store import Store, StoreFullError
+from exporter.snapshot import Snapshot, Snapshots
+from exporter.store import Row, Store, StoreFullError
 
 LABELS = ("name",)
 TABLE = Table(
@@ -144,14 +145,57 @@ def test_memory_of_another_layout_is_refused() -> None:
         Store([(TABLE, 5)], store.descriptor)
 
 
+def rows_of(snapshot: Snapshot) -> list[Row]:
+    return [
+        Row(identity, labels, values)
+        for identity, labels, values in zip(
+            snapshot.identities.tolist(), snapshot.labels, snapshot.values.tolist(), strict=True
+        )
+    ]
+
+
+def test_a_snapshot_reads_what_reading_row_by_row_does() -> None:
+    store, snapshots = Store([(TABLE, 8)]), Snapshots()
+    writer = store.writer(TABLE)
+    rows = [writer.add((name,)) for name in "abcd"]
+    for value, row in enumerate(rows):
+        row.set(A, value)
+        row.add(SIZE + 1, value)
+    before = time.time_ns()
+    for _ in range(2):
+        read = snapshots.read(store, TABLE)
+        # NaN is unlike itself, but its text is like itself
+        assert [str(row) for row in rows_of(read)] == [str(row) for row in store.read(TABLE)]
+        assert all(before - 10**9 < started <= time.time_ns() for started in read.started_ns.tolist())
+        writer.remove(rows.pop(1))
+        rows.append(writer.add(("e",)))
+    store.clear()
+    assert rows_of(snapshots.read(store, TABLE)) == []
+    store.writer(TABLE).add(("again",))
+    assert snapshots.read(store, TABLE).labels == [("again",)]
+
+
+def test_a_snapshot_leaves_out_and_counts_a_row_in_the_middle_of_a_change() -> None:
+    store, snapshots = Store([(TABLE, 2)]), Snapshots()
+    writer = store.writer(TABLE)
+    row, _ = writer.add(("x",)), writer.add(("y",))
+    row.begin()
+    assert snapshots.read(store, TABLE).labels == [("y",)]
+    assert store.torn_reads == 1
+    row.end()
+    assert snapshots.read(store, TABLE).labels == [("x",), ("y",)]
+
+
 READER = """
 import sys, time
+from exporter.snapshot import Snapshots
 from exporter.store import Store
-from tests.unit.test_store import A, B, STRIDE, TABLE
+from tests.unit.test_store import A, B, STRIDE, TABLE, rows_of
 store, ends, rounds, rows = Store([(TABLE, 32)], int(sys.argv[1])), time.monotonic() + 2.0, 0, 0
+snapshots = Snapshots()
 while time.monotonic() < ends:
     seen = set()
-    for row in store.read(TABLE):
+    for row in store.read(TABLE) if sys.argv[2] == "row by row" else rows_of(snapshots.read(store, TABLE)):
         a, b = row.values[A], row.values[B]
         assert a == b or (a != a and b != b), f"torn: {a} {b}"
         assert a != a or int(a) // STRIDE == int(row.labels[0]), f"{row.labels} has another row's {a}"
@@ -163,13 +207,14 @@ print(rounds, rows)
 """
 
 
-def test_a_reader_in_another_process_never_sees_a_torn_row() -> None:
+@pytest.mark.parametrize("way", ["row by row", "snapshot"])
+def test_a_reader_in_another_process_never_sees_a_torn_row(way: str) -> None:
     """One process changes, adds and removes rows as fast as it can, another one reads all of them."""
     store = Store([(TABLE, 32)])
     writer = store.writer(TABLE)
     rows = {number: writer.add((str(number),)) for number in range(16)}
     reader = subprocess.Popen(
-        [sys.executable, "-c", READER, str(store.descriptor)], pass_fds=[store.descriptor], stdout=subprocess.PIPE
+        [sys.executable, "-c", READER, str(store.descriptor), way], pass_fds=[store.descriptor], stdout=subprocess.PIPE
     )
     count, ends = 0, time.monotonic() + 10
     while reader.poll() is None and time.monotonic() < ends:

@@ -1,0 +1,117 @@
+"""Pushes in a thread of its own: a receiver that is slow, dead or hostile costs a thread that waits, nothing else.
+
+Nothing is queued. Values are cumulative, so a push that failed is made up for by the next one, which
+also ends the series that have gone in between.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+
+from exporter.contracts.catalogue import (
+    OTLP,
+    OTLP_POINTS_REJECTED,
+    OTLP_PUSH_DURATION,
+    OTLP_PUSH_FAILURES,
+    OTLP_PUSH_TIME,
+    OTLP_PUSHES,
+)
+from exporter.otlp.encode import Push
+from exporter.otlp.transport import Transport
+from exporter.store import RowWriter
+
+FLUSH_SECONDS = 3.0
+"""How long the end of the exporter waits for its last push."""
+
+_PUSHES = OTLP.metrics.index(OTLP_PUSHES)
+_FAILURES = OTLP.metrics.index(OTLP_PUSH_FAILURES)
+_REJECTED = OTLP.metrics.index(OTLP_POINTS_REJECTED)
+_DURATION = OTLP.metrics.index(OTLP_PUSH_DURATION)
+_TIME = OTLP.metrics.index(OTLP_PUSH_TIME)
+
+
+class Pusher:
+    """Pushes every ``period_seconds`` from ``start`` to ``stop``."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        encode: Callable[[bool], Push],
+        delivered: Callable[[Push], None],
+        counters: RowWriter,
+        period_seconds: float,
+        name: str,
+    ) -> None:
+        """``encode(last)`` reads the stores; ``last`` asks to end every series. ``name`` spreads the exporters' pushes.
+
+        ``delivered`` is told of a push that the receiver has got.
+        """
+        self._transport = transport
+        self._encode = encode
+        self._delivered = delivered
+        self._counters = counters
+        self._period = period_seconds
+        self._phase = zlib.crc32(name.encode()) / 2**32 * period_seconds
+        self._stopping = threading.Event()
+        self._trouble = ""
+        self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Push once more, then end every series, as a scrape that fails would; within ``FLUSH_SECONDS``."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(FLUSH_SECONDS)
+        self._transport.abort()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._period - (time.time() - self._phase) % self._period):
+            self.push()
+        if self.push():
+            self.push(last=True)
+
+    def push(self, *, last: bool = False) -> bool:
+        """Push now; return whether the receiver took every request."""
+        row, began = self._counters, time.monotonic()
+        row.begin()
+        row.add(_PUSHES)
+        row.end()
+        push = self._encode(last)
+        sent, rejected, trouble = 0, 0, ""
+        for request in push.requests:
+            outcome = self._transport.send(request.body)
+            rejected += outcome.rejected
+            if outcome.delivered:
+                sent += 1
+                if outcome.rejected:
+                    trouble = trouble or f"{outcome.rejected} points rejected: {outcome.problem}"
+                continue
+            trouble = outcome.problem
+            if not outcome.worth_trying or time.monotonic() - began > self._period:
+                break
+        whole = sent == len(push.requests)
+        # Once the endings have arrived, what came after them is a part of this push: a series that
+        # is taken to be known and is not is later ended for nothing, which does no harm.
+        if whole or sent > push.endings:
+            self._delivered(push)
+        row.begin()
+        row.add(_FAILURES, 0.0 if whole else 1.0)
+        row.add(_REJECTED, rejected)
+        row.set(_DURATION, time.monotonic() - began)
+        if whole:
+            row.set(_TIME, time.time())
+        row.end()
+        self._say(trouble)
+        return whole
+
+    def _say(self, trouble: str) -> None:
+        """Log when trouble begins, changes or ends, and not every few seconds."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            print(f"OTLP push: {trouble or 'all is well again'}", file=sys.stderr, flush=True)
