@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -66,3 +67,16 @@ def _nft(container: str, *words: str, script: str | None = None) -> str:
     if done.returncode:
         raise LabError(f"nft in {container}: {' '.join(done.stderr.split())}", "is the training job running?")
     return done.stdout
+
+
+def main(containers: list[str]) -> int:
+    """Print one line of JSON per pair of addresses that these containers have sent between."""
+    for (source, destination), amount in sorted(read(containers).items()):
+        print(
+            json.dumps({"source": source, "destination": destination, "packets": amount.packets, "bytes": amount.size})
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
