@@ -68,6 +68,14 @@ class Exporters:
                 ],
             }
             self._start(host.name, configuration, node=host.name)
+        for host in self.lab.design.service_hosts:
+            responder = {
+                "host": host.name,
+                "listen": {"address": host.management, "port": PORT},
+                "topology": self.topology.name,
+                "probing": {"key_file": "probe.key"},
+            }
+            _start(self.lab, self.directory, host.name, responder, node=host.name)
         switches = [
             {"name": switch.name, "address": switch.management, "community_file": str(self.lab.agents.community_file)}
             for switch in self.lab.design.managed

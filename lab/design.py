@@ -143,6 +143,7 @@ class Tenant:
 
     name: str
     vni: int
+    vlan: int  # what the leaves map the VNI to
     subnet: str
     containers: tuple[Container, ...]
 
@@ -449,6 +450,7 @@ def _draw_tenants(rng: random.Random, design: Design, count: int) -> tuple[Tenan
     number = len(design.hosts) * rails
     pool = [str(OVERLAY[offset]) for offset in rng.sample(range(2, max(4096, 4 * number)), number)]
     macs = iter(rng.sample(range(1 << 32), count * number))
+    vlans = rng.sample(range(100, 4000), count)
     tenants = []
     for vni, label in zip(rng.sample(range(4096, 1 << 24), count), rng.sample(range(16**4), count), strict=True):
         name = f"tenant-{label:04x}"
@@ -465,7 +467,7 @@ def _draw_tenants(rng: random.Random, design: Design, count: int) -> tuple[Tenan
             )
             for host in design.hosts
         )
-        tenants.append(Tenant(name, vni, str(OVERLAY), containers))
+        tenants.append(Tenant(name, vni, vlans.pop(), str(OVERLAY), containers))
     return tuple(tenants)
 
 

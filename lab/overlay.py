@@ -90,7 +90,8 @@ def raise_host(design: Design, directory: Path, host: Host) -> None:
         mtu = design.mtu - OVERLAY_OVERHEAD
         lines += [
             f"link add {bridge(tenant)} mtu {mtu} type bridge mcast_snooping 0",
-            f"link add {tunnel(tenant)} mtu {mtu} type vxlan id {tenant.vni} dstport {VXLAN_PORT} nolearning proxy",
+            f"link add {tunnel(tenant)} mtu {mtu} type vxlan id {tenant.vni} dstport {VXLAN_PORT} nolearning proxy "
+            "tos inherit",  # the fabric sees the class of what is inside
             f"link set {tunnel(tenant)} master {bridge(tenant)} up",
             f"link set {bridge(tenant)} up",
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from lab import delay, overlay
 from lab.counters.control import Counters
 from lab.delay import Hook, Stage
-from lab.design import Design, Host
+from lab.design import OVERLAY, Design, Host
 from lab.errors import LabError
 from lab.fabric import MANAGEMENT_PORT, rnic_routes
 from lab.faults.base import Fault, Kind, Parameter, Site, Value, register
@@ -53,7 +53,7 @@ class HostOff(Kind):
             if container.host == host.name and (NAMESPACES / container.namespace).exists():
                 for interface in container.interfaces:
                     site.run(container.namespace, ["ip", "link", "set", "dev", interface.netdev, "up"])
-                    way = ["ip", "route", "replace", str(overlay.OVERLAY), "dev", interface.netdev]
+                    way = ["ip", "route", "replace", str(OVERLAY), "dev", interface.netdev]
                     site.run(container.namespace, [*way, "table", str(overlay.FIRST_TABLE + interface.rail)])
 
 

@@ -14,11 +14,12 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import ClassVar
 
 import msgspec
 
 from lab import overlay
-from lab.design import Design
+from lab.design import Design, Tenant
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
 from lab.netns import NAMESPACES
@@ -27,6 +28,7 @@ from lab.vswitch import tap
 
 AT = Parameter("at", "host whose tables are wrong, or all", default="all", is_text=True)
 SLOWNESS = Parameter("microseconds", "work per packet in the slow path, beyond the detour", "us", 100.0, highest=1e6)
+VLAN_TABLE = "vlan_loss"
 LOOP_TABLE = "loop_{}"
 LOOPED_PER_SECOND = 200  # a frame in an overlay loop never dies: RFC 7348 has no hop count
 
@@ -35,7 +37,7 @@ class _Entries(Kind):
     """Base of the faults that change entries for one container's addresses on one or all other hosts."""
 
     target = "container"
-    parameters: tuple[Parameter, ...] = (AT,)
+    parameters: ClassVar[tuple[Parameter, ...]] = (AT,)
 
     def check(self, design: Design, fault: Fault) -> None:
         _hosts(design, fault)
@@ -194,6 +196,52 @@ class RepeatedOffload(NotOffloaded):
 
     def _chosen(self, design: Design, host: str, fault: Fault) -> list[Way]:
         return _ways(design, host, fault)
+
+
+@register
+class VlanLoss(Kind):
+    name = "vlan-loss"
+    help = "a switch drops a share of the packets of one tenant's VLAN; the other tenants' pass"
+    target = "switch"
+    parameters = (
+        Parameter("tenant", "whose VLAN", is_text=True),
+        Parameter("percent", "share of the packets dropped", "%", default=20.0, lowest=0.0001, highest=100),
+    )
+
+    def check(self, design: Design, fault: Fault) -> None:
+        self._tenant(design, fault)
+
+    def inflict(self, site: Site, fault: Fault) -> None:
+        # The VNI is 4 bytes into what UDP carries; without a number that is always true nft refuses 100 %.
+        share = fault.number("percent")
+        some = "" if share == 100 else f"numgen random mod 1000000 < {round(share * 10_000)}"
+        match = f"udp dport {overlay.VXLAN_PORT} @ih,32,24 {self._tenant(site.design, fault).vni} {some}"
+        site.nft(
+            fault.target,
+            f"""
+            add table ip {VLAN_TABLE}
+            delete table ip {VLAN_TABLE}
+            table ip {VLAN_TABLE} {{
+                counter dropped {{ }}
+                chain forwarded {{
+                    type filter hook forward priority 0;
+                    {match} counter name dropped drop
+                }}
+            }}
+            """,
+        )
+
+    def mend(self, site: Site, fault: Fault) -> None:
+        site.drop_table(fault.target, "ip", VLAN_TABLE)
+
+    def dropped(self, site: Site, fault: Fault) -> int:
+        return site.counted(fault.target, VLAN_TABLE)
+
+    def _tenant(self, design: Design, fault: Fault) -> Tenant:
+        tenants = {tenant.name: tenant for tenant in design.tenants}
+        if fault.text("tenant") not in tenants:
+            raise LabError(f"there is no tenant {fault.text('tenant')!r}", "one of " + ", ".join(tenants))
+        return tenants[fault.text("tenant")]
 
 
 @register

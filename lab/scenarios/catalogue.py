@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -99,4 +100,5 @@ def find(name: str) -> Scenario:
 
 
 def _load() -> None:
-    from lab.scenarios import failures, incidents  # noqa: F401, PLC0415 - they register themselves here
+    for module in ("incidents", "failures"):  # they register themselves here, which they must import first
+        importlib.import_module(f"lab.scenarios.{module}")

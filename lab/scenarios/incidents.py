@@ -34,3 +34,60 @@ def line_card_mtu(scene: Scene) -> Act:
         lambda before, during: before == 0 and during == 100,
         during=30,
     )
+
+
+@scenario("pfc-deadlock", "a PFC deadlock: ports pause each other, CNPs surge, one VLAN loses packets")
+def pfc_deadlock(scene: Scene) -> Act:
+    """Two leaves and a spine between them pause each other in a circle (Guo et al., SIGCOMM 2016, 4.2).
+
+    The circle is the counters' story. What packets feel is the loss on the tenant's VLAN at the leaf where it began.
+    """
+    link = scene.spine_link()
+    leaf, spine = link.a.node, link.b.node
+    other = scene.draw.choice([each for each in scene.design.links if each.b.node == spine and each.a.node != leaf])
+    job = scene.tenant
+    container = next(c for c in job.containers if scene.leaf_of(c, 0) == leaf or scene.leaf_of(c, 1) == leaf)
+    rail = next(i.rail for i in container.interfaces if scene.leaf_of(container, i.rail) == leaf)
+    senders = [f"{w.host}:{w.nics[rail].name}" for w in scene.job.workers if w.host != container.host]
+    receiver = f"{container.host}:{container.interfaces[rail].rnic}"
+    percent = scene.draw.uniform(15, 30)
+    peer = next(each for each in scene.draw.sample(job.containers, len(job.containers)) if each.host != container.host)
+
+    def inject() -> None:
+        scene.faults.inflict("vlan-loss", leaf, job.name, percent)
+        stuck = [
+            Event(end.node, end.port, "watchdog_stuck", 3, rate=0.5, delay=0.2) for end in (link.a, link.b, other.b)
+        ]
+        for end in (link.a, link.b, other.a, other.b):
+            scene.story("deadlock", effects.pause(scene.design, end.id, 1.0))
+        scene.story("deadlock", stuck)
+        scene.story("deadlock", effects.incast(scene.design, receiver, senders, marked_per_second=20_000))
+        dropped = effects.queue_drops(scene.design, link.a.id, 200, sender=senders[0], receiver=receiver)
+        scene.story("deadlock", dropped)
+
+    return Act(
+        f"{leaf}, {spine} and {other.a.node} pause each other; {leaf} drops {percent:.0f} % on VLAN {job.vlan}",
+        Truth("congestion", "underlay", "vlan", f"{leaf}:{job.vlan}", (("switch", leaf), ("link", link.id))),
+        inject,
+        lambda: scene.inner(peer, container, rail, count=300, interval=0.005),
+        lambda before, during: before < 2 and 100 * (1 - (1 - percent / 100) ** 2) / 2 < during < 90,
+        during=30,
+    )
+
+
+@scenario("lossy-carrier", "a route moves to a transit carrier that loses 5 to 8 %", transit=True)
+def lossy_carrier(scene: Scene) -> Act:
+    """BGP prefers the second carrier at both borders; the store is farther away and packets are lost."""
+    transit = scene.design.transit
+    assert transit is not None  # noqa: S101 - asked for above
+    carrier = transit.carriers[1].switch
+    store = scene.design.service_host(transit.store)
+    host = scene.host()
+    return Act(
+        f"traffic between the sites goes through {carrier}",
+        Truth("path_change", "underlay", "provider", carrier, (("switch", carrier),)),
+        lambda: scene.faults.inflict("route-change", carrier),
+        lambda: scene.ping(host.name, host.rnics[0].address, store.rnics[0].address, count=1500, interval=0.004),
+        lambda before, during: before < 1 and 6 < during < 20,  # 5 to 8 % each way
+        during=30,
+    )

@@ -14,7 +14,8 @@ import msgspec
 
 from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
-from exporter.contracts.plan import Plan
+from exporter.contracts.names import endpoint_id, path_id
+from exporter.contracts.plan import Plan, Target
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
 from lab.agents import Exporters, Sidecars
@@ -134,6 +135,11 @@ class Scene:
         name, _, device = rnic.partition(":")
         host = self.design.host(name)
         return host, next(each for each in host.rnics if each.name == device)
+
+    def leaf_of(self, container: Container, rail: int) -> str:
+        """The leaf behind which a container's interface on a rail is."""
+        rnic = next(each.rnic for each in container.interfaces if each.rail == rail)
+        return self.design.far_end(self.design.rnic_end(f"{container.host}:{rnic}")).node
 
     # ---- what goes wrong, besides packets
 
@@ -259,7 +265,7 @@ class Scene:
         traffic = self.directory / "lab" / "traffic-job.json"
         traffic.write_bytes(encode(in_containers(self.job, self.design)))
         self.lab.daemon("traffic", [sys.executable, "-m", "lab.traffic", "--job", str(traffic)])
-        self.probe("underlay", self.topology, self.exporters.plan, planning.Settings())
+        self.probe("underlay", self.topology, self.exporters.plan, planning.Settings(), self._to_store())
         inner_mtu = self.design.mtu - 50
         self.probe("overlay", self.sidecars.topology, self.sidecars.plan, planning.Settings(mtu=inner_mtu))
 
@@ -267,8 +273,43 @@ class Scene:
         words = [str(self.lab.directory), "--output", str(file), "--period", f"{period:g}"]
         self.lab.daemon("counter-recorder", [sys.executable, "-m", "lab.counters.record", *words])
 
-    def probe(self, name: str, topology: Topology, file: Path, settings: planning.Settings) -> None:
-        """Plan the job's true skeleton on ``topology`` and hand the plan to the agents that watch ``file``."""
+    def _to_store(self) -> list[Target]:
+        """A path from every RNIC of rail 0 to the checkpoint store of the second site, where there is one."""
+        if self.design.transit is None:
+            return []
+        store = self.design.service_host(self.design.transit.store)
+        there, settings = store.rnics[0], planning.Settings()
+        targets = []
+        for worker in self.job.workers:
+            own = self.design.host(worker.host).rnics[0]
+            ends = worker.host, own.name, store.name, there.name
+            port = settings.first_source_port + 1000
+            targets.append(
+                Target(
+                    path=path_id(*ends, "udp", settings.traffic_class, port),
+                    source=endpoint_id(worker.container, own.name),
+                    destination=endpoint_id(store.name, there.name),
+                    probe="udp",
+                    source_address=own.address,
+                    destination_address=there.address,
+                    source_ports=(port,),
+                    traffic_class=settings.traffic_class,
+                    payload_bytes=settings.udp_payload,
+                    period_seconds=settings.udp_period,
+                    active=True,
+                    role="external",
+                    source_host=worker.host,
+                    source_rnic=own.name,
+                    destination_host=store.name,
+                    destination_rnic=there.name,
+                )
+            )
+        return targets
+
+    def probe(
+        self, name: str, topology: Topology, file: Path, settings: planning.Settings, more: Sequence[Target] = ()
+    ) -> None:
+        """Plan the job's true skeleton on ``topology``, add ``more``, and give it to the agents that watch ``file``."""
         plan = planning.plan(
             self.skeleton,
             topology,
@@ -277,7 +318,7 @@ class Scene:
             expires=self.now() + PLAN_SECONDS,
             settings=settings,
         )
-        self.plans[name] = plan
+        plan = self.plans[name] = msgspec.structs.replace(plan, targets=(*plan.targets, *more))
         new = file.with_suffix(".new")
         new.write_bytes(encode(plan))
         new.replace(file)

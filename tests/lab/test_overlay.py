@@ -102,6 +102,27 @@ counter name vxlan
         fabric.run(destination.host, ["nft", "delete", "table", "netdev", "seen"])
 
 
+def test_the_fabric_sees_the_class_of_what_is_inside(fabric: Running, design: Design) -> None:
+    _, source, destination = pair(design)
+    device = design.host(destination.host).rnics[0].netdev
+    table = f"""
+        table netdev seen {{
+            counter lossless {{ }}
+            chain arriving {{
+                type filter hook ingress device "{device}" priority 0;
+                udp dport 4789 ip dscp 26 counter name lossless
+            }}
+        }}"""
+    fabric.run(destination.host, ["sh", "-c", f"nft -f - <<'END'\n{table}\nEND"])
+    try:
+        ends = ["-I", source.interfaces[0].address, destination.interfaces[0].address]
+        fabric.run(source.name, ["ping", "-c", "10", "-i", "0.01", "-Q", str(26 << 2), *ends])
+        listed = json.loads(fabric.run(destination.host, ["nft", "-j", "list", "counters"]).stdout)["nftables"]
+        assert next(e["counter"]["packets"] for e in listed if e.get("counter", {}).get("name") == "lossless") >= 10
+    finally:
+        fabric.run(destination.host, ["nft", "delete", "table", "netdev", "seen"])
+
+
 def test_inner_flows_spread_over_the_spines(fabric: Running, design: Design) -> None:
     _, source, destination = pair(design)
     own, there = source.interfaces[0], destination.interfaces[0]
