@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import carrier, icmp, overlay, routing
+from lab import carrier, icmp, overlay, resolver, routing
 from lab import design as drawn
 from lab.counters import setup as counters
 from lab.daemons import Daemons
@@ -119,6 +119,7 @@ class Lab:
             self.daemon(f"bfdd-{switch.name}", routing.daemon("bfdd", switch), node=switch.name)
             self.daemon(f"bgpd-{switch.name}", routing.daemon("bgpd", switch), node=switch.name)
         carrier.start(self.design, self.daemon)
+        resolver.start(self.design, self.daemon)
         for switch in self.design.managed:
             argv, environ = self.agents.freshen(switch)
             done = self.run(switch.name, argv, environ=environ, check=False)

@@ -16,7 +16,14 @@ from pathlib import Path
 
 RUN = Path("/run")
 # Where the programs of the lab write outside its directory: namespaces and sockets, crash logs, configuration.
-PRIVATE = ("/var/tmp", "/etc/frr")  # noqa: S108 - mounted over, so never the machine's own
+PRIVATE = (
+    "/var/tmp",  # noqa: S108 - mounted over, so never the machine's own
+    "/etc/frr",
+    "/etc/bind",
+    "/var/cache/bind",
+    "/etc/unbound",
+    "/var/lib/unbound",
+)
 
 
 def _mount_tmpfs(target: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exporter.contracts.codec import encode
 from lab import design as drawn
-from lab import overlay, routing
+from lab import overlay, resolver, routing
 from lab.counters import show
 from lab.design import Design
 from lab.errors import LabError
@@ -58,6 +58,10 @@ def act(design: Design, faults: Faults, action: str, words: list[str]) -> None:
             print(encode(overlay.state(design, faults.site.directory, time.time())).decode())
         case "counters", [node]:
             print(show.table(design, faults.site.directory, node))
+        case "resolver-cache", ["on"]:
+            resolver.start_caches(design)
+        case "resolver-cache", ["off"]:
+            resolver.stop_caches(design)
         case "dropped", []:
             print(json.dumps(faults.dropped()))
         case "heal", [what]:

@@ -34,6 +34,9 @@ PACKAGES = {
     "snmpd": "snmpd",
     "snmpset": "snmp",
     "newuidmap": "uidmap",
+    "named": "bind9",
+    "unbound": "unbound",
+    "dig": "bind9-dnsutils",
 }
 
 

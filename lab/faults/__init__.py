@@ -16,10 +16,23 @@ import msgspec
 
 from lab.design import Design
 from lab.errors import LabError
-from lab.faults import hosts, links, overlay, transit  # each registers its kinds
+from lab.faults import hosts, links, overlay, resolver, transit  # each registers its kinds
 from lab.faults.base import Fault, Kind, Site, Value, kind, kinds, number
 
-__all__ = ["Fault", "Faults", "Kind", "Site", "hosts", "kind", "kinds", "links", "number", "overlay", "transit"]
+__all__ = [
+    "Fault",
+    "Faults",
+    "Kind",
+    "Site",
+    "hosts",
+    "kind",
+    "kinds",
+    "links",
+    "number",
+    "overlay",
+    "resolver",
+    "transit",
+]
 
 
 class Faults:
