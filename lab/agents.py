@@ -124,14 +124,19 @@ class Sidecars:
         """The lab's topology with the overlay's addresses: what the overlay's paths are planned on."""
         address = {(c.host, i.rnic): i.address for c in self.tenant.containers for i in c.interfaces}
         topology = self.lab.design.topology()
+        served = {host.name for host in self.lab.design.service_hosts}
         hosts = tuple(
             msgspec.structs.replace(
                 host,
                 rnics=tuple(msgspec.structs.replace(rnic, ip=address[host.name, rnic.name]) for rnic in host.rnics),
             )
             for host in topology.hosts
+            if host.name in {container.host for container in self.tenant.containers}
         )
-        return msgspec.structs.replace(topology, hosts=hosts)
+        links = tuple(
+            link for link in topology.links if not served & {end.partition(":")[0] for end in (link.a, link.b)}
+        )
+        return msgspec.structs.replace(topology, hosts=hosts, links=links)
 
     def start(self, job: Job) -> None:
         self.directory.mkdir()

@@ -87,7 +87,7 @@ def lossy_carrier(scene: Scene) -> Act:
         f"traffic between the sites goes through {carrier}",
         Truth("path_change", "underlay", "provider", carrier, (("switch", carrier),)),
         lambda: scene.faults.inflict("route-change", carrier),
-        lambda: scene.ping(host.name, host.rnics[0].address, store.rnics[0].address, count=1500, interval=0.004),
-        lambda before, during: before < 1 and 6 < during < 20,  # 5 to 8 % each way
+        lambda: scene.ping(host.name, host.rnics[0].address, store.rnics[0].address, count=500, interval=0.004),
+        lambda before, during: before < 1 and 5 < during < 22,  # 5 to 8 % each way
         during=30,
     )

@@ -68,7 +68,10 @@ class Scene:
         self.topology: Topology = design.topology()
         self.fabric = Fabric(self.topology)
         self.tenant = design.tenants[0]
-        self.job: Job = on_containers(draw_job(seed, self.topology, period_seconds=(4.0, 5.5)), design)
+        training = {host.name for host in design.hosts}
+        hosts = tuple(host for host in self.topology.hosts if host.name in training)
+        job = draw_job(seed, msgspec.structs.replace(self.topology, hosts=hosts), period_seconds=(4.0, 5.5))
+        self.job: Job = on_containers(job, design)
         self.skeleton: Skeleton = self.job.truth()
         self.exporters = Exporters(self.lab, directory / "exporters")
         self.sidecars = Sidecars(self.lab, directory / "sidecars", self.tenant)
