@@ -8,7 +8,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format schemas docs rules-check bench-churn lock clean
+.PHONY: help setup demo test test-slow lint format schemas docs rules-check bench-churn bench-render bench-rtt-while-rendering victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -46,6 +46,15 @@ rules-check: $(SETUP) ## promtool on the static rules and their tests, amtool on
 
 bench-churn: $(SETUP) ## an hour of 2,000 container creations a minute, in minutes: are series and memory bounded?
 	$(BIN)/python -m benchmarks.churn $(ARGS)
+
+bench-render: $(SETUP) ## processor seconds of /metrics and OTLP for 100,000 series, against the common libraries
+	$(BIN)/python -m benchmarks.render $(ARGS)
+
+bench-rtt-while-rendering: $(SETUP) ## round trips of a real prober while 100,000 series are rendered beside it
+	$(BIN)/python -m benchmarks.rtt_while_rendering $(ARGS)
+
+victoria-metrics: ## fetch VictoriaMetrics into .cache, for the tests of OTLP against it
+	scripts/fetch-victoria-metrics
 
 format: $(SETUP) ## format and mend what ruff can
 	$(BIN)/ruff format .
