@@ -107,7 +107,7 @@ def opentelemetry(series: int) -> list[Step]:
     from opentelemetry.sdk.metrics import Counter, MeterProvider, _Gauge  # noqa: PLC0415
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: PLC0415
 
-    limits = dict.fromkeys((Counter, _Gauge), 10**7)
+    limits: dict[Any, int] = dict.fromkeys((Counter, _Gauge), 10**7)
     reader = InMemoryMetricReader(cardinality_limits=limits)
     meter = MeterProvider(metric_readers=[reader]).get_meter("bench")
     labels = [dict(zip(PATH_LABELS, labels_of(number), strict=True)) for number in range(series // len(PATH.metrics))]

@@ -15,8 +15,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.sdk.metrics.export import MetricExportResult
 
 from exporter.contracts.codec import read_bytes
+from exporter.otlp.push import Outcome
 from exporter.otlp.settings import Otlp, compression_of, endpoint_of, read_headers
-from exporter.otlp.transport import Outcome, one_line
+from exporter.otlp.transport import one_line
 
 # Trouble of a receiver or of the way there, which the next request would meet as well.
 _UNAVAILING = {

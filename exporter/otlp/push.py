@@ -11,6 +11,8 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from exporter.contracts.catalogue import (
     OTLP,
@@ -21,7 +23,6 @@ from exporter.contracts.catalogue import (
     OTLP_PUSHES,
 )
 from exporter.otlp.encode import Push
-from exporter.otlp.transport import Transport
 from exporter.store import RowWriter
 
 FLUSH_SECONDS = 3.0
@@ -32,6 +33,29 @@ _FAILURES = OTLP.metrics.index(OTLP_PUSH_FAILURES)
 _REJECTED = OTLP.metrics.index(OTLP_POINTS_REJECTED)
 _DURATION = OTLP.metrics.index(OTLP_PUSH_DURATION)
 _TIME = OTLP.metrics.index(OTLP_PUSH_TIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request."""
+
+    delivered: bool
+    rejected: int = 0
+    """Points that the receiver left out of a request it took."""
+    problem: str = ""
+    """Why it was not delivered, or why points were rejected; one line without secrets."""
+    worth_trying: bool = True
+    """Whether the next request may fare better: the receiver answered, and it was not in trouble."""
+
+
+class Transport(Protocol):
+    """Sends one request at a time."""
+
+    def send(self, body: bytes) -> Outcome:
+        """Send an ``ExportMetricsServiceRequest``, with retries, within the time-out."""
+
+    def abort(self) -> None:
+        """Let ``send`` return soon, from another thread; nothing can be sent afterwards."""
 
 
 class Pusher:

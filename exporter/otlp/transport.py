@@ -16,8 +16,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import requests
 from google.protobuf.message import DecodeError
@@ -27,6 +26,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.sdk.metrics.export import MetricsData
 from requests.adapters import HTTPAdapter
 
+from exporter.otlp.push import Outcome, Transport
 from exporter.otlp.settings import Otlp, compression_of, endpoint_of, read_headers
 
 _ANSWER_BYTES = 65_536
@@ -36,29 +36,6 @@ _GZIP_LEVEL = 1  # the library's level 9 costs ten times as much for 15 % fewer 
 # The library logs every attempt, with what the receiver says of it. We say it once, without secrets.
 logging.getLogger("opentelemetry.exporter.otlp").addHandler(logging.NullHandler())
 logging.getLogger("opentelemetry.exporter.otlp").propagate = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a request."""
-
-    delivered: bool
-    rejected: int = 0
-    """Points that the receiver left out of a request it took."""
-    problem: str = ""
-    """Why it was not delivered, or why points were rejected; one line without secrets."""
-    worth_trying: bool = True
-    """Whether the next request may fare better: the receiver answered, and it was not in trouble."""
-
-
-class Transport(Protocol):
-    """Sends one request at a time."""
-
-    def send(self, body: bytes) -> Outcome:
-        """Send an ``ExportMetricsServiceRequest``, with retries, within the time-out."""
-
-    def abort(self) -> None:
-        """Let ``send`` return soon, from another thread; nothing can be sent afterwards."""
 
 
 def one_line(text: str, secrets: Iterable[str] = ()) -> str:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from exporter.config import Config, read_config, read_key
 from exporter.contracts.codec import ContractError
+from exporter.otlp.settings import compression_of, endpoint_of, read_headers
 
 CONFIGS = Path(__file__).parent / "configs"
 INVALID = sorted(CONFIGS.glob("invalid-*.yaml"))
@@ -35,6 +37,8 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "long-key").write_bytes(b"k" * 33)
     (tmp_path / "empty").write_text("\n\n")
     (tmp_path / "community").write_text(COMMUNITY + "\n")
+    (tmp_path / "headers").write_text("Authorization: Bearer s3cret\n\nX-Scope-OrgID : tenant-1\n")
+    (tmp_path / "bad-headers").write_text("Authorization: Bearer s3cret\nX-Key: s3cret\x07\n")
     (tmp_path / "topology.yaml").write_text(TOPOLOGY)
     return tmp_path
 
@@ -55,7 +59,7 @@ def test_a_wrong_configuration_is_refused_in_the_words_of_its_first_line(invalid
 
 def test_there_is_a_configuration_for_every_refusal() -> None:
     """As many files as there are ways to refuse, at least: a new check comes with its file."""
-    assert len(INVALID) >= 24
+    assert len(INVALID) >= 34
 
 
 def test_a_short_configuration_has_sensible_defaults(directory: Path) -> None:
@@ -115,3 +119,21 @@ def test_check_config_says_good_or_why_not(directory: Path) -> None:
 
 def test_every_section_refuses_unknown_keys() -> None:
     assert Config.__struct_config__.forbid_unknown_fields
+
+
+def test_an_otlp_section_takes_its_files_from_beside_it_and_the_rest_from_the_environment(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318/")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "NONE")
+    otlp = read_config(written(directory, "otlp: {headers_file: headers}")).otlp
+    assert otlp is not None
+    assert endpoint_of(otlp) == "https://collector:4318/v1/metrics"
+    assert compression_of(otlp) == "none"
+    assert read_headers(otlp.headers_file or "") == {"authorization": "Bearer s3cret", "x-scope-orgid": "tenant-1"}
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://metrics/as/it/is")
+    assert endpoint_of(otlp) == "https://metrics/as/it/is"
+    assert endpoint_of(msgspec.structs.replace(otlp, endpoint="https://own/x")) == "https://own/x"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli")
+    with pytest.raises(ContractError, match="neither 'gzip' nor 'none'"):
+        read_config(written(directory, "otlp: {}"))

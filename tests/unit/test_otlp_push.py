@@ -14,9 +14,9 @@ import pytest
 
 from exporter.contracts.catalogue import OTLP, SWITCH
 from exporter.otlp.encode import Encoder
-from exporter.otlp.push import Pusher
+from exporter.otlp.push import Outcome, Pusher
 from exporter.otlp.settings import Otlp
-from exporter.otlp.transport import HttpTransport, Outcome, make_transport
+from exporter.otlp.transport import HttpTransport, make_transport
 from exporter.store import Store
 from tests.unit.otlp_receiver import Receiver, accept
 from tests.unit.running import free_port
