@@ -109,7 +109,7 @@ class Pusher:
         push = self._encode(last)
         sent, rejected, trouble = 0, 0, ""
         for request in push.requests:
-            outcome = self._transport.send(request.body)
+            outcome = self._send(request.body)
             rejected += outcome.rejected
             if outcome.delivered:
                 sent += 1
@@ -133,6 +133,12 @@ class Pusher:
         row.end()
         self._say(trouble)
         return whole
+
+    def _send(self, body: bytes) -> Outcome:
+        try:
+            return self._transport.send(body)
+        except Exception as error:  # noqa: BLE001 - whatever a receiver makes of a library, the next push is due
+            return Outcome(False, problem=type(error).__name__, worth_trying=False)
 
     def _say(self, trouble: str) -> None:
         """Log when trouble begins, changes or ends, and not every few seconds."""

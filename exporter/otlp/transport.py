@@ -31,6 +31,9 @@ from exporter.otlp.settings import Otlp, compression_of, endpoint_of, read_heade
 
 _ANSWER_BYTES = 65_536
 _PROBLEM_LETTERS = 200
+_HARMLESS_HEADERS = {
+    "accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "user-agent",
+}  # fmt: skip
 _GZIP_LEVEL = 1  # the library's level 9 costs ten times as much for 15 % fewer bytes
 
 # The library logs every attempt, with what the receiver says of it. We say it once, without secrets.
@@ -138,7 +141,7 @@ class _Adapter(HTTPAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """Exchange one request for its answer within ``timeout`` seconds; raise RequestException."""
-        self._secrets = [str(value) for value in request.headers.values() if len(value) >= 4]
+        self._secrets = [value for name, value in request.headers.items() if name.lower() not in _HARMLESS_HEADERS]
         request.prepare_body(self._encoded(request.headers.get("Content-Encoding", "")), None)
         expired = threading.Event()
 

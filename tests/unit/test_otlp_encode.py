@@ -8,6 +8,8 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.contracts.catalogue import (
@@ -266,3 +268,37 @@ def test_long_labels_keep_a_request_under_the_limit_of_grpc_receivers() -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_an_empty_table_makes_no_request(table: Table) -> None:
     assert Pushing([table]).push() == []
+
+
+def a_sum(**changes: int) -> ExportMetricsServiceRequest:
+    """A request with one point, as it should be but for ``changes`` to the point."""
+    now = time.time_ns()
+    point = NumberDataPoint(**{"start_time_unix_nano": now, "time_unix_nano": now, "as_double": 1.0, **changes})
+    metric = Metric(name="m", description="M.", sum=Sum(data_points=[point], aggregation_temporality=2))
+    metric.sum.is_monotonic = True
+    request = ExportMetricsServiceRequest(resource_metrics=[ResourceMetrics(scope_metrics=[ScopeMetrics()])])
+    attribute = request.resource_metrics[0].resource.attributes.add(key="service.name")
+    attribute.value.string_value = "x"
+    scope = request.resource_metrics[0].scope_metrics[0]
+    scope.scope.name, scope.scope.version = "s", "1"
+    scope.metrics.append(metric)
+    return request
+
+
+def test_the_receiver_of_these_tests_is_strict() -> None:
+    good = a_sum().SerializeToString()
+    Sink().take(good)
+    with pytest.raises(AssertionError, match="unknown field"):
+        Sink().take(good + bytes([15 << 3, 1]))
+    with pytest.raises(AssertionError):
+        Sink().take(a_sum(start_time_unix_nano=0).SerializeToString())
+    with pytest.raises(AssertionError):
+        Sink().take(a_sum(flags=1).SerializeToString())  # no value, and a value
+    delta = a_sum()
+    delta.resource_metrics[0].scope_metrics[0].metrics[0].sum.aggregation_temporality = 1
+    with pytest.raises(AssertionError):
+        Sink().take(delta.SerializeToString())
+    fell, first = Sink(), time.time_ns()
+    fell.take(a_sum(start_time_unix_nano=first).SerializeToString())
+    with pytest.raises(AssertionError, match="fell"):
+        fell.take(a_sum(start_time_unix_nano=first, as_double=0.5).SerializeToString())
