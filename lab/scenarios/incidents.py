@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lab import resolver
 from lab.counters import effects
 from lab.counters.timeline import Event
 from lab.scenarios.catalogue import Act, Truth, scenario
@@ -89,5 +90,20 @@ def lossy_carrier(scene: Scene) -> Act:
         lambda: scene.faults.inflict("route-change", carrier),
         lambda: scene.ping(host.name, host.rnics[0].address, store.rnics[0].address, count=500, interval=0.004),
         lambda before, during: before < 1 and 5 < during < 22,  # 5 to 8 % each way
+        during=30,
+    )
+
+
+@scenario("dns-burst", "a resolver is overwhelmed by 500 endpoints that register at once", transit=True)
+def dns_burst(scene: Scene) -> Act:
+    """Jobs of 500 endpoints start one after the other; each registers itself and resolves its peers."""
+    plan = resolver.plan(scene.design)
+    host = scene.host()
+    return Act(
+        f"500 endpoints at a time register and resolve at {plan.host}",
+        Truth("resolution", "service", "resolver", plan.host),
+        lambda: scene.faults.inflict("resolver-burst", plan.host, 500, 0),
+        lambda: scene.dig(host),
+        lambda before, during: during > 3 * before,
         during=30,
     )

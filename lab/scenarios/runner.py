@@ -26,6 +26,7 @@ from lab.narrator import Narrator
 from lab.scenarios.catalogue import Act, Measured, Scenario, find
 from lab.scenarios.scene import Scene
 
+LOOKUPS = "probes-dns.csv"
 QUIET_SECONDS = 10.0
 AFTER_SECONDS = 6.0
 COUNTER_PERIOD = 2.0
@@ -46,6 +47,7 @@ class Run:
         self.times: dict[str, float] = {}
         self.measured: dict[str, Measured] = {}
         self.act: Act | None = None
+        self.with_lookups = False
 
     def play(self) -> None:
         """Play it to the end and write its files; raise LabError when it cannot be, or has not the effect meant."""
@@ -59,6 +61,7 @@ class Run:
             wanted = {
                 (t.source_address, t.source_ports[0]) for t in scene.plans["underlay"].targets if t.probe != "tcp"
             }
+            self.with_lookups = scene.record_lookups(self.output / LOOKUPS)
             self._await_traces(len(wanted))
             step.detail = " and ".join(f"{len(plan.targets)} {name} paths" for name, plan in scene.plans.items())
         act = self.act = self.scenario.build(scene)
@@ -138,6 +141,8 @@ class Run:
         self._join("probes-overlay.csv.gz", scene.sidecars.read(f"/v1/probe-records?{query}"))
         self._join("throughput.csv.gz", scene.exporters.read(f"/v1/throughput?{query}"))
         self._compress("counters.csv")
+        if self.with_lookups:
+            self._compress(LOOKUPS)
         (self.output / "truth.json").write_bytes(encode(self._truth(act)))
         document = {
             "version": 1,

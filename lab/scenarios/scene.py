@@ -18,6 +18,7 @@ from exporter.contracts.names import endpoint_id, path_id
 from exporter.contracts.plan import Plan, Target
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
+from lab import resolver
 from lab.agents import Exporters, Sidecars
 from lab.counters.control import Counters
 from lab.counters.timeline import Event
@@ -77,6 +78,7 @@ class Scene:
         self.sidecars = Sidecars(self.lab, directory / "sidecars", self.tenant)
         self.now = time.time
         self.plans: dict[str, Plan] = {}
+        self._names = 0
 
     @property
     def counters(self) -> Counters:
@@ -244,6 +246,29 @@ class Scene:
             value = -1.0
         return Measured("cat", f"cat sysfs/{host}/class/infiniband/{device}/ports/1/{file}", value, unit)
 
+    def dig(self, host: Host, count: int = 20, interval: float = 0.3) -> Measured:
+        """dig(1) to the host's resolver for new names of the second site: the mean answer in ms, 2,000 for none.
+
+        ``interval`` in seconds from one to the next: a burst comes and goes.
+        """
+        plan = resolver.plan(self.design)
+        server = resolver.resolver_of(self.design, host)
+        times = []
+        for _ in range(count):
+            name = f"dig-{self.draw_name()}.{plan.store}"
+            words = ["dig", "+tries=1", "+time=2", f"@{server}", name, "A"]
+            answer = self.lab.run(host.name, words, check=False).stdout
+            spent = re.search(r"Query time: (\d+) msec", answer)
+            answered = spent is not None and "status: NOERROR" in answer
+            times.append(float(spent[1]) if answered and spent is not None else 2000.0)
+            time.sleep(interval)
+        return Measured("dig", self._shown(host.name, words), sum(times) / count, "ms")
+
+    def draw_name(self) -> str:
+        """A word never used before, whatever the seed."""
+        self._names += 1
+        return f"{self.seed}-{self._names}"
+
     def carrier(self, port: str) -> Measured:
         """1 when a port has carrier (``ip link``)."""
         end = self.design.end(port)
@@ -271,6 +296,14 @@ class Scene:
         self.probe("underlay", self.topology, self.exporters.plan, planning.Settings(), self._to_store())
         inner_mtu = self.design.mtu - 50
         self.probe("overlay", self.sidecars.topology, self.sidecars.plan, planning.Settings(mtu=inner_mtu))
+
+    def record_lookups(self, file: Path) -> bool:
+        """Look names up from every host, where the lab has a resolver; whether it has."""
+        if self.design.transit is None:
+            return False
+        words = [str(self.lab.directory), "--output", str(file)]
+        self.lab.daemon("lookups", [sys.executable, "-m", "lab.scenarios.lookups", *words])
+        return True
 
     def record_counters(self, file: Path, period: float) -> None:
         words = [str(self.lab.directory), "--output", str(file), "--period", f"{period:g}"]
