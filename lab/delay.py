@@ -6,7 +6,9 @@ process, the packets stay in the kernel. When the process ends, the rule's ``byp
 so does the kernel with those beyond what it can hold. Nothing is lost, but what waits when the process is killed.
 
 The node's namespace is the one that the packets cross: a router's ``forward`` hook is a long cable or a distant
-carrier, a host's ``input`` or ``output`` hook is a slow host. IPv4 only, as the lab is. What the delay adds to
+carrier, a host's ``input`` or ``output`` hook is a slow host. The kernel's software timestamps (SO_TIMESTAMPING, and
+what ping goes by on arrival) are taken outside these hooks: a prober that uses them sees a slow host only in the
+answers of others. IPv4 only, as the lab is. What the delay adds to
 the one asked for is the process's own way: about 100 µs on an idle machine, more on a busy one.
 """
 
