@@ -124,13 +124,15 @@ def draw_job(
     activation_megabytes: tuple[float, float] = (1.0, 3.0),
     all_reduce_share: float = 0.04,
 ) -> Job:
-    """Draw a job over all active hosts in a pod of ``topology``; the same seed gives the same job.
+    """Draw a job over all active hosts of ``topology`` with RNICs on rails; the same seed gives the same job.
 
     ``degrees`` fixes (data parallel, pipeline). ``all_reduce_share`` is about the share of the period
     that a stage's all-reduce takes at full speed. Raises ValueError when no factorisation exists.
     """
     draw = random.Random(seed)
-    hosts = [host for host in topology.hosts if host.state == "active" and host.pod is not None]
+    hosts = [
+        host for host in topology.hosts if host.state == "active" and any(rnic.rail is not None for rnic in host.rnics)
+    ]
     choices = [degrees] if degrees else factorisations(len(hosts))
     if not choices or choices[0][0] * choices[0][1] != len(hosts):
         raise ValueError(f"{len(hosts)} hosts cannot be split into at least 2 replicas of at least 2 stages")
