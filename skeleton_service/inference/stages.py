@@ -26,6 +26,9 @@ SEEN = 0.08
 TIE = 0.1
 """Exchanging two neighbours that lengthens the path by less than this share leaves their order open."""
 
+OUTSTANDING = 1.25
+"""The excess of two stages names them the ends where it is this much larger than that of any stage between."""
+
 EXACT = 7
 STARTS = 8
 
@@ -104,7 +107,11 @@ def _estimates(levels: Floats, excess: Floats, picked: Integers) -> list[tuple[i
     opposed = excess[:, picked] @ excess[:, picked].T
     first, last = np.unravel_index(int(np.argmin(opposed)), opposed.shape)
     orders = [_shortest_path(apart, None)]
-    if first != last and opposed[first, last] < 0:
+    between = np.delete(np.arange(len(opposed)), [first, last])
+    size = np.sqrt(np.diag(opposed))
+    # Where the pipeline carries little beside the all-reduces, all that tells stages apart by excess is chance.
+    outstanding = min(size[first], size[last]) > OUTSTANDING * size[between].max(initial=0)
+    if first != last and opposed[first, last] < 0 and outstanding:
         orders.append(_shortest_path(apart, (int(first), int(last))))
     return orders
 
