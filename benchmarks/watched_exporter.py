@@ -8,6 +8,8 @@ prober and waits for the next one.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import signal
@@ -107,6 +109,8 @@ class WatchedExporter:
         if pid is None:
             raise SystemExit("the prober is not running")
         scrape = self.scrape()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what is held is measured, not what the last answer has just let go of
         self._sizes.unlink(missing_ok=True)
         ends = time.monotonic() + _PATIENCE
         while not self._sizes.exists():

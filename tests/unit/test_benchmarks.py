@@ -90,7 +90,7 @@ def measurement(**sizes: int) -> Measurement:
         ({"path": 1}, {"rows path"}),
         ({"timers": 1_000_000}, {"prober timers"}),
         ({"prober": 40_000_000}, {"prober memory, MB"}),
-        ({"control": 71_000_000}, {"control memory, MB"}),  # within its allowance, but it grew late
+        ({"control": 77_000_000}, {"control memory, MB"}),  # within its allowance, but it grew late
     ],
 )
 def test_a_broken_bound_is_called_broken(last: dict[str, int], broken: set[str]) -> None:
