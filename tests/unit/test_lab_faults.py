@@ -13,7 +13,7 @@ from lab.errors import LabError
 from lab.faults import Faults
 
 
-@pytest.mark.parametrize("kind", faults.kinds(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", list(faults.kinds()), ids=lambda kind: kind.name)
 def test_every_kind_explains_itself(kind: faults.Kind, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parser().parse_args(["fault", kind.name, "--help"])
@@ -23,7 +23,7 @@ def test_every_kind_explains_itself(kind: faults.Kind, capsys: pytest.CaptureFix
     assert all(parameter.help in shown for parameter in kind.parameters)
 
 
-@pytest.mark.parametrize("kind", faults.kinds(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", list(faults.kinds()), ids=lambda kind: kind.name)
 def test_values_come_from_the_command_line_whole(kind: faults.Kind) -> None:
     given = [f"value{number}" for number, _ in enumerate(kind.parameters)]
     arguments = vars(parser().parse_args(["fault", kind.name, "target", *given]))
