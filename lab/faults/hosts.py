@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab import delay, overlay
 from lab.counters.control import Counters
-from lab.delay import Hook, Stage
+from lab.delay import Stage
 from lab.design import OVERLAY, Design, Host
 from lab.errors import LabError
 from lab.fabric import MANAGEMENT_PORT, rnic_routes
@@ -21,7 +21,7 @@ from lab.netns import NAMESPACES
 DEAD_TABLE = "dead_{}"
 CLASS_TABLE = "class_{}"
 LOSSLESS_DSCP = 26
-FIRST_QUEUE = 100  # of the delay stages on hosts; two for each rail
+FIRST_QUEUE = 100  # of the delay stages on leaves; two for each port
 AGENT = "exporter.cli"
 
 
@@ -184,24 +184,24 @@ class RnicSlow(Kind):
         site.stop(fault)
 
     def _stages(self, design: Design, fault: Fault, *, every: bool = False) -> list[Stage]:
-        end = design.rnic_end(fault.target)
-        rail = next(rnic.rail for rnic in design.host(end.node).rnics if rnic.name == end.port)
+        # At the leaf's port, where a kernel's timestamps on the host, like a real RNIC's, have not been taken yet.
+        port = design.far_end(design.rnic_end(fault.target))
+        place = [end.id for end in design.switch(port.node).ports].index(port.id)
         # A flow is all packets of one 5-tuple, the overlay's outer one included; a fragmented or other packet is none.
         which = {
             "all": "",
             "vxlan": f"udp dport {overlay.VXLAN_PORT}",
             "flows": "meta l4proto udp jhash ip saddr . ip daddr . udp sport . udp dport mod 4 seed 0x5eed == 0",
         }[fault.text("packets")]
-        ways: list[tuple[str, Hook, str]] = [("in", "input", "iifname"), ("out", "output", "oifname")]
         return [
             Stage(
-                node=end.node,
-                queue=FIRST_QUEUE + 2 * rail + place,
+                node=port.node,
+                queue=FIRST_QUEUE + 2 * place + number,
                 microseconds=fault.number("microseconds"),
-                match=f'{name} "{end.netdev}" {which}',
-                hook=hook,
+                match=f'{name} "{port.netdev}" {which}',
+                hook="forward",
             )
-            for place, (direction, hook, name) in enumerate(ways)
+            for number, (direction, name) in enumerate((("in", "oifname"), ("out", "iifname")))
             if every or fault.text("direction") in ("both", direction)
         ]
 
