@@ -7,7 +7,6 @@ before it makes a socket. Each iteration prints one line of JSON when its last r
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import json
 import os
@@ -33,6 +32,7 @@ from lab.training.rank import Progress, Rank
 from lab.training.shape import Training
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PRIVATE = "/run"  # the sandbox's own, gone with it
 NICENESS = 10  # a real job computes on accelerators: it does not take the CPU from the hosts' agents
 
 
@@ -80,33 +80,28 @@ def _print_iterations(lines: Iterable[bytes], ranks: int) -> None:
 
 
 def run(training: Training, iterations: int | None) -> int:
-    """Train until the ranks are done or a signal comes; return 1 when a rank failed."""
+    """Train until the ranks are done or a signal comes; return 1 when a rank failed. Ranks end with this process."""
     for worker in training.job.workers:
         keep_to_rails(training, worker)
     pairs.count(worker.container for worker in training.job.workers)
-    children: list[int] = []
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
     incoming, outgoing = os.pipe()
-    failed = False
-    with tempfile.TemporaryDirectory(prefix="training-") as directory, open(incoming, "rb") as lines:
+    with tempfile.TemporaryDirectory(dir=PRIVATE, prefix="training-") as directory, open(incoming, "rb") as lines:
         try:
-            for worker, place in product(training.job.workers, range(training.shape.tensor_parallel)):
-                child = _fork(training, worker, place, Path(directory, "store"), outgoing, iterations)
-                children.append(child)
+            children = [
+                _fork(training, worker, place, Path(directory, "store"), outgoing, iterations)
+                for worker, place in product(training.job.workers, range(training.shape.tensor_parallel))
+            ]
             os.close(outgoing)
             _print_iterations(lines, len(children))
-            failed = any(os.waitpid(child, 0)[1] != 0 for child in children)
+            ends = [os.waitpid(child, 0)[1] for child in children]
+            return int(any(ends))
         except KeyboardInterrupt:
-            pass
-        finally:
-            for child in children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-    return int(failed)
+            return 0
 
 
 def main(words: Sequence[str] | None = None) -> int:
