@@ -8,7 +8,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format schemas docs rules-check bench-churn bench-render bench-rtt-while-rendering victoria-metrics lock clean
+.PHONY: help setup demo test test-slow lint format schemas docs rules-check scenarios bench-lab bench-churn bench-render bench-rtt-while-rendering victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -43,6 +43,13 @@ rules-check: $(SETUP) ## promtool on the static rules and their tests, amtool on
 	promtool check rules --lint=all --lint-fatal rules/static/*.yaml
 	promtool test rules rules/tests/*.yaml
 	amtool check-config rules/alertmanager/alertmanager.yaml
+
+bench-lab: $(SETUP) ## the lab up and down 100 times, 16 hosts: seconds, and nothing left over
+	$(BIN)/python -m benchmarks.lab_cycles $(ARGS)
+
+scenarios: $(SETUP) ## play every scenario and record it (SEED=, OUTPUT=): half an hour
+	@scripts/setup --check
+	@$(BIN)/python -m lab run all $(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output $(OUTPUT))
 
 bench-churn: $(SETUP) ## an hour of 2,000 container creations a minute, in minutes: are series and memory bounded?
 	$(BIN)/python -m benchmarks.churn $(ARGS)
