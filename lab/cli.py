@@ -107,7 +107,8 @@ def _inside(running: Running, words: Sequence[str]) -> int:
 def _topology(arguments: argparse.Namespace) -> int:
     import yaml  # noqa: PLC0415 - only this command writes YAML
 
-    document = msgspec.to_builtins(Running(arguments.name).design().topology())
+    running = Running(arguments.name)
+    document = msgspec.to_builtins(faults.Faults(running.design(), running.directory).topology())
     print(yaml.safe_dump(document, sort_keys=False, width=120), end="")
     return 0
 
@@ -164,7 +165,7 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     kinds = fault.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind in faults.kinds():
         command = kinds.add_parser(kind.name, help=kind.help, description=kind.help)
-        command.add_argument("target", metavar=kind.target.upper())
+        command.add_argument("target", metavar=kind.target.upper().replace(" ", "_"))
         for number, parameter in enumerate(kind.parameters):
             unit = f", {parameter.unit}" if parameter.unit else ""
             default = "" if parameter.default is None else f" (default: {faults.number(parameter.default)})"

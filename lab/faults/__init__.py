@@ -14,9 +14,21 @@ from pathlib import Path
 
 import msgspec
 
+from exporter.contracts.topology import Topology
 from lab.design import Design
 from lab.errors import LabError
-from lab.faults import hosts, links, overlay, resolver, transit  # each registers its kinds
+from lab.faults import (
+    flows,
+    hosts,
+    links,
+    overlay,
+    ports,
+    queues,
+    resolver,
+    sessions,
+    switches,
+    transit,
+)  # each registers its kinds
 from lab.faults.base import Fault, Kind, Site, Value, kind, kinds, number
 
 __all__ = [
@@ -24,13 +36,18 @@ __all__ = [
     "Faults",
     "Kind",
     "Site",
+    "flows",
     "hosts",
     "kind",
     "kinds",
     "links",
     "number",
     "overlay",
+    "ports",
+    "queues",
     "resolver",
+    "sessions",
+    "switches",
     "transit",
 ]
 
@@ -85,6 +102,16 @@ class Faults:
         except FileNotFoundError:
             return ()
 
+    def topology(self) -> Topology:
+        """The lab's topology file as an operator keeps it: switches that are being drained are marked."""
+        topology = self.design.topology()
+        drained = {fault.target for fault in self.active() if fault.kind == switches.Drain.name}
+        now = (
+            msgspec.structs.replace(switch, state="drained") if switch.name in drained else switch
+            for switch in topology.switches
+        )
+        return msgspec.structs.replace(topology, switches=tuple(now))
+
     def dropped(self) -> dict[str, int]:
         """Packets that each active fault has dropped since it began, by the fault's name."""
         counts = {fault.name: kind(fault.kind).dropped(self.site, fault) for fault in self.active()}
@@ -93,6 +120,8 @@ class Faults:
     def _known(self) -> set[str]:
         """Every target there is: nothing to mend there is no mistake."""
         names = {name for link in self.design.links for name in (link.id, link.a.id, link.b.id)}
+        ends = [end for switch in self.design.switches for end in switch.ports]
+        names |= {f"{end.node}:{group}" for end in ends for group in (end.breakout_group, end.linecard) if group}
         return names | {node.name for node in self.design.nodes} | {c.name for c in self.design.containers}
 
     @contextmanager

@@ -23,7 +23,7 @@ from lab.netns import inside
 from lab.sandbox import environment
 
 Value = float | str
-TargetKind = Literal["link", "port", "switch", "host", "rnic", "container", "lab"]
+TargetKind = Literal["link", "port", "breakout group", "line card", "switch", "host", "rnic", "container", "lab"]
 _STOP_SECONDS = 2.0
 
 
@@ -224,7 +224,7 @@ class Kind(ABC):
                 return design.host(target).name
             case "container":
                 return design.container(target).name
-            case "lab":
+            case "lab" | "breakout group" | "line card":  # whose kinds know better, where there is more to know
                 return target
 
     def check(self, design: Design, fault: Fault) -> None:  # noqa: B027 - most kinds have nothing to add

@@ -1,4 +1,4 @@
-"""The process behind ``rnic-flap``: takes an RNIC's port down and brings it back, period after period."""
+"""The process behind ``rnic-flap`` and ``port-flap``: inflicts a fault and mends it, period after period."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from pathlib import Path
 from lab import design as drawn
 from lab.faults.base import Fault, Site
 from lab.faults.hosts import RnicDown
+from lab.faults.ports import PortDown
+
+KINDS = {kind.name: kind for kind in (RnicDown, PortDown)}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.faults.flapping", description=__doc__)
     parser.add_argument("--directory", type=Path, required=True, help="the lab's")
-    parser.add_argument("rnic")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("target")
     parser.add_argument("period", type=float, help="seconds from one fall to the next")
     parser.add_argument("down", type=float, help="seconds of each period without carrier")
     arguments = parser.parse_args(words)
     site = Site(drawn.load((arguments.directory / "design.json").read_bytes()), arguments.directory)
-    fault, port = Fault(RnicDown.name, arguments.rnic), RnicDown()
+    fault, port = Fault(arguments.kind, arguments.target), KINDS[arguments.kind]()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # whoever ends this brings the port up
     port.inflict(site, fault)
     while True:

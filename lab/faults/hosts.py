@@ -87,7 +87,7 @@ class RnicFlap(Kind):
 
     def inflict(self, site: Site, fault: Fault) -> None:
         site.stop(fault)
-        words = [fault.target, f"{fault.number('period'):g}", f"{fault.number('down'):g}"]
+        words = [RnicDown.name, fault.target, f"{fault.number('period'):g}", f"{fault.number('down'):g}"]
         site.spawn_module(fault, "lab.faults.flapping", "--directory", str(site.directory), *words)
 
     def mend(self, site: Site, fault: Fault) -> None:
