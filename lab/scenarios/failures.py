@@ -30,6 +30,58 @@ def slower_by(milliseconds: float) -> Callable[[float, float], bool]:
     return lambda before, during: before + milliseconds <= during < float("inf")
 
 
+@scenario("crc-error", "a link corrupts packets, the longer the likelier", row=1)
+def crc_error(scene: Scene) -> Act:
+    """Bit errors at one end of a link; its MAC counts them."""
+    link = scene.spine_link()
+    end = scene.draw.choice(link.ends)
+    rate = scene.draw.uniform(1.5e-6, 4e-6)  # bit errors; a full-size packet dies with 10 to 25 %
+
+    def inject() -> None:
+        scene.faults.inflict("crc-errors", end.id, rate)
+        scene.story("crc-errors", effects.dirty_link(scene.design, end.id, 20))
+
+    return Act(
+        f"bit error rate {rate:.1e} where packets arrive at {end.id}",
+        Truth("loss", "underlay", "link", link.id, (("port", end.id),)),
+        inject,
+        lambda: scene.across(link, size=8972, count=400, interval=0.004),
+        lambda before, during: before < 1 and 4 < during < 60,
+        during=30,
+    )
+
+
+@scenario("switch-port-flapping", "a switch port goes down again and again", row=3)
+def switch_port_flapping(scene: Scene) -> Act:
+    """The way to a host: its other rails live, the rail of this port comes and goes."""
+    rnic = scene.rnic()
+    port = scene.design.far_end(scene.design.rnic_end(rnic))
+    period = scene.draw.uniform(3, 5)
+    return Act(
+        f"{port.id} goes down every {period:.1f} s",
+        Truth("flap", "underlay", "port", port.id, (("link", _cable(scene, rnic)), ("rnic", rnic))),
+        lambda: scene.faults.inflict("port-flap", port.id, period, period / 4),
+        lambda: scene.between(rnic, count=100, interval=0.06),
+        some_lost,
+        during=24,
+    )
+
+
+@scenario("switch-offline", "a switch crashes", row=4)
+def switch_offline(scene: Scene) -> Act:
+    """A leaf: the hosts behind it lose one rail. (A spine's traffic would go round it.)"""
+    leaf = scene.leaf()
+    rnic = next(end for end in (scene.design.far_end(port) for port in leaf.ports) if end.node.startswith("host-"))
+    return Act(
+        f"{leaf.name} is off",
+        Truth("unreachable", "underlay", "switch", leaf.name),
+        lambda: scene.faults.inflict("switch-offline", leaf.name),
+        lambda: scene.between(rnic.id, count=10),
+        lost,
+        during=25,
+    )
+
+
 @scenario("switch-port-down", "a port of a switch has no carrier", row=2)
 def switch_port_down(scene: Scene) -> Act:
     """A spine port goes down: routing goes round it, ports and BGP say so."""
@@ -265,6 +317,28 @@ def hugepages(scene: Scene) -> Act:
         inject,
         lambda: scene.between(rnic, what="rtt"),
         slower_by(delay / 1000 * 0.9),
+    )
+
+
+@scenario("congestion-control-issue", "congestion control is off on one queue of a switch", row=19)
+def congestion_control(scene: Scene) -> Act:
+    """The queue of a port to a host stays full; nothing is marked, nobody slows down, and the leaf pauses senders."""
+    rnic = scene.rnic()
+    port = scene.design.far_end(scene.design.rnic_end(rnic))
+    milliseconds = scene.draw.uniform(5, 15)
+
+    def inject() -> None:
+        scene.faults.inflict("congestion", port.id, milliseconds)
+        senders = [f"{w.host}:{rnic.split(':')[1]}" for w in scene.job.workers if w.host != rnic.split(":")[0]]
+        told = effects.incast(scene.design, rnic, senders, marked_per_second=1, pause_share=0.4, notifies=False)
+        scene.story("congestion", [event for event in told if not event.counter.endswith("marked")])
+
+    return Act(
+        f"the queue of {port.id} is {milliseconds:.0f} ms long and marks nothing",
+        Truth("congestion", "underlay", "port", port.id, (("config", port.id), ("switch", port.node), ("rnic", rnic))),
+        inject,
+        lambda: scene.between(rnic, what="rtt", count=150),
+        slower_by(milliseconds / 2),
     )
 
 

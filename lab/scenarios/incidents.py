@@ -107,3 +107,35 @@ def dns_burst(scene: Scene) -> Act:
         lambda before, during: during > 3 * before,
         during=30,
     )
+
+
+@scenario("bgp-incast", "BGP sessions flap because an all-reduce's incast starves keepalives")
+def bgp_incast(scene: Scene) -> Act:
+    """What exceeds the port's rate is dropped, keepalives with it, until the hold timer expires; links stay up."""
+    link = scene.spine_link()
+    port, far = link.a, link.b
+
+    def inject() -> None:
+        scene.faults.inflict("bgp-starvation", port.id)
+        scene.story(
+            "incast",
+            [
+                Event(far.node, far.port, "ecn_marked", 3, rate=5000),
+                Event(far.node, far.port, "queue_dropped_packets", 3, rate=2000),
+            ],
+        )
+
+    return Act(
+        f"load on {port.id} starves the session of {port.node} with {far.node}",
+        Truth(
+            "flap",
+            "underlay",
+            "bgp_session",
+            f"{port.node}:{far.address}",
+            (("bgp_session", f"{far.node}:{port.address}"), ("link", link.id), ("port", port.id)),
+        ),
+        inject,
+        lambda: scene.flaps(port.node, far.address, 25),
+        lambda before, during: before == 0 and during >= 1,
+        during=40,
+    )

@@ -236,6 +236,18 @@ class Scene:
             raise LabError(f"{command!r} on {switch} shows no {pattern!r}")
         return Measured("vtysh", self._shown(switch, words), float(found[1]), unit)
 
+    def flaps(self, switch: str, peer: str, seconds: float) -> Measured:
+        """How often a BGP session was lost within ``seconds``, as the switch's bgpd counts; returns at the first."""
+        command = f"show bgp neighbors {peer}"
+        pattern = r"Connections established \d+; dropped (\d+)"
+        before = self.vtysh(switch, command, pattern).value
+        deadline = time.monotonic() + (seconds if self.faults.active() else 1)
+        while True:
+            now = self.vtysh(switch, command, pattern)
+            if now.value > before or time.monotonic() > deadline:
+                return Measured(now.tool, now.command, now.value - before, "sessions lost")
+            time.sleep(0.5)
+
     def sysfs(self, rnic: str, file: str, unit: str = "") -> Measured:
         """A file of the RNIC's counters; -1 when it is gone."""
         host, device = rnic.split(":")
