@@ -45,7 +45,7 @@ def crc_error(scene: Scene) -> Act:
         f"bit error rate {rate:.1e} where packets arrive at {end.id}",
         Truth("loss", "underlay", "link", link.id, (("port", end.id),)),
         inject,
-        lambda: scene.across(link, size=8972, count=400, interval=0.004),
+        lambda: scene.across(link, size=8972, count=200, interval=0.025),
         lambda before, during: before < 1 and 4 < during < 60,
         during=30,
     )

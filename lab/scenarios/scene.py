@@ -216,7 +216,7 @@ class Scene:
         return self.ping(source.name, *addresses, **options)  # type: ignore[arg-type]
 
     def across(self, link: Cable, **options: object) -> Measured:
-        """Ping across one link, from end to end."""
+        """Ping across one link, from end to end; a switch's own address answers 100 pings a second (lab.icmp)."""
         return self.ping(link.a.node, link.a.address, link.b.address, **options)  # type: ignore[arg-type]
 
     def snmp(self, end: End, oid: str, unit: str = "") -> Measured:
