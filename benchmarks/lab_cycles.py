@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.design import draw
+from lab.network.design import draw
 from lab.running import Running
 
 UP_BOUND, DOWN_BOUND = 10.0, 3.0  # seconds

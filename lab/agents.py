@@ -16,12 +16,12 @@ import yaml
 
 from exporter.contracts.codec import encode
 from exporter.contracts.topology import Topology
-from lab.design import Tenant
 from lab.errors import LabError
-from lab.fabric import Lab
-from lab.job import Job
-from lab.netns import inside
-from lab.snmp import write_private
+from lab.jobs.job import Job
+from lab.network.design import Tenant
+from lab.network.fabric import Lab
+from lab.network.snmp import write_private
+from lab.sandbox.netns import inside
 
 PORT = 9105
 POLLER = "switch-poller"

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from lab import design as drawn
-from lab import faults, icmp, sandbox, transit
+from lab import faults, sandbox
 from lab.errors import LabError
+from lab.network import design as drawn
+from lab.network import icmp, transit
 from lab.running import Running
 
 

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
-from lab.notifications import Notification
+from lab.demo.notifications import Notification
 
 WIDTH = 120
 

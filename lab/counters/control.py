@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from ipaddress import AddressValueError, IPv6Address
 from pathlib import Path
 
-from lab import design as drawn
 from lab.counters.dialects import ARISTA, CISCO
 from lab.counters.names import COUNTERS, PRIORITIES
 from lab.counters.rnic import GIDS
 from lab.counters.timeline import FILE, LEAD_SECONDS, Event, Timeline
-from lab.design import Design
 from lab.errors import LabError
+from lab.network import design as drawn
+from lab.network.design import Design
 
 FOREVER = float("inf")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from lab.counters.names import CNP_QUEUE, LOSSLESS, WATCHDOG_SECONDS, full_shut_rate
 from lab.counters.timeline import Event
-from lab.design import SPEED_MBPS, Design, End
 from lab.errors import LabError
+from lab.network.design import SPEED_MBPS, Design, End
 
 MICROSECONDS = 1_000_000
 PRIORITY = LOSSLESS[0]

@@ -10,9 +10,9 @@ import subprocess
 
 from lab.counters.kernel import TABLE
 from lab.counters.names import QUEUES
-from lab.design import Design
 from lab.errors import LabError
-from lab.netns import inside
+from lab.network.design import Design
+from lab.sandbox.netns import inside
 
 PARTS = 1_000_000  # resolution of a share: 0.0001 %
 

@@ -21,15 +21,15 @@ from exporter.contracts.catalogue import RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, 
 from exporter.contracts.tables import CounterSample
 from exporter.switches.interfaces import read_interfaces
 from exporter.switches.snmp import Oid, Value, walk
-from lab import design as drawn
 from lab.counters import dialects
 from lab.counters.kernel import Kernel
 from lab.counters.names import LOSSLESS
 from lab.counters.trees import ETHTOOL, SYSFS
-from lab.design import Design, Host, Switch
-from lab.netns import inside
+from lab.network import design as drawn
+from lab.network.design import Design, Host, Switch
+from lab.network.snmp import Agents
 from lab.sandbox import environment
-from lab.snmp import Agents
+from lab.sandbox.netns import inside
 
 COLUMNS = CounterSample.__struct_fields__
 WALK = ("snmpbulkwalk", "-Cr50", "-t", "1", "-r", "1", "-On", "-Oe", "-OQ", "-Ot")

@@ -12,8 +12,8 @@ from lab.counters import subagent
 from lab.counters.control import Counters
 from lab.counters.dialects import SUBTREES
 from lab.counters.timeline import FILE
-from lab.design import Design
 from lab.errors import LabError
+from lab.network.design import Design
 
 SCRIPT = "subagent.sh"
 PORTS = "ports.json"  # beside a switch's agent.conf: what its subagent must know

@@ -11,8 +11,8 @@ from lab.counters.dialects import DEFAULT
 from lab.counters.kernel import HOST_SETS, SWITCH_SETS, Kernel
 from lab.counters.rnic import RnicPlace
 from lab.counters.switch import Port, switch_values
-from lab.design import SPEED_MBPS, Design, Host, Switch
-from lab.netns import inside
+from lab.network.design import SPEED_MBPS, Design, Host, Switch
+from lab.sandbox.netns import inside
 
 _SWITCH_COLUMNS = (
     ("pfc rx", "pfc_received"),

@@ -16,13 +16,13 @@ import sys
 import time
 from pathlib import Path
 
-from lab import design as drawn
 from lab.counters import rnic
 from lab.counters.kernel import HOST_SETS, RULES, Kernel, Reading
 from lab.counters.rnic import RnicPlace
 from lab.counters.timeline import FILE, Timeline, Watched
-from lab.design import SPEED_MBPS, Design
-from lab.netns import inside
+from lab.network import design as drawn
+from lab.network.design import SPEED_MBPS, Design
+from lab.sandbox.netns import inside
 
 PERIOD_SECONDS = 0.5
 SYSFS, ETHTOOL = "sysfs", "ethtool"

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 
 from exporter.contracts.topology import Topology
-from lab.design import Design
 from lab.errors import LabError
 from lab.faults import (
     flows,
@@ -30,6 +29,7 @@ from lab.faults import (
     transit,
 )  # each registers its kinds
 from lab.faults.base import Fault, Kind, Site, Value, kind, kinds, number
+from lab.network.design import Design
 
 __all__ = [
     "Fault",

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from lab.design import Design, End
 from lab.errors import LabError
-from lab.netns import inside
+from lab.network.design import Design, End
 from lab.sandbox import environment
+from lab.sandbox.netns import inside
 
 Value = float | str
 TargetKind = Literal["link", "port", "breakout group", "line card", "switch", "host", "rnic", "container", "lab"]

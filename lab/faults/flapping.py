@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import design as drawn
 from lab.faults.base import Fault, Site
 from lab.faults.hosts import RnicDown
 from lab.faults.ports import PortDown
+from lab.network import design as drawn
 
 KINDS = {kind.name: kind for kind in (RnicDown, PortDown)}
 

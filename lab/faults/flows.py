@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zlib
 
-from lab.design import Design
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
 from lab.faults.links import PARTS, SPARED, TOWARD, arrivals, drop_arriving
+from lab.network.design import Design
 
 FLOW_TABLE = "flows_{}"  # one nftables table per interface
 CLASS_TABLE = "dscp_{}"

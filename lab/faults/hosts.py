@@ -8,15 +8,15 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from lab import delay, overlay
 from lab.counters.control import Counters
-from lab.delay import Stage
-from lab.design import OVERLAY, Design, Host
 from lab.errors import LabError
-from lab.fabric import MANAGEMENT_PORT, rnic_routes
 from lab.faults.base import Fault, Kind, Parameter, Site, Value, register
 from lab.faults.overlay import end_processes
-from lab.netns import NAMESPACES
+from lab.network import delay, overlay
+from lab.network.delay import Stage
+from lab.network.design import OVERLAY, Design, Host
+from lab.network.fabric import MANAGEMENT_PORT, rnic_routes
+from lab.sandbox.netns import NAMESPACES
 
 DEAD_TABLE = "dead_{}"
 CLASS_TABLE = "class_{}"

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import design as drawn
 from lab.faults.base import Site
 from lab.faults.overlay import invalidate, restore
+from lab.network import design as drawn
 
 
 def main(words: Sequence[str] | None = None) -> int:

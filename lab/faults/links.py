@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from lab.design import Cable, Design, End
 from lab.faults.base import Fault, Kind, Parameter, Site, register
+from lab.network.design import Cable, Design, End
 
 PARTS = 1_000_000  # resolution of a loss: 0.0001 %
 LOSS_TABLE = "loss_{}"  # one nftables table per interface

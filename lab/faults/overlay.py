@@ -2,7 +2,7 @@
 
 A container is named whose addresses the fault is about; ``at`` is the host whose tables are wrong, or
 ``all`` other hosts. What the virtual switch wants and what the fast path holds go wrong together, or, for
-the faults of offloading, apart (lab.overlay).
+the faults of offloading, apart (lab.network.overlay).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import ClassVar
 
 import msgspec
 
-from lab import overlay
-from lab.design import Design, Tenant
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
-from lab.netns import NAMESPACES
-from lab.overlay import Way
-from lab.vswitch import tap
+from lab.network import overlay
+from lab.network.design import Design, Tenant
+from lab.network.overlay import Way
+from lab.network.vswitch import tap
+from lab.sandbox.netns import NAMESPACES
 
 AT = Parameter("at", "host whose tables are wrong, or all", default="all", is_text=True)
 SLOWNESS = Parameter("microseconds", "work per packet in the slow path, beyond the detour", "us", 100.0, highest=1e6)
@@ -156,7 +156,9 @@ class NotOffloaded(_Entries):
         hosts = _hosts(site.design, fault)
         for host in hosts:
             words = ["--directory", str(site.directory), "--host", host]
-            site.spawn_module(fault, "lab.vswitch", *words, "--microseconds", f"{fault.number('microseconds'):g}")
+            site.spawn_module(
+                fault, "lab.network.vswitch", *words, "--microseconds", f"{fault.number('microseconds'):g}"
+            )
         for host in hosts:
             ways = self._chosen(site.design, host, fault)
             for device in {tap(way.tenant) for way in ways}:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from lab.design import Design, End
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
-from lab.netns import NAMESPACES
+from lab.network.design import Design, End
+from lab.sandbox.netns import NAMESPACES
 
 SMALLEST_MTU = 68  # RFC 791
 MTU = Parameter("mtu", "the MTU it gets", "bytes", default=1500.0, lowest=SMALLEST_MTU, highest=9000)

@@ -12,11 +12,11 @@ import struct
 import subprocess
 from pathlib import Path
 
-from lab.design import Design, End
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
 from lab.faults.ports import switch_port
-from lab.netns import inside
+from lab.network.design import Design, End
+from lab.sandbox.netns import inside
 
 DISCARD_PORT = 9  # RFC 863
 BACKGROUND_BYTES = 8972  # of payload

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lab import resolver
-from lab.design import Design
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
+from lab.network import resolver
+from lab.network.design import Design
 
 
 @register
@@ -29,7 +29,7 @@ class ResolverBurst(Kind):
         endpoints, pause = (f"{fault.number(name):g}" for name in ("endpoints", "pause"))
         words = ["--directory", str(site.directory), "--endpoints", endpoints, "--repeat", pause]
         # Its log holds a line for each job: what became of its messages and lookups.
-        site.spawn_module(fault, "lab.registration", *words)
+        site.spawn_module(fault, "lab.network.registration", *words)
 
     def mend(self, site: Site, fault: Fault) -> None:
         site.stop(fault)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lab.design import Design
 from lab.faults.base import Fault, Kind, Parameter, Site, register
 from lab.faults.ports import switch_port
 from lab.faults.queues import DISCARD_PORT
+from lab.network.design import Design
 
 TABLE = "starvation_{}"
 OVERLOAD_MILLISECONDS = 500  # so long after the last packet too many, BGP gets through again

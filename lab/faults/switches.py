@@ -6,14 +6,14 @@ import os
 import random
 from pathlib import Path
 
-from lab import icmp, routing
-from lab.daemons import Daemons
-from lab.design import Design, Switch
 from lab.errors import LabError
-from lab.fabric import MANAGEMENT_PORT
 from lab.faults.base import Fault, Kind, Parameter, Site, register
-from lab.netns import inside
-from lab.snmp import Agents
+from lab.network import icmp, routing
+from lab.network.design import Design, Switch
+from lab.network.fabric import MANAGEMENT_PORT
+from lab.network.snmp import Agents
+from lab.sandbox.daemons import Daemons
+from lab.sandbox.netns import inside
 
 ICMP_TABLE = "icmp_blackhole"
 SEED = Path("/proc/sys/net/ipv4/fib_multipath_hash_seed")
@@ -33,7 +33,7 @@ class SwitchOffline(Kind):
         daemons.end(*daemons.on(switch.namespace))
 
     def mend(self, site: Site, fault: Fault) -> None:
-        """Boot: links, zebra, then what needs zebra, as ``lab.fabric`` does. Routing converges after that."""
+        """Boot: links, zebra, then what needs zebra, as ``lab.network.fabric`` does. Routing converges after that."""
         switch = site.design.switch(fault.target)
         daemons = Daemons(site.directory)
         those = daemons.on(switch.namespace)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import time
 
-from lab import carrier, transit
-from lab.design import Design, Transit
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
-from lab.netns import inside
+from lab.network import carrier, transit
+from lab.network.design import Design, Transit
+from lab.sandbox.netns import inside
 
 SETTLE_SECONDS = 10.0
 

@@ -66,7 +66,7 @@ class Scenario:
     """Row of Table 1 of the SkeletonHunter paper (SIGCOMM 2025), or None for one of the five incidents."""
     build: Callable[[Scene], Act]
     lab: dict[str, Any] = field(default_factory=dict)
-    """Sizes and options of the lab, beside the seed (lab.design.draw)."""
+    """Sizes and options of the lab, beside the seed (lab.network.design.draw)."""
 
 
 _SCENARIOS: dict[str, Scenario] = {}

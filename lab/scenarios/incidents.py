@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lab import resolver
 from lab.counters import effects
 from lab.counters.timeline import Event
+from lab.network import resolver
 from lab.scenarios.catalogue import Act, Truth, scenario
 from lab.scenarios.scene import Scene
 

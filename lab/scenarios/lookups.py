@@ -21,10 +21,10 @@ from typing import TextIO
 import msgspec
 
 from exporter.contracts.tables import ProbeRecord
-from lab import design as drawn
-from lab import dns, resolver
-from lab.design import Design, Host
-from lab.netns import socket_in
+from lab.network import design as drawn
+from lab.network import dns, resolver
+from lab.network.design import Design, Host
+from lab.sandbox.netns import socket_in
 
 COLUMNS = ProbeRecord.__struct_fields__
 TIMEOUT_SECONDS = 5.0  # resolv.conf(5)

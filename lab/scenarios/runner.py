@@ -19,10 +19,10 @@ from rich.markup import escape
 from exporter.contracts.codec import ContractError, encode
 from exporter.contracts.diagnosis import Alternative, Diagnosis, Failure
 from exporter.contracts.skeleton import Window
-from lab import design as drawn
-from lab import overlay, transit
 from lab.errors import LabError
 from lab.narrator import Narrator
+from lab.network import design as drawn
+from lab.network import overlay, transit
 from lab.scenarios.catalogue import Act, Measured, Scenario, find
 from lab.scenarios.scene import Scene
 

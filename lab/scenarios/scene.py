@@ -18,15 +18,15 @@ from exporter.contracts.names import endpoint_id, path_id
 from exporter.contracts.plan import Plan, Target
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
-from lab import resolver
 from lab.agents import Exporters, Sidecars
 from lab.counters.control import Counters
 from lab.counters.timeline import Event
-from lab.design import Cable, Container, Design, End, Host, Rnic, Switch
 from lab.errors import LabError
-from lab.fabric import Lab
 from lab.faults import Faults
-from lab.job import Job, draw_job
+from lab.jobs.job import Job, draw_job
+from lab.network import resolver
+from lab.network.design import Cable, Container, Design, End, Host, Rnic, Switch
+from lab.network.fabric import Lab
 from lab.scenarios.catalogue import Measured
 from skeleton_service import planning
 
@@ -216,7 +216,7 @@ class Scene:
         return self.ping(source.name, *addresses, **options)  # type: ignore[arg-type]
 
     def across(self, link: Cable, **options: object) -> Measured:
-        """Ping across one link, from end to end; a switch's own address answers 100 pings a second (lab.icmp)."""
+        """Ping across one link, from end to end; a switch's own address answers 100 pings a second."""
         return self.ping(link.a.node, link.a.address, link.b.address, **options)  # type: ignore[arg-type]
 
     def snmp(self, end: End, oid: str, unit: str = "") -> Measured:
@@ -304,7 +304,7 @@ class Scene:
         self.sidecars.start(self.job)
         traffic = self.directory / "lab" / "traffic-job.json"
         traffic.write_bytes(encode(in_containers(self.job, self.design)))
-        self.lab.daemon("traffic", [sys.executable, "-m", "lab.traffic", "--job", str(traffic)])
+        self.lab.daemon("traffic", [sys.executable, "-m", "lab.jobs.traffic", "--job", str(traffic)])
         self.probe("underlay", self.topology, self.exporters.plan, planning.Settings(), self._to_store())
         inner_mtu = self.design.mtu - 50
         self.probe("overlay", self.sidecars.topology, self.sidecars.plan, planning.Settings(mtu=inner_mtu))

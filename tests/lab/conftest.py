@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import sandbox, transit
-from lab.design import Design, draw
+from lab import sandbox
 from lab.errors import LabError
+from lab.network import transit
+from lab.network.design import Design, draw
 from lab.running import Running
 
 

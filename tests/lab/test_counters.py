@@ -35,9 +35,9 @@ from lab.counters.names import CNP_QUEUE, CONTROL_QUEUE
 from lab.counters.record import COLUMNS, ECN_MARKED, PFC_RECEIVED, QUEUE_PACKETS, WALK, parse_walk
 from lab.counters.switch import marked
 from lab.counters.timeline import Event
-from lab.design import Cable, Design, Switch, draw
+from lab.network.design import Cable, Design, Switch, draw
+from lab.network.snmp import Agents
 from lab.running import Running
-from lab.snmp import Agents
 
 IF_NAME: Oid = (1, 3, 6, 1, 2, 1, 31, 1, 1, 1, 1)
 LOSSLESS_TOS = 26 << 2
@@ -181,7 +181,7 @@ def test_a_queue_drops_real_packets_of_its_class_only_and_counts_them(
         return int(get(fabric, leaf, (*column, index, 3, 0)).rpartition(" ")[2])
 
     def queues(what: str) -> None:
-        load = "import sys, pathlib; from lab.counters import queues; from lab.design import load; "
+        load = "import sys, pathlib; from lab.counters import queues; from lab.network.design import load; "
         load += "design = load(pathlib.Path(sys.argv[1], 'design.json').read_bytes()); "
         argv = [sys.executable, "-c", f"{load}queues.{what}", str(fabric.directory)]
         fabric.run(None, argv)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import pytest
 
 from lab import sandbox
-from lab.delay import AnyOrder, InOrder, Stage
 from lab.errors import LabError
+from lab.network.delay import AnyOrder, InOrder, Stage
 
 MEASURE = r"""
 import json, re, socket, subprocess, sys, time
 from pathlib import Path
-from lab import delay
+from lab.network import delay
 from lab.errors import LabError
-from lab.netns import inside, socket_in
+from lab.sandbox.netns import inside, socket_in
 
 def run(line, **options):
     return subprocess.run(line.split(), capture_output=True, text=True, **options)
@@ -99,7 +99,7 @@ try:
 except LabError as error:
     found["refused"] = str(error)
 words = "--node far --queue 1 --microseconds 1500 --hook input --match".split()
-argv = [sys.executable, "-m", "lab.delay", *words, "icmp type echo-request"]
+argv = [sys.executable, "-m", "lab.network.delay", *words, "icmp type echo-request"]
 process = subprocess.Popen(argv)
 while "delay_1" not in run("ip netns exec far nft list ruleset").stdout:
     time.sleep(0.01)
@@ -223,7 +223,9 @@ def test_each_has_its_own_time_when_order_does_not_matter() -> None:
 
 def test_a_stage_says_its_process_all_it_needs() -> None:
     words = Stage("r", 3, 12.5, jitter=2, seed=9, reorder=True).command()[1:]
-    assert " ".join(words) == "-m lab.delay --node r --queue 3 --microseconds 12.5 --jitter 2 --seed 9 --reorder"
+    assert (
+        " ".join(words) == "-m lab.network.delay --node r --queue 3 --microseconds 12.5 --jitter 2 --seed 9 --reorder"
+    )
 
 
 @pytest.mark.parametrize("values", [{"queue": 0}, {"microseconds": -1}, {"jitter": -1}])

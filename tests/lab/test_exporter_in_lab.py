@@ -22,7 +22,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
 from exporter.contracts.plan import Plan, Target
 from lab import sandbox
-from lab.design import Design, Host, Rnic
+from lab.network.design import Design, Host, Rnic
 from lab.running import Running
 
 PORT, PORTS = 9405, range(50_000, 50_016)

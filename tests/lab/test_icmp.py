@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import icmp
-from lab.design import Design, Switch
+from lab.network import icmp
+from lab.network.design import Design, Switch
 from lab.running import Running
 
 

@@ -12,10 +12,10 @@ import time
 import pytest
 
 from exporter.contracts.fabric import Fabric
-from lab.design import Cable, Design, Host, Rnic
 from lab.errors import LabError
+from lab.network.design import Cable, Design, Host, Rnic
+from lab.network.snmp import Agents
 from lab.running import Running
-from lab.snmp import Agents
 
 JUMBO = 8972  # 9000 less 20 of IPv4 and 8 of ICMP
 

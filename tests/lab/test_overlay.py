@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from lab import overlay
-from lab.design import Container, Design, Interface, Tenant
+from lab.network import overlay
+from lab.network.design import Container, Design, Interface, Tenant
 from lab.running import Running
 
 INNER_JUMBO = 9000 - 50 - 28  # overlay MTU less IPv4 and ICMP headers

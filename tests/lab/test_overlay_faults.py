@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.design import Container, Design
+from lab.network.design import Container, Design
 from lab.running import Running
 from tests.lab.pings import ping
 

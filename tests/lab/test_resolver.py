@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import dns, resolver, sandbox
-from lab.design import Design, draw
+from lab import sandbox
 from lab.errors import LabError
 from lab.faults import kind
-from lab.registration import Measured, Report, candidates, draw_burst
-from lab.resolver import Plan
+from lab.network import dns, resolver
+from lab.network.design import Design, draw
+from lab.network.registration import Measured, Report, candidates, draw_burst
+from lab.network.resolver import Plan
 from lab.running import Running
 
 # ---- as values
@@ -125,7 +126,7 @@ def dig_while(process: subprocess.Popen[str], lab: Running, host: str, plan: Pla
 
 
 def burst(lab: Running, endpoints: int, seed: int, *words: str) -> subprocess.Popen[str]:
-    module = [sys.executable, "-m", "lab.registration", "--directory", str(lab.directory)]
+    module = [sys.executable, "-m", "lab.network.registration", "--directory", str(lab.directory)]
     numbers = ["--endpoints", str(endpoints), "--peers", "1", "--seed", str(seed)]
     argv = lab.command(None, [*module, *numbers, *words])
     return subprocess.Popen(argv, env=sandbox.environment(), stdout=subprocess.PIPE, text=True)
@@ -216,6 +217,6 @@ def test_a_burst_is_a_fault_that_lasts_until_it_is_healed(two_sites: Running, pl
         assert time.monotonic() < deadline, "two jobs have come and gone"
         time.sleep(0.05)
     two_sites.act("heal", "all")
-    assert "lab.registration" not in two_sites.run(None, ["ps", "ax", "-o", "args="]).stdout
+    assert "lab.network.registration" not in two_sites.run(None, ["ps", "ax", "-o", "args="]).stdout
     with pytest.raises(LabError, match=plan.host):
         two_sites.fault("resolver-burst", "nowhere")

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from lab import sandbox
-from lab.design import draw
 from lab.errors import LabError
+from lab.network.design import draw
 from lab.running import Running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,7 +185,7 @@ def test_a_port_of_the_machine_reaches_a_server_inside(tmp_path: Path) -> None:
     (tmp_path / "answer").write_text("from inside")
     script = (
         f"{sys.executable} -m http.server -d {tmp_path} -b 127.0.0.1 9090 2>/dev/null & "
-        f"exec {sys.executable} -m lab.forward $0=127.0.0.1:9090"
+        f"exec {sys.executable} -m lab.demo.forward $0=127.0.0.1:9090"
     )
     with sandbox.listen() as listener:
         port = listener.getsockname()[1]
@@ -213,7 +213,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
 def test_a_socket_lives_in_the_namespace_it_was_made_in() -> None:
     script = (
         "import subprocess, socket\n"
-        "from lab.netns import socket_in\n"
+        "from lab.sandbox.netns import socket_in\n"
         "subprocess.run(['ip', 'netns', 'add', 'there'], check=True)\n"
         "subprocess.run(['ip', '-n', 'there', 'addr', 'add', '10.9.9.9/32', 'dev', 'lo'], check=True)\n"
         "with socket_in('there') as inner: inner.bind(('10.9.9.9', 0))\n"

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from exporter.contracts.codec import encode, write
-from lab.design import Design
+from lab.jobs.training.pairs import Sent, exchanged
+from lab.jobs.training.shape import Training, draw_training
+from lab.network.design import Design
 from lab.running import Running
 from lab.sandbox import environment
-from lab.training.pairs import Sent, exchanged
-from lab.training.shape import Training, draw_training
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,7 +33,7 @@ ITERATIONS = 6
 
 def _command(fabric: Running, training: Training, directory: Path, *words: str) -> list[str]:
     write(directory / "training.json", encode(training))
-    argv = [sys.executable, "-m", "lab.training", "--training", str(directory / "training.json"), *words]
+    argv = [sys.executable, "-m", "lab.jobs.training", "--training", str(directory / "training.json"), *words]
     return list(fabric.command(None, argv))
 
 
@@ -49,7 +49,7 @@ def _sent_by_rnics(fabric: Running, design: Design, training: Training) -> dict[
 
 
 def _sent_by_containers(fabric: Running, training: Training) -> dict[tuple[str, str], Sent]:
-    argv = [sys.executable, "-m", "lab.training.pairs", *(worker.container for worker in training.job.workers)]
+    argv = [sys.executable, "-m", "lab.jobs.training.pairs", *(worker.container for worker in training.job.workers)]
     lines = map(json.loads, fabric.run(None, argv).stdout.splitlines())
     return {(line["source"], line["destination"]): Sent(line["packets"], line["bytes"]) for line in lines}
 

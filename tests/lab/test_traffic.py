@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from exporter.contracts.codec import encode, write
-from lab.design import Design
-from lab.job import Job, draw_job
+from lab.jobs.job import Job, draw_job
+from lab.network.design import Design
 from lab.running import Running
 from lab.sandbox import environment
 
@@ -38,7 +38,7 @@ def _expected(job: Job) -> dict[str, float]:
 
 def _command(fabric: Running, job: Job, directory: Path, *words: str) -> list[str]:
     write(directory / "job.json", encode(job))
-    argv = [sys.executable, "-m", "lab.traffic", "--job", str(directory / "job.json"), *words]
+    argv = [sys.executable, "-m", "lab.jobs.traffic", "--job", str(directory / "job.json"), *words]
     return list(fabric.command(None, argv))
 
 

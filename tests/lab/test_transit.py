@@ -11,10 +11,10 @@ import pytest
 
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.topology import check_topology
-from lab import transit
-from lab.design import Design, Transit, draw, dump, load
 from lab.errors import LabError
 from lab.faults import kind
+from lab.network import transit
+from lab.network.design import Design, Transit, draw, dump, load
 from lab.running import Running
 
 

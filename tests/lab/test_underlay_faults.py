@@ -16,12 +16,12 @@ import msgspec
 import pytest
 import yaml
 
-from lab.design import HOST_LINKS, Cable, Design, End, Switch
 from lab.errors import LabError
 from lab.faults import Fault, kind
+from lab.network.design import HOST_LINKS, Cable, Design, End, Switch
+from lab.network.snmp import Agents
 from lab.running import Running
 from lab.sandbox import environment
-from lab.snmp import Agents
 from tests.lab.pings import ping
 from tests.lab.talk import ask, ask_words, echo
 

@@ -11,8 +11,8 @@ import pytest
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.skeleton import Skeleton, check_skeleton
-from lab.job import draw_job
-from lab.workload import simulate
+from lab.jobs.job import draw_job
+from lab.jobs.workload import simulate
 from skeleton_service.inference import Source, Throughput, infer
 from skeleton_service.inference.groups import silhouette
 from skeleton_service.inference.period import find_period

@@ -21,8 +21,8 @@ from lab.counters.rnic import RnicPlace
 from lab.counters.switch import Port, switch_values
 from lab.counters.timeline import Event, Timeline, Watched
 from lab.counters.trees import Files
-from lab.design import SPEED_MBPS, Design, draw, dump
 from lab.errors import LabError
+from lab.network.design import SPEED_MBPS, Design, draw, dump
 
 HOST, RNIC = "host-0001", "mlx5_0"
 COLUMNS = record.COLUMNS_READ

@@ -16,7 +16,7 @@ from lab.counters import subagent
 from lab.counters.control import Counters
 from lab.counters.dialects import A_PFC_INDICATIONS, ARISTA_MIBS, C_PRIORITY_INDICATIONS, CISCO, CISCO_MIBS
 from lab.counters.timeline import FILE, LEAD_SECONDS, Event
-from lab.design import End, Switch, draw, dump
+from lab.network.design import End, Switch, draw, dump
 
 
 class Subagent:

@@ -8,8 +8,8 @@ import pytest
 
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.topology import check_topology
-from lab import design as drawn
 from lab.errors import LabError
+from lab.network import design as drawn
 
 
 def test_the_same_seed_draws_the_same_lab_and_another_seed_another() -> None:

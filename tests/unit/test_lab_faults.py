@@ -8,9 +8,9 @@ import pytest
 
 from lab import faults
 from lab.cli import parser
-from lab.design import draw
 from lab.errors import LabError
 from lab.faults import Faults
+from lab.network.design import draw
 
 
 @pytest.mark.parametrize("kind", list(faults.kinds()), ids=lambda kind: kind.name)

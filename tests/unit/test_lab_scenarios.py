@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import transit
-from lab.design import Design, draw
+from lab.network import transit
+from lab.network.design import Design, draw
 from lab.scenarios.catalogue import Act, Scenario, find, scenarios
 from lab.scenarios.scene import Scene
 

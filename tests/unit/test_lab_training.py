@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from exporter.contracts.codec import decode, encode
-from lab.design import draw
 from lab.errors import LabError
-from lab.training.pairs import Sent, exchanged
-from lab.training.shape import Shape, Training, draw_training
+from lab.jobs.training.pairs import Sent, exchanged
+from lab.jobs.training.shape import Shape, Training, draw_training
+from lab.network.design import draw
 
 
 def test_the_same_seed_gives_the_same_job_on_every_container_of_one_tenant() -> None:

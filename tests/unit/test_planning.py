@@ -15,7 +15,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import Plan, check_plan
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
-from lab.job import draw_job
+from lab.jobs.job import draw_job
 from skeleton_service.identifiability import Partition, separate
 from skeleton_service.planning import Settings, path_probability, plan, port_count
 from tests.unit.fabrics import leaf_spine

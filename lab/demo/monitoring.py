@@ -1,0 +1,141 @@
+"""Real Prometheus and Alertmanager beside the fabric, configured as a site would, at a fast profile."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+import yaml
+
+from lab.errors import LabError
+from lab.network.fabric import Lab
+
+PROMETHEUS_PORT = 9090
+ALERTMANAGER_PORT = 9093
+RECEIVER_PORT = 9199
+SCRAPE_INTERVAL = "1s"
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """Prometheus and Alertmanager of one lab, on its loopback address."""
+
+    lab: Lab
+    directory: Path
+    external_url: str = ""
+    """Where a browser outside the lab finds this Prometheus, for the links in its alerts."""
+
+    @property
+    def rules(self) -> Path:
+        return self.directory / "rules"
+
+    def start(self, targets: Mapping[str, str]) -> None:
+        """Start both with ``targets`` ({instance: address:port}) as exporters; wait until they are ready."""
+        self.rules.mkdir(parents=True)
+        pack = files("skeleton_service") / "rules"
+        for static in (pack / "static").iterdir():
+            (self.rules / static.name).write_text(static.read_text())
+        (self.directory / "alertmanager.yaml").write_text(self._alertmanager(pack / "alertmanager/alertmanager.yaml"))
+        (self.directory / "prometheus.yaml").write_text(yaml.safe_dump(self._prometheus(targets), sort_keys=False))
+        self.lab.daemon("alertmanager", self._alertmanager_command())
+        self.lab.daemon("prometheus", self._prometheus_command())
+        self._await(f"http://127.0.0.1:{PROMETHEUS_PORT}/-/ready", "prometheus")
+        self._await(f"http://127.0.0.1:{ALERTMANAGER_PORT}/-/ready", "alertmanager")
+
+    def _prometheus(self, targets: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "global": {
+                "scrape_interval": SCRAPE_INTERVAL,
+                "scrape_timeout": SCRAPE_INTERVAL,
+                "evaluation_interval": SCRAPE_INTERVAL,
+                "external_labels": {"cluster": "lab"},
+            },
+            "rule_files": [str(self.rules / "*.yaml")],
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ALERTMANAGER_PORT}"]}]}]},
+            "scrape_configs": [
+                {
+                    "job_name": "fabric-exporter",
+                    "static_configs": [
+                        {"targets": [address], "labels": {"instance": instance}}
+                        for instance, address in targets.items()
+                    ],
+                }
+            ],
+        }
+
+    def _alertmanager(self, shipped: Any) -> str:
+        """The configuration we ship, its example receiver pointed at ours and its intervals at the fast profile."""
+        document = yaml.safe_load(shipped.read_text())
+        document["route"] |= {"group_wait": "1s", "group_interval": "2s"}
+        document["receivers"][0]["webhook_configs"][0]["url"] = f"http://127.0.0.1:{RECEIVER_PORT}/"
+        return yaml.safe_dump(document, sort_keys=False)
+
+    def _prometheus_command(self) -> list[str]:
+        return [
+            "prometheus",
+            f"--config.file={self.directory / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={self.directory / 'prometheus'}",
+            "--storage.tsdb.retention.time=6h",
+            f"--web.listen-address=127.0.0.1:{PROMETHEUS_PORT}",
+            f"--web.external-url={self.external_url}",
+            "--web.enable-lifecycle",
+            "--query.lookback-delta=30s",
+            "--log.level=warn",
+        ]
+
+    def _alertmanager_command(self) -> list[str]:
+        return [
+            "prometheus-alertmanager",
+            f"--config.file={self.directory / 'alertmanager.yaml'}",
+            f"--storage.path={self.directory / 'alertmanager'}",
+            f"--web.listen-address=127.0.0.1:{ALERTMANAGER_PORT}",
+            "--cluster.listen-address=",
+            "--log.level=warn",
+        ]
+
+    def _await(self, url: str, name: str, timeout: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                with urlopen(url, timeout=2):
+                    return
+            except (URLError, OSError) as error:
+                if name in self.lab.dead_daemons() or time.monotonic() > deadline:
+                    raise LabError(f"{name} is not ready: {error}", f"see {self.lab.log(name)}") from error
+            time.sleep(0.1)
+
+    def reload(self) -> None:
+        """Let Prometheus read its rule files again; raise LabError when it refuses them."""
+        request = Request(f"http://127.0.0.1:{PROMETHEUS_PORT}/-/reload", method="POST")
+        try:
+            with urlopen(request, timeout=10):
+                return
+        except URLError as error:
+            raise LabError(f"Prometheus refuses the rules: {error}", f"see {self.lab.log('prometheus')}") from error
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Evaluate an instant query: [(labels, value)]."""
+        url = f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query?{urlencode({'query': expression})}"
+        with urlopen(url, timeout=10) as answer:
+            result = json.load(answer)["data"]["result"]
+        return [(sample["metric"], float(sample["value"][1])) for sample in result]
+
+    def loaded_rules(self) -> dict[str, str]:
+        """Health of every loaded rule by name: ok, err or unknown (not evaluated yet)."""
+        with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/rules", timeout=10) as answer:
+            groups = json.load(answer)["data"]["groups"]
+        return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+
+    def firing(self) -> list[dict[str, str]]:
+        """Labels of the alerts that fire in Prometheus now."""
+        with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts", timeout=10) as answer:
+            alerts = json.load(answer)["data"]["alerts"]
+        return [alert["labels"] for alert in alerts if alert["state"] == "firing"]

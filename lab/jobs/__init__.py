@@ -1,0 +1,1 @@
+"""Training jobs: drawn, scheduled, simulated, and really moving bytes."""
