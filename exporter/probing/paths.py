@@ -77,13 +77,6 @@ class Path:
         self.row.add(UNSENT)
         self.row.end()
 
-    def unbook_sent(self) -> None:
-        """Take back a probe that turned out not to leave the host."""
-        self.row.begin()
-        self.row.add(SENT, -1)
-        self.row.add(UNSENT)
-        self.row.end()
-
     def book_answer(self, rtt_ns: int, time_ns: int) -> None:
         rtt = rtt_ns / 1e9
         row = self.row

@@ -164,13 +164,13 @@ class UdpProber:
         parts = [self.codec.request(REQUEST, sequence, path.token)]
         if target.payload_bytes > PACKET_BYTES:
             parts.append(_PADDING[: target.payload_bytes - PACKET_BYTES])
-        path.book_sent()
         probe = _Outstanding(path, flow, time.time_ns(), self._loop.clock())
         try:
             flow.send_probe(probe, parts, options)
         except OSError as error:
             self._on_send_error(probe, error)
             return
+        path.book_sent()
         self._outstanding[sequence] = probe
         self._by_age.append((probe.monotonic_ns, sequence))
         self._loop.at(probe.monotonic_ns + self._timeout_ns, self._expire)
@@ -182,11 +182,11 @@ class UdpProber:
             mtu = local_mtu(path.target.source_address, path.target.destination_address)
             if mtu is not None:
                 path.book_reported_mtu(mtu)
-            path.book_loss(probe.unix_ns, probe.monotonic_ns)
-        elif error.errno in _NO_ROUTE:
-            path.book_loss(probe.unix_ns, probe.monotonic_ns)
-        else:  # ENOBUFS, EPERM, EAGAIN, ...: the host's trouble
-            path.unbook_sent()
+        elif error.errno not in _NO_ROUTE:  # ENOBUFS, EPERM, EAGAIN, ...: the host's trouble
+            path.book_unsent()
+            return
+        path.book_sent()
+        path.book_loss(probe.unix_ns, probe.monotonic_ns)
 
     def _expire(self) -> None:
         now = self._loop.clock()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.contracts.catalogue import PATH, PATH_LABELS, RTT_TABLE
 from exporter.probing import paths
+from exporter.probing.loop import Loop
+from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
+from exporter.probing.udp import FlowSocket, UdpProber
 from exporter.results import ANSWERED, LOST, REFUSED, ResultRing
 from exporter.store import Store
 from tests.unit.test_plan_contract import TARGET
@@ -86,11 +91,26 @@ def test_replies_that_overtake_one_another_are_no_loss(order: list[int]) -> None
     assert booked[paths.LOST_RETURN] == 0
 
 
-def test_a_probe_that_did_not_leave_the_host_is_unsent_not_sent() -> None:
-    booked = Booked()
-    booked.path.book_sent()
-    booked.path.unbook_sent()
-    assert (booked[paths.SENT], booked[paths.UNSENT], booked[paths.LOSSES]) == (0, 1, 0)
+@pytest.mark.parametrize(("error", "sent", "unsent", "lost"), [(errno.EPERM, 0, 1, 0), (errno.ENETUNREACH, 1, 0, 1)])
+def test_a_probe_that_did_not_leave_the_host_was_never_counted_as_sent(
+    error: int, sent: int, unsent: int, lost: int
+) -> None:
+    """It was counted, then taken back: whoever read in between saw the counter fall, which is a reset."""
+    booked, meanwhile = Booked(), []
+
+    class Flow(FlowSocket):
+        def __init__(self) -> None:
+            """Opens nothing."""
+
+        def send(self, *_: object) -> None:
+            meanwhile.append(booked[paths.SENT])
+            raise OSError(error, "no")
+
+        _transmitted = 0
+
+    UdpProber(Loop(), Codec(b"k" * 32), 0.5).send(booked.path, Flow())
+    assert meanwhile == [0]
+    assert (booked[paths.SENT], booked[paths.UNSENT], booked[paths.LOSSES]) == (sent, unsent, lost)
 
 
 def test_each_outcome_is_one_result_with_the_identity_of_its_row() -> None:
