@@ -118,13 +118,16 @@ class Store:
     def clear(self) -> None:
         """Forget every row: for a writer that starts again on the memory of one that died.
 
-        Identities go on where they were: readers remember rows by them.
+        Identities and sequence numbers go on where they were: readers remember rows by the ones, and the others
+        tell a reader in the middle of a row that it is another's now.
         """
         for layout in self._layouts.values():
             # One row more than was counted: the writer may have died in the middle of making it.
             for index in range(min(self.words[layout.start + 1] + 1, layout.capacity)):
                 row = layout.row(index)
-                self.words[row] = self.words[row + 1] = 0
+                self.words[row] |= 1
+                self.words[row + 1] = 0
+                self.words[row] += 1
             self.words[layout.start + 1] = 0
             self.words[layout.start] += 1
 
