@@ -96,9 +96,19 @@ class Pusher:
 
     def _run(self) -> None:
         while not self._stopping.wait(self._period - (time.time() - self._phase) % self._period):
-            self.push()
-        if self.push():
-            self.push(last=True)
+            self._push_whatever_happens()
+        if self._push_whatever_happens():
+            self._push_whatever_happens(last=True)
+
+    def _push_whatever_happens(self, *, last: bool = False) -> bool:
+        try:
+            return self.push(last=last)
+        except Exception as error:  # noqa: BLE001 - one push that fails, as for want of memory, must not be the last
+            self._counters.begin()
+            self._counters.add(_FAILURES)
+            self._counters.end()
+            self._say(f"{type(error).__name__}, before anything was sent")
+            return False
 
     def push(self, *, last: bool = False) -> bool:
         """Push now; return whether the receiver took every request."""
@@ -107,12 +117,13 @@ class Pusher:
         row.add(_PUSHES)
         row.end()
         push = self._encode(last)
-        sent, rejected, trouble = 0, 0, ""
-        for request in push.requests:
+        ended, sent, rejected, trouble = 0, 0, 0, ""
+        for number, request in enumerate(push.requests):
             outcome = self._send(request.body)
             rejected += outcome.rejected
             if outcome.delivered:
                 sent += 1
+                ended += number < push.endings
                 if outcome.rejected:
                     trouble = trouble or f"{outcome.rejected} points rejected: {outcome.problem}"
                 continue
@@ -120,9 +131,9 @@ class Pusher:
             if not outcome.worth_trying or time.monotonic() - began > self._period:
                 break
         whole = sent == len(push.requests)
-        # Once the endings have arrived, what came after them is a part of this push: a series that
+        # Once all endings have arrived, what came after them is a part of this push: a series that
         # is taken to be known and is not is later ended for nothing, which does no harm.
-        if whole or sent > push.endings:
+        if whole or (ended == push.endings and sent > ended):
             self._delivered(push)
         row.begin()
         row.add(_FAILURES, 0.0 if whole else 1.0)

@@ -15,8 +15,10 @@ import io
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import requests
 from google.protobuf.message import DecodeError
@@ -31,20 +33,24 @@ from exporter.otlp.settings import Otlp, compression_of, endpoint_of, read_heade
 
 _ANSWER_BYTES = 65_536
 _PROBLEM_LETTERS = 200
+_SECRET_LETTERS = 4  # what is shorter hides nothing, and stands in many a word
 _HARMLESS_HEADERS = {
     "accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "user-agent",
 }  # fmt: skip
 _GZIP_LEVEL = 1  # the library's level 9 costs ten times as much for 15 % fewer bytes
 
-# The library logs every attempt, with what the receiver says of it. We say it once, without secrets.
-logging.getLogger("opentelemetry.exporter.otlp").addHandler(logging.NullHandler())
-logging.getLogger("opentelemetry.exporter.otlp").propagate = False
+# The libraries log every attempt, with what the receiver says of it, a header of the environment that is none, and
+# URLs with their keys. We say what went wrong once, without secrets.
+for _library in ("opentelemetry", "urllib3"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
+    logging.getLogger(_library).propagate = False
 
 
 def one_line(text: str, secrets: Iterable[str] = ()) -> str:
-    """Text of a stranger, short, printable and without the secrets that it may have been told."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***") if secret else text
+    """Text of a stranger, short, printable and without any word of the secrets that it may have been told."""
+    words = {word for secret in secrets for word in (secret, *secret.split()) if len(word) >= _SECRET_LETTERS}
+    for word in sorted(words, key=len, reverse=True):
+        text = text.replace(word, "***")
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return text if len(text) <= _PROBLEM_LETTERS else text[:_PROBLEM_LETTERS] + "…"
 
@@ -106,18 +112,21 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, ca_file: str | None) -> None:
         self._ca_file = ca_file
-        self._sockets: set[socket.socket] = set()
+        self._connections: set[_Watched] = set()
         self._bodies: dict[str, bytes] = {}
         self._status = 0
         self._answer = b""
         self._problem = ""
         self._secrets: list[str] = []
+        self._ends: float | None = None
+        self._expired = False
         self._aborted = False
         super().__init__(max_retries=0)
 
     def carry(self, body: bytes, export: Callable[[], object]) -> Outcome:
         self._bodies = {"": body}
-        self._status, self._answer, self._problem = 0, b"", ""
+        self._ends = None
+        self._status, self._answer, self._problem = 0, b"", "could not be sent"
         try:
             export()
         finally:
@@ -140,35 +149,40 @@ class _Adapter(HTTPAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Exchange one request for its answer within ``timeout`` seconds; raise RequestException."""
+        """Exchange one request for its answer within ``timeout`` seconds; raise RequestException.
+
+        The library reckons what is left for another attempt by a clock that may be set back, so we reckon too.
+        """
         self._secrets = [value for name, value in request.headers.items() if name.lower() not in _HARMLESS_HEADERS]
+        self._secrets += [value for _, value in parse_qsl(urlsplit(request.url or "").query)]
         request.prepare_body(self._encoded(request.headers.get("Content-Encoding", "")), None)
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            self._shut_sockets()
-
-        watch = threading.Timer(timeout, expire)
+        now = time.monotonic()
+        self._ends = now + timeout if self._ends is None else self._ends
+        timeout = min(timeout, self._ends - now)
+        self._status, self._expired = 0, timeout <= 0
+        watch = threading.Timer(timeout, self._expire)
         watch.daemon = True
         watch.start()
-        self._status = 0
         try:
-            if self._aborted:
-                raise requests.ConnectionError("shutting down")
+            if self.over:
+                raise requests.RequestException("no time left")
             # requests would let REQUESTS_CA_BUNDLE override the file that the configuration names.
             response = super().send(request, True, timeout, self._ca_file or verify, cert, proxies)
             answer = response.raw.read(_ANSWER_BYTES, decode_content=False)
             response.raw.close()
-            if expired.is_set():
-                raise requests.Timeout("timed out")
+            if self._expired:
+                raise requests.RequestException("timed out")
         except Exception as error:
-            self._problem = "no whole answer within the time-out" if expired.is_set() else _cause(error)
+            if self._expired:  # no error of the connection, which the library would try again after
+                self._problem = "no whole answer within the time-out"
+                raise requests.RequestException(self._problem) from error
+            self._problem = _cause(error)
             if isinstance(error, requests.RequestException):
                 raise
             raise requests.ConnectionError(self._problem) from error
         finally:
             watch.cancel()
+            self._let_go()
         response.raw = io.BytesIO(answer)
         self._status, self._answer = response.status_code, answer
         return response
@@ -184,35 +198,62 @@ class _Adapter(HTTPAdapter):
         """Let connections tell us their sockets, so that one can be shut while a thread waits for it."""
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         if not issubclass(pool.ConnectionCls, _Watched):
-            pool.ConnectionCls = type("Watched", (_Watched, pool.ConnectionCls), {"sockets": self._sockets})
+            pool.ConnectionCls = type("Watched", (_Watched, pool.ConnectionCls), {"adapter": self})
         return pool
+
+    @property
+    def over(self) -> bool:
+        """Whether no connection may go on."""
+        return self._expired or self._aborted
+
+    def watch(self, connection: _Watched) -> None:
+        self._connections.add(connection)
 
     def abort(self) -> None:
         self._aborted = True
-        self._shut_sockets()
+        self._shut()
 
-    def _shut_sockets(self) -> None:
-        for own in list(self._sockets):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                own.shutdown(socket.SHUT_RDWR)
+    def _expire(self) -> None:
+        self._expired = True
+        self._shut()
+
+    def _shut(self) -> None:
+        for connection in list(self._connections):
+            connection.shut()
+
+    def _let_go(self) -> None:
+        """Forget the connections that ended with the exchange."""
+        for connection in [each for each in self._connections if each.sock is None]:
+            self._connections.discard(connection)
+            connection.let_go()
 
 
 class _Watched:
-    """Mixed into urllib3's connections: keeps a second descriptor of the socket, which TLS does not take over."""
+    """Mixed into urllib3's connections: keeps a second descriptor of the socket.
 
-    sockets: set[socket.socket]
+    The first one is not the connection's for long: TLS takes it over, and an answer that is the connection's last.
+    """
+
+    adapter: _Adapter
+    sock: socket.socket | None
     _own: socket.socket | None = None
 
     def _new_conn(self) -> socket.socket:
         made: socket.socket = super()._new_conn()  # type: ignore[misc]
+        self.let_go()
         self._own = made.dup()
-        self.sockets.add(self._own)
+        self.adapter.watch(self)
+        if self.adapter.over:
+            self.shut()
         return made
 
-    def close(self) -> None:
-        super().close()  # type: ignore[misc]
+    def shut(self) -> None:
         if self._own is not None:
-            self.sockets.discard(self._own)
+            with contextlib.suppress(OSError):  # closed meanwhile
+                self._own.shutdown(socket.SHUT_RDWR)
+
+    def let_go(self) -> None:
+        if self._own is not None:
             self._own.close()
             self._own = None
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +24,7 @@ from exporter.otlp.settings import Otlp
 from exporter.otlp.transport import HttpTransport, make_transport
 from exporter.store import Store
 from tests.unit.otlp_receiver import Receiver, accept
-from tests.unit.running import free_port
+from tests.unit.running import free_port, until
 
 SECRET = "Bearer s3cr3t-t0ken"
 
@@ -214,7 +219,10 @@ def trickle(where: str) -> Callable[[BaseHTTPRequestHandler, bytes], None]:
 
     def answer(handler: BaseHTTPRequestHandler, _: bytes) -> None:
         handler.close_connection = True
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n" + (b"\r\n" if where == "body" else b"X-A: "))
+        last = b"Connection: close\r\n" if where == "last body" else b""
+        handler.wfile.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n" + last + (b"X-A: " if where == "head" else b"\r\n")
+        )
         handler.wfile.flush()
         for _second in range(300):
             time.sleep(0.1)
@@ -224,13 +232,61 @@ def trickle(where: str) -> Callable[[BaseHTTPRequestHandler, bytes], None]:
     return answer
 
 
-@pytest.mark.parametrize("where", ["head", "body"])
+@pytest.mark.parametrize("where", ["head", "body", "last body"])
 def test_an_answer_that_trickles_in_ends_with_the_time_out(receiver: Receiver, where: str) -> None:
+    """The body of a connection's last answer used to have the time-out for each byte."""
     receiver.answer = trickle(where)
     began = time.monotonic()
     made = outcome(receiver, timeout_seconds=1.0)
     assert 0.9 < time.monotonic() - began < 3
     assert made == Outcome(False, 0, "no whole answer within the time-out", worth_trying=False)
+
+
+def test_a_clock_set_back_prolongs_no_push(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reckons the time left for another attempt by the wall clock: an hour back was an hour more."""
+    library, back = sys.modules["opentelemetry.exporter.otlp.common.http"], [0.0]
+    monkeypatch.setattr(library, "time", SimpleNamespace(time=lambda: time.time() - back[0]))
+
+    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        if back[0]:
+            trickle("head")(handler, body)
+        back[0], handler.close_connection = 3600.0, True  # at first the connection ends without an answer
+
+    receiver.answer = answer
+    transport, made = HttpTransport(Otlp(endpoint=receiver.url, timeout_seconds=1.0)), []
+    thread = threading.Thread(target=lambda: made.append(transport.send(b"\n\0")), daemon=True)
+    thread.start()
+    thread.join(4.0)
+    transport.abort()
+    assert made == [Outcome(False, 0, "no whole answer within the time-out", worth_trying=False)]
+    assert len(receiver.requests) == 2
+
+
+def test_answers_of_every_kind_leave_no_descriptor(receiver: Receiver) -> None:
+    def last(handler: BaseHTTPRequestHandler, _: bytes) -> None:
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+
+    def rude(handler: BaseHTTPRequestHandler, _: bytes) -> None:
+        handler.close_connection = True
+        handler.wfile.write(b"nonsense\r\n\r\n")
+
+    def sockets() -> int:
+        links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        return sum(os.readlink(link).startswith("socket:") for link in links if os.path.islink(link))
+
+    transports = [
+        HttpTransport(Otlp(endpoint=receiver.url.replace("http:", scheme), timeout_seconds=1.0))
+        for scheme in ("http:", "https:")
+    ]
+    before = sockets()
+    for _ in range(3):
+        for receiver.answer in (last, rude, reply(503, Retry_After="60"), reply(200, b"x" * 200_000)):
+            for transport in transports:
+                transport.send(b"\n\0")
+    for transport in transports:
+        transport.abort()
+    until(lambda: sockets() <= before)  # the receiver's side ends a little later
 
 
 def test_a_receiver_that_never_answers_ends_with_the_time_out() -> None:
@@ -278,15 +334,70 @@ def test_a_refused_request_does_not_keep_the_others_back(receiver: Receiver) -> 
     assert pushing.own["push.failures"] == 1
 
 
+@pytest.mark.parametrize("repeated", [SECRET, SECRET.split()[1], "k3y/of-the-query"])
 def test_a_secret_that_the_receiver_repeats_is_not_logged(
-    receiver: Receiver, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    receiver: Receiver, capfd: pytest.CaptureFixture[str], tmp_path: Path, repeated: str
 ) -> None:
-    (tmp_path / "headers").write_text(f"Authorization: {SECRET}\n")
-    receiver.answer = lambda handler, _: accept(handler, rejected=1, message=f"I know you are {SECRET}")
-    Pushing(Otlp(endpoint=receiver.url, headers_file=str(tmp_path / "headers"))).pusher.push()
-    said = capfd.readouterr().err
-    assert "I know you are ***" in said
-    assert "s3cr3t" not in said
+    """A token without the word before it used to be; and a tenant named 1 was taken for the secret in '401'."""
+    (tmp_path / "headers").write_text(f"Authorization: {SECRET}\nX-Scope-OrgID: 1\n")
+    receiver.answer = lambda handler, _: accept(handler, rejected=1, message=f"1: I know you are {repeated}")
+    endpoint = f"{receiver.url}?key=k3y%2Fof-the-query"
+    Pushing(Otlp(endpoint=endpoint, headers_file=str(tmp_path / "headers"))).pusher.push()
+    assert capfd.readouterr().err == "OTLP push: 1 points rejected: 1: I know you are ***\n"
+
+
+def test_a_header_of_the_environment_that_is_none_is_not_logged() -> None:
+    code = "from exporter.otlp.settings import Otlp; from exporter.otlp.transport import make_transport as m; m(Otlp())"
+    environment = {**os.environ, "OTEL_EXPORTER_OTLP_HEADERS": f"Authorization {SECRET}"}
+    made = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert made.stderr == ""
+
+
+def test_what_cannot_be_sent_is_said(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A header with a line break failed every push without a word."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=s3cr3t%0Ax")
+    assert not Pushing(Otlp(endpoint="http://127.0.0.1:9/v1/metrics")).pusher.push()
+    assert capfd.readouterr().err == "OTLP push: could not be sent\n"
+
+
+def test_endings_that_a_receiver_refused_are_sent_again_though_it_took_the_rest(receiver: Receiver) -> None:
+    pushing = Pushing(Otlp(endpoint=receiver.url, max_points=100), rows=150)
+    assert pushing.pusher.push()
+    pushing.writer.remove(pushing.rows[7])
+    good, first = receiver.answer, len(receiver.requests)
+    refuse = reply(500)
+
+    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        if len(receiver.requests) == first + 1:
+            refuse(handler, body)
+        else:
+            receiver.sink.take(gzip.decompress(body))
+            accept(handler)
+
+    receiver.answer = answer
+    assert not pushing.pusher.push()
+    receiver.answer = good
+    assert receiver.sink.ended == []
+    assert pushing.pusher.push()
+    assert ("fabric_switch_polls_total", (("switch", "leaf-7"),)) in receiver.sink.ended
+
+
+def test_a_push_that_fails_before_it_is_sent_is_not_the_last(receiver: Receiver) -> None:
+    """An error in the midst of encoding used to end the thread, and with it all pushes."""
+    pushing, encoded = Pushing(Otlp(endpoint=receiver.url, period_seconds=1.0)), []
+    encode = pushing.pusher._encode
+
+    def encode_at_second(last: bool) -> object:
+        encoded.append(last)
+        if len(encoded) == 1:
+            raise MemoryError
+        return encode(last)
+
+    pushing.pusher._encode = encode_at_second  # type: ignore[assignment]
+    pushing.pusher.start()
+    until(lambda: receiver.requests)
+    pushing.pusher.stop()
+    assert pushing.own["push.failures"] == 1
 
 
 def test_the_end_flushes_and_ends_every_series(receiver: Receiver) -> None:
