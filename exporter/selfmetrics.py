@@ -56,7 +56,12 @@ def resource_attributes(host: str) -> dict[str, str]:
             "host.name": host,
         }
     )
-    return {key: str(value) for key, value in resource.attributes.items()}
+    # The environment may hold bytes that are no UTF-8, which nobody could send on.
+    return {_sound(key): _sound(str(value)) for key, value in resource.attributes.items()}
+
+
+def _sound(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def target_info(resource: dict[str, str]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 
@@ -115,6 +116,18 @@ def test_the_resource_is_what_target_info_says() -> None:
     pushing.push()
     (family,) = text_string_to_metric_families(target_info(resource).decode())
     assert family.samples[0].labels == {key.replace(".", "_"): value for key, value in pushing.sink.resource.items()}
+
+
+def test_bytes_of_the_environment_that_are_no_text_end_no_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter used to end with a UnicodeEncodeError when it started."""
+    monkeypatch.setitem(os.environb, b"OTEL_RESOURCE_ATTRIBUTES", b"rack=r\xff")
+    resource = resource_attributes("host-1")
+    assert b'rack="r?"' in target_info(resource)
+    pushing = Pushing([SWITCH])
+    pushing.encoder = Encoder(resource, 100)
+    pushing.store.writer(SWITCH).add(("leaf-0",))
+    pushing.push()
+    assert pushing.sink.resource["rack"] == "r?"
 
 
 def test_a_released_row_is_ended_once_and_then_silent() -> None:
