@@ -1,6 +1,6 @@
 """What a fault does to the counters of everything it touches: one call gives the events of both ends.
 
-Pure; the numbers follow from the speed of the port (docs/lab.md). Ports, RNICs and links are named as in the
+Pure; the numbers follow from the speed of the port (docs/lab-counters.md). Ports, RNICs and links are named as in the
 contracts. Give the events to ``Counters.add(*events, fault=name)``, and the packets, if any, to a real fault.
 """
 

@@ -60,7 +60,7 @@ class Agents:
                 f"rwcommunity {own} 127.0.0.1 .{CACHE_TIMEOUT}\n"
                 f"sysName {switch.name}\n"
                 f"sysDescr switch of a laboratory fabric\n"
-                # What veth cannot count (docs/lab.md); not started before somebody asks.
+                # What veth cannot count (docs/lab-counters.md); not started before somebody asks.
                 f"{agent_configuration(home)}",
             )
 
