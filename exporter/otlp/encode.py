@@ -1,7 +1,7 @@
 """Encodes the stores as OTLP requests: the same series as /metrics, with start times and ends.
 
 A push depends on what the receiver knows. A counter's start time is when its row was made; when its
-value falls, the time of the push before (OTLP data model, "Resets and gaps"). A counter that a device
+value falls, just after the push before (OTLP data model, "Resets and gaps"). A counter that a device
 has counted since long ago begins with a point whose start and time are equal, which says that its start
 is unknown. A series that the receiver knows and that is no more gets one point without a value. What the
 receiver knows is remembered when a push is delivered, and not before; it is never more than one push.
@@ -204,7 +204,7 @@ def _starts(table: Table, rows: Snapshot, known: _KnownTable | None, time_ns: in
     counters = [metric.kind == "counter" for metric in table.metrics]
     first = _first_columns(table)
     fell = (rows.values[here][:, first] < known.rows.values[there][:, first]) & counters
-    since = np.where(fell, np.uint64(known.time_ns), known.starts_ns[there])
+    since = np.where(fell, np.uint64(known.time_ns + 1), known.starts_ns[there])
     seen = known.present[there] | table.counts_from_zero
     starts[here] = np.minimum(np.where(seen, since, starts[here]), np.uint64(time_ns))
     return starts

@@ -221,7 +221,20 @@ def test_a_writer_that_starts_again_has_new_start_times_and_its_series_go_on() -
     assert pushing.sink.ended == []
 
 
-def test_a_device_that_resets_its_counters_gets_the_push_before_as_start() -> None:
+def test_a_device_that_resets_after_its_first_push_has_another_start_time() -> None:
+    """The push before was also the unknown start's time, so the counter fell in the middle of one stream."""
+    pushing = Pushing([RNIC])
+    row = pushing.store.writer(RNIC).add(("host-1", "mlx5_0"))
+    name, labels = "fabric_rnic_receive_bytes_total", {"host": "host-1", "rnic": "mlx5_0"}
+    row.set(0, 1e12)
+    pushing.push()
+    first = pushing.start(name, **labels)
+    row.set(0, 5.0)
+    pushing.push()
+    assert first < pushing.start(name, **labels) <= pushing.now
+
+
+def test_a_device_that_resets_its_counters_starts_just_after_the_push_before() -> None:
     pushing = Pushing([SWITCH_PORT])
     row = pushing.store.writer(SWITCH_PORT).add(("leaf-0", "Ethernet0"))
     name, labels = "fabric_switch_port_receive_bytes_total", {"switch": "leaf-0", "switch_port": "Ethernet0"}
@@ -236,11 +249,11 @@ def test_a_device_that_resets_its_counters_gets_the_push_before_as_start() -> No
     before = pushing.now
     row.set(0, 100.0)
     pushing.push()
-    assert pushing.start(name, **labels) == before
+    assert pushing.start(name, **labels) == before + 1
     assert pushing.start("fabric_switch_port_transmit_bytes_total", **labels) == first
     row.set(0, 200.0)
     pushing.push()
-    assert pushing.start(name, **labels) == before
+    assert pushing.start(name, **labels) == before + 1
 
 
 def test_rows_that_change_places_keep_their_own_start_times() -> None:
