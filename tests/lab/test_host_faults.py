@@ -35,6 +35,8 @@ def lost(fabric: Running, ends: tuple[Host, Host], rail: int, **options: int) ->
 
 
 def carrier(fabric: Running, design: Design, port: str) -> str:
+    """Operational state of a port, read when it had time to follow: the kernel's link watch takes up to a second."""
+    time.sleep(1.2)
     end = design.end(port)
     return fabric.run(end.node, ["cat", f"/sys/class/net/{end.netdev}/operstate"]).stdout.strip()
 
@@ -77,10 +79,10 @@ def test_an_rnic_that_is_down_takes_the_switch_ports_carrier(
 
 def test_a_flapping_rnic_loses_some_and_carries_some(mended: Running, ends: tuple[Host, Host]) -> None:
     broken, healthy = ends
-    mended.fault("rnic-flap", f"{broken.name}:{broken.rnics[0].name}", 1, 0.4)
+    mended.fault("rnic-flap", f"{broken.name}:{broken.rnics[0].name}", 4, 1)
     addresses = healthy.rnics[0].address, broken.rnics[0].address
-    seen = ping(mended, healthy.name, *addresses, count=150, interval=0.02, patience=0.3)
-    assert 15 < seen.received < 135, seen
+    seen = ping(mended, healthy.name, *addresses, count=160, interval=0.05, patience=0.3)
+    assert 16 < seen.received < 144, seen
     mended.act("heal", "all")
     mended.act("wait-converged")
     assert ping(mended, healthy.name, *addresses, count=50, interval=0.02).lost == 0
