@@ -169,6 +169,8 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
         command.add_argument("target", metavar=kind.target.upper().replace(" ", "_"))
         for number, parameter in enumerate(kind.parameters):
             unit = f", {parameter.unit}" if parameter.unit else ""
+            if parameter.choices:
+                unit = f": {', '.join(parameter.choices)}"
             default = "" if parameter.default is None else f" (default: {faults.number(parameter.default)})"
             command.add_argument(
                 f"value{number}",
