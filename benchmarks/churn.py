@@ -250,7 +250,7 @@ def report(hour: Hour, rivals: Sequence[RivalHour], scales: Sequence[Scale]) -> 
     most = max(sum(scrape.series.values()) for scrape in hour.scrapes)
     _table(
         f"Path series of host-0000 recorded by others, which forget none (ours: at most {most:,} series of all "
-        f"families, {last.page_bytes:,} bytes, {ours * 1e3:.1f} ms a page)",
+        f"families, {last.page_bytes:,} bytes, {ours * 1e3:.1f} ms of the processor a page)",
         ("", *times[1:], "times ours", "memory", "last page"),
         [
             (

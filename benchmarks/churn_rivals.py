@@ -11,7 +11,7 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from benchmarks.simulated_fleet import Fleet
-from benchmarks.watched_exporter import memory_of
+from benchmarks.watched_exporter import memory_of, trim_memory
 from exporter.contracts.catalogue import PATH, PATH_LABELS
 from exporter.contracts.plan import Target
 
@@ -25,7 +25,7 @@ class RivalHour(NamedTuple):
     resident_growth: int
     """Bytes, over the hour."""
     scrape_seconds: float
-    """Of the last page."""
+    """Of the processor, for the last page."""
 
 
 def _labels(target: Target) -> tuple[str, ...]:
@@ -98,7 +98,9 @@ def _hour(name: str, hosts: int, seed: int, checkpoints: list[int]) -> RivalHour
     make, by_container = _RIVALS[name]
     record, scrape = make(by_container)
     fleet, generation, host = Fleet(hosts, seed), ("", 0, False), 0
-    before, series, seconds = memory_of(os.getpid()).resident, [], 0.0
+    series, seconds = [], 0.0
+    trim_memory()
+    before = memory_of(os.getpid()).resident
     for second in range(1, max(checkpoints) + 1):
         fleet.step()
         if fleet.generation(host) != generation:
@@ -107,9 +109,10 @@ def _hour(name: str, hosts: int, seed: int, checkpoints: list[int]) -> RivalHour
                 if target.source_host == "host-0000":
                     record(target)
         if second in checkpoints:
-            began = time.perf_counter()
+            began = time.process_time()
             series.append(scrape())
-            seconds = time.perf_counter() - began
+            seconds = time.process_time() - began
+    trim_memory()  # the same as for ours: the page itself is not held
     return RivalHour(name, series, memory_of(os.getpid()).resident - before, seconds)
 
 

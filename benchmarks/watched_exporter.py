@@ -39,6 +39,7 @@ class Memory(msgspec.Struct):
 
 class Scrape(msgspec.Struct):
     seconds: float
+    """Of the processor."""
     page_bytes: int
     series: dict[str, int]
     bounds: dict[str, int]
@@ -59,6 +60,12 @@ class Measurement(msgspec.Struct):
 def memory_of(pid: int) -> Memory:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return Memory(pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(f"/proc/{pid}/fd")))
+
+
+def trim_memory() -> None:
+    """Give back what is free: what is held is measured, not what the last answer has just let go of."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 class WatchedExporter:
@@ -97,9 +104,9 @@ class WatchedExporter:
 
     def scrape(self) -> Scrape:
         exporter = self._exporter
-        began = time.perf_counter()
+        began = time.process_time()
         page = exporter._metrics({}).body
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         terms = terms_of(exporter._plan, len(exporter._config.rnics), MOST_LINKS, len(exporter._children))
         return Scrape(seconds, len(page), dict(count_series(page.decode())), bounds(terms))
 
@@ -109,8 +116,7 @@ class WatchedExporter:
         if pid is None:
             raise SystemExit("the prober is not running")
         scrape = self.scrape()
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what is held is measured, not what the last answer has just let go of
+        trim_memory()
         self._sizes.unlink(missing_ok=True)
         ends = time.monotonic() + _PATIENCE
         while not self._sizes.exists():
