@@ -7,6 +7,7 @@ was left. A rival there is not; the bounds are those of docs/lab.md.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -22,27 +23,34 @@ UP_BOUND, DOWN_BOUND = 10.0, 3.0  # seconds
 
 @dataclass(frozen=True)
 class Machine:
-    """What a lab could leave behind, as counts and sets that must be the same afterwards."""
+    """What a lab could leave on the machine's own side."""
 
     interfaces: frozenset[str]
-    namespaces: int
     mounts: int
-    processes: int
 
     @classmethod
     def now(cls) -> Machine:
         links = frozenset(path.name for path in Path("/sys/class/net").iterdir())
-        names = set()
-        count = 0
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                names.add((process / "ns/net").readlink())
-            except OSError:
-                continue
-            count += any(word in command for word in ("lab.", "bgpd", "zebra", "bfdd", "snmpd"))
-        mounts = len(Path("/proc/self/mounts").read_text().splitlines())
-        return cls(links, len(names), mounts, count)
+        return cls(links, len(Path("/proc/self/mounts").read_text().splitlines()))
+
+
+def namespaces(kinds: Sequence[str] = ("pid", "net", "mnt")) -> dict[int, set[str]]:
+    """The namespaces of every process that we may ask."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            found[int(process.name)] = {str((process / "ns" / kind).readlink()) for kind in kinds}
+        except OSError:
+            continue
+    return found
+
+
+def inside(first: int) -> set[str]:
+    """The namespaces of a lab whose first process is ``first``, those of its nodes among them."""
+    own = namespaces(("pid",)).get(first, set())
+    members = [pid for pid, held in namespaces(("pid",)).items() if held & own]
+    everything = namespaces()
+    return set().union(*(everything.get(pid, set()) for pid in members)) - everything[os.getpid()]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -59,15 +67,19 @@ def main(words: Sequence[str] | None = None) -> int:
         running.up(draw(number, rails=4, hosts_per_pod=8), die_with_parent=True)
         up = time.monotonic()
         dead = running.dead_daemons()
+        held = inside(running.need().first)
         asked = time.monotonic()
         running.down()
         downs.append(time.monotonic() - asked)
         ups.append(up - began)
         after = Machine.now()
+        survivors = [pid for pid, theirs in namespaces().items() if theirs & held]
         left = [f"{name}: {getattr(before, name)} -> {getattr(after, name)}" for name in vars(before)]
         changed = [
             line for line, name in zip(left, vars(before), strict=True) if vars(before)[name] != vars(after)[name]
         ]
+        if survivors:
+            changed.append(f"processes {survivors}")
         if running.directory.exists():
             changed.append(f"directory {running.directory}")
         if dead or changed:

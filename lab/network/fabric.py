@@ -105,7 +105,6 @@ class Lab:
         for node in self.design.nodes:
             _batch(self._addresses(node), node.name)
         self._police()
-        overlay.build(self.design, self.directory)
         routing.configure(self.design)
         self.agents.configure(self.design.managed)
         counters.start(self.design, self.directory, self.daemon)
@@ -118,6 +117,7 @@ class Lab:
             self._await_zebra(switch)
             self.daemon(f"bfdd-{switch.name}", routing.daemon("bfdd", switch), node=switch.name)
             self.daemon(f"bgpd-{switch.name}", routing.daemon("bgpd", switch), node=switch.name)
+        overlay.build(self.design, self.directory)  # while routing converges
         carrier.start(self.design, self.daemon)
         resolver.start(self.design, self.daemon)
         for switch in self.design.managed:

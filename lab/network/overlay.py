@@ -14,6 +14,7 @@ table (``bridge fdb``). Their difference is a fault of its own (lab.faults.overl
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,18 +77,37 @@ def build(design: Design, directory: Path) -> None:
     if not design.tenants:
         return
     (directory / "overlay").mkdir(exist_ok=True)
-    _batch("ip", [f"netns add {container.namespace}" for container in design.containers])
+    # As few processes as can be: a lab of 16 hosts would otherwise start hundreds.
+    batch("ip", [f"netns add {container.namespace}" for container in design.containers])
+    batch("ip", [line for container in design.containers for line in _cables(design, container)])
     for host in design.hosts:
-        raise_host(design, directory, host)
+        own = [container for container in design.containers if container.host == host.name]
+        known = list(ways(design, host))
+        batch(
+            "ip", [*_tunnels(design, host, known), *(line for each in own for line in _attach(design, each))], host.name
+        )
+        entries = [*_known(design, known), *(line for each in own for line in _learnt(design, each))]
+        batch("bridge", entries, host.name)
+        _mark(design, host.name, own)
+        write_wanted(directory, host.name, wanted_entries(design, host))
     for container in design.containers:
-        raise_container(design, container)
+        _address(container)
 
 
-def raise_host(design: Design, directory: Path, host: Host) -> None:
-    """Build the host's half: bridges, tunnels, routing by mark, and what it knows of the others."""
+def raise_container(design: Design, container: Container) -> None:
+    """Build one container anew; its namespace must be there."""
+    batch("ip", _cables(design, container))
+    batch("ip", _attach(design, container), container.host)
+    batch("bridge", _learnt(design, container), container.host)
+    _mark(design, container.host, [each for each in design.containers if each.host == container.host])
+    _address(container)
+
+
+def _tunnels(design: Design, host: Host, known: list[Way]) -> list[str]:
+    """``ip`` words for the host's bridges, tunnels, routing by mark, and remote addresses, which the tunnels answer."""
+    mtu = design.mtu - OVERLAY_OVERHEAD
     lines = []
     for tenant in design.tenants:
-        mtu = design.mtu - OVERLAY_OVERHEAD
         lines += [
             f"link add {bridge(tenant)} mtu {mtu} type bridge mcast_snooping 0",
             f"link add {tunnel(tenant)} mtu {mtu} type vxlan id {tenant.vni} dstport {VXLAN_PORT} nolearning proxy "
@@ -98,48 +118,58 @@ def raise_host(design: Design, directory: Path, host: Host) -> None:
     for rnic in host.rnics:
         mark, table = FIRST_MARK + rnic.rail, FIRST_TABLE + rnic.rail
         lines.append(f"rule add fwmark {mark} lookup {table} priority {MARK_PRIORITY + rnic.rail}")
-    known = list(ways(design, host))
     for way in known:
         device = tunnel(way.tenant)
         lines.append(f"neigh add {way.interface.address} lladdr {way.interface.mac} dev {device} nud permanent")
-    _batch("ip", lines, host.name)
+    return lines
+
+
+def _known(design: Design, known: list[Way]) -> list[str]:
+    """``bridge`` words for where remote containers are."""
     entries = [f"link set dev {tunnel(tenant)} learning off flood off" for tenant in design.tenants]
     for way in known:
         entries += [known_behind(way.interface.mac, tunnel(way.tenant)), encapsulate(way, way.vtep)]
-    _batch("bridge", entries, host.name)
-    write_wanted(directory, host.name, wanted_entries(design, host))
+    return entries
 
 
-def raise_container(design: Design, container: Container) -> None:
-    """Build the container's half; its namespace must be there."""
-    cables = []
-    addresses = ["link set lo up"]
+def _cables(design: Design, container: Container) -> list[str]:
+    """``ip`` words for the container's interfaces."""
+    # Without segmentation offload every packet is one on the wire, here as in the fabric.
+    each_end = f"mtu {design.mtu - OVERLAY_OVERHEAD} gso_max_segs 1"
+    return [
+        f"link add name {host_side(design, container, interface)} netns {container.host} {each_end} type veth "
+        f"peer name {interface.netdev} netns {container.namespace} {each_end} address {interface.mac}"
+        for interface in container.interfaces
+    ]
+
+
+def _attach(design: Design, container: Container) -> list[str]:
+    """``ip`` words, on the host, that join the container to its tenant's bridge."""
+    master = bridge(tenant_of(design, container))
+    return [f"link set {host_side(design, container, each)} master {master} up" for each in container.interfaces]
+
+
+def _learnt(design: Design, container: Container) -> list[str]:
+    """``bridge`` words, on the host, for where its own container is."""
+    return [known_behind(each.mac, host_side(design, container, each)) for each in container.interfaces]
+
+
+def _address(container: Container) -> None:
+    """Give the container its addresses and routes."""
+    # All interfaces are in one subnet: each is to answer for its own address only, with its own.
+    with inside(container.namespace):
+        for name, value in (("arp_ignore", "1"), ("arp_announce", "2"), ("rp_filter", "0")):
+            Path("/proc/sys/net/ipv4/conf/all", name).write_text(value)
+    lines = ["link set lo up"]
     for interface in container.interfaces:
-        outer = host_side(design, container, interface)
-        mtu = design.mtu - OVERLAY_OVERHEAD
-        cables += [
-            # Without segmentation offload every packet is one on the wire, here as in the fabric.
-            f"link add name {outer} netns {container.host} mtu {mtu} gso_max_segs 1 type veth peer name "
-            f"{interface.netdev} netns {container.namespace} mtu {mtu} gso_max_segs 1 address {interface.mac}",
-        ]
         table = FIRST_TABLE + interface.rail
-        addresses += [
+        lines += [
             f"addr add {interface.address}/{OVERLAY.prefixlen} dev {interface.netdev}",
             f"link set {interface.netdev} up",
             f"route add {OVERLAY} dev {interface.netdev} table {table}",
             f"rule add from {interface.address} lookup {table} priority {table}",
         ]
-    _batch("ip", cables)
-    # All interfaces are in one subnet: each is to answer for its own address only, with its own.
-    with inside(container.namespace):
-        for name, value in (("arp_ignore", "1"), ("arp_announce", "2"), ("rp_filter", "0")):
-            Path("/proc/sys/net/ipv4/conf/all", name).write_text(value)
-    _batch("ip", addresses, container.namespace)
-    tenant = tenant_of(design, container)
-    attached = [(host_side(design, container, interface), interface.mac) for interface in container.interfaces]
-    _batch("ip", [f"link set {device} master {bridge(tenant)} up" for device, _ in attached], container.host)
-    _batch("bridge", [known_behind(mac, device) for device, mac in attached], container.host)
-    _mark(design, container)
+    batch("ip", lines, container.namespace)
 
 
 def known_behind(mac: str, device: str) -> str:
@@ -152,22 +182,24 @@ def encapsulate(way: Way, vtep: str) -> str:
     return f"fdb replace {way.interface.mac} dev {tunnel(way.tenant)} dst {vtep} self permanent"
 
 
-def _mark(design: Design, container: Container) -> None:
-    """Mark what comes from the container with its rail, in a table of the container's own."""
-    table = f"{TABLE}_{tenant_of(design, container).vni}"
-    chains = "".join(
-        f"""
-            chain {host_side(design, container, interface)} {{
-                type filter hook ingress device "{host_side(design, container, interface)}" priority 0;
+def _mark(design: Design, host: str, containers: list[Container]) -> None:
+    """Mark what comes from the host's containers with its rail; containers that are gone have no chain."""
+    with inside(host):
+        present = {name for _, name in socket.if_nameindex()}
+        chains = "".join(
+            f"""
+            chain {outer} {{
+                type filter hook ingress device "{outer}" priority 0;
                 meta mark set {FIRST_MARK + interface.rail}
             }}"""
-        for interface in container.interfaces
-    )
-    script = f"add table netdev {table}\ndelete table netdev {table}\ntable netdev {table} {{{chains}\n}}\n"
-    with inside(container.host):
+            for container in containers
+            for interface in container.interfaces
+            if (outer := host_side(design, container, interface)) in present
+        )
+        script = f"add table netdev {TABLE}\ndelete table netdev {TABLE}\ntable netdev {TABLE} {{{chains}\n}}\n"
         done = subprocess.run(["nft", "-f", "-"], input=script, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LabError(f"nft on {container.host}: {' '.join(done.stderr.split())}")
+        raise LabError(f"nft on {host}: {' '.join(done.stderr.split())}")
 
 
 # ---- the two tables, as the overlay contract has them
@@ -275,7 +307,7 @@ def state(design: Design, directory: Path, now: float) -> OverlayState:
     return OverlayState(version=1, snapshots=tuple(snapshots), entries=tuple(entries))
 
 
-def _batch(program: str, lines: list[str], namespace: str | None = None) -> None:
+def batch(program: str, lines: list[str], namespace: str | None = None) -> None:
     """Run many ``ip`` or ``bridge`` commands in one process; raise LabError with the first complaint."""
     argv = [program, *(["-n", namespace] if namespace else []), "-batch", "-"]
     done = subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)

@@ -16,7 +16,7 @@ INNER_JUMBO = 9000 - 50 - 28  # overlay MTU less IPv4 and ICMP headers
 
 def ping(fabric: Running, source: Container, own: Interface, address: str, *, size: int = 56, count: int = 2) -> int:
     """Number of lost pings, sent with the don't-fragment bit."""
-    argv = f"ping -n -q -M do -s {size} -c {count} -i 0.01 -W 1 -I {own.address} {address}".split()
+    argv = f"ping -n -q -M do -s {size} -c {count} -i 0.01 -W 0.3 -I {own.address} {address}".split()
     answer = fabric.run(source.name, argv, check=False).stdout
     match = re.search(r"(\d+) packets transmitted, (\d+) received", answer)
     return count if match is None else int(match[1]) - int(match[2])
