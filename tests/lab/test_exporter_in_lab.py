@@ -22,6 +22,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
 from exporter.contracts.plan import Plan, Target
 from lab import sandbox
+from lab.errors import LabError
 from lab.network.design import Design, Host, Rnic
 from lab.running import Running
 
@@ -121,6 +122,7 @@ class Agent:
 
     def stop(self) -> int:
         """End the exporter and return its exit code."""
+        os.kill(self.process.pid, signal.SIGCONT)  # nsenter stops when what it has started is stopped
         os.kill(self._control(), signal.SIGTERM)
         return self.process.wait(10)
 
@@ -203,3 +205,27 @@ def test_routers_that_send_no_icmp_leave_traces_incomplete_and_make_no_links(
     finally:
         for spine in design.spines:
             whole.run(spine.name, ["nft", "delete table ip silent"], check=False)
+
+
+def test_an_agent_that_hangs_answers_nobody_while_its_host_lives(agents: tuple[Agent, Agent], whole: Running) -> None:
+    near, far = agents
+    near.probe(far.host, far.rnic, 1)
+    until(lambda: near.total(SENT) > 100)
+    assert near.total(LOST) == 0
+    whole.fault("agent-stop", far.host.name)
+    until(lambda: near.total(LOST) > 50)
+    ping = f"ping -q -c 20 -i 0.02 -W 1 -I {near.rnic.address} {far.rnic.address}".split()
+    assert " 0% packet loss" in whole.run(near.host.name, ping).stdout, "the host itself lives"
+    whole.act("heal", "all")
+    time.sleep(1)  # what was sent meanwhile is lost half a second later
+    before = near.metrics()
+    time.sleep(2)
+    after = near.metrics()
+    assert sum(after[SENT].values()) - sum(before[SENT].values()) > 100
+    assert sum(after[LOST].values()) - sum(before[LOST].values()) == 0
+
+
+def test_a_host_without_an_agent_cannot_lose_it(fabric: Running, design: Design) -> None:
+    with pytest.raises(LabError, match="no exporter runs"):
+        fabric.fault("agent-stop", design.hosts[-1].name)
+    fabric.act("heal", "all")
