@@ -67,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
         running.up(draw(number, rails=4, hosts_per_pod=8), die_with_parent=True)
         up = time.monotonic()
         dead = running.dead_daemons()
-        held = inside(running.need().first)
+        held = inside(running.need().first.pid)
         asked = time.monotonic()
         running.down()
         downs.append(time.monotonic() - asked)

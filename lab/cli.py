@@ -37,6 +37,8 @@ def _up(arguments: argparse.Namespace) -> int:
     )
     if arguments.transit:
         design = transit.add(design)
+    if arguments.icmp_rate < 0:
+        raise LabError(f"--icmp-rate cannot be {arguments.icmp_rate}", "packets per second; 0 is any number")
     design = replace(design, icmp=arguments.icmp, icmp_rate=arguments.icmp_rate)
     start = time.monotonic()
     if not running.up(design, die_with_parent=arguments.foreground):
@@ -65,7 +67,7 @@ def _down(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     running = Running(arguments.name)
     record, design = running.need(), running.design()
-    print(f"lab       {running.name}, up, seed {design.seed}, process {record.launcher}")
+    print(f"lab       {running.name}, up, seed {design.seed}, process {record.launcher.pid}")
     print(f"directory {running.directory}")
     print(f"size      {len(design.hosts)} hosts, {len(design.switches)} switches, {len(design.links)} links")
     dead = running.dead_daemons()
@@ -139,18 +141,20 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     named.add_argument("--name", default="lab", help="which lab; any number may be up side by side (default: lab)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, parents=[named], help=text, description=text)
+    def add(name: str, run: object, text: str, *, of_a_lab: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, parents=[named] if of_a_lab else [], help=text, description=text)
         command.set_defaults(run=run)
         return command
 
     up = add("up", _up, "bring a lab up in the background and return when its routing has converged")
     up.add_argument("--seed", type=int, help="draw this lab again (default: a new one)")
-    up.add_argument("--pods", type=int, default=2)
+    up.add_argument("--pods", type=int, default=2, help="groups of hosts behind leaves of their own (default: 2)")
     up.add_argument("--rails", type=int, default=2, help="RNICs per host, leaves per pod (default: 2)")
-    up.add_argument("--spines", type=int, default=2)
-    up.add_argument("--hosts-per-pod", type=int, default=4)
-    up.add_argument("--tenants", type=int, default=2, help="VXLAN networks, each with a container on every host (2)")
+    up.add_argument("--spines", type=int, default=2, help="each with a link to every leaf (default: 2)")
+    up.add_argument("--hosts-per-pod", type=int, default=4, help="(default: 4)")
+    up.add_argument(
+        "--tenants", type=int, default=2, help="VXLAN networks, each with a container on every host (default: 2)"
+    )
     up.add_argument("--transit", action="store_true", help="with a second site behind two carriers, and a resolver")
     help_icmp = "address of the switches' ICMP errors: of the port where the packet came in (default), of the loopback"
     up.add_argument("--icmp", choices=icmp.SOURCES, default="inbound", help=help_icmp + ", or no ICMP errors at all")
@@ -163,9 +167,11 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     execute.add_argument("node", metavar="NODE")
     execute.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER)
     fault = add("fault", _fault, "break something")
+    also = argparse.ArgumentParser(add_help=False)  # --name after the kind too; its absence there says nothing
+    also.add_argument("--name", default=argparse.SUPPRESS, help="which lab (default: lab)")
     kinds = fault.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind in faults.kinds():
-        command = kinds.add_parser(kind.name, help=kind.help, description=kind.help)
+        command = kinds.add_parser(kind.name, parents=[also], help=kind.help, description=kind.help)
         command.add_argument("target", metavar=kind.target.upper().replace(" ", "_"))
         for number, parameter in enumerate(kind.parameters):
             unit = f", {parameter.unit}" if parameter.unit else ""
@@ -185,12 +191,12 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     cache = add("resolver-cache", _resolver_cache, "a caching resolver on every host: what mends an overwhelmed one")
     cache.add_argument("state", choices=("on", "off"))
     add("topology", _topology, "print the lab's topology file")
-    add("scenarios", _scenarios, "list the scenarios that `run` knows")
-    run = add("run", _run, "play a scenario on a fresh lab and record it with its truth")
+    add("scenarios", _scenarios, "list the scenarios that `run` knows", of_a_lab=False)
+    run = add("run", _run, "play a scenario on a fresh lab and record it with its truth", of_a_lab=False)
     run.add_argument("scenario", metavar="SCENARIO", help="its name, or all")
     run.add_argument("--seed", type=int, help="play the same one again (default: a new one)")
     run.add_argument("--output", type=Path, metavar="DIRECTORY", help="where its files go (default: SCENARIO-SEED)")
-    replay = add("replay", _replay, "diagnose what `run` recorded and compare with the truth")
+    replay = add("replay", _replay, "diagnose what `run` recorded and compare with the truth", of_a_lab=False)
     replay.add_argument("directory", type=Path)
     if importlib.util.find_spec("lab.demo") is not None:
         demo = add("demo", _demo, "the main job on a fresh lab, from packets to a notification")
@@ -212,6 +218,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 2

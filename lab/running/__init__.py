@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,19 +26,20 @@ from lab import sandbox
 from lab.errors import LabError
 from lab.network import design as drawn
 from lab.network.design import Design
+from lab.sandbox import processes
+from lab.sandbox.processes import Process
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 START_SECONDS = 90.0
+END_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Record:
-    """``lab.json``: the processes of a lab, out here, each with its start time against reuse of its number."""
+    """``lab.json``: the processes of a lab, as they are out here."""
 
-    launcher: int
-    launcher_started: str
-    first: int
-    first_started: str
+    launcher: Process
+    first: Process
 
 
 def home() -> Path:
@@ -57,15 +57,6 @@ def home() -> Path:
 def names() -> list[str]:
     """The labs of this user that are up."""
     return [path.name for path in sorted(home().iterdir()) if path.is_dir() and Running(path.name).record() is not None]
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a live process in clock ticks since boot (proc(5), field 22); None when it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
 
 
 def _same_file(descriptor: int, path: Path) -> bool:
@@ -91,8 +82,7 @@ class Running:
             record = msgspec.json.decode((self.directory / "lab.json").read_bytes(), type=Record)
         except (OSError, msgspec.DecodeError):
             return None
-        alive = _started(record.launcher) == record.launcher_started and _started(record.first) == record.first_started
-        return record if alive else None
+        return record if record.launcher.runs() and record.first.runs() else None
 
     def need(self) -> Record:
         record = self.record()
@@ -169,7 +159,7 @@ class Running:
             last = (self.directory / "lab.log").read_text(errors="replace").strip().splitlines()[-1:]
             reason = word or (last[0] if last else "its first process ended")
             raise LabError(f"the lab did not start: {reason}", f"logs in {self.directory}")
-        record = Record(process.pid, _started(process.pid) or "", first, _started(first) or "")
+        record = Record(Process.of(process.pid), Process.of(first))
         new = self.directory / "lab.json.new"
         new.write_bytes(msgspec.json.encode(record))
         new.replace(self.directory / "lab.json")
@@ -180,12 +170,9 @@ class Running:
             record = self.record()
             if record is not None:
                 # The kernel clears the namespaces with their last process: nothing needs to be undone in order.
-                os.kill(record.first, signal.SIGKILL)
-                deadline = time.monotonic() + 20
-                while _started(record.launcher) == record.launcher_started:
-                    if time.monotonic() > deadline:
-                        raise LabError(f"process {record.launcher} of the lab does not end", "kill it")
-                    time.sleep(0.01)
+                record.first.send(signal.SIGKILL)
+                if not processes.wait([record.launcher], END_SECONDS):
+                    raise LabError(f"process {record.launcher.pid} of the lab does not end", "kill it")
             if self._process is not None:
                 self._process.wait()
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -197,7 +184,7 @@ class Running:
         """The command line, for out here, that runs ``argv`` on ``node`` (None: in the sandbox itself)."""
         record = self.need()
         prefix = [] if node is None else ["ip", "netns", "exec", self.design().namespace(node)]
-        return sandbox.enter(record.first, [*prefix, *argv])
+        return sandbox.enter(record.first.pid, [*prefix, *argv])
 
     def run(
         self, node: str | None, argv: Sequence[str], *, check: bool = True, timeout: float | None = 60

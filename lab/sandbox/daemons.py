@@ -6,17 +6,18 @@ ended on purpose is not mistaken for one that died.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lab.sandbox import environment
+from lab.sandbox import environment, processes
+from lab.sandbox.processes import Process
+
+END_SECONDS = 20.0
 
 
 class Daemon(msgspec.Struct, frozen=True):
@@ -26,8 +27,7 @@ class Daemon(msgspec.Struct, frozen=True):
     argv: tuple[str, ...]
     node: str | None
     environ: dict[str, str]
-    pid: int
-    started: str
+    process: Process
     off: bool = False
     """Ended on purpose, to be started again."""
 
@@ -45,12 +45,12 @@ class Daemons:
         """Start a program on ``node``, its output appended to ``logs/<name>.log``; the process is ``argv`` itself."""
         with open(self.log(name), "ab") as log:
             options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            options["env"] = environment(environ)
+            # Its own session: a fault's healing starts it again, and Ctrl-C there shall not be for it.
+            options |= {"env": environment(environ), "start_new_session": True}
             # Not by setns alone: only ``ip netns exec`` gives the program the /sys of its namespace as well.
             entered = list(argv) if node is None else ["ip", "netns", "exec", node, *argv]
             process = subprocess.Popen(entered, **options)
-        pid = process.pid
-        self._write(Daemon(name, tuple(argv), node, dict(environ or {}), pid, started(pid) or ""))
+        self._write(Daemon(name, tuple(argv), node, dict(environ or {}), Process.of(process.pid)))
         return process
 
     def log(self, name: str) -> Path:
@@ -65,14 +65,12 @@ class Daemons:
         for daemon in daemons:
             self._write(msgspec.structs.replace(daemon, off=True))  # first: nobody shall think that it died
         for daemon in daemons:
-            if started(daemon.pid) == daemon.started:
-                os.kill(daemon.pid, signal.SIGKILL)
-        while any(started(daemon.pid) == daemon.started for daemon in daemons):
-            time.sleep(0.005)
+            daemon.process.send(signal.SIGKILL)
+        processes.wait([daemon.process for daemon in daemons], END_SECONDS)
 
     def restart(self, daemon: Daemon) -> None:
         """Start a daemon again, as it was started before; harmless for one that runs."""
-        if started(daemon.pid) != daemon.started:
+        if not daemon.process.runs():
             self.start(daemon.name, daemon.argv, daemon.node, daemon.environ)
 
     def is_fine(self, name: str) -> bool:
@@ -81,7 +79,7 @@ class Daemons:
             daemon = self._read(self._directory / f"{name}.json")
         except FileNotFoundError:
             return False
-        return daemon.off or started(daemon.pid) == daemon.started
+        return daemon.off or daemon.process.runs()
 
     def end_all(self) -> None:
         self.end(*self._all())
@@ -97,12 +95,3 @@ class Daemons:
         new = self._directory / f"{daemon.name}.new"
         new.write_bytes(msgspec.json.encode(daemon))
         new.replace(new.with_suffix(".json"))
-
-
-def started(pid: int) -> str | None:
-    """Start time of a live process in clock ticks since boot (proc(5), field 22); None when it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]

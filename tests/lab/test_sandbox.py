@@ -80,7 +80,7 @@ def test_kill_9_leaves_nothing(name: str, victim: str) -> None:
     running = Running(name)
     record = running.need()
     own = namespaces_of("self")
-    inside = namespaces_of(record.first) - own
+    inside = namespaces_of(record.first.pid) - own
     assert len(inside) >= len(KINDS) - 1
     # The hosts and switches: named namespaces, some without a process.
     listed = running.run(None, ["sh", "-c", "for file in /run/netns/*; do stat -Lc %i $file; done"]).stdout.split()
@@ -88,7 +88,7 @@ def test_kill_9_leaves_nothing(name: str, victim: str) -> None:
     inside |= {f"net:[{inode}]" for inode in listed}
     assert len(traces(inside)) > len(running.design().switches) * 3
 
-    os.kill(record.launcher if victim == "launcher" else parent.pid, signal.SIGKILL)
+    os.kill(record.launcher.pid if victim == "launcher" else parent.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while traces(inside):
         assert time.monotonic() < deadline, traces(inside)
