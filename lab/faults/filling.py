@@ -90,8 +90,8 @@ def main(words: Sequence[str] | None = None) -> int:
                     try:
                         sender.send(packet)
                     except OSError as error:
-                        if error.errno != errno.ENOBUFS:
-                            raise
+                        if error.errno != errno.ENOBUFS:  # the port is down, or nobody is there: it may come back
+                            break
                         drops += 1
                         file.seek(0)
                         file.write(OWN_DROPS.pack(drops))

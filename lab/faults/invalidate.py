@@ -22,20 +22,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("hosts", nargs="+")
     arguments = parser.parse_args(words)
     site = Site(drawn.load((arguments.directory / "design.json").read_bytes()), arguments.directory)
-    ending = False
-
-    def end(_number: int, _frame: object) -> None:
-        nonlocal ending
-        ending = True
-
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # whoever ends this puts the flows back
     offloaded = False
-    while not ending:
+    while True:
         for host in arguments.hosts:
             (invalidate if offloaded else restore)(site, host, arguments.container)
         offloaded = not offloaded
         time.sleep(arguments.period / 2)
-    return 0
 
 
 if __name__ == "__main__":

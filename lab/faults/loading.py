@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from lab.faults.queues import DISCARD_PORT
 
@@ -31,7 +32,8 @@ def main(words: Sequence[str] | None = None) -> int:
         sent = 0
         while (elapsed := time.monotonic() - begin) < arguments.busy:
             for _ in range(int(elapsed * arguments.rate) - sent):
-                sender.sendto(packet, (arguments.destination, DISCARD_PORT))
+                with suppress(OSError):  # the port is down: it may come back
+                    sender.sendto(packet, (arguments.destination, DISCARD_PORT))
                 sent += 1
             time.sleep(TICK)
         time.sleep(arguments.pause)

@@ -21,6 +21,7 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +110,8 @@ class SlowPath:
         port = FIRST_SOURCE_PORT + zlib.crc32(frame[:6] + frame[23:38]) % SOURCE_PORTS
         payload = struct.pack("!II", VXLAN_FLAGS, hole.tenant.vni << 8) + frame
         # A checksum of 0 is what RFC 7348 asks for over IPv4.
-        sender.sendto(struct.pack("!HHHH", port, overlay.VXLAN_PORT, 8 + len(payload), 0) + payload, (vtep, 0))
+        with suppress(OSError):  # the RNIC is down: its packets are lost, as those of the fast path
+            sender.sendto(struct.pack("!HHHH", port, overlay.VXLAN_PORT, 8 + len(payload), 0) + payload, (vtep, 0))
 
     def _lookup(self, vni: int, mac: bytes) -> str | None:
         status = overlay.wanted_file(self._directory, self._host).stat()
