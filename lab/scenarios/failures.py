@@ -11,7 +11,7 @@ from collections.abc import Callable
 from exporter.contracts.diagnosis import ComponentKind
 from lab.counters import effects
 from lab.counters.timeline import Event
-from lab.faults.hosts import LOSSLESS_DSCP
+from lab.faults.flows import LOSSLESS_DSCP
 from lab.scenarios.catalogue import Act, Truth, scenario
 from lab.scenarios.scene import Scene
 
@@ -22,11 +22,11 @@ def lost(before: float, during: float) -> bool:
 
 
 def some_lost(before: float, during: float) -> bool:
-    return before == 0 and 0 < during < 100
+    return before == 0 and 5 < during < 100
 
 
 def slower_by(milliseconds: float) -> Callable[[float, float], bool]:
-    """The mean round trip grows by at least so much, and something still comes back."""
+    """The round trip grows by at least so much, and something still comes back."""
     return lambda before, during: before + milliseconds <= during < float("inf")
 
 
@@ -118,7 +118,7 @@ def rnic_firmware(scene: Scene) -> Act:
         Truth("latency", "rnic", "rnic", rnic),
         lambda: scene.faults.inflict("rnic-slow", rnic, delay, "flows"),
         lambda: scene.slowest_flow(rnic),
-        lambda before, during: during > before + delay / 1000 * 0.9,
+        slower_by(delay / 1000 * 0.9),
     )
 
 

@@ -32,8 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
     base: Path = arguments.output or Path(f"{arguments.scenario}-{seed}")
     outputs = {name: base / name if arguments.scenario == ALL else base for name in names}
     for output in outputs.values():
-        if output.exists() and any(output.iterdir()):
-            raise LabError(f"{output} is there already", "another --output, or remove it")
+        try:  # now, not after half an hour
+            output.mkdir(parents=True, exist_ok=True)
+            if any(output.iterdir()):
+                raise LabError(f"{output} is there already", "another --output, or remove it")
+        except OSError as error:
+            raise LabError(f"{output} cannot be written: {error.strerror}", "another --output") from error
     results: list[tuple[str, int, float]] = []
     for name, output in outputs.items():
         began = time.monotonic()
@@ -53,7 +57,6 @@ def _play(name: str, seed: int, output: Path) -> int:
         code = sandbox.run(words, show=[Path(work)])
         if code == 0:
             shutil.rmtree(Path(work) / "run", ignore_errors=True)
-        output.mkdir(parents=True, exist_ok=True)
         for file in Path(work).rglob("*"):
             if file.is_file():
                 target = output / file.relative_to(work)

@@ -171,7 +171,7 @@ class Scene:
         interval: float = 0.02,
         dscp: int | None = None,
     ) -> Measured:
-        """ping(8): ``what`` is ``loss`` in percent or ``rtt``, the least round trip in ms."""
+        """ping(8): ``what`` is ``loss`` in percent or ``rtt``, the mean round trip in ms."""
         words = ["ping", "-n", "-q", "-M", "do", "-s", str(size), "-c", str(count), "-i", f"{interval:g}", "-W", "0.5"]
         words += ["-Q", str(dscp << 2)] if dscp is not None else []
         words += ["-I", source, destination]
