@@ -8,8 +8,8 @@ Each kind of fault is one class (``lab.faults.base.Kind``) in a module named aft
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -76,9 +76,17 @@ class Faults:
         fault = Fault(name, what.resolve(self.design, target), values)
         what.check(self.design, fault)
         with self._recorded() as faults:
-            if faults.get(fault.name) != fault:
+            before = faults.get(fault.name)
+            if before != fault:
+                self._refuse_shared(fault, faults.values())
+                if before is not None:  # with other values: on other hosts, perhaps, which nothing would mend later
+                    self._mend(before, faults)
                 faults[fault.name] = fault  # first: a fault half made can then be mended
-                what.inflict(self.site, fault)
+                try:
+                    what.inflict(self.site, fault)
+                except LabError:
+                    self._mend(fault, faults)  # what was refused is not recorded as broken
+                    raise
         return fault
 
     def heal(self, name: str | None = None) -> tuple[Fault, ...]:
@@ -87,14 +95,34 @@ class Faults:
             if name is None:
                 chosen = list(faults.values())
             else:
+                name = self._canonical(name)
                 chosen = [fault for fault in faults.values() if name in (fault.name, fault.target, str(fault))]
                 if not chosen and name not in self._known():
                     raise LabError(f"no fault is called {name!r}", "active: " + (", ".join(faults) or "none"))
             for fault in reversed(chosen):  # what was done last is undone first
-                kind(fault.kind).mend(self.site, fault)
-                self.site.forget(fault)
-                del faults[fault.name]
+                self._mend(fault, faults)
         return tuple(chosen)
+
+    def _mend(self, fault: Fault, faults: dict[str, Fault]) -> None:
+        kind(fault.kind).mend(self.site, fault)
+        self.site.forget(fault)
+        del faults[fault.name]
+
+    def _refuse_shared(self, fault: Fault, others: Iterable[Fault]) -> None:
+        """Raise LabError when another fault has changed the same thing: mending either would mend both."""
+        wanted = kind(fault.kind).changes(self.design, fault)
+        for other in others:
+            shared = wanted & kind(other.kind).changes(self.design, other)
+            if shared and other.name != fault.name:
+                raise LabError(f"{other.name!r} has changed {min(shared)} already", "heal that first")
+
+    def _canonical(self, name: str) -> str:
+        """A target, or a fault with its kind, its link's ends in the order of the design."""
+        first, _, rest = name.partition(" ")
+        named, target = (f"{first} ", rest) if first in {each.name for each in kinds()} else ("", name)
+        with suppress(LabError):
+            return named + self.design.link(target).id
+        return name
 
     def active(self) -> tuple[Fault, ...]:
         try:

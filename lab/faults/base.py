@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,12 +16,12 @@ import msgspec
 
 from lab.errors import LabError
 from lab.network.design import Design, End
-from lab.sandbox import environment
+from lab.sandbox import environment, processes
 from lab.sandbox.netns import inside
+from lab.sandbox.processes import Process
 
 Value = float | str
 TargetKind = Literal["link", "port", "breakout group", "line card", "switch", "host", "rnic", "container", "lab"]
-_STOP_SECONDS = 2.0
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -66,6 +63,7 @@ class Parameter:
     highest: float = float("inf")
     choices: tuple[str, ...] = ()
     is_text: bool = False
+    is_whole: bool = False
 
     def read(self, word: Value) -> Value:
         """Check one given word; raise LabError naming the parameter and what it may be."""
@@ -82,6 +80,8 @@ class Parameter:
         if not self.lowest <= value <= self.highest:
             unit = f" {self.unit}" if self.unit else ""
             raise LabError(f"{self.name} cannot be {value:g}{unit}", f"{self.lowest:g} to {self.highest:g}")
+        if self.is_whole and not value.is_integer():
+            raise LabError(f"{self.name} cannot be {value:g}", "a whole number")
         return value
 
 
@@ -138,7 +138,7 @@ class Site:
                 with inside(node):
                     process = subprocess.Popen(argv, **options)
         records = self._records(fault)
-        records.append((process.pid, _started(process.pid) or ""))
+        records.append(Process.of(process.pid))
         self._file(fault).write_bytes(msgspec.json.encode(records))
 
     def spawn_module(self, fault: Fault, module: str, *words: str, node: str | None = None) -> None:
@@ -155,14 +155,7 @@ class Site:
 
     def stop(self, fault: Fault) -> None:
         """End the processes of a fault, politely first, and wait until they are gone."""
-        records = self._records(fault)
-        for sign, patience in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
-            deadline = time.monotonic() + patience
-            for pid, started in records:
-                if _started(pid) == started:
-                    os.kill(pid, sign)
-            while any(_started(pid) == started for pid, started in records) and time.monotonic() < deadline:
-                time.sleep(0.01)
+        processes.end(self._records(fault))
         self._file(fault).unlink(missing_ok=True)
 
     def _file(self, fault: Fault) -> Path:
@@ -170,9 +163,9 @@ class Site:
         directory.mkdir(exist_ok=True)
         return directory / "".join(c if c.isalnum() else "-" for c in fault.name)
 
-    def _records(self, fault: Fault) -> list[tuple[int, str]]:
+    def _records(self, fault: Fault) -> list[Process]:
         try:
-            return msgspec.json.decode(self._file(fault).read_bytes(), type=list[tuple[int, str]])
+            return msgspec.json.decode(self._file(fault).read_bytes(), type=list[Process])
         except FileNotFoundError:
             return []
 
@@ -188,17 +181,6 @@ class Site:
 
     def forget(self, fault: Fault) -> None:
         self._file(fault).with_suffix(".notes").unlink(missing_ok=True)
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a live process in clock ticks since boot (proc(5), field 22); None when it is gone."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # a child of ours that has ended would stay a zombie
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
 
 
 class Kind(ABC):
@@ -229,6 +211,10 @@ class Kind(ABC):
 
     def check(self, design: Design, fault: Fault) -> None:  # noqa: B027 - most kinds have nothing to add
         """Raise LabError for values that make no sense with this target; nothing has been done yet."""
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:  # noqa: ARG002
+        """What this fault sets that another kind sets too, in words; one fault at a time may change each."""
+        return frozenset()
 
     @abstractmethod
     def inflict(self, site: Site, fault: Fault) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zlib
 
-from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
 from lab.faults.links import PARTS, SPARED, TOWARD, arrivals, drop_arriving
 from lab.network.design import Design
 
 FLOW_TABLE = "flows_{}"  # one nftables table per interface
 CLASS_TABLE = "dscp_{}"
-LOSSLESS_DSCP = 26
+LOSSLESS_DSCP = 26  # RoCE's, as most fabrics have it
 
 
 @register
@@ -29,13 +28,17 @@ class FlowBlackhole(Kind):
     parameters = (
         Parameter("percent", "share of the flows that die", "%", default=25.0, lowest=100 / PARTS, highest=100),
         TOWARD,
-        Parameter("seed", "of the hash that chooses; 0 draws one from the lab's seed", default=0.0, highest=2**32 - 1),
+        Parameter(
+            "seed",
+            "of the hash that chooses; 0 draws one from the lab's seed",
+            default=0.0,
+            highest=2**32 - 1,
+            is_whole=True,
+        ),
     )
 
     def check(self, design: Design, fault: Fault) -> None:
         arrivals(design, fault)
-        if not fault.number("seed").is_integer():
-            raise LabError(f"seed cannot be {fault.number('seed'):g}", "a whole number")
 
     def inflict(self, site: Site, fault: Fault) -> None:
         self.mend(site, fault)
@@ -72,7 +75,7 @@ class ClassLoss(Kind):
     target = "link"
     parameters = (
         Parameter("percent", "share of the class's packets dropped", "%", lowest=100 / PARTS, highest=100),
-        Parameter("dscp", "the class", default=float(LOSSLESS_DSCP), highest=63),
+        Parameter("dscp", "the class", default=float(LOSSLESS_DSCP), highest=63, is_whole=True),
         TOWARD,
     )
 

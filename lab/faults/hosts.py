@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from lab.counters.control import Counters
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, Value, register
+from lab.faults.flows import LOSSLESS_DSCP
+from lab.faults.links import drop_arriving
 from lab.faults.overlay import end_processes
+from lab.faults.ports import states
 from lab.network import delay, overlay
 from lab.network.delay import Stage
 from lab.network.design import OVERLAY, Design, Host
@@ -20,7 +24,6 @@ from lab.sandbox.netns import NAMESPACES
 
 DEAD_TABLE = "dead_{}"
 CLASS_TABLE = "class_{}"
-LOSSLESS_DSCP = 26
 FIRST_QUEUE = 100  # of the delay stages on leaves; two for each port
 AGENT = "exporter.cli"
 
@@ -30,6 +33,10 @@ class HostOff(Kind):
     name = "host-off"
     help = "a host loses its power: every process on it ends, containers included, and its links lose carrier"
     target = "host"
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        rnics = (design.rnic_end(f"{fault.target}:{rnic.name}") for rnic in design.host(fault.target).rnics)
+        return states(rnics) | {f"the state of {c.name}" for c in design.containers if c.host == fault.target}
 
     def inflict(self, site: Site, fault: Fault) -> None:
         host = site.design.host(fault.target)
@@ -63,6 +70,9 @@ class RnicDown(Kind):
     help = "an RNIC's port goes down: the host's end first, so that the switch loses carrier"
     target = "rnic"
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return states([design.rnic_end(fault.target)])
+
     def inflict(self, site: Site, fault: Fault) -> None:
         site.link(site.design.rnic_end(fault.target), "down")
 
@@ -85,6 +95,9 @@ class RnicFlap(Kind):
         if fault.number("down") >= fault.number("period"):
             raise LabError("a port that flaps comes back", "down must be shorter than period")
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return states([design.rnic_end(fault.target)])
+
     def inflict(self, site: Site, fault: Fault) -> None:
         site.stop(fault)
         words = [RnicDown.name, fault.target, f"{fault.number('period'):g}", f"{fault.number('down'):g}"]
@@ -104,7 +117,7 @@ class RnicDead(Kind):
     def inflict(self, site: Site, fault: Fault) -> None:
         near = site.design.rnic_end(fault.target)
         for end in (near, site.design.far_end(near)):
-            _drop_arriving(site, end.node, DEAD_TABLE.format(end.netdev), end.netdev, "")
+            drop_arriving(site, end, DEAD_TABLE, "")
         Counters(site.directory, site.design).remove_rnic(near.node, near.port, fault.name)
 
     def mend(self, site: Site, fault: Fault) -> None:
@@ -125,6 +138,9 @@ class BondError(Kind):
     help = "an RNIC's two ports do not bond: the device has carrier and no address"
     target = "rnic"
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return states([design.rnic_end(fault.target)])
+
     def inflict(self, site: Site, fault: Fault) -> None:
         end = site.design.rnic_end(fault.target)
         site.run(end.node, ["ip", "addr", "flush", "dev", end.netdev])
@@ -139,12 +155,14 @@ class GidChange(Kind):
     name = "gid-change"
     help = "the host's network service restarts and an RNIC's GIDs move: RoCE packets die, TCP and ICMP live"
     target = "rnic"
-    parameters = (Parameter("dscp", "class of the RoCE packets", default=float(LOSSLESS_DSCP), highest=63),)
+    parameters = (
+        Parameter("dscp", "class of the RoCE packets", default=float(LOSSLESS_DSCP), highest=63, is_whole=True),
+    )
 
     def inflict(self, site: Site, fault: Fault) -> None:
         end = site.design.rnic_end(fault.target)
         match = f"ip protocol udp ip dscp {fault.number('dscp'):g}"
-        _drop_arriving(site, end.node, CLASS_TABLE.format(end.netdev), end.netdev, match)
+        drop_arriving(site, end, CLASS_TABLE, match)
         counters = Counters(site.directory, site.design)
         counters.clear(fault.name)
         # The entry for RoCE v2 goes from index 3 to where the queue pairs do not look for it.
@@ -172,6 +190,9 @@ class RnicSlow(Kind):
         ),
         Parameter("direction", "both, what arrives, or what leaves", default="both", choices=("both", "in", "out")),
     )
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:  # noqa: ARG002
+        return frozenset({f"the delay of {fault.target}"})
 
     def inflict(self, site: Site, fault: Fault) -> None:
         self.mend(site, fault)
@@ -213,6 +234,9 @@ class HostSlow(Kind):
     target = "host"
     parameters = (Parameter("microseconds", "delay of each packet", "us", default=300.0, lowest=1, highest=1e7),)
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return frozenset(f"the delay of {part.target}" for part in self._parts(design, fault))
+
     def inflict(self, site: Site, fault: Fault) -> None:
         self.mend(site, fault)
         for part in self._parts(site.design, fault):
@@ -243,12 +267,14 @@ class AgentStop(Kind):
             first = agents[0]
             site.note(fault, {"argv": _words(first, "cmdline"), "environ": _words(first, "environ")})
         for pid in agents:
-            os.kill(pid, signal.SIGKILL if fault.text("how") == "kill" else signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # its workers may end with the first
+                os.kill(pid, signal.SIGKILL if fault.text("how") == "kill" else signal.SIGSTOP)
 
     def mend(self, site: Site, fault: Fault) -> None:
         host = site.design.host(fault.target)
         for pid in _agents(host):
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         notes = site.notes(fault)
         if notes:
             environ = dict(word.split("=", 1) for word in notes["environ"] if "=" in word)
@@ -286,20 +312,3 @@ def _raise_rnics(site: Site, host: Host, names: list[str]) -> None:
             site.run(host.name, ["ip", "link", "set", "dev", rnic.netdev, "up"])
             for line in rnic_routes(rnic):
                 site.run(host.name, ["ip", *line.split()])
-
-
-def _drop_arriving(site: Site, node: str, table: str, device: str, match: str) -> None:
-    site.nft(
-        node,
-        f"""
-        add table netdev {table}
-        delete table netdev {table}
-        table netdev {table} {{
-            counter dropped {{ }}
-            chain arriving {{
-                type filter hook ingress device "{device}" priority 0;
-                {match} counter name dropped drop
-            }}
-        }}
-        """,
-    )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from lab.faults.base import Fault, Kind, Parameter, Site, register
+from lab.faults.ports import states
 from lab.network.design import Cable, Design, End
 
 PARTS = 1_000_000  # resolution of a loss: 0.0001 %
@@ -60,6 +61,9 @@ class LinkDown(Kind):
     name = "link-down"
     help = "take a link down: no carrier on either end, and routing knows at once"
     target = "link"
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return states([_switch_end(design.link(fault.target))])
 
     def inflict(self, site: Site, fault: Fault) -> None:
         site.link(_switch_end(site.design.link(fault.target)), "down")

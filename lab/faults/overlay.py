@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from lab.network.design import Design, Tenant
 from lab.network.overlay import Way
 from lab.network.vswitch import tap
 from lab.sandbox.netns import NAMESPACES
+from lab.sandbox.processes import started
 
 AT = Parameter("at", "host whose tables are wrong, or all", default="all", is_text=True)
 SLOWNESS = Parameter("microseconds", "work per packet in the slow path, beyond the detour", "us", 100.0, highest=1e6)
@@ -39,8 +41,17 @@ class _Entries(Kind):
     target = "container"
     parameters: ClassVar[tuple[Parameter, ...]] = (AT,)
 
+    needs_third_host: ClassVar[bool] = False
+    """Whether packets are sent to a host that has nothing to do with them."""
+
     def check(self, design: Design, fault: Fault) -> None:
-        _hosts(design, fault)
+        if not _hosts(design, fault):
+            raise LabError("no other host has tables", "a lab of two hosts or more")
+        if self.needs_third_host and len(design.hosts) < 3:
+            raise LabError(f"{self.name} needs a third host to send to", "python -m lab up --hosts-per-pod 3")
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return frozenset(f"what {host} knows of {fault.target}" for host in _hosts(design, fault))
 
     def mend(self, site: Site, fault: Fault) -> None:
         """Put back, in both tables, what belongs there."""
@@ -61,6 +72,7 @@ class EntryMissing(_Entries):
 @register
 class EntryWrong(_Entries):
     name = "fdb-wrong"
+    needs_third_host = True
     help = "a host's virtual switch sends a container's packets to another host"
 
     def inflict(self, site: Site, fault: Fault) -> None:
@@ -71,13 +83,20 @@ class EntryWrong(_Entries):
 @register
 class EntryLoop(_Entries):
     name = "fdb-loop"
+    needs_third_host = True
     help = "two hosts' virtual switches send a container's packets to each other"
     parameters = (Parameter("at", "first of the two hosts", is_text=True),)
 
     def check(self, design: Design, fault: Fault) -> None:
         if fault.text("at") == "all":
             raise LabError("a loop has two hosts", "name the first; the second is taken from the others")
-        _hosts(design, fault)
+        super().check(design, fault)
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        tunnel = overlay.tunnel(overlay.tenant_of(design, design.container(fault.target)))
+        pair = self._pair(design, fault)
+        known = {f"what {host} knows of {fault.target}" for host in pair}
+        return frozenset(known | {f"the tunnel {tunnel} of {host}" for host in pair})
 
     def inflict(self, site: Site, fault: Fault) -> None:
         first, second = self._pair(site.design, fault)
@@ -131,6 +150,7 @@ class EntryLoop(_Entries):
 @register
 class StaleOffload(_Entries):
     name = "offload-stale"
+    needs_third_host = True
     help = "the RNIC still sends a container's packets where it was before; the virtual switch knows better"
 
     def inflict(self, site: Site, fault: Fault) -> None:
@@ -150,6 +170,10 @@ class NotOffloaded(_Entries):
         ),
         Parameter("flows", "which of the container's interfaces", default="all", choices=("all", "some")),
     )
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        # One process holds the taps of a host, and does as much work for each packet as its fault says.
+        return super().changes(design, fault) | {f"the slow path of {host}" for host in _hosts(design, fault)}
 
     def inflict(self, site: Site, fault: Fault) -> None:
         self.mend(site, fault)
@@ -242,7 +266,8 @@ class VlanLoss(Kind):
     def _tenant(self, design: Design, fault: Fault) -> Tenant:
         tenants = {tenant.name: tenant for tenant in design.tenants}
         if fault.text("tenant") not in tenants:
-            raise LabError(f"there is no tenant {fault.text('tenant')!r}", "one of " + ", ".join(tenants))
+            remedy = "one of " + ", ".join(tenants) if tenants else "python -m lab up --tenants 1"
+            raise LabError(f"there is no tenant {fault.text('tenant')!r}", remedy)
         return tenants[fault.text("tenant")]
 
 
@@ -251,6 +276,9 @@ class ContainerKill(Kind):
     name = "container-kill"
     help = "end a container: its processes and its interfaces; healing makes an empty one in its place"
     target = "container"
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:  # noqa: ARG002
+        return frozenset({f"the state of {fault.target}"})
 
     def inflict(self, site: Site, fault: Fault) -> None:
         container = site.design.container(fault.target)
@@ -274,10 +302,8 @@ def end_processes(namespace: str, number: int = signal.SIGKILL, patience: float 
     deadline = time.monotonic() + patience
     while pids := _processes(namespace):
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                continue
         if number != signal.SIGKILL or time.monotonic() > deadline:
             return
         time.sleep(0.01)
@@ -288,15 +314,7 @@ def _processes(namespace: str) -> list[int]:
         return []
     answer = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
     own = os.getpid()
-    return [int(word) for word in answer.stdout.split() if int(word) != own and _alive(int(word))]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    return [int(word) for word in answer.stdout.split() if int(word) != own and started(int(word))]
 
 
 # ---- entries

@@ -11,7 +11,7 @@ from lab.network.design import Design, End
 from lab.sandbox.netns import NAMESPACES
 
 SMALLEST_MTU = 68  # RFC 791
-MTU = Parameter("mtu", "the MTU it gets", "bytes", default=1500.0, lowest=SMALLEST_MTU, highest=9000)
+MTU = Parameter("mtu", "the MTU it gets", "bytes", default=1500.0, lowest=SMALLEST_MTU, highest=9000, is_whole=True)
 
 
 @register
@@ -22,6 +22,9 @@ class PortDown(Kind):
 
     def check(self, design: Design, fault: Fault) -> None:
         switch_port(design, fault.target, "rnic-down is for RNICs")
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return states([design.end(fault.target)])
 
     def inflict(self, site: Site, fault: Fault) -> None:
         site.link(site.design.end(fault.target), "down")
@@ -45,6 +48,9 @@ class PortFlap(Kind):
         if fault.number("down") >= fault.number("period"):
             raise LabError("a port that flaps comes back", "down must be shorter than period")
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return states([design.end(fault.target)])
+
     def inflict(self, site: Site, fault: Fault) -> None:
         site.stop(fault)
         words = [PortDown.name, fault.target, f"{fault.number('period'):g}", f"{fault.number('down'):g}"]
@@ -61,6 +67,9 @@ class PortMtu(Kind):
     help = "set the MTU of one port only: longer packets die there, whichever way they go"
     target = "port"
     parameters = (MTU,)
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return _mtus([design.end(fault.target)])
 
     def inflict(self, site: Site, fault: Fault) -> None:
         set_mtu(site, [site.design.end(fault.target)], fault.number("mtu"))
@@ -95,6 +104,9 @@ class _GroupMtu(Kind):
                 groups.setdefault(group, []).append(end)
         return groups
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return _mtus(self.ports(design, fault.target))
+
     def inflict(self, site: Site, fault: Fault) -> None:
         set_mtu(site, self.ports(site.design, fault.target), fault.number("mtu"))
 
@@ -124,6 +136,15 @@ def switch_port(design: Design, name: str, remedy: str) -> End:
     if end.node not in {switch.name for switch in design.switches}:
         raise LabError(f"{name} is not a switch's port", remedy)
     return end
+
+
+def states(ends: Iterable[End]) -> frozenset[str]:
+    """Up or down, as ``Kind.changes`` has it."""
+    return frozenset(f"the state of {end.id}" for end in ends)
+
+
+def _mtus(ends: Iterable[End]) -> frozenset[str]:
+    return frozenset(f"the MTU of {end.id}" for end in ends)
 
 
 def set_mtu(site: Site, ends: list[End], mtu: float) -> None:

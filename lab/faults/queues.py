@@ -43,6 +43,9 @@ class _Queue(Kind):
         if self.depth(fault) < 1:
             raise LabError("a queue holds at least one packet", "more milliseconds, or a higher rate")
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:  # noqa: ARG002
+        return frozenset({f"the queue of {fault.target}"})
+
     def depth(self, fault: Fault) -> float:
         """Packets in a queue that delays by ``milliseconds``."""
         return fault.number("milliseconds") / 1000 * fault.number("rate") * 1e6 / (8 * FRAME_BYTES)

@@ -14,8 +14,8 @@ class ResolverBurst(Kind):
     help = "jobs whose endpoints all register and resolve at once, one job after the other, until healed"
     target = "host"
     parameters = (
-        Parameter("endpoints", "endpoints of each job", default=500.0, lowest=1, highest=20_000),
-        Parameter("pause", "time between two jobs", "s", default=1.0),
+        Parameter("endpoints", "endpoints of each job", default=500.0, lowest=1, highest=20_000, is_whole=True),
+        Parameter("pause", "time between two jobs", "s", default=1.0, highest=3600),
     )
 
     def resolve(self, design: Design, target: str) -> str:

@@ -33,6 +33,10 @@ class BgpStarvation(Kind):
         switch_port(design, fault.target, "only switches speak BGP here")
         switch_port(design, design.far_end(design.end(fault.target)).id, "name a port between two switches")
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        # What fills that queue is addressed like the load here, and is discarded before it is counted.
+        return frozenset({f"the queue of {design.far_end(design.end(fault.target)).id}"})
+
     def inflict(self, site: Site, fault: Fault) -> None:
         self.mend(site, fault)
         end = site.design.end(fault.target)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab.errors import LabError
 from lab.faults.base import Fault, Kind, Parameter, Site, register
+from lab.faults.ports import states
 from lab.network import icmp, routing
 from lab.network.design import Design, Switch
 from lab.network.fabric import MANAGEMENT_PORT
@@ -25,6 +26,9 @@ class SwitchOffline(Kind):
     name = "switch-offline"
     help = "a switch crashes: every port loses carrier and its daemons are gone, until it boots again"
     target = "switch"
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return states(design.switch(fault.target).ports) | {f"the routing of {fault.target}"}
 
     def inflict(self, site: Site, fault: Fault) -> None:
         switch = site.design.switch(fault.target)
@@ -89,7 +93,14 @@ class EcmpRehash(Kind):
     help = "a switch, or 'all' of them, spreads flows over the equal paths by another hash: flows move"
     target = "switch"
     parameters = (
-        Parameter("seed", "from which each switch's hash seed is drawn", default=1.0, lowest=1, highest=2**32 - 1),
+        Parameter(
+            "seed",
+            "from which each switch's hash seed is drawn",
+            default=1.0,
+            lowest=1,
+            highest=2**32 - 1,
+            is_whole=True,
+        ),
     )
 
     def resolve(self, design: Design, target: str) -> str:
@@ -101,6 +112,9 @@ class EcmpRehash(Kind):
                 f"Linux {os.uname().release} cannot change the hash of equal paths",
                 "net.ipv4.fib_multipath_hash_seed came with Linux 6.11",
             )
+
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:
+        return frozenset(f"the hash of {switch.name}" for switch in self._switches(design, fault))
 
     def inflict(self, site: Site, fault: Fault) -> None:
         for switch in self._switches(site.design, fault):
@@ -130,18 +144,14 @@ class Drain(Kind):
     help = "take a switch out of service as planned: BGP graceful shutdown, traffic leaves without loss"
     target = "switch"
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:  # noqa: ARG002
+        return frozenset({f"the routing of {fault.target}"})  # a switch that is off would boot without the drain
+
     def inflict(self, site: Site, fault: Fault) -> None:
-        if self._is_off(site, fault):
-            raise LabError(f"{fault.target} is offline", "heal that first: a switch without BGP cannot be drained")
         self._set(site, fault, "bgp graceful-shutdown")
 
     def mend(self, site: Site, fault: Fault) -> None:
-        if not self._is_off(site, fault):  # else it boots with the configuration it had
-            self._set(site, fault, "no bgp graceful-shutdown")
-
-    def _is_off(self, site: Site, fault: Fault) -> bool:
-        switch = site.design.switch(fault.target)
-        return any(daemon.off for daemon in Daemons(site.directory).on(switch.namespace))
+        self._set(site, fault, "no bgp graceful-shutdown")
 
     def _set(self, site: Site, fault: Fault, words: str) -> None:
         switch = site.design.switch(fault.target)

@@ -36,6 +36,9 @@ class RouteChange(Kind):
             raise LabError(f"routes cannot change to {name!r}", f"{second!r} is the carrier that is not used")
         return name
 
+    def changes(self, design: Design, fault: Fault) -> frozenset[str]:  # noqa: ARG002
+        return frozenset(f"the routing of {border}" for border in _borders(design, "both"))
+
     def inflict(self, site: Site, fault: Fault) -> None:
         site.note(fault, {"lost": carrier.carried(fault.target).lost})
         chosen = _borders(site.design, fault.text("direction"))

@@ -325,6 +325,8 @@ class Design:
 def _lookup(kind: str, name: str, things: dict[str, T]) -> T:
     if name in things:
         return things[name]
+    if not things:
+        raise LabError(f"there is no {kind} {name!r} in this lab", "it has none at all")
     near = difflib.get_close_matches(name, things, n=3, cutoff=0.3) or sorted(things)[:3]
     raise LabError(f"there is no {kind} {name!r} in this lab", "perhaps " + " or ".join(repr(each) for each in near))
 

@@ -244,7 +244,9 @@ def wanted_entries(design: Design, host: Host) -> list[Entry]:
 
 
 def wanted(directory: Path, host: str) -> list[Entry]:
-    """The virtual switch's table as it stands."""
+    """The virtual switch's table as it stands; empty in a lab without an overlay."""
+    if not wanted_file(directory, host).exists():
+        return []
     return msgspec.json.decode(wanted_file(directory, host).read_bytes(), type=list[Entry])
 
 

@@ -54,6 +54,18 @@ def test_a_missing_entry_cuts_one_host_off_from_one_container(
     assert following(mended, "vswitch", source.host, destination) == following(mended, "rnic", source.host, destination)
 
 
+def test_a_fault_that_moves_to_another_host_is_mended_where_it_was(
+    mended: Running, ends: tuple[Container, Container, Container]
+) -> None:
+    source, destination, bystander = ends
+    mended.fault("fdb-missing", destination.name)
+    mended.fault("fdb-missing", destination.name, bystander.host)
+    assert lost(mended, source, destination) == 0
+    assert lost(mended, bystander, destination) == 5
+    mended.act("heal", "all")
+    assert lost(mended, bystander, destination) == 0
+
+
 def test_a_wrong_entry_sends_packets_to_another_host(
     mended: Running, design: Design, ends: tuple[Container, Container, Container]
 ) -> None:

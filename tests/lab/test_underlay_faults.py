@@ -249,8 +249,12 @@ def test_congestion_delays_and_hardly_drops(whole: Running, uplink: tuple[End, E
         busy = ping(whole, own.node, own.address, far.address, count=50, interval=0.02)
         assert busy.lost <= 1
         assert busy.mean - calm.mean == pytest.approx(milliseconds, rel=0.25)
-    queue = json.loads(whole.run(own.node, ["tc", "-s", "-j", "qdisc", "show", "dev", own.netdev]).stdout)
-    assert next(row for row in queue if row["kind"] == "pfifo")["backlog"] > 50_000, "real bytes in a real queue"
+
+    def backlog() -> int:
+        queue = json.loads(whole.run(own.node, ["tc", "-s", "-j", "qdisc", "show", "dev", own.netdev]).stdout)
+        return int(next(row for row in queue if row["kind"] == "pfifo")["backlog"])
+
+    until(lambda: backlog() > 50_000, 5, "real bytes are in a real queue")
     assert dropped(whole) == 0
     assert {
         "a": neighbor(whole, own, far)["connectionsDropped"],
@@ -474,9 +478,24 @@ def test_faults_inflicted_again_with_other_values_leave_nothing_behind(whole: Ru
     for name, target, variants in _all_kinds(design):
         for values in (*variants, variants[0]):
             whole.fault(name, target, *values)
-    assert snapshot(whole) != before
-    whole.act("heal", "all")
+        assert whole.act("heal", f"{name} {target}").startswith("healed")  # others change the same port
     assert snapshot(whole) == before
+
+
+def test_a_fault_may_not_change_what_another_has_changed(whole: Running, pair: Pair) -> None:
+    port = pair.link.b.id
+    whole.fault("link-down", pair.link.id)
+    with pytest.raises(LabError, match=r"link-down .* has changed the state of .*heal that first"):
+        whole.fault("port-down", port)
+    assert whole.act("status").count("fault  ") == 1
+    assert whole.act("heal", " -- ".join(reversed(pair.link.id.split(" -- ")))).startswith("healed"), "either order"
+    whole.fault("port-down", port)
+
+
+def test_what_is_refused_while_it_is_done_is_not_recorded(whole: Running, design: Design) -> None:
+    with pytest.raises(LabError, match="no exporter runs"):
+        whole.fault("agent-stop", design.hosts[0].name)
+    assert "fault     none" in whole.act("status")
 
 
 def test_faults_half_done_are_mended(whole: Running, design: Design) -> None:

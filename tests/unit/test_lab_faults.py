@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lab import faults
@@ -46,6 +47,7 @@ def test_values_come_from_the_command_line_whole(kind: faults.Kind) -> None:
         (("fdb-loop", "{container}", "all"), "a loop has two hosts"),
         (("fdb-missing", "{container}", "{own}"), "is on"),
         (("host-off", "nobody"), "no host"),
+        (("gid-change", "{rnic}", "26.5"), "a whole number"),
     ],
 )
 def test_nonsense_is_refused_and_nothing_is_recorded(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:
@@ -66,3 +68,75 @@ def test_nonsense_is_refused_and_nothing_is_recorded(tmp_path: Path, words: tupl
         broken.inflict(*(word.format(**names) for word in words))
     assert complaint in str(refused.value)
     assert broken.active() == ()
+
+
+def test_a_lab_name_may_follow_the_kind() -> None:
+    words = ["fault", "link-down", "target"]
+    assert parser().parse_args([*words, "--name", "other"]).name == "other"
+    assert parser().parse_args(["fault", "--name", "other", *words[1:]]).name == "other"
+    assert parser().parse_args(words).name == "lab"
+
+
+@pytest.mark.parametrize("words", [("fdb-wrong",), ("offload-stale",), ("fdb-loop", "{other}")])
+def test_a_fault_that_needs_a_third_host_says_so(tmp_path: Path, words: tuple[str, ...]) -> None:
+    design = draw(1, pods=1, hosts_per_pod=2)
+    kind, *values = (word.format(other=design.hosts[1].name) for word in words)
+    target = next(container.name for container in design.containers if container.host == design.hosts[0].name)
+    with pytest.raises(LabError, match="third host"):
+        Faults(design, tmp_path).inflict(kind, target, *values)
+
+
+def test_a_lab_of_one_host_and_one_without_tenants_refuse_faults_of_the_overlay(tmp_path: Path) -> None:
+    alone, without = draw(1, pods=1, hosts_per_pod=1), draw(1, tenants=0)
+    with pytest.raises(LabError, match="no other host has tables"):
+        Faults(alone, tmp_path).inflict("fdb-missing", alone.containers[0].name)
+    with pytest.raises(LabError, match="it has none at all"):
+        Faults(without, tmp_path).inflict("fdb-missing", "x")
+    with pytest.raises(LabError, match="lab up --tenants 1"):
+        Faults(without, tmp_path).inflict("vlan-loss", without.leaves[0].name, "x")
+
+
+def _names() -> dict[str, str]:
+    leaf = DESIGN.leaves[0]
+    uplink, spine_port = next(DESIGN.peers(leaf.name))
+    downlink = next(end for end in leaf.ports if DESIGN.far_end(end).node in {host.name for host in DESIGN.hosts})
+    rnic = DESIGN.far_end(downlink)
+    return {
+        "leaf": leaf.name,
+        "uplink": uplink.id,
+        "spine_port": spine_port.id,
+        "card": f"{spine_port.node}:{spine_port.linecard}",
+        "link": f"{uplink.id} -- {spine_port.id}",
+        "rnic": rnic.id,
+        "host": rnic.node,
+        "container": DESIGN.containers[0].name,
+        "sibling": next(c.name for c in DESIGN.tenants[0].containers if c.host != DESIGN.containers[0].host),
+    }
+
+
+DESIGN = draw(1)
+DISTURBED = [
+    ("link-down {link}", ("port-down", "{spine_port}")),
+    ("switch-offline {leaf}", ("port-flap", "{uplink}")),
+    ("drain {leaf}", ("switch-offline", "{leaf}")),
+    ("linecard-mtu {card}", ("port-mtu", "{spine_port}")),
+    ("congestion {uplink}", ("incast", "{uplink}")),
+    ("congestion {spine_port}", ("bgp-starvation", "{uplink}")),
+    ("host-off {host}", ("rnic-down", "{rnic}")),
+    ("rnic-flap {rnic}", ("bond-error", "{rnic}")),
+    ("rnic-slow {rnic}", ("host-slow", "{host}")),
+    ("offload-missing {container}", ("offload-missing", "{sibling}")),
+    ("fdb-missing {container}", ("offload-stale", "{container}")),
+]
+
+
+@pytest.mark.parametrize(("there", "refused"), DISTURBED, ids=lambda each: str(each).split()[0])
+def test_two_faults_may_not_change_the_same_thing(tmp_path: Path, there: str, refused: tuple[str, ...]) -> None:
+    """Healing one would heal both, and what is recorded as broken would be whole."""
+    kind, _, target = there.format(**_names()).partition(" ")
+    values = {each.name: each.default for each in faults.kind(kind).parameters if each.default is not None}
+    (tmp_path / "faults.json").write_bytes(msgspec.json.encode([faults.Fault(kind, target, values)]))
+    broken = Faults(DESIGN, tmp_path)
+    with pytest.raises(LabError, match="heal that first"):
+        broken.inflict(*(word.format(**_names()) for word in refused))
+    assert len(broken.active()) == 1
