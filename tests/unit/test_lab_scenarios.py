@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
+from lab import sandbox
+from lab.errors import LabError
 from lab.network import transit
 from lab.network.design import Design, draw
 from lab.scenarios.catalogue import Act, Scenario, find, scenarios
+from lab.scenarios.failures import slower_by, some_lost
+from lab.scenarios.outside import run
 from lab.scenarios.scene import Scene
 
 SEEDS = range(4)
@@ -80,3 +85,26 @@ def test_an_effect_must_be_there_and_go_away(tmp_path: Path) -> None:
         _, act = acted(scenario, 1, tmp_path)
         for value in (0.0, 1.0, 100.0):
             assert not act.effect(value, value), scenario.name
+
+
+def test_one_lost_ping_is_no_flapping_port() -> None:
+    assert not some_lost(0, 1)
+    assert some_lost(0, 20)
+    assert not some_lost(0, 100)
+
+
+def test_no_answer_is_not_a_slow_one() -> None:
+    assert not slower_by(0.4)(0.1, float("inf"))
+    assert slower_by(0.4)(0.1, 0.6)
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_lab_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "require", lambda: None)
+    file = tmp_path / "file"
+    file.touch()
+    for output in (file, file / "below"):
+        arguments = argparse.Namespace(scenario="crc-error", seed=1, output=output)
+        with pytest.raises(LabError, match="cannot be written"):
+            run(arguments)
