@@ -99,8 +99,14 @@ class Faults:
                 chosen = [fault for fault in faults.values() if name in (fault.name, fault.target, str(fault))]
                 if not chosen and name not in self._known():
                     raise LabError(f"no fault is called {name!r}", "active: " + (", ".join(faults) or "none"))
+            failures = []
             for fault in reversed(chosen):  # what was done last is undone first
-                self._mend(fault, faults)
+                try:
+                    self._mend(fault, faults)
+                except LabError as error:  # it stays recorded; the others are mended all the same
+                    failures.append(f"{fault.name}: {error}")
+            if failures:
+                raise LabError("not healed: " + "; ".join(failures))
         return tuple(chosen)
 
     def _mend(self, fault: Fault, faults: dict[str, Fault]) -> None:

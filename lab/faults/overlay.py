@@ -297,14 +297,14 @@ class ContainerKill(Kind):
             overlay.raise_container(site.design, container)
 
 
-def end_processes(namespace: str, number: int = signal.SIGKILL, patience: float = 2.0) -> None:
-    """Signal every process of a namespace, and for SIGKILL wait until none is left."""
+def end_processes(namespace: str, patience: float = 2.0) -> None:
+    """Kill every process of a namespace, and wait until none is left."""
     deadline = time.monotonic() + patience
     while pids := _processes(namespace):
         for pid in pids:
             with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        if number != signal.SIGKILL or time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
             return
         time.sleep(0.01)
 

@@ -11,6 +11,7 @@ from lab import faults
 from lab.cli import parser
 from lab.errors import LabError
 from lab.faults import Faults
+from lab.network import transit
 from lab.network.design import draw
 
 
@@ -140,3 +141,16 @@ def test_two_faults_may_not_change_the_same_thing(tmp_path: Path, there: str, re
     with pytest.raises(LabError, match="heal that first"):
         broken.inflict(*(word.format(**_names()) for word in refused))
     assert len(broken.active()) == 1
+
+
+def test_a_fault_that_cannot_be_healed_does_not_keep_the_others(tmp_path: Path) -> None:
+    """There is no lab here: nothing can be done on a node, but a resolver's burst is only a process."""
+    design = transit.add(draw(1))
+    assert design.transit is not None
+    burst = faults.Fault("resolver-burst", design.transit.services, {"endpoints": 1.0, "pause": 1.0})
+    hopeless = faults.Fault("link-down", design.links[0].id)
+    (tmp_path / "faults.json").write_bytes(msgspec.json.encode([burst, hopeless]))
+    broken = Faults(design, tmp_path)
+    with pytest.raises(LabError, match="not healed: link-down"):
+        broken.heal()
+    assert broken.active() == (hopeless,)
