@@ -91,7 +91,7 @@ class Run:
             self.times["end"] = time.time()
         with self.narrator.step("recorded") as step:
             self._write(act)
-            step.detail = str(self.output)
+            step.detail = f"{sum(1 for file in self.output.iterdir() if file.is_file())} files"
 
     def _measure_again(self, act: Act, before: Measured, during: Measured) -> Measured:
         """Measure until what was wrong is at most a tenth of what it had been."""
