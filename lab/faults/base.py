@@ -158,6 +158,10 @@ class Site:
         processes.end(self._records(fault))
         self._file(fault).unlink(missing_ok=True)
 
+    def has_ended(self, fault: Fault) -> bool:
+        """Whether a process of a fault that is not mended has ended: then the fault does not do what it says."""
+        return any(not process.runs() for process in self._records(fault))
+
     def _file(self, fault: Fault) -> Path:
         directory = self.directory / "fault-processes"
         directory.mkdir(exist_ok=True)

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,7 +253,8 @@ def stop_caches(design: Design) -> None:
     for host in design.hosts:
         process = cache_process(host.name)
         if process is not None:
-            os.kill(process, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
         deadline = time.monotonic() + 5
         while cache_process(host.name) is not None and time.monotonic() < deadline:
             time.sleep(0.02)

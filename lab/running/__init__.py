@@ -123,7 +123,7 @@ class Running:
         """Start the lab and return once its routing has converged; False when it was up already.
 
         A background lab outlives its parent unless ``die_with_parent``: then ``kill -9`` of the parent
-        ends it too. Raise LabError with the reason, and leave nothing, when it cannot be started.
+        ends it too. Raise LabError with the reason, and leave nothing but logs, when it cannot be started.
         """
         with self._locked():
             if self.record() is not None:

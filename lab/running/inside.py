@@ -41,7 +41,9 @@ def status(design: Design, faults: Faults) -> None:
     print(f"routing   {up} of {wanted} BGP sessions established")
     dropped = faults.dropped()
     for fault in faults.active():
-        print(f"fault     {fault}" + (f", {dropped[fault.name]} packets dropped" if fault.name in dropped else ""))
+        lost = f", {dropped[fault.name]} packets dropped" if fault.name in dropped else ""
+        dead = ", DEAD: its process has ended, see logs" if faults.site.has_ended(fault) else ""
+        print(f"fault     {fault}{lost}{dead}")
     if not faults.active():
         print("fault     none")
 

@@ -13,6 +13,7 @@ from lab.errors import LabError
 from lab.faults import Faults
 from lab.network import transit
 from lab.network.design import draw
+from lab.sandbox.processes import started
 
 
 @pytest.mark.parametrize("kind", list(faults.kinds()), ids=lambda kind: kind.name)
@@ -154,3 +155,17 @@ def test_a_fault_that_cannot_be_healed_does_not_keep_the_others(tmp_path: Path) 
     with pytest.raises(LabError, match="not healed: link-down"):
         broken.heal()
     assert broken.active() == (hopeless,)
+
+
+def test_a_fault_whose_process_has_died_is_found_out_and_its_processes_are_ended(tmp_path: Path) -> None:
+    site = faults.Site(DESIGN, tmp_path)
+    lasting, dying = (faults.Fault("resolver-burst", name) for name in ("one", "other"))
+    site.spawn(lasting, ["sleep", "60"])
+    site.spawn(dying, ["true"])
+    site.until(lambda: site.has_ended(dying), "true ends")
+    assert not site.has_ended(lasting)
+    (record,) = msgspec.json.decode(next((tmp_path / "fault-processes").glob("*one")).read_bytes())
+    for fault in (lasting, dying):
+        site.stop(fault)
+    assert started(record["pid"]) != record["started"]
+    assert not site.has_ended(dying)
