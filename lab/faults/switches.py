@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from pathlib import Path
 
 from lab.errors import LabError
@@ -19,6 +20,7 @@ from lab.sandbox.netns import inside
 ICMP_TABLE = "icmp_blackhole"
 SEED = Path("/proc/sys/net/ipv4/fib_multipath_hash_seed")
 EVERY = "all"
+SETTLE_SECONDS = 1.5
 
 
 @register
@@ -156,6 +158,9 @@ class Drain(Kind):
     def _set(self, site: Site, fault: Fault, words: str) -> None:
         switch = site.design.switch(fault.target)
         site.vtysh(switch.name, "configure terminal", f"router bgp {switch.asn}", words)
+        # While other routes change, bgpd 8.4 leaves the community on some: announced anew when it has settled.
+        time.sleep(SETTLE_SECONDS)
+        site.vtysh(switch.name, "clear bgp ipv4 unicast * soft out")
 
 
 def _set_links(site: Site, switch: Switch, state: str) -> None:
