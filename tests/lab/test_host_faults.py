@@ -11,6 +11,7 @@ import pytest
 from lab.network.design import Design, Host
 from lab.running import Running
 from tests.lab.pings import ping
+from tests.lab.processes import command_lines, until
 
 
 @pytest.fixture
@@ -48,8 +49,9 @@ def test_a_host_without_power_is_gone_with_its_containers_and_comes_back(
     containers = [each for each in design.containers if each.host == broken.name]
     others = [next(c for c in t.containers if c.host != broken.name) for t in design.tenants]
     mended.run(None, ["sh", "-c", f"ip netns exec {containers[0].name} sleep 601 >/dev/null 2>&1 &"])
+    until(lambda: "sleep 601" in command_lines(mended), 5, "it runs")
     mended.fault("host-off", broken.name)
-    assert "sleep 601" not in mended.run(None, ["ps", "-eo", "args"]).stdout
+    assert "sleep 601" not in command_lines(mended)
     for rnic in broken.rnics:
         assert lost(mended, ends, rnic.rail) == 5
         far = design.far_end(design.rnic_end(f"{broken.name}:{rnic.name}"))

@@ -11,6 +11,7 @@ import pytest
 from lab.network.design import Container, Design
 from lab.running import Running
 from tests.lab.pings import ping
+from tests.lab.processes import command_lines, until
 
 
 @pytest.fixture
@@ -164,11 +165,12 @@ def test_a_killed_container_is_gone_and_an_empty_one_comes_back(
 ) -> None:
     source, destination, bystander = ends
     mended.run(None, ["sh", "-c", f"ip netns exec {destination.name} sleep 600 >/dev/null 2>&1 &"])
+    until(lambda: "sleep 600" in command_lines(mended), 5, "it runs")
     mended.fault("container-kill", destination.name)
     assert lost(mended, source, destination) == 5
     assert lost(mended, source, bystander) == 0
     assert destination.name not in mended.run(None, ["ip", "netns", "list"]).stdout
-    assert "sleep 600" not in mended.run(None, ["ps", "-eo", "args"]).stdout
+    assert "sleep 600" not in command_lines(mended)
     mended.act("heal", "all")
     assert lost(mended, source, destination) == 0
     assert lost(mended, destination, source) == 0

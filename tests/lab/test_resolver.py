@@ -24,6 +24,7 @@ from lab.network.design import Design, draw
 from lab.network.registration import Measured, Report, candidates, draw_burst
 from lab.network.resolver import Plan
 from lab.running import Running
+from tests.lab.processes import command_lines
 
 # ---- as values
 
@@ -217,6 +218,6 @@ def test_a_burst_is_a_fault_that_lasts_until_it_is_healed(two_sites: Running, pl
         assert time.monotonic() < deadline, "two jobs have come and gone"
         time.sleep(0.05)
     two_sites.act("heal", "all")
-    assert "lab.network.registration" not in two_sites.run(None, ["ps", "ax", "-o", "args="]).stdout
+    assert not [line for line in command_lines(two_sites) if "lab.network.registration" in line]
     with pytest.raises(LabError, match=plan.host):
         two_sites.fault("resolver-burst", "nowhere")

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
@@ -23,6 +22,7 @@ from lab.network.snmp import Agents
 from lab.running import Running
 from lab.sandbox import environment
 from tests.lab.pings import ping
+from tests.lab.processes import until
 from tests.lab.talk import ask, ask_words, echo
 
 JUMBO = 8972  # 9000 less 20 of IPv4 and 8 of ICMP
@@ -68,13 +68,6 @@ def binomial_bounds(count: int, probability: float, sigmas: float = 5) -> tuple[
 def dropped(fabric: Running) -> int:
     (count,) = json.loads(fabric.act("dropped")).values()
     return int(count)
-
-
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def operstate(fabric: Running, end: End) -> str:
@@ -464,7 +457,7 @@ for n in $(ip netns list | cut -d' ' -f1); do
   echo "== $n"; ip netns exec $n sh -c '
   nft list tables; tc qdisc show; ip -o link | sed "s/ state .*//"; cat /proc/sys/net/ipv4/fib_multipath_hash_seed'
 done
-ps -eo args | grep -c "[l]ab.faults" || true
+cat /proc/[0-9]*/cmdline | tr "\\0" " " | grep -ac "[l]ab.faults" || true
 for s in /etc/frr/*/; do s=$(basename $s); vtysh -N $s -c "show running-config" 2>&1 | grep -v "^Building"; done
 """
 
