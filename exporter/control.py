@@ -31,7 +31,7 @@ from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Topology, read_topology
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
-from exporter.joins import LinkJoin, job_paths, link_info, rnic_info
+from exporter.joins import JobPaths, LinkJoin, link_info, rnic_info
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
@@ -77,7 +77,7 @@ class Exporter:
         topology = read_topology(config.topology) if config.topology else None
         self._links = LinkJoin(Fabric(topology)) if topology is not None else None
         self._fixed = [rnic_info(config.host, config.rnics)]
-        self._job_paths = job_paths(None)
+        self._job_paths = JobPaths()
         self._prober: Child | None = None
         if config.probing is not None:
             self._start_prober(config, topology)
@@ -231,7 +231,7 @@ class Exporter:
             print(f"plan of job {plan.job} has expired: its paths are not probed", file=sys.stderr, flush=True)
         addresses = {address for rnic in self._config.rnics for address in (rnic.ip, *rnic.ips)}
         self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
-        self._job_paths = job_paths(self._plan)
+        self._job_paths.follow(self._plan)
         prober.tell(msgspec.msgpack.encode(self._plan))
         self._counters.begin()
         self._counters.set(_GENERATION, math.nan if gone else plan.generation)
@@ -252,7 +252,7 @@ class Exporter:
         """Every family that is no column of a table; called with the lock on rendering."""
         joined = list(self._fixed)
         if self._prober is not None:
-            joined.append(self._job_paths)
+            joined.append(self._job_paths.series(self._probed))
             if self._links is not None:
                 joined.append(self._links.series(self._probed))
         return joined + self._process_metrics.series()

@@ -78,9 +78,34 @@ class LinkJoin:
         self._known = links
 
 
-def job_paths(plan: Plan | None) -> Series:
-    targets = () if plan is None else plan.targets
-    return Series(JOB_PATH_INFO, [((plan.job, t.path, t.role), 1.0) for t in targets if plan is not None and t.active])
+class JobPaths:
+    """Binds the paths that are probed to the plan's job; a target that waits for its destination is no path yet."""
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+        self._series = job_paths(None)
+        self._version: int | None = None
+
+    def follow(self, plan: Plan | None) -> None:
+        self._plan, self._version = plan, None
+
+    def series(self, store: Store) -> Series:
+        """The same object again while no path comes or goes, so that renderers keep what they made of it."""
+        version, torn = store.version(PATH), store.torn_reads
+        if version != self._version:
+            self._version = version
+            self._series = job_paths(self._plan, {row.labels[0] for row in store.read(PATH)})
+            if store.torn_reads != torn:  # a row that could not be read is looked for again the next time
+                self._version = None
+        return self._series
+
+
+def job_paths(plan: Plan | None, probed: Collection[str] = ()) -> Series:
+    """One sample for each target of the plan that is active, by the plan or since (``probed`` names its path)."""
+    if plan is None:
+        return Series(JOB_PATH_INFO, ())
+    targets = (target for target in plan.targets if target.active or target.path in probed)
+    return Series(JOB_PATH_INFO, [((plan.job, target.path, target.role), 1.0) for target in targets])
 
 
 def link_info(topology: Topology, switches: Collection[str]) -> Series:

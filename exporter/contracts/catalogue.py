@@ -257,6 +257,9 @@ PROBER_PATHS = _self("paths", "gauge", "{path}", "Paths being probed.")
 PROBER_UNSUPPORTED = _self(
     "unsupported_targets", "gauge", "{target}", "Planned targets this exporter cannot probe (type or source address)."
 )
+PROBER_WAITING = _self(
+    "waiting_targets", "gauge", "{target}", "Planned targets not probed yet: their destination has not registered."
+)
 PROBER = _table(
     "prober",
     (),
@@ -268,6 +271,7 @@ PROBER = _table(
     PROBER_TRACES_INCOMPLETE,
     PROBER_PATHS,
     PROBER_UNSUPPORTED,
+    PROBER_WAITING,
 )
 
 ROUTE = Table(

@@ -23,6 +23,8 @@ REQUEST = 1
 REPLY = 2
 TRACE = 3
 """A request sent to find the route: answered like a request, but not counted."""
+HELLO = 4
+"""A request sent to learn who is up: answered like a trace, and its sender may be greeted back."""
 
 DIGEST_BYTES = 16
 _HEADER = struct.Struct("!4sBBHQQQQQ")

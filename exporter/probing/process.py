@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -24,6 +24,7 @@ from exporter.contracts.catalogue import (
     PROBER_PATHS,
     PROBER_SLOT_DELAY,
     PROBER_UNSUPPORTED,
+    PROBER_WAITING,
     ROUTE,
     RTT_TABLE,
 )
@@ -32,6 +33,8 @@ from exporter.messages import receive_message
 from exporter.probing.loop import LATE_NS, Loop, Timer
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
+from exporter.probing.phase import next_due, phases
+from exporter.probing.registration import Registration
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.probing.tcp import Handshake, TcpResponder
@@ -45,6 +48,7 @@ _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
 _PATHS = PROBER.metrics.index(PROBER_PATHS)
 _UNSUPPORTED = PROBER.metrics.index(PROBER_UNSUPPORTED)
+_WAITING = PROBER.metrics.index(PROBER_WAITING)
 
 
 @dataclass(slots=True)
@@ -61,7 +65,8 @@ class _Probing:
 
 def _same_packets(old: Target, new: Target) -> bool:
     """Whether two targets of one path differ in nothing that is on the wire."""
-    return msgspec.structs.replace(old, source=new.source, destination=new.destination, role=new.role) == new
+    renamed = {"source": new.source, "destination": new.destination, "role": new.role, "active": new.active}
+    return msgspec.structs.replace(old, **renamed) == new
 
 
 class Prober:
@@ -69,6 +74,8 @@ class Prober:
         self._settings = settings
         self._control = control
         self._results = results
+        # What a prober that died had probed is not made to wait again: it had registered, and may be dead by now.
+        self._registered = {row.labels[0] for row in store.read(PATH_TABLE)}
         store.clear()
         self._paths = store.writer(PATH_TABLE)
         self._histograms = store.writer(RTT_TABLE)
@@ -87,12 +94,16 @@ class Prober:
             period_seconds=settings.trace_period_seconds,
             max_hops=settings.trace_max_hops,
         )
+        self._registration = Registration(self._loop, self._udp, self._start_all)
         self._probing: dict[str, _Probing] = {}
+        self._phases: dict[str, float] = {}
+        self._unsupported = 0
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
             for address in settings.addresses:
-                self._loop.watch(UdpResponder(codec, address, settings.responder_port, epoch, streams, self._counters))
-                self._loop.watch(TcpResponder(self._loop, address, settings.responder_port))
+                port, heard = settings.responder_port, self._registration.on_hello
+                self._loop.watch(UdpResponder(codec, address, port, epoch, streams, self._counters, heard))
+                self._loop.watch(TcpResponder(self._loop, address, port))
         self._loop.watch(self)
 
     def run(self) -> None:
@@ -125,8 +136,13 @@ class Prober:
         self._worst_delay_ns = max(self._worst_delay_ns, delay_ns)
 
     def obey(self, plan: Plan) -> None:
-        """Probe what the plan says: paths that stay keep their state, paths that left vanish."""
-        wanted = {target.path: target for target in plan.targets if target.active}
+        """Probe what the plan says: paths that stay keep their state, paths that left vanish.
+
+        An inactive target waits until its destination has registered. One that has is not made to wait again by
+        another plan that lists it: were its destination dead by then, nobody would be told.
+        """
+        wanted = {target.path: target for target in plan.targets}
+        self._registered |= self._probing.keys()
         gone: list[_Probing] = []
         for name, probing in list(self._probing.items()):
             new = wanted.get(name)
@@ -137,24 +153,37 @@ class Prober:
         self._udp.forget({probing.path for probing in gone})
         for probing in gone:
             self._stop(probing)
-        unsupported = 0
-        for name, target in wanted.items():
-            if name in self._probing:
-                continue
+        self._phases = phases(plan.targets)
+        supported = [target for target in plan.targets if self._supports(target)]
+        self._unsupported = len(plan.targets) - len(supported)
+        ready: list[Target] = []
+        waiting: list[Target] = []
+        for target in supported:
+            if target.path not in self._probing:
+                up = target.active or target.path in self._registered
+                (ready if up else waiting).append(target)
+        self._registered.clear()
+        self._registration.expect(waiting)
+        self._start_all(ready)
+        self._release_histograms()
+
+    def _start_all(self, targets: Iterable[Target]) -> None:
+        for target in targets:
             started = self._start(target)
             if started is None:
-                unsupported += 1
+                self._unsupported += 1
             else:
-                self._probing[name] = started
-        self._release_histograms()
+                self._probing[target.path] = started
         self._counters.begin()
         self._counters.set(_PATHS, len(self._probing))
-        self._counters.set(_UNSUPPORTED, unsupported)
+        self._counters.set(_UNSUPPORTED, self._unsupported)
+        self._counters.set(_WAITING, self._registration.waiting)
         self._counters.end()
 
+    def _supports(self, target: Target) -> bool:
+        return target.probe in ("udp", "mtu", "tcp") and target.source_address in self._settings.addresses
+
     def _start(self, target: Target) -> _Probing | None:
-        if target.probe not in ("udp", "mtu", "tcp") or target.source_address not in self._settings.addresses:
-            return None
         flow = None
         try:
             if target.probe != "tcp":
@@ -169,10 +198,9 @@ class Prober:
         path = Path(target, secrets.randbits(64), row, histogram, self._results)
         if flow is not None:
             self._tracer.add(path, flow)
-        # A phase from the path's name: spread over the period, the same after a restart.
-        phase = zlib.crc32(target.path.encode()) / 2**32
         period_ns = int(target.period_seconds * 1e9)
-        probing = _Probing(path, flow, self._loop.clock() + int(phase * period_ns))
+        due = next_due(self._phases[target.path], period_ns, self._loop.clock(), time.time_ns())
+        probing = _Probing(path, flow, due)
         probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
         return probing
 

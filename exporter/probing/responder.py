@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_REJECTED
-from exporter.probing.packet import REQUEST, TRACE, Codec
+from exporter.probing.packet import HELLO, REQUEST, TRACE, Codec
 from exporter.probing.sockets import open_responder, receive, send_options
 from exporter.store import RowWriter
 
@@ -59,12 +59,24 @@ class Streams:
 
 
 class UdpResponder:
-    """One responder address. ``streams`` and ``counters`` are shared by all addresses of a host."""
+    """One responder address. ``streams`` and ``counters`` are shared by all addresses of a host.
+
+    ``on_hello`` is called with our address and that of whoever greeted it, which holds our key or repeats who does.
+    """
 
     def __init__(
-        self, codec: Codec, address: str, port: int, boot_epoch: int, streams: Streams, counters: RowWriter
+        self,
+        codec: Codec,
+        address: str,
+        port: int,
+        boot_epoch: int,
+        streams: Streams,
+        counters: RowWriter,
+        on_hello: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
         self._codec = codec
+        self._address = address
+        self._on_hello = on_hello
         self._epoch = boot_epoch
         self._streams = streams
         self._counters = counters
@@ -79,7 +91,7 @@ class UdpResponder:
     def on_input(self) -> None:
         for datagram in receive(self._socket, _BATCH):
             request = self._codec.parse(datagram.data)
-            if request is None or request.kind not in (REQUEST, TRACE):
+            if request is None or request.kind not in (REQUEST, TRACE, HELLO):
                 self._book(_REJECTED)
                 continue
             answered, stream = 0, 0
@@ -97,6 +109,8 @@ class UdpResponder:
                     raise
                 continue  # no route back, buffers full: the prober will see a loss on the way back
             self._book(_ANSWERED)
+            if request.kind == HELLO:
+                self._on_hello(self._address, datagram.address[0])
 
     def _book(self, column: int) -> None:
         self._counters.begin()

@@ -55,6 +55,12 @@ class Tracing(Protocol):
     def on_reply(self, sequence: int, address: tuple[str, int]) -> bool: ...
 
 
+class Registering(Protocol):
+    """Where a flow socket hands what answers a greeting."""
+
+    def on_reply(self, sequence: int, address: tuple[str, int]) -> bool: ...
+
+
 class FlowSocket:
     """One (source address, source port), probing any number of destinations."""
 
@@ -125,6 +131,7 @@ class UdpProber:
 
     def __init__(self, loop: Loop, codec: Codec, timeout_seconds: float) -> None:
         self.tracing: Tracing | None = None
+        self.registration: Registering | None = None
         self.codec = codec
         self._loop = loop
         self._timeout_ns = int(timeout_seconds * 1e9)
@@ -207,8 +214,9 @@ class UdpProber:
             return
         probe = self._outstanding.get(packet.sequence)
         if probe is None:
-            if self.tracing is not None:
-                self.tracing.on_reply(packet.sequence, datagram.address)
+            for asked in (self.tracing, self.registration):
+                if asked is not None and asked.on_reply(packet.sequence, datagram.address):
+                    break
             return
         target = probe.path.target
         if (

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 from exporter.contracts.catalogue import PATH, ROUTE
 from exporter.contracts.topology import Rnic
-from exporter.joins import LinkJoin, job_paths, link_info, rnic_info
+from exporter.joins import JobPaths, LinkJoin, job_paths, link_info, rnic_info
 from exporter.store import Store
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
+from tests.unit.test_plan_contract import PLAN, TARGET
 
 
 def store(*paths: tuple[str, str, str], hops: list[str] | None = None) -> Store:
@@ -64,3 +67,17 @@ def test_an_rnic_without_rail_or_device_leaves_the_labels_empty() -> None:
 
 def test_no_plan_is_no_job() -> None:
     assert list(job_paths(None).samples) == []
+
+
+def test_a_waiting_target_is_bound_to_its_job_once_its_path_exists() -> None:
+    made = store()
+    writer = made.writer(PATH)
+    names = ("probed", "waiting")
+    waiting = tuple(msgspec.structs.replace(TARGET, path=name, active=False) for name in names)
+    jobs = JobPaths()
+    jobs.follow(msgspec.structs.replace(PLAN, targets=(TARGET, *waiting)))
+    first = jobs.series(made)
+    assert [labels for labels, _ in first.samples] == [("j", TARGET.path, "basic")]
+    assert jobs.series(made) is first
+    writer.add(("probed", "h", "r", "h", "r", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "106"))
+    assert [labels[1] for labels, _ in jobs.series(made).samples] == [TARGET.path, "probed"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from exporter.contracts.catalogue import PATH, PROBER, PROBER_UNSUPPORTED, RTT_TABLE
+from exporter.contracts.catalogue import PATH, PROBER, PROBER_UNSUPPORTED, PROBER_WAITING, RTT_TABLE, Metric
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import send_message
 from exporter.probing.loop import Loop
@@ -58,20 +58,20 @@ def target(path: str, probe: str = "udp", **changes: object) -> Target:
 
 
 class Running:
-    """A prober in a thread, told what a control process would tell it."""
+    """A prober in a thread, told what a control process would tell it; with ``port``, one that answers others."""
 
-    def __init__(self) -> None:
-        self.store = Store(prober_tables(64))
-        self.port = free_port(SOURCE)
+    def __init__(self, address: str = SOURCE, port: int = 0, store: Store | None = None) -> None:
+        self.store = store or Store(prober_tables(64))
+        self.port = port or free_port(address)
         ours, theirs = socket.socketpair()
         self._pipe = ours
         settings = ProberSettings(
             host="h1",
-            addresses={SOURCE: "r0"},
+            addresses={address: "r0"},
             key=KEY,
             timeout_seconds=0.3,
             max_paths=64,
-            responder=False,
+            responder=port != 0,
             responder_port=self.port,
             trace_period_seconds=60,
             trace_max_hops=4,
@@ -92,8 +92,15 @@ class Running:
 
     @property
     def unsupported(self) -> float:
+        return self._own(PROBER_UNSUPPORTED)
+
+    @property
+    def waiting(self) -> float:
+        return self._own(PROBER_WAITING)
+
+    def _own(self, metric: Metric) -> float:
         (row,) = self.store.read(PROBER)
-        return row.values[PROBER.metrics.index(PROBER_UNSUPPORTED)]
+        return row.values[PROBER.metrics.index(metric)]
 
     def close(self) -> None:
         self._pipe.close()
