@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter.contracts.codec import ContractError, encode, read_bytes, write
 from exporter.contracts.fabric import Fabric
@@ -16,13 +20,26 @@ from exporter.contracts.strict import Parser
 from exporter.contracts.topology import read_topology
 from skeleton_service import __version__
 
+if TYPE_CHECKING:
+    from skeleton_service.prometheus import Window
+
 
 def _infer(options: argparse.Namespace) -> int:
     from skeleton_service.inference import infer  # noqa: PLC0415
+    from skeleton_service.prometheus import PREFIX  # noqa: PLC0415
     from skeleton_service.throughput import read_throughput  # noqa: PLC0415
 
+    window = _window(options)
+    if window is not None and not any(source.startswith(PREFIX) for source in options.throughput):
+        problem = "--window, --step, --end and --prometheus-token-file are for prometheus:URL alone"
+        raise ContractError("--throughput", problem, "leave them out")
     topology = read_topology(options.topology)
-    skeleton = infer(read_throughput(options.throughput, job=options.job), topology)
+    throughput = read_throughput(options.throughput, job=options.job, window=window)
+    try:
+        skeleton = infer(throughput, topology)
+    except ContractError as error:  # a value does not know its file
+        files = {"topology": options.topology, "throughput": ", ".join(options.throughput)}
+        raise ContractError(files.get(error.source, error.source), error.problem, error.remedy) from error
     write(options.output, encode(skeleton))
     parallelism = skeleton.parallelism
     shape = f"dp {parallelism.dp} x pp {parallelism.pp}" if parallelism and not skeleton.fallback else "no structure"
@@ -31,6 +48,20 @@ def _infer(options: argparse.Namespace) -> int:
         f"{sum(1 for _ in skeleton.pairs())} pairs, confidence {skeleton.confidence:.2f}"
     )
     return 0
+
+
+def _window(options: argparse.Namespace) -> Window | None:
+    """What to ask Prometheus for; None where no option says."""
+    from skeleton_service.prometheus import Window  # noqa: PLC0415
+
+    given = {
+        "seconds": options.window,
+        "step_seconds": options.step,
+        "end": options.end,
+        "token_file": options.prometheus_token_file,
+    }
+    said = {name: value for name, value in given.items() if value is not None}
+    return Window(**said) if said else None
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -116,9 +147,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     infer = commands.add_parser("infer", help="throughput to skeleton")
-    infer.add_argument("--throughput", required=True, nargs="+", metavar="FILE", help="CSV, CSV.gz, Parquet or URL")
+    infer.add_argument(
+        "--throughput", required=True, nargs="+", metavar="FILE", help="CSV, CSV.gz, Parquet, URL, prometheus:URL"
+    )
     infer.add_argument("--topology", required=True, metavar="FILE")
     infer.add_argument("--job", metavar="NAME", help="which job, where the throughput holds several")
+    infer.add_argument("--window", type=_seconds, metavar="15m", help="how much to ask Prometheus for")
+    infer.add_argument("--step", type=_seconds, metavar="1s", help="the exporters' throughput.step_seconds")
+    infer.add_argument("--end", type=_time, metavar="TIME", help="end of the window: RFC 3339 or Unix seconds; or now")
+    infer.add_argument("--prometheus-token-file", metavar="FILE", help="bearer token for Prometheus, on its first line")
     infer.add_argument("--output", required=True, metavar="FILE")
     infer.set_defaults(run=_infer)
 
@@ -158,6 +195,25 @@ def _probability(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration: write 1s, 500ms or 15m")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _time(text: str) -> float:
+    with suppress(ValueError):
+        return float(text)
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 2026-01-31T12:00:00Z or seconds since 1970")
 
 
 def main(arguments: list[str] | None = None) -> int:

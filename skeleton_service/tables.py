@@ -1,130 +1,205 @@
-"""Reading the tabular contracts: CSV, CSV.gz, JSONL, Parquet, or a URL that serves CSV."""
+"""Reading the tabular contracts piece by piece: CSV, CSV.gz, JSONL, Parquet, or a URL that serves CSV."""
 
 from __future__ import annotations
 
-import gzip
+import csv as lines
 import io
 import re
 import sys
-import zlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.request import urlopen
+from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import csv, json, parquet
 
-from exporter.contracts.codec import ContractError, read_bytes
+from exporter.contracts.codec import ContractError
+from skeleton_service.fetching import fetch_each
 
-URL_TIMEOUT_SECONDS = 10.0
-MAX_URL_BYTES = 1 << 30
+BLOCK_BYTES = 16 << 20
+BATCH_ROWS = 1 << 19
 
-MAX_PARALLEL = 16
 _LIVE = ("http://", "https://")
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+Kinds = Mapping[str, pa.DataType]
 
-def load_table(source: str | Path, kinds: Mapping[str, pa.DataType], required: Sequence[str]) -> pa.Table:
-    """Read ``source`` and return exactly the columns of ``kinds``, absent ones null.
 
-    Columns are matched by name, in any order, others ignored; an empty cell is null. Raise
-    ContractError naming the source, the column and, where there is one, the row.
+def read_batches(
+    sources: Sequence[str | Path], kinds: Kinds, required: Sequence[str], *, quorum: float = 0.0
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Yield (source, rows) of every source, URLs fetched side by side.
+
+    Rows have exactly the columns of ``kinds``, absent ones null. Columns are matched by name, in any
+    order, others ignored; an empty cell is null. Memory is that of a batch, whatever the file's size. A live
+    source that does not answer is left out with a line on standard error, since a dead host is just when
+    one asks; ContractError is raised for a file that cannot be read, naming the column and, where there is
+    one, the row, and, after the last row, where less than the share ``quorum`` of the sources answered or none.
     """
-    name = str(source)
-    data = _fetch(name) if name.startswith(_LIVE) else read_bytes(source)
-    if data[:2] == b"\x1f\x8b":
+    names = [str(source) for source in sources]
+    for name in names:
+        if not name.startswith(_LIVE):
+            with _open(name) as file:
+                for batch in _read(file, name, kinds, required):
+                    yield name, batch
+    silent: list[ContractError] = []
+    for name, answer in fetch_each([name for name in names if name.startswith(_LIVE)]):
         try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ContractError(name, f"is not valid gzip: {error}", "was it copied whole?") from error
-    if not data.strip():
-        raise ContractError(name, "is empty", "give a file with a header line and rows")
-    table = _parse(data, name, kinds)
-    for column in required:
-        if column not in table.column_names:
-            raise ContractError(name, f"column '{column}' is missing", f"columns needed: {', '.join(required)}")
-    columns = []
-    for column, kind in kinds.items():
-        if column not in table.column_names:
-            columns.append(pa.nulls(len(table), kind))
+            if isinstance(answer, ContractError):
+                raise answer
+            whole = list(_read(io.BufferedReader(io.BytesIO(answer)), name, kinds, required))
+        except ContractError as error:
+            silent.append(error)
             continue
-        try:
-            columns.append(table[column].cast(kind))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ContractError(name, f"column '{column}' is of type {table[column].type}, not {kind}") from error
-    return pa.table(dict(zip(kinds, columns, strict=True)))
+        for batch in whole:
+            yield name, batch
+    if silent:
+        _judge(silent, len(names), quorum)
 
 
-def _parse(data: bytes, name: str, kinds: Mapping[str, pa.DataType]) -> pa.Table:
-    if data[:4] == b"PAR1":
-        try:
-            return parquet.read_table(io.BytesIO(data))
-        except (pa.ArrowException, OSError) as error:
-            raise ContractError(name, f"is not valid Parquet: {_line(error)}") from error
-    data = data.removeprefix(_BYTE_ORDER_MARK)
-    if data.lstrip()[:1] == b"{":
-        schema = pa.schema(list(kinds.items()))
-        options = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-        try:
-            return json.read_json(io.BytesIO(data), parse_options=options)
-        except pa.ArrowInvalid as error:
-            raise ContractError(name, f"is not valid JSONL: {_line(error)}", "one object a line") from error
-    header = data.split(b"\n", 1)[0].decode(errors="replace").strip().replace('"', "").split(",")
-    convert = csv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""])
+def load_tables(sources: Sequence[str | Path], kinds: Kinds, required: Sequence[str]) -> list[tuple[str, pa.Table]]:
+    """Read every source whole: [(source, table)], as ``read_batches`` does."""
+    batches: dict[str, list[pa.RecordBatch]] = defaultdict(list)
+    for name, batch in read_batches(sources, kinds, required):
+        batches[name].append(batch)
+    return [(name, pa.Table.from_batches(own)) for name, own in batches.items()]
+
+
+def _judge(silent: Sequence[ContractError], asked: int, quorum: float) -> None:
+    """Say which sources are left out, or refuse to go on with the rest."""
+    if asked == 1:
+        raise silent[0]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for error in silent:
+        reasons[error.problem].append(error.source)
+    told = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in reasons.items())
+    answered = asked - len(silent)
+    if answered < max(quorum * asked, 1):
+        raise ContractError(f"{len(silent)} of {asked} sources", told, f"at least {max(quorum, 1 / asked):.0%} must")
+    print(f"left out: {len(silent)} of {asked} sources: {told}", file=sys.stderr)
+
+
+def _open(name: str) -> io.BufferedReader:
     try:
-        return csv.read_csv(io.BytesIO(data), convert_options=convert)
+        return io.BufferedReader(io.FileIO(name), 1 << 16)
+    except OSError as error:
+        raise ContractError(name, error.strerror or str(error)) from error
+
+
+def _read(file: io.BufferedReader, name: str, kinds: Kinds, required: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        head = file.peek(4)
+        if head.startswith(_GZIP):
+            file = io.BufferedReader(pa.CompressedInputStream(file, "gzip"), BLOCK_BYTES)
+            head = file.peek(4)
+        if not head.strip():
+            raise ContractError(name, "is empty", "give a file with a header line and rows")
+        if head.startswith(_PARQUET):
+            batches = _parquet(file, name, kinds, required)
+        elif head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"{"):
+            batches = _json(file, name, kinds)
+        else:
+            batches = _csv(file, name, kinds, required)
+        yield pa.record_batch(
+            [pa.nulls(0, kind) for kind in kinds.values()], names=list(kinds)
+        )  # be there, rowless too
+        for batch in batches:
+            yield _conform(batch, name, kinds)
+    except OSError as error:  # Arrow's words for gzip that ends early or does not check out
+        if re.search("zlib|compressed", str(error)):
+            raise ContractError(name, f"is not valid gzip: {_line(error)}", "was it copied whole?") from error
+        raise ContractError(name, error.strerror or _line(error)) from error
+
+
+def _require(columns: Sequence[str], name: str, kinds: Kinds, required: Sequence[str]) -> list[str]:
+    """The columns of ``kinds`` that there are; each needed one must be there, and none twice."""
+    needed = f"columns needed: {', '.join(required)}"
+    for column in required:
+        if column not in columns:
+            raise ContractError(name, f"column '{column}' is missing", needed)
+    wanted = [column for column in kinds if column in columns]
+    for column in wanted:
+        if columns.count(column) > 1:
+            raise ContractError(name, f"column '{column}' appears twice", "keep one")
+    return wanted
+
+
+def _csv(file: io.BufferedReader, name: str, kinds: Kinds, required: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    first = file.peek().removeprefix(_BYTE_ORDER_MARK).splitlines()[0]
+    header = next(lines.reader([first.decode(errors="replace")]), [])
+    if not set(header) & set(required):
+        problem = f"is not valid CSV: its first line is {_shorten(','.join(header))}"
+        raise ContractError(name, problem, f"columns needed: {', '.join(required)}")
+    convert = csv.ConvertOptions(
+        column_types=kinds,
+        include_columns=_require(header, name, kinds, required),
+        strings_can_be_null=True,
+        null_values=[""],
+    )
+    options = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)  # a single thread knows the row of an error
+    try:
+        yield from csv.open_csv(file, read_options=options, convert_options=convert)
     except pa.ArrowInvalid as error:
         raise ContractError(name, _explain_csv(str(error), header), "correct or remove the row") from error
 
 
-def load_tables(
-    sources: Sequence[str | Path], kinds: Mapping[str, pa.DataType], required: Sequence[str]
-) -> list[tuple[str, pa.Table]]:
-    """Load every source, URLs side by side; return [(name, table)].
-
-    A live source that does not answer is left out with a line on standard error, since a dead host is just
-    when one asks; a file that cannot be read, or live sources that are all dead, raise ContractError.
-    """
-
-    def load(source: str | Path) -> pa.Table | ContractError:
-        try:
-            return load_table(source, kinds, required)
-        except ContractError as error:
-            return error
-
-    with ThreadPoolExecutor(max_workers=MAX_PARALLEL) as pool:
-        answers = list(zip(map(str, sources), pool.map(load, sources), strict=True))
-    failed = [(name, answer) for name, answer in answers if isinstance(answer, ContractError)]
-    for name, error in failed:
-        if not name.startswith(_LIVE) or len(failed) == len(answers):
-            raise error
-        print(f"left out: {error}", file=sys.stderr)
-    return [(name, answer) for name, answer in answers if not isinstance(answer, ContractError)]
-
-
-def _fetch(url: str) -> bytes:
+def _json(file: BinaryIO, name: str, kinds: Kinds) -> Iterator[pa.RecordBatch]:
+    schema = pa.schema([(column, _plain(kind)) for column, kind in kinds.items()])
+    options = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
-        with urlopen(url, timeout=URL_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the caller checked the scheme
-            data: bytes = answer.read(MAX_URL_BYTES + 1)
-    except (HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        raise ContractError(url, f"cannot be fetched: {reason}") from error
-    if len(data) > MAX_URL_BYTES:
-        raise ContractError(url, "serves more than 1 GiB", "ask for less with ?since=")
-    return data
+        yield from json.read_json(file, parse_options=options).to_batches()
+    except pa.ArrowInvalid as error:
+        raise ContractError(name, f"is not valid JSONL: {_line(error)}", "one object a line") from error
+
+
+def _parquet(file: BinaryIO, name: str, kinds: Kinds, required: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    text = [column for column, kind in kinds.items() if pa.types.is_dictionary(kind)]
+    whole = file if file.seekable() else io.BytesIO(file.read())
+    try:
+        table = parquet.ParquetFile(whole, read_dictionary=text, pre_buffer=False, buffer_size=1 << 20)
+        wanted = _require(table.schema_arrow.names, name, kinds, required)
+        yield from table.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ContractError(name, f"is not valid Parquet: {_line(error)}", "was it copied whole?") from error
+
+
+def _conform(batch: pa.RecordBatch, name: str, kinds: Kinds) -> pa.RecordBatch:
+    columns = []
+    for column, kind in kinds.items():
+        place = batch.schema.get_field_index(column)
+        if place < 0:
+            columns.append(pa.nulls(len(batch), kind))
+            continue
+        try:
+            values = batch.column(place)
+            if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(values.type):
+                values = values.cast(_plain(kind)).dictionary_encode()
+            columns.append(values.cast(kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            problem = f"column '{column}' is of type {batch.schema.types[place]}, not {_plain(kind)}"
+            raise ContractError(name, problem, "convert it") from error
+    return pa.record_batch(columns, names=list(kinds))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 _COLUMN = re.compile(r"In CSV column #(\d+):(?: Row #(\d+):)?.*invalid value '(.*)'", re.DOTALL)
 
 
-def _explain_csv(message: str, header: list[str]) -> str:
+def _explain_csv(message: str, header: Sequence[str]) -> str:
     match = _COLUMN.search(message)
     if match is None:
         return f"is not valid CSV: {_line(message)}"
-    column = header[int(match[1])] if int(match[1]) < len(header) else match[1]
-    return f"column '{column}' holds {match[3]!r}, not a number" + (f", in row {match[2]}" if match[2] else "")
+    column = header[int(match[1])]
+    return f"column '{column}' holds {_shorten(match[3])}, not a number" + (f", in row {match[2]}" if match[2] else "")
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _line(error: object) -> str:

@@ -61,7 +61,7 @@ def test_thresholds_change_the_rules(tmp_path: Path) -> None:
         ),
         (
             ["diagnose", "--probes", TOPOLOGY, "--topology", TOPOLOGY, "--skeleton", SKELETON],
-            f"{TOPOLOGY}: is not valid CSV: CSV parse error",
+            f"{TOPOLOGY}: is not valid CSV: its first line is '# Two pods",
         ),
         (["infer", "--throughput", "none.csv", "--topology", TOPOLOGY], "none.csv: No such file or directory"),
     ],

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.inference.resample import make_grid, resample
+from skeleton_service.inference.resample import Samples, make_grid, resample, sampling_steps
 from skeleton_service.throughput import from_table, read_throughput
 
 HEADER = "time,job,host,container,rnic,tx_bytes_per_second,rx_bytes_per_second\n"
@@ -119,7 +119,8 @@ def test_resampling_keeps_bytes(offset: float, count: int) -> None:
     times = offset + np.arange(1.0, count + 1)
     rates = np.random.default_rng(count).uniform(0, 9, count)
     grid = make_grid(np.concatenate((np.arange(1.0, count + 1), np.arange(1.0, count + 1), times)), 1.0)
-    inner = resample(times, rates, grid, 1.0)
+    samples = Samples(times, rates.astype(np.float32), rates.astype(np.float32), np.array([0, count]))
+    (inner,), _, _ = resample(samples, sampling_steps(samples), grid, 1.0)
     known = inner[np.isfinite(inner)]
     assert known.sum() == pytest.approx(rates.sum(), abs=9.0)
 
@@ -128,7 +129,7 @@ def test_a_row_of_1970_is_one_line_and_takes_no_memory(tmp_path: Path) -> None:
     """A grid from 1970 to now used to take 12 GiB."""
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "0,j,h,c,r,1,1\n" + "".join(f"{1_800_000_000 + n},j,h,c,r,1,1\n" for n in range(10)))
-    with pytest.raises(ContractError, match=r"^throughput: column 'time' spans 1800000009 s at a step of 1 s \("):
+    with pytest.raises(ContractError, match=r"t.csv: column 'time' spans 1800000009 s at a step of 1 s \("):
         read_throughput([path])
 
 
@@ -160,7 +161,9 @@ def test_a_dead_source_among_live_ones_is_left_out_with_a_line(capsys: pytest.Ca
     dead = dead_url()
     with serving(HEADER + ROWS) as live:
         assert len(read_throughput([dead, live]).endpoints) == 2
-    assert capsys.readouterr().err == f"left out: {dead}: cannot be fetched: [Errno 111] Connection refused\n"
+    assert capsys.readouterr().err == (
+        f"left out: 1 of 2 sources: cannot be fetched: [Errno 111] Connection refused: {dead}\n"
+    )
 
 
 def test_sources_that_are_all_dead_are_refused() -> None:

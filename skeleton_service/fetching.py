@@ -1,0 +1,53 @@
+"""Fetching over HTTP: many exporters at once, and what went wrong in a word."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.client import HTTPException
+from urllib.request import Request, urlopen
+
+from exporter.contracts.codec import ContractError
+
+TIMEOUT_SECONDS = 10.0
+MAX_ANSWER_BYTES = 1 << 30
+MAX_PARALLEL = 64
+
+
+def fetch_each(urls: Sequence[str]) -> Iterator[tuple[str, bytes | ContractError]]:
+    """Yield (url, answer or why there is none) in the order given; ``MAX_PARALLEL`` are asked or waiting at a time."""
+
+    def answer(url: str) -> bytes | ContractError:
+        try:
+            return fetch(Request(url, headers={"Accept-Encoding": "gzip"}), url)  # noqa: S310 - the caller checked it
+        except ContractError as error:
+            return error
+
+    waiting: deque[tuple[str, Future[bytes | ContractError]]] = deque()
+    with ThreadPoolExecutor(MAX_PARALLEL) as pool:
+        try:
+            for url in urls:
+                waiting.append((url, pool.submit(answer, url)))
+                if len(waiting) == MAX_PARALLEL:
+                    name, asked = waiting.popleft()
+                    yield name, asked.result()
+            while waiting:
+                name, asked = waiting.popleft()
+                yield name, asked.result()
+        finally:
+            for _, asked in waiting:
+                asked.cancel()
+
+
+def fetch(request: Request, source: str, timeout: float = TIMEOUT_SECONDS) -> bytes:
+    """The body of the answer; raise ContractError naming ``source``. ``timeout`` is in seconds, of each wait."""
+    try:
+        with urlopen(request, timeout=timeout) as answer:  # noqa: S310 - the caller checked the scheme
+            data: bytes = answer.read(MAX_ANSWER_BYTES + 1)
+    except (HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise ContractError(source, f"cannot be fetched: {reason}") from error
+    if len(data) > MAX_ANSWER_BYTES:
+        raise ContractError(source, "serves more than 1 GiB", "ask for less with ?since=")
+    return data

@@ -1,0 +1,273 @@
+"""Throughput from Prometheus: the counters that exporters serve, sample by sample, as rows of the contract.
+
+The raw samples are asked for, not ``rate()``, which would smear a burst over its range. An exporter reads its
+counters at whole multiples of its step, so each sample is dated back to the last one: scrapes, which Prometheus
+spreads over its interval, then fall on the same instants for all hosts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode, urlsplit
+from urllib.request import Request
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from exporter.contracts.catalogue import JOB_PATH_INFO, PROBES_SENT, RNIC_RECEIVE, RNIC_TRANSMIT
+from exporter.contracts.codec import ContractError
+from skeleton_service.fetching import fetch
+from skeleton_service.inference.resample import GAP, MAX_RATE
+from skeleton_service.inference.series import Floats
+
+PREFIX = "prometheus:"
+TIMEOUT_SECONDS = 60.0
+SAMPLES_A_QUERY = 1 << 19
+"""Prometheus refuses to load more than 50 million by default, and its answer takes 33 bytes a sample."""
+
+Rnic = tuple[str, str]
+Labels = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What to ask for: the ``seconds`` before ``end`` (since the epoch; None: now). ``step_seconds`` is how often the
+    exporters read their counters. ``token_file`` holds a bearer token on its first line."""
+
+    seconds: float = 900.0
+    step_seconds: float = 1.0
+    end: float | None = None
+    token_file: str | None = None
+
+
+class _Series(msgspec.Struct):
+    metric: Labels
+    values: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+class _Data(msgspec.Struct):
+    result: list[_Series]
+
+
+class _Answer(msgspec.Struct):
+    status: str
+    data: _Data | None = None
+    error: str = ""
+
+
+def read_prometheus(source: str, job: str | None, window: Window) -> Iterator[pa.RecordBatch]:
+    """Yield the rates of a job's RNICs in the columns of the throughput contract, host by host.
+
+    The job's RNICs are those that its plan probes from at the window's end (``fabric_job_path_info``); containers
+    are named after their hosts, since no series names them. An interval with a counter reset or a failed
+    scrape is left out, and so is an RNIC without samples, with a line on standard error. Raises ContractError
+    when Prometheus does not answer, or has no such job: then with the jobs that it has.
+    """
+    end = time.time() if window.end is None else window.end
+    api = _Api(source, window.token_file)
+    job, cluster = _choose(api, job, end)
+    members = _members(api, job, cluster, end)
+    rnics_of: dict[str, set[str]] = defaultdict(set)
+    for host, rnic in members:
+        rnics_of[host].add(rnic)
+    hosts = sorted(rnics_of, key=str.encode)
+    series = max(int(SAMPLES_A_QUERY * window.step_seconds / window.seconds), 1)
+    share = max(series // (2 * max(map(len, rnics_of.values()))), 1)
+    silent = set(members)
+    for first in range(0, len(hosts), share):
+        some = hosts[first : first + share]
+        rates = [
+            (rnic, *found)
+            for rnic, found in _rates(api, some, cluster, end, window)
+            if rnic[1] in rnics_of[rnic[0]] and len(found[0])
+        ]
+        silent -= {rnic for rnic, *_ in rates}
+        if rates:
+            yield _batch(job, rates)
+    if len(silent) == len(members):
+        problem = f"no samples of {RNIC_TRANSMIT.name} of the {len(members)} RNICs of job {job!r} in the window"
+        raise ContractError(source, problem, "give the exporters' RNICs a netdev, or set --end and --window")
+    if silent:
+        names = ", ".join(f"{host}:{rnic}" for host, rnic in sorted(silent))
+        print(f"left out: {len(silent)} of {len(members)} RNICs have no samples in {source}: {names}", file=sys.stderr)
+
+
+def _choose(api: _Api, job: str | None, end: float) -> tuple[str, str]:
+    """(job, its cluster, empty where series have no such label)."""
+    found = api.query(f"group by (training_job, cluster) ({JOB_PATH_INFO.name})", end)
+    jobs = sorted({series.metric.get("training_job", "") for series in found})
+    known = f"it has {', '.join(jobs)}" if jobs else f"it has no {JOB_PATH_INFO.name}"
+    if job is None and len(jobs) > 1:
+        raise ContractError(api.source, f"holds several jobs: {', '.join(jobs)}", "choose one with --job")
+    if not jobs or job not in (None, *jobs):
+        problem = f"no job {job!r} at the window's end, {known}" if job else f"no job at the window's end, {known}"
+        raise ContractError(api.source, problem, "a job is known once exporters obey its plan; see --end")
+    job = job or jobs[0]
+    clusters = sorted(series.metric.get("cluster", "") for series in found if series.metric["training_job"] == job)
+    if len(clusters) > 1:
+        problem = f"job {job!r} is in several clusters: {', '.join(clusters)}"
+        raise ContractError(api.source, problem, "ask the Prometheus of one cluster")
+    return job, clusters[0]
+
+
+def _members(api: _Api, job: str, cluster: str, end: float) -> list[Rnic]:
+    """The RNICs that the job's paths start from."""
+    found = api.query(
+        f"group by (src_host, src_rnic) ({PROBES_SENT.name}{_where(cluster)} and on (path) "
+        f"{JOB_PATH_INFO.name}{_where(cluster, f'training_job={_quoted(job)}')})",
+        end,
+    )
+    members = [(series.metric["src_host"], series.metric["src_rnic"]) for series in found]
+    if not members:
+        raise ContractError(api.source, f"job {job!r} has no {PROBES_SENT.name}", "scrape its exporters into this one")
+    return members
+
+
+def _rates(
+    api: _Api, hosts: Sequence[str], cluster: str, end: float, window: Window
+) -> Iterator[tuple[Rnic, tuple[Floats, Floats, Floats]]]:
+    """Yield ((host, RNIC), (times, transmit rates, receive rates)); an RNIC may come more than once."""
+    one_of = "|".join(re.escape(host) for host in hosts)
+    where = _where(cluster, f"host=~{_quoted(one_of)}")
+    metrics = "|".join((RNIC_TRANSMIT.name, RNIC_RECEIVE.name))
+    found = api.query(f'{{__name__=~"{metrics}",{where[1:]}[{round(window.seconds * 1000)}ms]', end)
+    counters: dict[frozenset[tuple[str, str]], dict[str, tuple[Floats, Floats]]] = defaultdict(dict)
+    for series in found:
+        name = series.metric.pop("__name__")
+        counters[frozenset(series.metric.items())][name] = _samples(series.values)
+    for key, both in counters.items():
+        if len(both) == 2:
+            labels = dict(key)
+            yield (
+                (labels["host"], labels["rnic"]),
+                rates_of_counters(*both[RNIC_TRANSMIT.name], *both[RNIC_RECEIVE.name], window.step_seconds),
+            )
+
+
+def _samples(values: msgspec.Raw) -> tuple[Floats, Floats]:
+    """(times, values) of ``[[1.5,"2"],…]``, without a Python object for each."""
+    numbers = np.fromstring(bytes(values).translate(None, b'[]"').decode(), sep=",")
+    return numbers[::2], numbers[1::2]
+
+
+def rates_of_counters(
+    sent_times: Floats, sent: Floats, received_times: Floats, received: Floats, step: float
+) -> tuple[Floats, Floats, Floats]:
+    """(ends of intervals, mean rates sent, mean rates received) of two counters.
+
+    Instants that not both counters have are ignored, and all are dated back to a multiple of ``step``
+    seconds. Intervals with a reset or a failed scrape are left out.
+    """
+    times, one, other = np.intersect1d(sent_times, received_times, assume_unique=True, return_indices=True)
+    times, first = np.unique(np.floor(times / step + 1e-6) * step, return_index=True)
+    if len(times) < 2:
+        return (np.empty(0),) * 3
+    seconds = np.diff(times)
+    rates = [np.diff(counter) / seconds for counter in (sent[one][first], received[other][first])]
+    kept = seconds < GAP * np.median(seconds)
+    for rate in rates:
+        kept &= (rate >= 0) & (rate < MAX_RATE)  # false for NaN, too
+    return times[1:][kept], rates[0][kept], rates[1][kept]
+
+
+def _batch(job: str, rates: Sequence[tuple[Rnic, Floats, Floats, Floats]]) -> pa.RecordBatch:
+    counts = [len(times) for _, times, _, _ in rates]
+    place = np.repeat(np.arange(len(rates), dtype=np.int32), counts)
+
+    def words(own: Sequence[str]) -> pa.DictionaryArray:
+        return pa.array(own).dictionary_encode().take(pa.array(place))
+
+    hosts, rnics = [rnic[0] for rnic, *_ in rates], [rnic[1] for rnic, *_ in rates]
+    time_, sent, received = (np.concatenate([row[column] for row in rates]) for column in (1, 2, 3))
+    columns = {
+        "time": time_,
+        "job": words([job] * len(rates)),
+        "host": words(hosts),
+        "container": words(hosts),
+        "rnic": words(rnics),
+        "tx_bytes_per_second": sent,
+        "rx_bytes_per_second": received,
+    }
+    return pa.record_batch([pa.array(column) for column in columns.values()], names=list(columns))
+
+
+class _Api:
+    """The HTTP API of a Prometheus, or of what speaks like one."""
+
+    def __init__(self, source: str, token_file: str | None) -> None:
+        self.source = source
+        url = source.removeprefix(PREFIX)
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ContractError(source, "is no address of a Prometheus", "write prometheus:http://host:9090")
+        self._url = url.rstrip("/") + "/api/v1/query"
+        self._headers: dict[str, str] = {}
+        if token_file is not None:
+            if parts.scheme == "http" and not _is_this_machine(parts.hostname):
+                raise ContractError(source, "the token would travel in the clear", "use https://")
+            self._headers["Authorization"] = f"Bearer {_token(token_file)}"
+
+    def query(self, expression: str, at: float) -> list[_Series]:
+        """Evaluate an instant query; raise ContractError with Prometheus' own words."""
+        form = urlencode({"query": expression, "time": f"{at:.3f}"}).encode()
+        request = Request(self._url, data=form)  # noqa: S310 - the scheme was checked
+        for name, value in self._headers.items():
+            request.add_unredirected_header(name, value)
+        try:
+            answer = _decode(fetch(request, self.source, TIMEOUT_SECONDS))
+        except ContractError as error:
+            if isinstance(error.__cause__, HTTPError):
+                raise self._refused(error.__cause__) from error
+            raise
+        if answer is None or answer.data is None:
+            raise ContractError(self.source, "does not answer as Prometheus does", "give its address up to /api")
+        return answer.data.result
+
+    def _refused(self, error: HTTPError) -> ContractError:
+        answer = _decode(error.read(1 << 16))
+        words = " ".join(answer.error.split()) if answer and answer.error else error.reason
+        remedy = {401: "give --prometheus-token-file", 403: "give --prometheus-token-file", 422: "shorten --window"}
+        return ContractError(self.source, f"answers {error.code}: {words}", remedy.get(error.code, ""))
+
+
+def _decode(body: bytes) -> _Answer | None:
+    try:
+        return msgspec.json.decode(body, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _token(path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(path, getattr(error, "strerror", None) or "holds no token") from error
+    token = text.split("\n", 1)[0].strip()
+    if not token:
+        raise ContractError(path, "holds no token on its first line")
+    return token
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _where(cluster: str, *matchers: str) -> str:
+    return "{" + ",".join((f"cluster={_quoted(cluster)}", *matchers)) + "}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
