@@ -14,7 +14,7 @@ from lab.simulator.job import TrainingJob
 from lab.simulator.traffic import Floats, Integers
 from lab.simulator.units import Units
 
-_BACKWARD = 2.0  # x the forward time
+BACKWARD = 2.0  # x the forward time
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def fully_shard(
         wire = burst.begin + burst.seconds
 
     for _ in range(job.batches):
-        for factor in (1.0, _BACKWARD) if backward else (1.0,):
+        for factor in (1.0, BACKWARD) if backward else (1.0,):
             for _ in range(job.layer_groups):
                 move(computed[-2].max(axis=1))
                 gathered = wire
@@ -126,7 +126,7 @@ def fully_shard(
                 noise = 1 + operation_jitter * draw.standard_normal(pace.shape, dtype=np.float32)
                 end = np.maximum(computed[-1], gathered[:, None]) + forward * factor * pace * noise
                 computed = [computed[-1], end]
-                due = end.max(axis=1) if factor == _BACKWARD else None
+                due = end.max(axis=1) if factor == BACKWARD else None
     if due is not None:
         move(due)
     return bursts, np.maximum(wire, computed[-1].max(axis=1))

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lab.simulator.collectives import Burst, fully_shard, gather_parameters, synchronise
+from lab.simulator.collectives import BACKWARD, Burst, fully_shard, gather_parameters, synchronise
 from lab.simulator.job import TrainingJob
-from lab.simulator.schedules import Operation, awaited, forward_only, order
+from lab.simulator.schedules import Step, plan
 from lab.simulator.traffic import Floats, Traffic
 from lab.simulator.units import Units
 
 BLOCK_BYTES = 48e6
+_AT_ONCE = 64  # operations whose noise is drawn together
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,8 @@ class Clockwork:
             return Block(end + job.optimizer * scale, bursts=bursts)
         block = Block(np.zeros(iterations))
         begin = gather_parameters(job, units, iterations, block.bursts)
-        operations = order(job.schedule, job.stages, job.batches, job.chunks)
-        done, last = self._run(operations, block, pace, slowness, begin)
+        steps = plan(job.schedule, job.stages, job.batches, job.chunks)
+        done, last = self._run(steps, block, pace, slowness, begin)
         end = synchronise(job, units, done, last, block.bursts)
         block.length = end + job.optimizer * scale * (1 + 0.02 * self.draw.standard_normal(iterations))
         return block
@@ -94,42 +95,39 @@ class Clockwork:
                 job, self.units, pace, self.operation_jitter, self.draw, backward=False
             )
             return block
-        operations = forward_only(job.stages, job.batches, job.chunks)
-        done, _ = self._run(operations, block, pace, lambda _: 1.0, [0.0] * job.stages)
+        steps = plan("forward", job.stages, job.batches, job.chunks)
+        done, _ = self._run(steps, block, pace, lambda _: 1.0, [0.0] * job.stages)
         block.length = np.max([each.max(axis=1) for each in done], axis=0)
         return block
 
     def _run(
-        self, operations: list[Operation], block: Block, pace: Floats, slowness: Slowness, begin: list[float]
+        self, steps: tuple[Step, ...], block: Block, pace: Floats, slowness: Slowness, begin: list[float]
     ) -> tuple[list[Floats], list[Floats]]:
         """(when each stage has computed everything, when it began its last operation), each (iterations, replicas)."""
         job = self.job
         hop_seconds = job.activation / job.link
-        speed = [pace * slowness(stage) for stage in range(job.stages)]
+        forward = [pace * slowness(stage) * float(job.forward[stage]) for stage in range(job.stages)]
+        backward = [BACKWARD * seconds for seconds in forward]
         free = [np.full(pace.shape, moment) for moment in begin]
         last = list(free)
-        results: dict[Operation, Floats] = {}
-        for operation in operations:
-            stage = operation.stage
+        results: dict[int, Floats] = {}
+        for number, step in enumerate(steps):
+            if number % _AT_ONCE == 0:
+                noise = self.draw.standard_normal((min(_AT_ONCE, len(steps) - number), *pace.shape), dtype=np.float32)
+                noise *= self.operation_jitter
+                noise += 1
+            stage = step.stage
             ready = free[stage]
-            needed = awaited(operation, job.stages, job.chunks)
-            if needed is not None:
-                # Results that stay on the stage stay in ``free``: only those that travel are kept.
-                arrived = results.pop(needed, None)
-                ready = ready if arrived is None else np.maximum(ready, arrived)
-            seconds = self.draw.standard_normal(pace.shape, dtype=np.float32).astype(np.float64)
-            seconds *= self.operation_jitter
-            seconds += 1
-            seconds *= speed[stage]
-            seconds *= job.forward[stage] * (1 if operation.forward else 2)
+            if step.awaits is not None:
+                ready = np.maximum(ready, results.pop(step.awaits))
+            seconds = noise[number % _AT_ONCE] * (forward if step.forward else backward)[stage]
             if job.experts is not None:
                 ready, seconds = self._together(block, stage, ready, seconds)
             end = ready + seconds
             last[stage], free[stage] = ready, end
-            following = _next_stage(operation, job.stages, job.chunks)
-            if following is not None and following != stage:
-                block.hops.append(Hop(stage, following, end))
-                results[operation] = end + hop_seconds
+            if step.sends_to is not None:
+                block.hops.append(Hop(stage, step.sends_to, end))
+                results[number] = end + hop_seconds
         return free, last
 
     def _together(self, block: Block, stage: int, ready: Floats, seconds: Floats) -> tuple[Floats, Floats]:
@@ -146,37 +144,31 @@ class Clockwork:
         return np.repeat(begin, degree, axis=1), np.repeat(long, degree, axis=1)
 
 
-def _next_stage(operation: Operation, stages: int, chunks: int) -> int | None:
-    """Where the result goes; None where it goes nowhere."""
-    stage, chunk = operation.stage, operation.chunk
-    if operation.forward:
-        if stage < stages - 1:
-            return stage + 1
-        return 0 if chunk < chunks - 1 else None
-    if stage > 0:
-        return stage - 1
-    return stages - 1 if chunk > 0 else None
-
-
 def put(block: Block, starts: Floats, until: float, clockwork: Clockwork, traffic: Traffic) -> None:
     """Count what the first ``starts.size`` iterations of the block move, if they begin at ``starts``."""
     job, units, draw = clockwork.job, clockwork.units, clockwork.draw
     kept = starts.size
+    # All of one kind at once: a call for each of a deep pipeline's transfers would take most of the time.
+    hops: dict[tuple[int, int], list[Floats]] = {}
     for hop in block.hops:
-        a, b = units.at[hop.source], units.at[hop.destination]
-        begin = starts[:, None] + hop.begin[:kept]
+        hops.setdefault((hop.source, hop.destination), []).append(hop.begin[:kept])
+    for (source, destination), relative in hops.items():
+        begin = (starts[:, None] + np.array(relative)).reshape(-1, units.replicas)
+        a, b = units.at[source], units.at[destination]
         traffic.transfer("pp", a, b, begin, job.activation / job.link, job.activation, until)
     experts = job.experts
     if experts is not None:
         loads = np.exp(experts.imbalance * draw.standard_normal((job.stages, kept, units.replicas)))
         loads = loads.reshape(job.stages, kept, -1, experts.degree)
         loads /= loads.sum(axis=3, keepdims=True)
+        dispatches: dict[int, list[Floats]] = {}
         for dispatch in block.dispatches:
-            members = units.at[dispatch.stage].reshape(-1, experts.degree)
-            begin = starts[:, None] + dispatch.begin[:kept]
-            seconds = 2 * experts.size / job.link
-            traffic.exchange("ep", members, begin, seconds, experts.size, loads[dispatch.stage], until)
-    # All bursts of the same pairs at once: the edges of the samples are then walked once.
+            dispatches.setdefault(dispatch.stage, []).append(dispatch.begin[:kept])
+        for stage, relative in dispatches.items():
+            members = units.at[stage].reshape(-1, experts.degree)
+            begin = (starts[:, None] + np.array(relative)).reshape(-1, members.shape[0])
+            weights = np.tile(loads[stage], (len(relative), 1, 1))
+            traffic.exchange("ep", members, begin, 2 * experts.size / job.link, experts.size, weights, until)
     kinds: dict[tuple[str, int], list[Burst]] = {}
     for burst in block.bursts:
         kinds.setdefault((burst.kind, burst.stage), []).append(burst)

@@ -109,7 +109,9 @@ def draw_job(case: Case, draw: np.random.Generator, hosts: int | None) -> Traini
     replicas, stages = choices[int(draw.integers(len(choices)))]
     synchronisation = case.synchronisation[int(draw.integers(len(case.synchronisation)))]
     schedule = case.schedule[int(draw.integers(len(case.schedule)))]
-    chunks = int(draw.choice(case.virtual_stages)) if schedule == "interleaved" else 1
+    # Each chunk is a layer or more, and models have no more than a few hundred.
+    deep = [each for each in case.virtual_stages if each * stages <= 128] or [min(case.virtual_stages)]
+    chunks = int(draw.choice(deep)) if schedule == "interleaved" else 1
     batches = _draw_batches(case, draw, stages, schedule)
 
     period = log_uniform(draw, case.period_seconds)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from lab.simulator.case import Schedule
 
@@ -20,6 +22,39 @@ class Operation:
     chunk: int
     batch: int
     forward: bool
+
+
+class Step(NamedTuple):
+    """An operation as it is computed: ``awaits`` is the number of the step on another stage whose result it needs,
+    ``sends_to`` the other stage that needs its own.
+    """
+
+    stage: int
+    forward: bool
+    awaits: int | None
+    sends_to: int | None
+
+
+@lru_cache(maxsize=8)
+def plan(schedule: Schedule | Literal["forward"], stages: int, batches: int, chunks: int = 1) -> tuple[Step, ...]:
+    """``order`` with the dependencies looked up. What stays on a stage is in order by itself."""
+    if schedule == "forward":
+        operations = forward_only(stages, batches, chunks)
+    else:
+        operations = order(schedule, stages, batches, chunks)
+    number = {operation: index for index, operation in enumerate(operations)}
+    receivers: dict[int, int] = {}
+    awaits: list[int | None] = []
+    for operation in operations:
+        needed = awaited(operation, stages, chunks)
+        travels = needed is not None and needed.stage != operation.stage
+        awaits.append(number[needed] if travels and needed is not None else None)
+        if travels and needed is not None:
+            receivers[number[needed]] = operation.stage
+    return tuple(
+        Step(operation.stage, operation.forward, awaits[index], receivers.get(index))
+        for index, operation in enumerate(operations)
+    )
 
 
 def order(schedule: Schedule, stages: int, batches: int, chunks: int = 1) -> list[Operation]:
