@@ -10,14 +10,15 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.contracts.codec import ContractError, encode, read_bytes, write
 from exporter.contracts.fabric import Fabric
-from exporter.contracts.skeleton import read_skeleton
+from exporter.contracts.skeleton import Skeleton, read_skeleton
 from exporter.contracts.strict import Parser
-from exporter.contracts.topology import read_topology
+from exporter.contracts.topology import Topology, read_topology
 from skeleton_service import __version__
 
 if TYPE_CHECKING:
@@ -65,25 +66,57 @@ def _window(options: argparse.Namespace) -> Window | None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from skeleton_service.planning import Settings, plan  # noqa: PLC0415
+    from skeleton_service.planning import Settings, draft  # noqa: PLC0415
 
-    made = plan(
-        read_skeleton(options.skeleton),
-        read_topology(options.topology),
+    topology = read_topology(options.topology)
+    made = draft(
+        _planned_skeleton(options, topology),
+        topology,
         phase=options.phase,
         generation=options.generation if options.generation is not None else int(time.time()),
         expires=time.time() + options.valid_seconds,
-        settings=Settings(path_probability=options.coverage),
+        settings=Settings(
+            path_probability=options.coverage, max_paths=options.max_paths, exploration=options.exploration
+        ),
     )
-    write(options.output, encode(made))
-    coverage = made.coverage
+    if options.split_by_host:
+        directory = Path(options.output)
+        directory.mkdir(parents=True, exist_ok=True)
+        for host, part in made.by_host():
+            write(directory / _file_of(host), encode(part))
+    else:
+        write(options.output, encode(made.whole()))
+    coverage = made.head.coverage
     print(
-        f"{options.output}: {len(made.targets)} paths"
+        f"{options.output}: {made.paths} paths"
         + (f" over {coverage.pairs_probed} of {coverage.pairs_total} pairs" if coverage else "")
     )
     for links in coverage.links_ambiguous if coverage else ():
         print(f"no probe of this job can tell apart: {'; '.join(links)}", file=sys.stderr)
     return 0
+
+
+def _planned_skeleton(options: argparse.Namespace, topology: Topology) -> Skeleton:
+    """The skeleton given; without one, all that a preload list needs: the RNICs of the job's hosts."""
+    from skeleton_service.preload import read_hosts, unobserved  # noqa: PLC0415
+
+    if options.skeleton is not None:
+        for option in ("job", "hosts"):
+            if getattr(options, option) is not None:
+                raise ContractError(f"--{option}", "is of no use with --skeleton, which names it", "leave one out")
+        return read_skeleton(options.skeleton)
+    if options.phase == "skeleton":
+        remedy = "or --phase preload, which plans every pair of a rail"
+        raise ContractError("--skeleton", "is missing, and phase skeleton is planned from it", remedy)
+    if options.job is None:
+        raise ContractError("--job", "is missing, and no --skeleton names the job", "name the job")
+    return unobserved(options.job, topology, None if options.hosts is None else read_hosts(options.hosts))
+
+
+def _file_of(host: str) -> str:
+    if "/" in host or host.startswith("."):
+        raise ContractError("topology", f"host {host!r} cannot name a file", "plan without --split-by-host")
+    return f"{host}.json"
 
 
 def _rules(options: argparse.Namespace) -> int:
@@ -159,16 +192,32 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--output", required=True, metavar="FILE")
     infer.set_defaults(run=_infer)
 
-    plan = commands.add_parser("plan", help="skeleton to probe plan")
-    plan.add_argument("--skeleton", required=True, metavar="FILE")
+    plan = commands.add_parser("plan", help="skeleton, or a job's hosts, to probe plan")
     plan.add_argument("--topology", required=True, metavar="FILE")
-    plan.add_argument("--phase", choices=("preload", "skeleton"), default="skeleton")
+    plan.add_argument("--skeleton", metavar="FILE", help="needed but for a preload list, made before containers run")
+    plan.add_argument(
+        "--phase",
+        choices=("preload", "skeleton"),
+        default="skeleton",
+        help="every pair of a rail, each probed once its destination is up; or the skeleton's pairs (default)",
+    )
+    plan.add_argument("--job", metavar="NAME", help="whose preload list, where no skeleton says")
+    plan.add_argument(
+        "--hosts", metavar="NAMES|FILE", help="its hosts: a,b,c or a file of names; default: all active ones"
+    )
     plan.add_argument(
         "--coverage", type=_probability, default=0.99, metavar="P", help="chance to cross every equal-cost path"
     )
+    plan.add_argument(
+        "--max-paths", type=_count, default=4096, metavar="N", help="most a host may be asked for: probing.max_paths"
+    )
+    plan.add_argument(
+        "--exploration", type=_share, default=0.05, metavar="S", help="share of pairs probed beside the skeleton"
+    )
     plan.add_argument("--generation", type=int, metavar="N", help="default: now, in Unix seconds")
     plan.add_argument("--valid-seconds", type=float, default=86400.0, metavar="S")
-    plan.add_argument("--output", required=True, metavar="FILE")
+    plan.add_argument("--split-by-host", action="store_true", help="write OUTPUT/HOST.json, each host's part alone")
+    plan.add_argument("--output", required=True, metavar="FILE|DIR")
     plan.set_defaults(run=_plan)
 
     rules = commands.add_parser("rules", help="skeleton to Prometheus rule files")
@@ -209,11 +258,26 @@ def _seconds(text: str) -> float:
 
 def _time(text: str) -> float:
     with suppress(ValueError):
-        return float(text)
+        if isfinite(seconds := float(text)):
+            return seconds
     with suppress(ValueError):
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     raise argparse.ArgumentTypeError(f"{text!r} is not a time: write 2026-01-31T12:00:00Z or seconds since 1970")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from exporter.contracts.codec import ContractError
@@ -46,7 +47,8 @@ def fetch(request: Request, source: str, timeout: float = TIMEOUT_SECONDS) -> by
         with urlopen(request, timeout=timeout) as answer:  # noqa: S310 - the caller checked the scheme
             data: bytes = answer.read(MAX_ANSWER_BYTES + 1)
     except (HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        refused = isinstance(error, HTTPError)  # whose reason lacks the number
+        reason = (not refused and getattr(error, "reason", None)) or str(error) or type(error).__name__
         raise ContractError(source, f"cannot be fetched: {reason}") from error
     if len(data) > MAX_ANSWER_BYTES:
         raise ContractError(source, "serves more than 1 GiB", "ask for less with ?since=")

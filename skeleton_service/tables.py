@@ -77,7 +77,9 @@ def _judge(silent: Sequence[ContractError], asked: int, quorum: float) -> None:
     told = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in reasons.items())
     answered = asked - len(silent)
     if answered < max(quorum * asked, 1):
-        raise ContractError(f"{len(silent)} of {asked} sources", told, f"at least {max(quorum, 1 / asked):.0%} must")
+        raise ContractError(
+            f"{len(silent)} of {asked} sources", told, f"at least {max(quorum, 1 / asked):.0%} must answer"
+        )
     print(f"left out: {len(silent)} of {asked} sources: {told}", file=sys.stderr)
 
 
@@ -127,8 +129,8 @@ def _require(columns: Sequence[str], name: str, kinds: Kinds, required: Sequence
 
 
 def _csv(file: io.BufferedReader, name: str, kinds: Kinds, required: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    first = file.peek().removeprefix(_BYTE_ORDER_MARK).splitlines()[0]
-    header = next(lines.reader([first.decode(errors="replace")]), [])
+    first = file.peek().removeprefix(_BYTE_ORDER_MARK).splitlines()[:1]
+    header = next(lines.reader(line.decode(errors="replace") for line in first), [])
     if not set(header) & set(required):
         problem = f"is not valid CSV: its first line is {_shorten(','.join(header))}"
         raise ContractError(name, problem, f"columns needed: {', '.join(required)}")
@@ -155,11 +157,12 @@ def _json(file: BinaryIO, name: str, kinds: Kinds) -> Iterator[pa.RecordBatch]:
 
 
 def _parquet(file: BinaryIO, name: str, kinds: Kinds, required: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    text = [column for column, kind in kinds.items() if pa.types.is_dictionary(kind)]
     whole = file if file.seekable() else io.BytesIO(file.read())
     try:
-        table = parquet.ParquetFile(whole, read_dictionary=text, pre_buffer=False, buffer_size=1 << 20)
-        wanted = _require(table.schema_arrow.names, name, kinds, required)
+        schema = parquet.read_schema(whole)
+        wanted = _require(schema.names, name, kinds, required)
+        words = [c for c in wanted if pa.types.is_dictionary(kinds[c]) and pa.types.is_string(schema.field(c).type)]
+        table = parquet.ParquetFile(whole, read_dictionary=words, pre_buffer=False, buffer_size=1 << 20)
         yield from table.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ContractError(name, f"is not valid Parquet: {_line(error)}", "was it copied whole?") from error
@@ -187,15 +190,15 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-_COLUMN = re.compile(r"In CSV column #(\d+):(?: Row #(\d+):)?.*invalid value '(.*)'", re.DOTALL)
+_COLUMN = re.compile(r"In CSV column #(\d+):(?: Row #(\d+):)?.*(?:invalid value '(.*)'|(invalid UTF8))", re.DOTALL)
 
 
 def _explain_csv(message: str, header: Sequence[str]) -> str:
     match = _COLUMN.search(message)
     if match is None:
         return f"is not valid CSV: {_line(message)}"
-    column = header[int(match[1])]
-    return f"column '{column}' holds {_shorten(match[3])}, not a number" + (f", in row {match[2]}" if match[2] else "")
+    problem = "is not UTF-8" if match[4] else f"holds {_shorten(match[3])}, not a number"
+    return f"column '{header[int(match[1])]}' {problem}" + (f", in row {match[2]}" if match[2] else "")
 
 
 def _shorten(text: str) -> str:
@@ -203,4 +206,6 @@ def _shorten(text: str) -> str:
 
 
 def _line(error: object) -> str:
-    return " ".join(str(error).split())
+    """One line fit for a terminal: a parser quotes the file, whatever is in it."""
+    text = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])

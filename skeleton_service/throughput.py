@@ -23,6 +23,9 @@ NUMBERS = ("time", "tx_bytes_per_second", "rx_bytes_per_second")
 REQUIRED = ("time", *TEXT, "tx_bytes_per_second", "rx_bytes_per_second")
 KINDS = {**dict.fromkeys(TEXT, WORDS), **dict.fromkeys(NUMBERS, pa.float64()), "rank": pa.int64()}
 MAX_INTERVALS = 1_000_000
+LATEST = 1e11
+"""The year 5138 in seconds since the epoch; today in milliseconds is later."""
+
 QUORUM = 0.5
 """Groups of a job of which less is seen cannot be told."""
 
@@ -213,9 +216,14 @@ def _checked_numbers(column: pa.Array, name: str, source: str) -> Floats:
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):  # NaN is the least and the greatest
         raise ContractError(source, f"column '{name}' holds NaN, infinity or an empty cell", "leave the row out")
-    if low < 0:
-        raise ContractError(source, f"column '{name}' is negative", "was it a counter reset?")
-    if name != "time" and high > MAX_RATE:
+    if name == "time":
+        if low < 0 or high > LATEST:
+            raise ContractError(
+                source, f"column 'time' holds {low if low < 0 else high:.3g}", "seconds since the epoch"
+            )
+    elif low < 0:
+        raise ContractError(source, f"column '{name}' is negative", "was it a counter reset? leave the row out")
+    elif high > MAX_RATE:
         problem = f"column '{name}' holds {high:.3g}, more than any RNIC carries"
         raise ContractError(source, problem, "was it a counter reset? leave the row out")
     return values

@@ -76,6 +76,49 @@ def test_bad_input_is_exit_2_with_one_line(
     assert not (tmp_path / "out").exists()
 
 
+THROUGHPUT = "time,job,host,container,rnic,tx_bytes_per_second,rx_bytes_per_second\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "message"),
+    [
+        ("1,j,h9,c,r,1,1\n", [], f"{TOPOLOGY}: host 'h9' is missing, needed by endpoint 'c/r' (add it)"),
+        ("1,j,host-p0-0,c,r,1,1\n", [], f"{TOPOLOGY}: RNIC 'r' of host 'host-p0-0' is missing"),
+        (
+            "1,j,host-p0-0,c,mlx5_0,1,1\n1,j,host-p0-1,c,mlx5_0,1,1\n",
+            [],
+            "t.csv: column 'container': 'c' is on two hosts, host-p0-0 and host-p0-1 (name containers uniquely",
+        ),
+        ("1,j,h,c,r,-1,1\n", [], "t.csv: column 'tx_bytes_per_second' is negative (was it a counter reset? leave"),
+        ("1,k,h,c,r,1,1\n", ["--job", "j"], "t.csv: no rows of job 'j', but of k (observe the job for"),
+        ("", [], "t.csv: holds no rows"),
+        (
+            "1,j,h,c,r,1,1\n",
+            ["--window", "15m"],
+            "--throughput: --window, --step, --end and --prometheus-token-file are",
+        ),
+    ],
+)
+def test_bad_throughput_is_exit_2_with_one_line_and_nothing_written(
+    rows: str, more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.csv").write_text(THROUGHPUT + rows)
+    arguments = ["infer", "--throughput", str(tmp_path / "t.csv"), "--topology", TOPOLOGY, *more]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.removeprefix("skeleton-service: ").removeprefix(f"{tmp_path}/").startswith(message)
+    assert output.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("option", ["--window=15", "--window=0s", "--step=1x", "--end=noon", "--end=nan"])
+def test_a_wrong_time_is_exit_2(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["infer", "--throughput", "prometheus:http://h", "--topology", TOPOLOGY, "--output", "o", option])
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
 def test_an_output_that_cannot_be_written_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "none" / "plan.json"
     assert main(["plan", "--skeleton", SKELETON, "--topology", TOPOLOGY, "--output", str(output)]) == 2
