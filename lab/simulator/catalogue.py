@@ -75,7 +75,7 @@ _LISTED = (
         name="containers-share-hosts",
         help="two or four containers of the job on each host, each with its own rails",
         rnics=(2, 4),
-        containers_per_host=(2,),
+        containers_per_host=(2, 4),
         hosts=(4, 32),
     ),
     Case(

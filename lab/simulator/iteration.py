@@ -54,12 +54,17 @@ Slowness = Callable[[int], Floats | float]
 
 @dataclass(frozen=True, slots=True)
 class Clockwork:
-    """Computes blocks of iterations of one job. ``operation_jitter`` is the relative noise of each operation."""
+    """Computes blocks of iterations of one job.
+
+    ``operation_jitter``: relative noise of each operation. ``expert_load`` (stages, replicas): logarithm of how much
+    more than others each replica's experts are asked for, all along.
+    """
 
     job: TrainingJob
     units: Units
     operation_jitter: float
     draw: np.random.Generator
+    expert_load: Floats
 
     def block_size(self) -> int:
         """So many iterations at once that their times fit into BLOCK_BYTES."""
@@ -158,8 +163,9 @@ def put(block: Block, starts: Floats, until: float, clockwork: Clockwork, traffi
         traffic.transfer("pp", a, b, begin, job.activation / job.link, job.activation, until)
     experts = job.experts
     if experts is not None:
-        loads = np.exp(experts.imbalance * draw.standard_normal((job.stages, kept, units.replicas)))
-        loads = loads.reshape(job.stages, kept, -1, experts.degree)
+        # Some experts are popular all along; the rest of the imbalance is the iteration's.
+        loads = experts.imbalance * draw.standard_normal((job.stages, kept, units.replicas)) / np.sqrt(2)
+        loads = np.exp(loads + clockwork.expert_load[:, None, :]).reshape(job.stages, kept, -1, experts.degree)
         loads /= loads.sum(axis=3, keepdims=True)
         dispatches: dict[int, list[Floats]] = {}
         for dispatch in block.dispatches:

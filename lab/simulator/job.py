@@ -98,8 +98,8 @@ def expert_degrees(case: Case, replicas: int) -> list[int]:
 def draw_job(case: Case, draw: np.random.Generator, hosts: int | None) -> TrainingJob:
     """Draw a job over ``hosts`` hosts, or over as many as the case's range allows; raise ValueError if none fits."""
     name = f"{draw.choice(WORDS)}-{int(draw.integers(16**6)):06x}"
-    per_host = int(draw.choice(case.containers_per_host))
     rnics = int(draw.choice(case.rnics))
+    per_host = int(draw.choice([each for each in case.containers_per_host if each * rnics <= 8] or [1]))
     lanes = [each for each in case.ranks_per_container if rnics % each == 0] or [1]
     numbers = [hosts] if hosts is not None else list(range(case.hosts[0], case.hosts[1] + 1))
     possible = [number for number in numbers if factorisations(case, number * per_host)]
@@ -189,6 +189,6 @@ def _draw_experts(case: Case, draw: np.random.Generator, replicas: int, forward:
         degree=int(draw.choice(expert_degrees(case, replicas))),
         layers=layers,
         # There and back, and still a burst beside the computation of its layer.
-        size=min(log_uniform(draw, case.expert_bytes), 0.2 * forward / layers * link),
+        size=min(log_uniform(draw, case.expert_bytes), 0.1 * forward / layers * link),
         imbalance=float(draw.uniform(*case.expert_imbalance)),
     )

@@ -104,8 +104,10 @@ def simulate(
         structureless.play(case.structure, traffic, storage, job.link, of_play)
     else:
         units = number_units(job.stages, job.replicas, job.ranks_per_container)
+        spread = job.experts.imbalance / np.sqrt(2) if job.experts else 0.0
+        load = spread * of_time.standard_normal(units.at.shape)
         timeline = Timeline(
-            Clockwork(job, units, case.operation_jitter, of_play),
+            Clockwork(job, units, case.operation_jitter, of_play, load),
             draw_pauses(case, job, of_time),
             draw_stragglers(case, units, of_time),
             traffic,
