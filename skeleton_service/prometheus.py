@@ -68,15 +68,16 @@ class _Answer(msgspec.Struct):
 def read_prometheus(source: str, job: str | None, window: Window) -> Iterator[pa.RecordBatch]:
     """Yield the rates of a job's RNICs in the columns of the throughput contract, host by host.
 
-    The job's RNICs are those that its plan probes from at the window's end (``fabric_job_path_info``); containers
-    are named after their hosts, since no series names them. An interval with a counter reset or a failed
-    scrape is left out, and so is an RNIC without samples, with a line on standard error. Raises ContractError
-    when Prometheus does not answer, or has no such job: then with the jobs that it has.
+    The job's RNICs are those that its plan probes from (``fabric_job_path_info``) at the window's start, middle or
+    end; containers are named after their hosts, since no series names them. An interval with a counter reset or a
+    failed scrape is left out, and so is an RNIC without samples, with a line on standard error. Raises
+    ContractError when Prometheus does not answer, or has no such job: then with the jobs that it has.
     """
     end = time.time() if window.end is None else window.end
     api = _Api(source, window.token_file)
-    job, cluster = _choose(api, job, end)
-    members = _members(api, job, cluster, end)
+    moments = [end, end - window.seconds / 2, end - window.seconds]
+    job, cluster = _choose(api, job, moments)
+    members = _members(api, job, cluster, moments)
     rnics_of: dict[str, set[str]] = defaultdict(set)
     for host, rnic in members:
         rnics_of[host].add(rnic)
@@ -102,32 +103,39 @@ def read_prometheus(source: str, job: str | None, window: Window) -> Iterator[pa
         print(f"left out: {len(silent)} of {len(members)} RNICs have no samples in {source}: {names}", file=sys.stderr)
 
 
-def _choose(api: _Api, job: str | None, end: float) -> tuple[str, str]:
+def _choose(api: _Api, job: str | None, moments: Sequence[float]) -> tuple[str, str]:
     """(job, its cluster, empty where series have no such label)."""
-    found = api.query(f"group by (training_job, cluster) ({JOB_PATH_INFO.name})", end)
-    jobs = sorted({series.metric.get("training_job", "") for series in found})
+    question = f"group by (training_job, cluster) ({JOB_PATH_INFO.name}{{training_job!=''}})"
+    found = {
+        (series.metric["training_job"], series.metric.get("cluster", ""))
+        for moment in moments
+        for series in api.query(question, moment)
+    }
+    jobs = sorted({name for name, _ in found})
     known = f"it has {', '.join(jobs)}" if jobs else f"it has no {JOB_PATH_INFO.name}"
     if job is None and len(jobs) > 1:
         raise ContractError(api.source, f"holds several jobs: {', '.join(jobs)}", "choose one with --job")
     if not jobs or job not in (None, *jobs):
-        problem = f"no job {job!r} at the window's end, {known}" if job else f"no job at the window's end, {known}"
+        problem = f"no job {job!r} in the window, {known}" if job else f"no job in the window, {known}"
         raise ContractError(api.source, problem, "a job is known once exporters obey its plan; see --end")
     job = job or jobs[0]
-    clusters = sorted(series.metric.get("cluster", "") for series in found if series.metric["training_job"] == job)
+    clusters = sorted(cluster for name, cluster in found if name == job)
     if len(clusters) > 1:
         problem = f"job {job!r} is in several clusters: {', '.join(clusters)}"
         raise ContractError(api.source, problem, "ask the Prometheus of one cluster")
     return job, clusters[0]
 
 
-def _members(api: _Api, job: str, cluster: str, end: float) -> list[Rnic]:
-    """The RNICs that the job's paths start from."""
-    found = api.query(
-        f"group by (src_host, src_rnic) ({PROBES_SENT.name}{_where(cluster)} and on (path) "
-        f"{JOB_PATH_INFO.name}{_where(cluster, f'training_job={_quoted(job)}')})",
-        end,
-    )
-    members = [(series.metric["src_host"], series.metric["src_rnic"]) for series in found]
+def _members(api: _Api, job: str, cluster: str, moments: Sequence[float]) -> set[Rnic]:
+    """The RNICs that the job's paths start from, at any of the moments: an exporter may have died since."""
+    paths = PROBES_SENT.name + _where(cluster, "src_host!=''", "src_rnic!=''")
+    own = JOB_PATH_INFO.name + _where(cluster, f"training_job={_quoted(job)}")
+    question = f"group by (src_host, src_rnic) ({paths} and on (path) {own})"
+    members = {
+        (series.metric["src_host"], series.metric["src_rnic"])
+        for moment in moments
+        for series in api.query(question, moment)
+    }
     if not members:
         raise ContractError(api.source, f"job {job!r} has no {PROBES_SENT.name}", "scrape its exporters into this one")
     return members
@@ -137,10 +145,10 @@ def _rates(
     api: _Api, hosts: Sequence[str], cluster: str, end: float, window: Window
 ) -> Iterator[tuple[Rnic, tuple[Floats, Floats, Floats]]]:
     """Yield ((host, RNIC), (times, transmit rates, receive rates)); an RNIC may come more than once."""
-    one_of = "|".join(re.escape(host) for host in hosts)
-    where = _where(cluster, f"host=~{_quoted(one_of)}")
     metrics = "|".join((RNIC_TRANSMIT.name, RNIC_RECEIVE.name))
-    found = api.query(f'{{__name__=~"{metrics}",{where[1:]}[{round(window.seconds * 1000)}ms]', end)
+    one_of = _quoted("|".join(re.escape(host) for host in hosts))
+    where = _where(cluster, f"__name__=~{_quoted(metrics)}", f"host=~{one_of}", "rnic!=''")
+    found = api.query(f"{where}[{round(window.seconds * 1000)}ms]", end)
     counters: dict[frozenset[tuple[str, str]], dict[str, tuple[Floats, Floats]]] = defaultdict(dict)
     for series in found:
         name = series.metric.pop("__name__")

@@ -139,14 +139,21 @@ def test_one_of_several_jobs_is_chosen(prometheus: str) -> None:
     assert {s.host for s in read_throughput([prometheus], job='o"ther\\', window=WINDOW).endpoints} == {"h.9"}
     with pytest.raises(ContractError, match=r'holds several jobs: llm, o"ther\\ \(choose one with --job\)'):
         read_throughput([prometheus], window=WINDOW)
-    with pytest.raises(ContractError, match=r"""no job 'none' at the window's end, it has llm, o"ther\\ \("""):
+    with pytest.raises(ContractError, match=r"""no job 'none' in the window, it has llm, o"ther\\ \("""):
         read_throughput([prometheus], job="none", window=WINDOW)
 
 
 @needs_prometheus
 def test_a_time_without_any_job_says_so(prometheus: str) -> None:
-    with pytest.raises(ContractError, match="no job 'llm' at the window's end, it has no fabric_job_path_info"):
+    with pytest.raises(ContractError, match="no job 'llm' in the window, it has no fabric_job_path_info"):
         read_throughput([prometheus], job="llm", window=Window(end=START - 3600))
+
+
+@needs_prometheus
+def test_a_job_whose_exporters_are_gone_at_the_end_is_found_by_the_middle(prometheus: str) -> None:
+    got = read_throughput([prometheus], job="llm", window=Window(seconds=1200, end=START + SECONDS + 600))
+    assert len(got.endpoints) == HOSTS * RNICS
+    assert len(got.times) == SECONDS - 1
 
 
 @needs_prometheus
@@ -191,7 +198,7 @@ def refusal(kind: str, text: str) -> bytes:
         (503, refusal("timeout", "query timed out"), "answers 503: query timed out"),
         (500, b"\xff", "answers 500: Internal Server Error"),
         (200, b"<html>", "does not answer as Prometheus does (give its address up to /api)"),
-        (200, b'{"status":"success","data":{"result":[]}}', "no job 'j' at the window's end, it has no fabric_"),
+        (200, b'{"status":"success","data":{"result":[]}}', "no job 'j' in the window, it has no fabric_"),
     ],
 )
 def test_a_bad_answer_is_one_line(status: int, body: bytes, problem: str) -> None:
