@@ -229,3 +229,9 @@ def test_the_command_writes_what_others_read(tmp_path: Path, capsys: pytest.Capt
         assert len(read_throughput([tmp_path / name]).endpoints) == 32
     assert read_skeleton(tmp_path / "truth.json").parallelism is not None
     assert read_topology(tmp_path / "topology.json").hosts
+
+
+def test_the_page_lists_the_cases_as_they_are() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/simulator.md").read_text()
+    rows = [line for line in page.split("## Cases")[1].splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{case.name}` | {case.help} |" for case in CASES.values()]
