@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import combinations_with_replacement, product
 
 from exporter.contracts.fabric import Fabric
@@ -34,25 +35,15 @@ class Signatures:
         self._fabric = fabric
         self._core: dict[Pair, tuple[dict[str, int], int]] = {}
 
-    def leaf(self, interface: str) -> str:
-        """The switch an RNIC hangs off; the RNIC itself when its cable is not in the topology."""
-        link = self._fabric.link_of(interface)
-        if link is None:
-            return interface
-        first, second = split_link(link)
-        return split_port(second if first == interface else first)[0]
-
     def of(self, pair: Pair) -> dict[str, int]:
         """{link: number} over all links of a pair's equal-cost paths; empty when there is no path."""
-        links = self._fabric.possible_links(*pair)
-        if not links:
-            return {}
         own = {link for link in (self._fabric.link_of(end) for end in pair) if link is not None}
-        key = (self.leaf(pair[0]), self.leaf(pair[1]))
+        key = (self._fabric.leaf_of(pair[0]), self._fabric.leaf_of(pair[1]))
         if key not in self._core:
-            self._core[key] = _count(links - own, *key)
+            links = self._fabric.possible_links(*pair)
+            self._core[key] = _count(links - own, *key) if links else ({}, 0)
         core, total = self._core[key]
-        return {**core, **dict.fromkeys(own, total)}
+        return {**core, **dict.fromkeys(own, total)} if total else {}
 
 
 def _count(links: Iterable[str], source: str, destination: str) -> tuple[dict[str, int], int]:
@@ -61,7 +52,7 @@ def _count(links: Iterable[str], source: str, destination: str) -> tuple[dict[st
     for link, a, b in edges:
         around[a].append((link, b))
         around[b].append((link, a))
-    weight = {link: int.from_bytes(hashlib.sha256(link.encode()).digest()[:7], "big") for link, _, _ in edges}
+    weight = {link: _weight(link) for link, _, _ in edges}
     layers = [[source]]
     depth = {source: 0}
     while layers[-1]:
@@ -89,8 +80,13 @@ def _count(links: Iterable[str], source: str, destination: str) -> tuple[dict[st
     return numbers, up[source]
 
 
+@lru_cache(maxsize=1 << 18)
+def _weight(link: str) -> int:
+    return int.from_bytes(hashlib.sha256(link.encode()).digest()[:7], "big")
+
+
 class Partition:
-    """Links in blocks that nothing so far tells apart."""
+    """Links in blocks that nothing so far tells apart; of those alone in theirs, most are let go of."""
 
     def __init__(self, links: Iterable[str]) -> None:
         self._block = dict.fromkeys(sorted(links, key=str.encode), 0)
@@ -107,19 +103,22 @@ class Partition:
 
     def refine(self, signature: dict[str, int]) -> None:
         for parts, whole in list(self._parts(signature)):
-            for links in list(parts.values())[whole:]:
-                fresh = len(self._size)
-                self._size[self._block[links[0]]] -= len(links)
-                self._size[fresh] = len(links)
-                for link in links:
-                    self._block[link] = fresh
+            for number, links in enumerate(parts.values()):
+                if number >= whole:
+                    fresh = len(self._size)
+                    self._size[self._block[links[0]]] -= len(links)
+                    self._size[fresh] = len(links)
+                    for link in links:
+                        self._block[link] = fresh
+            for links in parts.values():
+                if self._size[self._block[links[0]]] == 1:
+                    del self._block[links[0]]
 
     def _parts(self, signature: dict[str, int]) -> Iterable[tuple[dict[int, list[str]], int]]:
         """Per block touched: its touched links by number, and 1 when no link of it is left untouched, else 0."""
         touched: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for link, number in signature.items():
-            if link in self._block:
-                touched[self._block[link]][number].append(link)
+        for link in sorted(signature.keys() & self._block.keys()):
+            touched[self._block[link]][signature[link]].append(link)
         for block, parts in touched.items():
             yield parts, int(sum(map(len, parts.values())) == self._size[block])
 
@@ -141,15 +140,14 @@ def separate(
     broken host does not take the distinction away. O(rounds x extra x candidates x links of a pair).
     """
     signatures = Signatures(fabric)
-    known = [signatures.of(pair) for pair in probed]
-    start = Partition({link for signature in known for link in signature})
-    for signature in known:
-        start.refine(signature)
+    start = Partition({link for pair in probed for link in signatures.of(pair)})
+    for pair in probed:
+        start.refine(signatures.of(pair))
     whole, extra = start.copy(), []
-    taken = {frozenset(pair) for pair in probed}
+    taken = {_in_order(pair) for pair in probed}
     for _ in range(redundancy):
         partition = start.copy()
-        candidates = _candidates(signatures, interfaces, partition, taken)
+        candidates = _candidates(fabric, interfaces, partition, taken)
         options = [(pair, signatures.of(pair)) for pair in candidates]
         while options:
             gains = [partition.gain(signature) for _, signature in options]
@@ -160,27 +158,31 @@ def separate(
             partition.refine(signature)
             whole.refine(signature)
             extra.append(pair)
-            taken.add(frozenset(pair))
+            taken.add(pair)
             options = [option for option, gain in zip(options, gains, strict=True) if gain and option[0] != pair]
     return extra, whole.ambiguous()
 
 
-def _candidates(
-    signatures: Signatures, interfaces: Sequence[str], partition: Partition, taken: set[frozenset[str]]
-) -> list[Pair]:
+def _in_order(pair: Pair) -> Pair:
+    return pair if pair[0] < pair[1] else (pair[1], pair[0])
+
+
+def _candidates(fabric: Fabric, interfaces: Sequence[str], partition: Partition, taken: set[Pair]) -> list[Pair]:
     """A few pairs between every two switches, and from every RNIC with an ambiguous link to every switch."""
     unclear = {link for block in partition.ambiguous() for link in block}
     if not unclear:
         return []
     below: dict[str, list[str]] = defaultdict(list)
     for interface in interfaces:
-        below[signatures.leaf(interface)].append(interface)
+        below[fabric.leaf_of(interface)].append(interface)
     found: dict[Pair, None] = {}
 
     def offer(pairs: Iterable[Pair], limit: int) -> None:
-        for a, b in pairs:
-            if limit and split_port(a)[0] != split_port(b)[0] and frozenset((a, b)) not in taken:
-                found[(a, b) if a.encode() < b.encode() else (b, a)] = None
+        for pair in map(_in_order, pairs):
+            if not limit:
+                break
+            if split_port(pair[0])[0] != split_port(pair[1])[0] and pair not in taken:
+                found[pair] = None
                 limit -= 1
 
     leaves = sorted(below, key=str.encode)
@@ -191,7 +193,7 @@ def _candidates(
         if len(found) > LARGEST_SEARCH:
             break
     for interface in interfaces:
-        if signatures._fabric.link_of(interface) in unclear and len(found) < 2 * LARGEST_SEARCH:
+        if fabric.link_of(interface) in unclear and len(found) < 2 * LARGEST_SEARCH:
             for leaf in leaves:
                 offer(product([interface], below[leaf]), 1)
     return list(found)

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
 from math import ceil, log
 
+import msgspec
+
 from exporter.contracts.codec import ContractError
-from exporter.contracts.fabric import Fabric, Interface
-from exporter.contracts.names import path_id, port_id, split_link, split_port
+from exporter.contracts.fabric import Fabric
+from exporter.contracts.names import path_id, port_id
 from exporter.contracts.plan import UDP_HEADERS, Coverage, Phase, Plan, ProbeType, Target, check_plan
-from exporter.contracts.skeleton import Endpoint, Role, Skeleton
+from exporter.contracts.skeleton import Endpoint, Skeleton
 from exporter.contracts.topology import Topology
 from skeleton_service.identifiability import separate
+from skeleton_service.routes import Routes
+from skeleton_service.selection import Member, Pair, Selection, target_count
+
+RESERVED = 0.1
+"""Share of an exporter's paths left for the pairs that tell links apart, and for exploring."""
+
+LARGEST_FILE = 1_000_000
+"""Paths in one file: 0.7 GB, where a reader takes 1 GiB at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a site may choose. Periods in seconds; ``mtu`` is the largest IP packet the fabric promises."""
+    """What a site may choose. Periods in seconds; ``mtu`` is the largest IP packet the fabric promises.
+
+    ``max_paths`` is what a host may be asked for, its exporter's ``probing.max_paths``: with these periods 4,096 paths
+    are 3,000 probes a second, each path a second to five apart. ``exploration`` is the share of pairs probed beside
+    the skeleton, so that one that is wrong shows.
+    """
 
     path_probability: float = 0.99
     largest_port_count: int = 64
@@ -33,13 +47,87 @@ class Settings:
     tcp_payload: int = 64
     mtu: int = 9000
     redundancy: int = 2
+    max_paths: int = 4096
+    exploration: float = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    source: Endpoint
-    destination: Endpoint
-    role: Role
+class Draft:
+    """A plan whose targets are not written out yet: the pairs, and in which order each source probes them."""
+
+    def __init__(
+        self, head: Plan, pairs: Iterable[Pair], routes: Routes, settings: Settings, inactive: frozenset[str] | None
+    ) -> None:
+        """``head`` is the plan without targets; ``inactive`` the endpoints that have not started, None for all."""
+        self.head = head
+        self._routes = routes
+        self._settings = settings
+        self._inactive = inactive
+        self._toward: dict[str, list[Pair]] = defaultdict(list)
+        for pair in pairs:
+            self._toward[pair.one.endpoint.id].append(pair)
+            self._toward[pair.other.endpoint.id].append(Pair(pair.other, pair.one, pair.role, pair.ports))
+
+    @property
+    def paths(self) -> int:
+        return sum(target_count(pair.ports) for pairs in self._toward.values() for pair in pairs)
+
+    def whole(self) -> Plan:
+        """The plan in one file; raise ContractError when no reader would take it."""
+        if self.paths > LARGEST_FILE:
+            raise ContractError("plan", f"{self.paths} paths are too many for one file", "add --split-by-host")
+        return self._of(self._toward)
+
+    def by_host(self) -> Iterator[tuple[str, Plan]]:
+        """Each host with the part of the plan that its exporter obeys, one at a time: memory holds no other."""
+        sources: dict[str, list[str]] = defaultdict(list)
+        for source, pairs in self._toward.items():
+            sources[pairs[0].one.endpoint.host].append(source)
+        for host in sorted(sources):
+            yield host, self._of(sources[host])
+
+    def _of(self, sources: Iterable[str]) -> Plan:
+        targets = [
+            target
+            for source in sorted(sources)
+            for pair in in_probing_order(self._toward[source])
+            for target in self._targets(pair)
+        ]
+        made = msgspec.structs.replace(self.head, targets=tuple(targets))
+        check_plan(made, "plan")
+        return made
+
+    def _targets(self, pair: Pair) -> Iterator[Target]:
+        """One target per path: UDP and MTU probes share source ports, hence the route that ECMP gives them."""
+        settings = self._settings
+        source, destination = pair.one.interface, pair.other.interface
+        jumbo = self._routes.mtu(pair.one.id, pair.other.id, settings.mtu) - UDP_HEADERS
+        udp: tuple[ProbeType, int, float] = ("udp", settings.udp_payload, settings.udp_period)
+        mtu: tuple[ProbeType, int, float] = ("mtu", jumbo, settings.mtu_period)
+        tcp: tuple[ProbeType, int, float] = ("tcp", settings.tcp_payload, settings.tcp_period)
+        ends = {pair.one.endpoint.id, pair.other.endpoint.id}
+        active = self._inactive is not None and not ends & self._inactive
+        names = (source.host.name, source.rnic.name, destination.host.name, destination.rnic.name)
+        for index in range(pair.ports):
+            port = settings.first_source_port + index
+            for probe, payload, period in (udp, mtu, tcp) if index == 0 else (udp, mtu):
+                yield Target(
+                    path=path_id(*names, probe, settings.traffic_class, port),
+                    source=pair.one.endpoint.id,
+                    destination=pair.other.endpoint.id,
+                    probe=probe,
+                    source_address=source.rnic.ip,
+                    destination_address=destination.rnic.ip,
+                    source_ports=(port,),
+                    traffic_class=settings.traffic_class,
+                    payload_bytes=payload,
+                    period_seconds=period,
+                    active=active,
+                    role=pair.role,
+                    source_host=names[0],
+                    source_rnic=names[1],
+                    destination_host=names[2],
+                    destination_rnic=names[3],
+                )
 
 
 def plan(
@@ -52,67 +140,105 @@ def plan(
     settings: Settings | None = None,
     inactive: frozenset[str] = frozenset(),
 ) -> Plan:
-    """Make the probe list of one job; pure and deterministic.
+    """Make the probe list of one job; pure and deterministic. Arguments and errors are those of ``draft``."""
+    return draft(
+        skeleton,
+        topology,
+        phase=phase,
+        generation=generation,
+        expires=expires,
+        settings=settings,
+        inactive=inactive,
+    ).whole()
+
+
+def draft(
+    skeleton: Skeleton,
+    topology: Topology,
+    *,
+    phase: Phase,
+    generation: int,
+    expires: float,
+    settings: Settings | None = None,
+    inactive: frozenset[str] = frozenset(),
+) -> Draft:
+    """Choose the pairs of one job's probe list; pure and deterministic.
 
     ``preload`` probes every same-rail pair of the skeleton's endpoints and needs no structure (SkeletonHunter,
-    section 5.1); ``skeleton`` probes the skeleton's pairs. Both add the fewest pairs that tell the links
-    on those paths apart (role ``basic``). Every pair is probed in both directions. ``expires`` is in seconds
-    since the epoch. Targets from or to an endpoint in ``inactive`` (not yet started) are inactive.
+    section 5.1); all its targets wait for their destination to register. ``skeleton`` probes the skeleton's pairs,
+    and off it a few same-rail pairs, others each ``generation`` (role ``basic``); of these, targets from or to an
+    endpoint in ``inactive`` (not yet started) wait. Both add the fewest pairs that tell the links on those paths
+    apart (role ``basic``). Every pair is probed in both directions. ``expires`` is in seconds since the epoch.
+
+    A group of more pairs than ``max_paths`` has room for is probed by a connected, redundant part of them
+    (skeleton_service.mesh); the coverage says how many. Time and memory are linear in the pairs probed.
     Raises ContractError when the skeleton lists no endpoints or the topology lacks one of them.
     """
     settings = settings or Settings()
     fabric = Fabric(topology)
+    routes = Routes(fabric)
     if not skeleton.endpoints:
         raise ContractError("skeleton", "lists no endpoints", "infer it again with this release")
-    interfaces = {endpoint.id: _bind(endpoint, fabric) for endpoint in skeleton.endpoints}
-    by_id = {endpoint.id: endpoint for endpoint in skeleton.endpoints}
-    wanted = _same_rail(skeleton.endpoints, interfaces) if phase == "preload" else skeleton.pairs()
-    pairs = list(_one_per_rnic_pair((Pair(by_id[a], by_id[b], role) for a, b, role in wanted), interfaces))
-    reachable = [pair for pair in pairs if fabric.path_count(*_ends(pair, interfaces))]
-    endpoint_at = {interfaces[endpoint.id].id: endpoint for endpoint in reversed(skeleton.endpoints)}
-    extra, ambiguous = separate(
-        fabric,
-        [_ends(pair, interfaces) for pair in reachable],
-        sorted(endpoint_at, key=str.encode),
-        settings.redundancy,
+    members = {endpoint.id: _bind(endpoint, fabric) for endpoint in skeleton.endpoints}
+    member_at = {member.id: member for member in sorted(members.values(), key=lambda m: m.endpoint.id, reverse=True)}
+    room = settings.max_paths // max(Counter(member.endpoint.host for member in member_at.values()).values())
+    selection = Selection(
+        routes, lambda paths: min(port_count(paths, settings.path_probability), settings.largest_port_count)
     )
-    probed = reachable + [Pair(endpoint_at[a], endpoint_at[b], "basic") for a, b in extra]
-    reached = [1.0]
-    targets: list[Target] = []
-    for pair in _in_probing_order(probed):
-        count = fabric.path_count(*_ends(pair, interfaces))
-        ports = min(port_count(count, settings.path_probability), settings.largest_port_count)
-        reached.append(path_probability(count, ports))
-        targets += _targets(
-            pair, interfaces, ports, fabric, settings, not {pair.source.id, pair.destination.id} & inactive
-        )
-    made = Plan(
+    rails = _rails(members.values())
+    if phase == "preload":
+        for rail in rails:
+            selection.add_mesh(rail, "basic", int(room * (1 - RESERVED)))
+    else:
+        _add_skeleton(selection, skeleton, members, int(room * (1 - RESERVED)))
+    asked = list(selection.pairs)
+    reached = [path_probability(routes.count(pair.one.id, pair.other.id), pair.ports) for pair in asked]
+    extra, ambiguous = separate(
+        fabric, [(pair.one.id, pair.other.id) for pair in asked], sorted(member_at), settings.redundancy
+    )
+    for one, other in extra:
+        selection.add(member_at[one], member_at[other], room)
+    if phase == "skeleton":
+        selection.explore(rails, settings.exploration, generation, room)
+    coverage = Coverage(
+        path_probability=round(min(reached, default=1.0), 6),
+        pairs_total=selection.wanted,
+        pairs_probed=len(asked),
+        links_ambiguous=ambiguous,
+    )
+    head = Plan(
         version=1,
         job=skeleton.job,
         job_uid=skeleton.job_uid,
         phase=phase,
         generation=generation,
         expires=expires,
-        targets=tuple(targets),
-        coverage=Coverage(
-            path_probability=round(min(reached), 6),
-            pairs_total=len(pairs),
-            pairs_probed=len(reachable),
-            links_ambiguous=ambiguous,
-        ),
+        targets=(),
+        coverage=coverage,
     )
-    check_plan(made, "plan")
-    return made
+    return Draft(head, selection.pairs, routes, settings, None if phase == "preload" else inactive)
 
 
-def _one_per_rnic_pair(pairs: Iterable[Pair], interfaces: dict[str, Interface]) -> Iterator[Pair]:
-    """Containers that share an RNIC share its paths: each pair of RNICs is probed once, for its first role."""
-    seen: set[frozenset[str]] = set()
-    for pair in pairs:
-        ends = frozenset(_ends(pair, interfaces))
-        if len(ends) == 2 and ends not in seen:
-            seen.add(ends)
-            yield pair
+def _add_skeleton(selection: Selection, skeleton: Skeleton, members: dict[str, Member], limit: int) -> None:
+    """Edges and groups; each kind that an endpoint takes part in has an equal share of the limit, or what is left."""
+    edges = [(members[a], members[b], role) for a, b, role in msgspec.structs.replace(skeleton, groups=()).pairs()]
+    groups_of = Counter(member for group in skeleton.groups for member in set(group.members))
+    kinds = bool(edges) + max(groups_of.values(), default=0)
+    if edges:
+        selection.add_edges(edges, limit // kinds)
+    added = Counter(dict.fromkeys(groups_of, int(bool(edges))))
+    for group in sorted(skeleton.groups, key=lambda group: (group.role, sorted(group.members))):
+        added.update(set(group.members))
+        share = max((added[member] for member in group.members), default=0)
+        selection.add_mesh((members[member] for member in group.members), group.role, limit * share // kinds)
+
+
+def in_probing_order(pairs: Sequence[Pair]) -> list[Pair]:
+    """A source's pairs from the destination that follows it on, and around.
+
+    So all sources of a ring are at different destinations, if they go through their lists together.
+    """
+    return sorted(pairs, key=lambda pair: (pair.other.id < pair.one.id, pair.other.id))
 
 
 @lru_cache(maxsize=1024)
@@ -131,92 +257,20 @@ def path_probability(paths: int, ports: int) -> float:
     return 1.0 if paths <= 1 else (1 - ((paths - 1) / paths) ** ports) ** paths
 
 
-def _bind(endpoint: Endpoint, fabric: Fabric) -> Interface:
-    interface = fabric.interfaces.get(port_id(endpoint.host, endpoint.rnic))
+def _bind(endpoint: Endpoint, fabric: Fabric) -> Member:
+    name = port_id(endpoint.host, endpoint.rnic)
+    interface = fabric.interfaces.get(name)
     if interface is None:
         problem = f"RNIC {endpoint.rnic!r} of host {endpoint.host!r} is missing, needed by endpoint {endpoint.id!r}"
         raise ContractError("topology", problem, "add the host with this RNIC")
-    return interface
+    return Member(endpoint, interface, name)
 
 
-def _ends(pair: Pair, interfaces: dict[str, Interface]) -> tuple[str, str]:
-    return interfaces[pair.source.id].id, interfaces[pair.destination.id].id
-
-
-def _same_rail(endpoints: tuple[Endpoint, ...], interfaces: dict[str, Interface]) -> Iterator[tuple[str, str, Role]]:
-    rails: dict[int, list[Endpoint]] = defaultdict(list)
-    for endpoint in endpoints:
-        interface = interfaces[endpoint.id]
-        rail = interface.rnic.rail if endpoint.rail is None else endpoint.rail
-        rails[interface.host.rnics.index(interface.rnic) if rail is None else rail].append(endpoint)
-    for rail in sorted(rails):
-        for a, b in combinations(rails[rail], 2):
-            if a.host != b.host:
-                yield a.id, b.id, "basic"
-
-
-def _in_probing_order(pairs: list[Pair]) -> Iterator[Pair]:
-    """Both directions of each pair, by source, each source beginning at another destination.
-
-    Exporters go through their list in order: begun alike, all would hit one destination at once.
-    """
-    toward: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        toward[pair.source.id].append(pair)
-        toward[pair.destination.id].append(Pair(pair.destination, pair.source, pair.role))
-    for index, source in enumerate(sorted(toward, key=str.encode)):
-        own = sorted(toward[source], key=lambda pair: pair.destination.id.encode())
-        shift = index % len(own)
-        yield from own[shift:] + own[:shift]
-
-
-def _targets(
-    pair: Pair, interfaces: dict[str, Interface], ports: int, fabric: Fabric, settings: Settings, active: bool
-) -> Iterator[Target]:
-    """One target per path: UDP and MTU probes share source ports, hence the route that ECMP gives them."""
-    source, destination = interfaces[pair.source.id], interfaces[pair.destination.id]
-    jumbo = _mtu(source.id, destination.id, fabric, settings.mtu) - UDP_HEADERS
-    udp: tuple[ProbeType, int, float] = ("udp", settings.udp_payload, settings.udp_period)
-    mtu: tuple[ProbeType, int, float] = ("mtu", jumbo, settings.mtu_period)
-    tcp: tuple[ProbeType, int, float] = ("tcp", settings.tcp_payload, settings.tcp_period)
-    for index in range(ports):
-        port = settings.first_source_port + index
-        for probe, payload, period in (udp, mtu, tcp) if index == 0 else (udp, mtu):
-            yield Target(
-                path=path_id(
-                    source.host.name,
-                    source.rnic.name,
-                    destination.host.name,
-                    destination.rnic.name,
-                    probe,
-                    settings.traffic_class,
-                    port,
-                ),
-                source=pair.source.id,
-                destination=pair.destination.id,
-                probe=probe,
-                source_address=source.rnic.ip,
-                destination_address=destination.rnic.ip,
-                source_ports=(port,),
-                traffic_class=settings.traffic_class,
-                payload_bytes=payload,
-                period_seconds=period,
-                active=active,
-                role=pair.role,
-                source_host=source.host.name,
-                source_rnic=source.rnic.name,
-                destination_host=destination.host.name,
-                destination_rnic=destination.rnic.name,
-            )
-
-
-def _mtu(source: str, destination: str, fabric: Fabric, promised: int) -> int:
-    """The largest packet that the ports on the way are meant to pass, never more than is promised."""
-    ports = {end for link in fabric.possible_links(source, destination) for end in split_link(link)}
-    return min([promised, *(size for end in ports if (size := _port_mtu(end, fabric)) is not None)])
-
-
-def _port_mtu(end: str, fabric: Fabric) -> int | None:
-    node, name = split_port(end)
-    switch = fabric.switches.get(node)
-    return None if switch is None else next((port.mtu for port in switch.ports if port.name == name), None)
+def _rails(members: Iterable[Member]) -> list[list[Member]]:
+    """The RNICs of each rail: as the skeleton has it, else the topology, else by their place in the host."""
+    rails: dict[int, list[Member]] = defaultdict(list)
+    for member in members:
+        rnic = member.interface.rnic
+        rail = rnic.rail if member.endpoint.rail is None else member.endpoint.rail
+        rails[member.interface.host.rnics.index(rnic) if rail is None else rail].append(member)
+    return [rails[rail] for rail in sorted(rails)]

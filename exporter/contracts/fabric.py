@@ -10,6 +10,9 @@ from functools import cache, cached_property, lru_cache
 from exporter.contracts.names import link_id, port_id, split_port
 from exporter.contracts.topology import Host, Rnic, Topology
 
+_Hop = tuple[str, str, str]
+"""(own end, far end, the node there)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interface:
@@ -42,11 +45,16 @@ class Fabric:
         self.switches = {switch.name: switch for switch in topology.switches}
         self._peer: dict[str, str] = {}
         self._neighbours: dict[str, list[tuple[str, str]]] = {}  # node -> [(own end, far end)]
+        self._hop: dict[str, _Hop] = {}  # own end -> the way out of it
+        self._into: dict[str, list[tuple[str, _Hop]]] = {}  # node -> [(switch, the way from it to the node)]
         for link in sorted(topology.links, key=lambda link: link.id):
             for own, far in ((link.a, link.b), (link.b, link.a)):
                 self._peer[own] = far
                 self._neighbours.setdefault(self._vertex(own), []).append((own, far))
-        self._distances = lru_cache(maxsize=4096)(self._distances_from)
+                self._hop[own] = hop = (own, far, self._vertex(far))
+                if self._vertex(own) not in self.interfaces:
+                    self._into.setdefault(hop[2], []).append((self._vertex(own), hop))
+        self._onward = lru_cache(maxsize=4096)(self._onward_to)
 
     def _vertex(self, end: str) -> str:
         """An RNIC is a vertex of its own (a host does not forward); a switch is one with all its ports."""
@@ -56,6 +64,11 @@ class Fabric:
         """Name the link that ``end`` (``switch:port`` or ``host:rnic``) belongs to, if any."""
         far = self._peer.get(end)
         return None if far is None else link_id(end, far)
+
+    def leaf_of(self, interface: str) -> str:
+        """The switch an RNIC hangs off; the RNIC itself when its cable is not in the topology."""
+        far = self._peer.get(interface)
+        return interface if far is None else self._vertex(far)
 
     @cached_property
     def _port_by_address(self) -> dict[str, str]:
@@ -113,38 +126,44 @@ class Fabric:
         candidates = [link_id(own, far) for own, far in self._neighbours.get(node, ()) if self._vertex(far) == place]
         return candidates[0] if len(candidates) == 1 else None
 
-    def _distances_from(self, vertex: str) -> dict[str, int]:
-        distances = {vertex: 0}
-        queue = deque([vertex])
+    def _onward_to(self, root: str) -> dict[str, list[_Hop]]:
+        """{switch: its hops on the shortest paths to ``root``}; RNICs forward nothing. O(links of switches)."""
+        distances = {root: 0}
+        onward: dict[str, list[_Hop]] = {root: []}
+        queue = deque([root])
         while queue:
             here = queue.popleft()
-            if here != vertex and here in self.interfaces:
-                continue
-            for _, far in self._neighbours.get(here, ()):
-                there = self._vertex(far)
+            for there, hop in self._into.get(here, ()):
                 if there not in distances:
                     distances[there] = distances[here] + 1
+                    onward[there] = []
                     queue.append(there)
-        return distances
+                if distances[there] == distances[here] + 1:
+                    onward[there].append(hop)
+        return onward
+
+    def _ways(self, destination: str) -> tuple[str, dict[str, list[_Hop]]]:
+        """Where all paths to an RNIC end but for its cable, and the ways there: they serve all RNICs of a leaf."""
+        leaf = self.leaf_of(destination)
+        root = leaf if leaf in self.switches else destination
+        return root, self._onward(root)
+
+    def _hops(self, vertex: str, onward: dict[str, list[_Hop]]) -> list[_Hop]:
+        """Hops on the shortest paths from an RNIC or switch."""
+        if vertex in onward:
+            return onward[vertex]
+        cable = self._hop.get(vertex)
+        return [cable] if cable is not None and cable[2] in onward else []
 
     def path_count(self, source: str, destination: str) -> int:
         """Number of equal-cost shortest paths between two RNICs; 0 when there is none."""
-        distances = self._distances(destination)
-        if source not in distances:
-            return 0
+        root, onward = self._ways(destination)
 
         @cache
         def count(vertex: str) -> int:
-            if vertex == destination:
-                return 1
-            step = distances[vertex] - 1
-            return sum(
-                count(self._vertex(far))
-                for _, far in self._neighbours.get(vertex, ())
-                if distances.get(self._vertex(far)) == step
-            )
+            return 1 if vertex == root else sum(count(there) for _, _, there in self._hops(vertex, onward))
 
-        return count(source)
+        return 1 if source == destination else count(source)
 
     def possible_links(self, source: str, destination: str) -> frozenset[str]:
         """All links that some equal-cost shortest path between two RNICs crosses."""
@@ -152,22 +171,18 @@ class Fabric:
 
     def link_shares(self, source: str, destination: str) -> dict[str, float]:
         """Probability that a flow between two RNICs crosses each link, when ECMP splits evenly at every hop."""
-        distances = self._distances(destination)
+        root, onward = self._ways(destination)
         shares: dict[str, float] = {}
-        if source not in distances:
-            return shares
-        here = {source: 1.0}
-        for step in range(distances[source] - 1, -1, -1):
+        here = {source: 1.0} if source != destination else {}
+        while here and root not in here:
             reached: dict[str, float] = {}
             for vertex, probability in here.items():
-                onward = [
-                    (own, far, there)
-                    for own, far in self._neighbours.get(vertex, ())
-                    if distances.get(there := self._vertex(far)) == step
-                    and (there == destination or there not in self.interfaces)
-                ]
-                for own, far, there in onward:
-                    shares[link_id(own, far)] = probability / len(onward)
-                    reached[there] = reached.get(there, 0.0) + probability / len(onward)
+                hops = self._hops(vertex, onward)
+                for own, far, there in hops:
+                    shares[link_id(own, far)] = probability / len(hops)
+                    reached[there] = reached.get(there, 0.0) + probability / len(hops)
             here = reached
+        last = self.link_of(destination)
+        if here and root != destination and last is not None:
+            shares[last] = 1.0
         return shares

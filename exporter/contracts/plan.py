@@ -82,23 +82,30 @@ def read_plan(path: Path | str) -> Plan:
 
 def check_plan(plan: Plan, source: str) -> None:
     """Refuse paths named twice and addresses that are not unicast IP addresses."""
-    seen: set[str] = set()
+    paths: set[str] = set()
+    ends: set[str] = set()  # found good, and not looked at again: many targets share them
+    addresses: set[str] = set()
     for number, target in enumerate(plan.targets):
         where = f"field 'targets[{number}]'"
-        if target.path in seen:
+        if target.path in paths:
             raise ContractError(source, f"{where}: path {target.path!r} appears twice")
-        seen.add(target.path)
+        paths.add(target.path)
         if not target.source_ports:
             raise ContractError(source, f"{where}: source_ports is empty")
-        for name in (target.source, target.destination):
-            try:
-                split_endpoint(name)
-            except ValueError as error:
-                raise ContractError(source, f"{where}: {error}") from error
-        for text in (target.source_address, target.destination_address):
-            try:
-                address = ipaddress.ip_address(text)
-            except ValueError as error:
-                raise ContractError(source, f"{where}: {error}") from error
-            if address.is_multicast or address.is_unspecified or text == "255.255.255.255":
-                raise ContractError(source, f"{where}: {text} is not a unicast address")
+        try:
+            for name in (target.source, target.destination):
+                if name not in ends:
+                    split_endpoint(name)
+            for address in (target.source_address, target.destination_address):
+                if address not in addresses:
+                    _check_unicast(address)
+        except ValueError as error:
+            raise ContractError(source, f"{where}: {error}") from error
+        ends.update((target.source, target.destination))
+        addresses.update((target.source_address, target.destination_address))
+
+
+def _check_unicast(text: str) -> None:
+    address = ipaddress.ip_address(text)
+    if address.is_multicast or address.is_unspecified or text == "255.255.255.255":
+        raise ValueError(f"{text} is not a unicast address")

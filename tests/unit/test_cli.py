@@ -12,6 +12,8 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import main as exporter_main
+from exporter.contracts.plan import read_plan
+from exporter.contracts.topology import read_topology
 from skeleton_service.cli import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -191,3 +193,76 @@ def test_a_keep_firing_for_that_is_no_duration_is_exit_2_with_the_name_of_its_fi
         "(write 15s, 1m or 500ms)\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def planned(output: Path, *more: str) -> int:
+    return main(["plan", "--topology", TOPOLOGY, "--output", str(output), *more])
+
+
+def test_a_preload_list_needs_a_topology_and_the_name_of_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everyone = [host.name for host in read_topology(TOPOLOGY).hosts]
+    assert planned(tmp_path / "all.json", "--phase", "preload", "--job", "j") == 0
+    plan = read_plan(tmp_path / "all.json")
+    assert (plan.job, plan.phase, {target.active for target in plan.targets}) == ("j", "preload", {False})
+    assert {target.source.partition("/")[0] for target in plan.targets} == set(everyone)
+    capsys.readouterr()
+    (tmp_path / "hosts").write_text(f"# the job's\n{everyone[0]}, {everyone[1]}\n{everyone[2]} # spare\n")
+    for hosts in (",".join(everyone[:3]), str(tmp_path / "hosts")):
+        options = ["--phase", "preload", "--job", "j", "--hosts", hosts, "--split-by-host"]
+        assert planned(tmp_path / "parts", *options) == 0
+        assert sorted(path.stem for path in (tmp_path / "parts").iterdir()) == sorted(everyone[:3])
+        part = read_plan(tmp_path / "parts" / f"{everyone[0]}.json")
+        assert {target.source_host for target in part.targets} == {everyone[0]}
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'parts'}: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--skeleton: is missing, and phase skeleton is planned from it (or --phase preload, "),
+        (["--phase", "preload"], "--job: is missing, and no --skeleton names the job (name the job)"),
+        (["--skeleton", SKELETON, "--job", "j"], "--job: is of no use with --skeleton"),
+        (["--skeleton", SKELETON, "--hosts", "a"], "--hosts: is of no use with --skeleton"),
+        (
+            ["--phase", "preload", "--job", "j", "--hosts", "host-p0-0,host-p0-11"],
+            "--hosts: host 'host-p0-11' is not in the topology (did you mean 'host-p0-1'?)",
+        ),
+        (
+            ["--phase", "preload", "--job", "j", "--hosts", "host-p0-0,host-p0-0"],
+            "--hosts: host 'host-p0-0' appears twice",
+        ),
+    ],
+)
+def test_what_a_plan_is_made_from_is_said_in_one_line(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert planned(tmp_path / "plan.json", *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"skeleton-service: {message}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--max-paths=0", "--max-paths=x", "--exploration=-0.1", "--exploration=nan"])
+def test_limits_out_of_range_are_exit_2(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        planned(tmp_path / "plan.json", "--skeleton", SKELETON, option)
+    assert end.value.code == 2
+    assert f"argument {option.partition('=')[0]}: " in capsys.readouterr().err
+
+
+def test_a_host_whose_name_leads_out_of_the_directory_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topology = tmp_path / "t.yaml"
+    topology.write_text(
+        "version: 1\nlinks: [{a: 'a:r', b: 'leaf:1'}, {a: '../b:r', b: 'leaf:2'}]\n"
+        "switches: [{name: leaf, tier: leaf}]\n"
+        "hosts: [{name: a, rnics: [{name: r, ip: 10.0.0.1}]}, {name: ../b, rnics: [{name: r, ip: 10.0.0.2}]}]\n"
+    )
+    options = ["--phase", "preload", "--job", "j", "--split-by-host", "--output", str(tmp_path / "parts")]
+    assert main(["plan", "--topology", str(topology), *options]) == 2
+    assert "host '../b' cannot name a file" in capsys.readouterr().err
+    assert not (tmp_path / "b.json").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import combinations
 
 import msgspec
@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from exporter.contracts.codec import ContractError, encode
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import Plan, check_plan
-from exporter.contracts.skeleton import Skeleton
+from exporter.contracts.skeleton import Edge, Group, Skeleton
 from exporter.contracts.topology import Topology
 from lab.jobs.job import draw_job
 from skeleton_service.identifiability import Partition, separate
-from skeleton_service.planning import Settings, path_probability, plan, port_count
+from skeleton_service.planning import Settings, draft, path_probability, plan, port_count
+from skeleton_service.preload import unobserved
 from tests.unit.fabrics import leaf_spine
 
 FABRIC = leaf_spine()
@@ -68,7 +69,7 @@ def test_each_pair_is_probed_both_ways(seed: int) -> None:
 def test_two_more_pairs_tell_all_links_apart(seed: int, spines: int) -> None:
     topology = leaf_spine(spines=spines)
     truth = draw_job(seed, topology).truth()
-    made = make(truth, topology)
+    made = make(truth, topology, settings=Settings(exploration=0))
     assert made.coverage is not None
     assert made.coverage.links_ambiguous == ()
     extra = {frozenset((t.source, t.destination)) for t in made.targets if t.role == "basic"}
@@ -118,14 +119,6 @@ def test_the_list_is_the_same_every_time_whatever_the_order_of_the_skeleton() ->
     assert encode(make(truth)) == encode(make(turned))
 
 
-def test_sources_begin_at_different_destinations() -> None:
-    made = make(draw_job(0, FABRIC).truth(), phase="preload")
-    first: dict[str, str] = {}
-    for target in made.targets:
-        first.setdefault(target.source, target.destination)
-    assert max(list(first.values()).count(name) for name in first) <= 4
-
-
 def test_settings_and_inactive_endpoints() -> None:
     truth = draw_job(0, FABRIC).truth()
     waiting = truth.endpoints[0].id
@@ -170,3 +163,83 @@ def test_two_containers_on_one_rnic_make_each_of_its_paths_once(phase: str) -> N
     check_plan(made, "plan")
     assert {target.path for target in made.targets} == {target.path for target in make(truth, phase=phase).targets}
     assert all(target.source_address != target.destination_address for target in made.targets)
+
+
+def off_skeleton(generation: int, share: float = 0.05) -> set[frozenset[str]]:
+    """What a plan probes beside the skeleton and the pairs that tell links apart."""
+    truth = draw_job(2, FABRIC).truth()
+    with_them, without = (
+        {
+            frozenset((target.source, target.destination))
+            for target in make(truth, generation=generation, settings=Settings(exploration=some)).targets
+        }
+        for some in (share, 0.0)
+    )
+    assert with_them >= without
+    return with_them - without
+
+
+def test_a_twentieth_of_the_pairs_is_off_the_skeleton_same_rail_and_other_ones_each_generation() -> None:
+    truth = draw_job(2, FABRIC).truth()
+    asked = {frozenset((a, b)) for a, b, _ in truth.pairs()}
+    rail = {endpoint.id: endpoint.rail for endpoint in truth.endpoints}
+    seen: set[frozenset[str]] = set()
+    for generation in range(60):
+        extra = off_skeleton(generation)
+        assert len(extra) in (len(asked) // 20, len(asked) // 20 + 1)
+        assert not extra & asked
+        assert all(len({rail[end] for end in pair}) == 1 for pair in extra)
+        seen |= extra
+    assert off_skeleton(7) == off_skeleton(7)
+    ends = {endpoint.id: endpoint.host for endpoint in truth.endpoints}
+    every = {frozenset((a, b)) for a, b in combinations(ends, 2) if rail[a] == rail[b] and ends[a] != ends[b]}
+    assert len(seen) > 0.8 * len(every - asked)
+
+
+def test_a_skeleton_without_any_pair_off_it_is_explored_in_vain() -> None:
+    truth = draw_job(0, FABRIC).truth()
+    rails = [[e.id for e in truth.endpoints if e.rail == rail] for rail in (0, 1)]
+    groups = tuple(Group(role="basic", members=tuple(rail)) for rail in rails)
+    made = make(msgspec.structs.replace(truth, groups=groups, edges=()), settings=Settings(redundancy=0))
+    assert made.coverage is not None
+    assert len({frozenset((t.source, t.destination)) for t in made.targets}) == made.coverage.pairs_probed == 2 * 28
+
+
+def test_all_targets_of_a_preload_list_wait_and_those_of_a_skeleton_do_not() -> None:
+    truth = draw_job(0, FABRIC).truth()
+    assert {target.active for target in make(truth, phase="preload").targets} == {False}
+    assert {target.active for target in make(truth).targets} == {True}
+
+
+def test_too_many_edges_are_thinned_within_the_limit_and_said() -> None:
+    """Two stages of a large job, whose every pair may talk: the inference does not say which replicas do."""
+    topology = leaf_spine(pods=2, rails=1, spines=2, hosts_per_pod=30)
+    base = unobserved("j", topology)
+    first, second = ([e.id for e in base.endpoints if f"-p{pod}-" in e.host] for pod in (0, 1))
+    edges = tuple(Edge(a=a, b=b, role="pp") for a in first for b in second)
+    groups = tuple(Group(role="dp", members=tuple(stage)) for stage in (first, second))
+    made = make(msgspec.structs.replace(base, edges=edges, groups=groups), topology, settings=Settings(max_paths=400))
+    per_source = Counter(target.source for target in made.targets)
+    assert max(per_source.values()) <= 400
+    assert made.coverage is not None
+    assert made.coverage.pairs_total == 900 + 2 * 435
+    assert 60 * 8 <= made.coverage.pairs_probed < made.coverage.pairs_total
+    roles = {role: {t.source for t in made.targets if t.role == role} for role in ("pp", "dp")}
+    assert all(len(sources) == 60 for sources in roles.values())
+
+
+def test_the_parts_of_all_hosts_are_the_whole_and_hold_what_starts_there() -> None:
+    truth = draw_job(3, FABRIC).truth()
+    whole = make(truth)
+    parts = dict(draft(truth, FABRIC, phase="skeleton", generation=3, expires=9.0).by_host())
+    assert sorted(parts) == sorted({endpoint.host for endpoint in truth.endpoints})
+    assert {t.path: t for part in parts.values() for t in part.targets} == {t.path: t for t in whole.targets}
+    for host, part in parts.items():
+        assert {target.source_host for target in part.targets} == {host}
+        assert msgspec.structs.replace(part, targets=()) == msgspec.structs.replace(whole, targets=())
+
+
+def test_a_plan_that_no_reader_would_take_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skeleton_service.planning.LARGEST_FILE", 10)
+    with pytest.raises(ContractError, match=r"paths are too many for one file \(add --split-by-host\)"):
+        make(draw_job(0, FABRIC).truth())
