@@ -8,7 +8,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format schemas docs rules-check scenarios bench-lab bench-churn bench-render bench-rtt-while-rendering victoria-metrics lock clean
+.PHONY: help setup demo test test-slow lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-render bench-rtt-while-rendering victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -53,6 +53,9 @@ scenarios: $(SETUP) ## play every scenario and record it (SEED=, OUTPUT=): half 
 
 bench-churn: $(SETUP) ## an hour of 2,000 container creations a minute, in minutes: are series and memory bounded?
 	$(BIN)/python -m benchmarks.churn $(ARGS)
+
+bench-plan: $(SETUP) ## a preload list at 512, 2,048 and 32,768 RNICs: seconds, memory, and that both stay linear
+	$(BIN)/python -m benchmarks.planning
 
 bench-render: $(SETUP) ## processor seconds of /metrics and OTLP for 100,000 series, against the common libraries
 	$(BIN)/python -m benchmarks.render $(ARGS)
