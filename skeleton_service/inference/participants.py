@@ -1,0 +1,84 @@
+"""Who takes part in a job: its RNICs as a table of units and lanes.
+
+A *unit* is one container: with tensor parallelism inside it, its RNICs carry the traffic of one place of
+the pipeline. A *lane* joins the RNICs that talk across containers: collective libraries keep to the same
+local RNIC on both hosts, which on a rail-optimised fabric is the same rail (SkeletonHunter, section 5.1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from skeleton_service.inference.series import Integers, Throughput
+
+OBSERVED = 0.3
+"""An endpoint seen in less than this share of the window cannot be placed."""
+
+IDLE = 0.02
+"""An endpoint with less than this share of its rail's median traffic takes no part in the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Participants:
+    """``rows[unit, lane]`` is a row of the throughput, -1 where the unit has no such RNIC.
+
+    ``rails[row]`` is the rail of each row. ``hidden`` rows were hardly observed; rows that are neither
+    in ``rows`` nor hidden are idle. ``by_rail`` says that lanes are rails, and not places in the container.
+    """
+
+    rows: Integers
+    rails: Integers
+    hidden: tuple[int, ...]
+    by_rail: bool
+
+    @property
+    def units(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lanes(self) -> int:
+        return self.rows.shape[1] if self.rows.size else 0
+
+
+def find_participants(throughput: Throughput, rails: Integers) -> Participants:
+    """Sort the endpoints, whose rails are ``rails`` (endpoints,), into units and lanes."""
+    active, hidden = _sort_out(throughput, rails)
+    members: dict[str, list[int]] = defaultdict(list)
+    for row in active:
+        members[throughput.endpoints[row].container].append(row)
+    # Containers are listed by their first row, rows come sorted: an order that carries no meaning.
+    units = [sorted(rows, key=lambda row: int(rails[row])) for rows in members.values()]
+    sets = Counter(tuple(int(rails[row]) for row in rows) for rows in units)
+    widest: set[int] = set(max(sets.items(), key=lambda item: (item[1], item[0]))[0]) if sets else set()
+    distinct = all(len(set(own)) == len(own) for own in sets)
+    # A unit that lacks an RNIC still has its others on the usual rails. Where containers share hosts, or take
+    # whichever RNIC is free, the rails differ, and the place in the container is what two RNICs have in common.
+    by_rail = distinct and all(set(own) <= widest for own in sets)
+    lane_of = {rail: lane for lane, rail in enumerate(sorted(widest))}
+    lanes = len(widest) if by_rail else max((len(rows) for rows in units), default=0)
+    table = np.full((len(units), lanes), -1, dtype=np.int64)
+    for unit, rows in enumerate(units):
+        for place, row in enumerate(rows):
+            table[unit, lane_of[int(rails[row])] if by_rail else place] = row
+    return Participants(table, rails, tuple(hidden), by_rail)
+
+
+def _sort_out(throughput: Throughput, rails: Integers) -> tuple[list[int], list[int]]:
+    """Which rows take part, and which were hardly observed; idle rows are in neither."""
+    known = np.isfinite(throughput.tx) & np.isfinite(throughput.rx)
+    seen = known.sum(axis=1)
+    carried = np.nansum(throughput.tx, axis=1, dtype=np.float64) + np.nansum(throughput.rx, axis=1, dtype=np.float64)
+    mean = carried / np.maximum(seen, 1)
+    enough = seen >= max(OBSERVED * len(throughput.times), 1)
+    active: list[int] = []
+    for rail in np.unique(rails).tolist():
+        rows = np.flatnonzero((rails == rail) & enough)
+        if not rows.size:
+            continue
+        # Where most of a rail is idle, its median is nothing: the busiest RNIC is the measure then.
+        usual = max(float(np.median(mean[rows])), float(mean[rows].max()) * IDLE)
+        active += rows[mean[rows] > IDLE * usual].tolist()
+    return sorted(active), np.flatnonzero(~enough).tolist()

@@ -1,0 +1,259 @@
+"""The order of pipeline stages: which position groups exchange activations.
+
+Two independent witnesses, each of which knows the order up to its direction only:
+
+* *Conservation.* What one stage sends in a sample, its neighbours receive in that sample. So the
+  deviations of single replicas (`replicas`) correlate, sent with received, between neighbours.
+* *Likeness.* Neighbouring stages are busy almost at the same time, so their series are more alike than
+  those of distant stages (the paper's time shift, section 5.1, without needing it resolved in one burst).
+
+A pair of neighbours that is missed is a path nobody watches. Where the first witness is silent, the order
+is estimated again from resampled iterations, and every adjacency that turns up counts.
+
+The ends are neighbours too where model chunks are interleaved (the last stage hands over to the first), and
+where the first and the last stage share their embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+
+import numpy as np
+
+from skeleton_service.inference.series import Floats, Integers
+
+Pair = tuple[int, int]
+
+FLOOR = 0.2
+RESAMPLINGS = 24
+SEEN = 0.08
+"""An adjacency in at least this share of the resamplings is kept."""
+
+TIE = 0.1
+"""Exchanging two neighbours that lengthens the path by less than this share leaves their order open."""
+
+HEARD = 3.0
+"""Conservation speaks where the best scores of stages, in deviations of chance, are typically above this."""
+
+WEIGHT = 1.5
+"""What conservation counts for beside likeness, each relative to what it typically is between neighbours."""
+
+NEAR = 0.25
+"""Two orders are both possible where they differ by less than this share of a typical step."""
+
+HALF = 0.6
+"""The first and last stage of a plain pipeline carry half of what the others do, between bursts: they have one
+neighbour. Where model chunks are interleaved they carry three quarters or more."""
+
+BURST = 0.995
+QUIET_SHARES = (0.08, 0.2, 0.5)
+"""What counts as between bursts: samples below these shares of a burst, the strictest that leaves enough."""
+
+ENOUGH = 0.1
+SHARED = 0.012
+"""The share of a stage's bytes that both ends move at once while all stages between them are much quieter: shared
+embeddings do. Parameters that are gathered take the ends longer too, but they begin with all others."""
+
+FAINT = 0.02
+
+DEEPEST = 256
+"""No pipeline has more stages than this."""
+
+CLOSER = 1.5
+"""Neighbours in a pipeline foretell a stage better than all stages do, by this ratio of squared errors at least."""
+
+LESS, EQUAL = 0.93, 1.25
+"""Two stages of such a pipeline carry less than the others, a half to seven eighths, and the others the same."""
+
+EXACT = 7
+STARTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """``order`` lists group numbers from one end to the other; ``adjacent`` are sorted pairs of group numbers.
+
+    ``certain`` says that conservation gave the order.
+    """
+
+    order: tuple[int, ...]
+    adjacent: frozenset[Pair]
+    certain: bool
+
+
+def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> Stages:
+    """Order the groups whose mean rates, sent and received, are ``means`` (groups, 2, samples), bytes per second.
+
+    ``block`` is the length of one iteration in samples, the unit of resampling; ``conserved`` (groups,
+    groups) are the scores of conservation. Deterministic: the resampling is seeded.
+    O(resamplings x groups^2 x (samples + groups)).
+    """
+    groups = len(means)
+    if groups < 3:
+        order = tuple(range(groups))
+        return Stages(order, frozenset(pairwise(order)), certain=True)
+    levels = log_levels(means)
+    everything = np.arange(means.shape[2])
+    apart = unlikeness(levels)
+    apart /= max(float(np.median(np.sort(apart, axis=1)[:, 1])), 1e-12)
+    typical = 0.0 if conserved is None else float(np.median(conserved.max(axis=1)))
+    if conserved is not None and typical >= HEARD:
+        apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
+        np.fill_diagonal(apart, 0)
+        best = shortest_path(apart)
+        return Stages(best, frozenset(adjacencies(best) | _ties(best, apart, NEAR)), certain=True)
+    best = shortest_path(apart)
+    found = adjacencies(best) | _ties(best, apart, TIE * _length(best, apart))
+    random = np.random.default_rng(0)
+    seen: dict[Pair, int] = {}
+    samples = len(everything)
+    block = min(max(block, 2), max(samples // 3, 1))
+    for _ in range(RESAMPLINGS):
+        begins = random.integers(0, samples - block + 1, size=-(-samples // block))
+        picked = (begins[:, None] + np.arange(block)[None, :]).ravel()
+        for pair in adjacencies(shortest_path(unlikeness(levels[:, np.concatenate((picked, picked + samples))]))):
+            seen[pair] = seen.get(pair, 0) + 1
+    found |= {pair for pair, times in seen.items() if times >= SEEN * RESAMPLINGS}
+    return Stages(best, frozenset(found), certain=False)
+
+
+def find_chain(means: Floats) -> tuple[tuple[int, ...], float] | None:
+    """The order of a pipeline without replicas, whose units' rates are ``means`` (units, 2, samples).
+
+    And the share of the units' variation in time that their two neighbours foretell. None where units
+    that are next to each other foretell no better than all of them do, or not just two carry less.
+    """
+    units, _, samples = means.shape
+    if not 3 <= units <= DEEPEST:
+        return None
+    levels = log_levels(means).reshape(units, 2, samples)
+    # The ends carry half of what the others do all the time: it is the course of time that is foretold.
+    levels = (levels - levels.mean(axis=2, keepdims=True)).reshape(units, -1)
+    order = shortest_path(unlikeness(levels))
+    variation = float((levels**2).sum())
+    chain = levels[list(order)]
+    inner = chain[1:-1] - (chain[:-2] + chain[2:]) / 2
+    by_neighbours = float((inner**2).sum()) * units / (units - 2)
+    by_all = float(((levels - levels.mean(axis=0)) ** 2).sum()) * (units / (units - 1)) ** 2
+    carried = np.sort(means.sum(axis=(1, 2))[list(order)])
+    two_ends = carried[1] < LESS * carried[2] and carried[-1] < EQUAL * carried[2]
+    if by_neighbours * CLOSER > by_all or not (two_ends or units == 3):
+        return None
+    return order, 1 - by_neighbours / max(variation, 1e-12)
+
+
+def ends_meet(means: Floats) -> bool | None:
+    """Whether the first and the last stage exchange bytes, by what stages carry; None where that does not tell.
+
+    ``means`` (stages, 2, samples) as for `order_stages`, three stages or more, in their order.
+    """
+    carried = means.sum(axis=1)
+    if _shared(carried):
+        return True
+    between = np.median(carried[1:-1], axis=0)
+    burst = float(np.quantile(carried, BURST))
+    for share in QUIET_SHARES:
+        quiet = (carried.max(axis=0) < share * burst) & (between > FAINT * share * burst)
+        if quiet.mean() >= ENOUGH:
+            return min(_typical(carried[end][quiet], between[quiet]) for end in (0, -1)) >= HALF
+    return None
+
+
+def _typical(carried: Floats, between: Floats) -> float:
+    """The median of what one stage carries relative to others, samples that carry much counting for more."""
+    ratio = carried / between
+    order = np.argsort(ratio)
+    weight = np.cumsum(between[order])
+    return float(ratio[order][np.searchsorted(weight, weight[-1] / 2)])
+
+
+def _shared(carried: Floats) -> bool:
+    """Whether the ends alone are busy for a while, as the all-reduce of shared embeddings has it."""
+    burst = float(np.quantile(carried, BURST))
+    both, between = np.minimum(carried[0], carried[-1]), carried[1:-1].max(axis=0)
+    alone = (between < both / 2) & (both > FAINT * burst)
+    return float((both - between)[alone].sum()) > SHARED * float(carried.sum(axis=1).mean())
+
+
+def log_levels(means: Floats) -> Floats:
+    """Log rates (groups, 2 x samples) of mean rates (groups, 2, samples), so that bursts do not drown the rest."""
+    flat = np.nan_to_num(means.reshape(len(means), -1))
+    levels: Floats = np.log1p(flat / (FLOOR * float(flat.mean()) or 1.0))
+    return levels
+
+
+def unlikeness(levels: Floats) -> Floats:
+    """One less the correlation (groups, groups) of the groups' log rates."""
+    centred = levels - levels.mean(axis=1, keepdims=True)
+    normal = centred / np.maximum(np.sqrt((centred**2).sum(axis=1, keepdims=True)), 1e-12)
+    unlike: Floats = 1 - normal @ normal.T
+    return unlike
+
+
+def adjacencies(order: tuple[int, ...]) -> set[Pair]:
+    """The sorted pairs of neighbours in an order."""
+    return {(min(a, b), max(a, b)) for a, b in pairwise(order)}
+
+
+def _length(order: tuple[int, ...], apart: Floats) -> float:
+    return float(sum(apart[a, b] for a, b in pairwise(order)))
+
+
+def _ties(order: tuple[int, ...], apart: Floats, longer: float) -> set[Pair]:
+    """The adjacencies of orders that exchange two neighbours and are ``longer`` at most."""
+    shortest = _length(order, apart)
+    found: set[Pair] = set()
+    for other in _exchanged(order):
+        if _length(other, apart) - shortest < longer:
+            found |= adjacencies(other)
+    return found
+
+
+def _exchanged(order: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [(*order[:n], order[n + 1], order[n], *order[n + 2 :]) for n in range(len(order) - 1)]
+
+
+def shortest_path(apart: Floats) -> tuple[int, ...]:
+    """The shortest way through all groups (groups, groups); exact up to 7 groups.
+
+    Beyond, nearest neighbour from several starts, improved by reversing stretches.
+    """
+    count = len(apart)
+    if count <= EXACT:
+        ways = np.array([way for way in permutations(range(count)) if way[0] <= way[-1]])
+        lengths = apart[ways[:, :-1], ways[:, 1:]].sum(axis=1)
+        return tuple(int(place) for place in ways[int(np.argmin(lengths))])
+    starts: Integers = np.argsort(-apart.sum(axis=1), kind="stable")[:STARTS]
+    ways_found = [_improve(_greedy(apart, int(start)), apart) for start in starts]
+    best = min(ways_found, key=lambda way: float(apart[way[:-1], way[1:]].sum()))
+    return tuple(best if best[0] < best[-1] else best[::-1])
+
+
+def _greedy(apart: Floats, start: int) -> list[int]:
+    way, left = [start], set(range(len(apart))) - {start}
+    while left:
+        way.append(min(left, key=lambda place: (apart[way[-1], place], place)))
+        left.remove(way[-1])
+    return way
+
+
+def _improve(way: list[int], apart: Floats) -> list[int]:
+    """Reverse stretches while that shortens the path."""
+    count = len(way)
+    for _ in range(10 * count):
+        order = np.array(way)
+        steps = np.zeros((count, count))
+        # Reversing way[i..j] replaces the steps into i and out of j; at the path's ends there is no step.
+        before, after = order[:-1], order[1:]
+        into = np.concatenate(([0.0], apart[before, after]))
+        out = np.concatenate((apart[before, after], [0.0]))
+        steps -= into[:, None] + out[None, :]
+        steps[1:, :] += apart[np.ix_(order[:-1], order)]
+        steps[:, :-1] += apart[np.ix_(order, order[1:])]
+        steps[np.tril_indices(count)] = 0
+        i, j = np.unravel_index(int(np.argmin(steps)), steps.shape)
+        if steps[i, j] > -1e-12:
+            break
+        way = [*way[:i], *way[i : j + 1][::-1], *way[j + 1 :]]
+    return way

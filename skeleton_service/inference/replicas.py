@@ -1,0 +1,173 @@
+"""Which member of one stage talks to which member of the next.
+
+Members of a stage do the same at almost the same time. What is left of a unit's series when its group's
+mean is taken away is noise, and the timing of its own replica: a micro-batch that its replica was late
+with falls into the next sample. The bytes that one stage sends are those that the next stage of the same
+replica receives, in the same sample. So the deviations in *sent* of one and in *received* of the other
+correlate where two units are neighbours, at no lag, and nowhere else. Lanes and iterations add up.
+
+Where the deviations do not tell, nothing is guessed: all pairs of the two stages are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from skeleton_service.inference.participants import Participants
+from skeleton_service.inference.series import Floats, Integers, Rates, Throughput
+
+FLOOR = 0.02
+LARGEST = 0.3
+"""Deviations beyond this share of the group's rate are somebody else's traffic: a read from storage, say."""
+
+CERTAIN = 5.0
+"""How many standard deviations the best assignment must stand above any that exchanges two partners."""
+
+CERTAIN_OF_FEW = {2: 10.0, 3: 6.5}
+"""The same for two and three replicas: their deviations mirror each other, which leaves little to compare."""
+
+LAGS = tuple(range(4, 20))
+"""Lags, in samples, at which neighbours' deviations have nothing in common but chance."""
+
+MEASURED_UNITS = 24
+MEASURED_CHANCES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Deviations:
+    """``sent`` and ``received`` (units, lanes * samples), relative to the mean of the unit's group."""
+
+    sent: Rates
+    received: Rates
+
+
+def deviations(throughput: Throughput, participants: Participants, labels: Integers) -> Deviations:
+    """What is left of each unit's series without its group's mean, as a share of that mean."""
+    rows = participants.rows
+    found = np.zeros((2, *rows.shape, len(throughput.times)), dtype=np.float32)
+    for direction, rates in enumerate((throughput.tx, throughput.rx)):
+        floor = FLOOR * float(np.nanmean(rates[rows[rows >= 0]])) or 1.0
+        for label in range(int(labels.max()) + 1):
+            for lane in range(rows.shape[1]):
+                own = np.flatnonzero((labels == label) & (rows[:, lane] >= 0))
+                if own.size < 2:
+                    continue
+                series = rates[rows[own, lane]]
+                known = np.isfinite(series)
+                mean = np.where(known, series, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+                weight = mean / (mean + floor)
+                away = np.where(known, (series - mean) / (mean + floor), 0)
+                away = np.clip(away, -LARGEST, LARGEST)
+                found[direction, own, lane] = away - _lasting(away, mean / floor, weight)
+    sent, received = found.reshape(2, len(rows), -1)
+    return Deviations(sent, received)
+
+
+def _lasting(away: Rates, level: Rates, weight: Rates) -> Rates:
+    """The part of deviations (units, samples) that is there all the time.
+
+    What a unit always has more of than its peers, at bursts or between them, is its NIC's or its experts'
+    load; what it always has earlier or later is its host's clock. Neither is the timing of a replica.
+    """
+    height = np.log1p(level)
+    height = height / max(float(height.max()), 1e-12)
+    before, after = np.concatenate((level[:1], level[:-1])), np.concatenate((level[1:], level[-1:]))
+    early, late = (np.clip((other - level) / (level + 1), -LARGEST, LARGEST) for other in (before, after))
+    shapes = np.stack((weight, weight * height, weight * height**2, early, late))
+    basis, _ = np.linalg.qr(shapes.T)
+    result: Rates = away @ basis @ basis.T
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """``pairs`` (pairs, 2) of unit numbers may talk; ``certain`` says that each unit has one partner."""
+
+    pairs: Integers
+    certain: bool
+
+
+def match(found: Deviations, first: Integers, second: Integers, lanes: int, *, trusted: bool = True) -> Match:
+    """Match the units of two adjacent stages, as many in one as in the other; nobody where not ``trusted``.
+
+    A unit's partner is certain when no exchange of partners with another unit comes near the best
+    assignment. Units that are not certain are all paired with one another.
+    """
+    here, there = _facing(found, first, second)
+    common = (here @ there.T).astype(np.float64)
+    partner = linear_sum_assignment(-common)[1]
+    matched = common[:, partner]
+    best = matched.diagonal()
+    exchange = best[:, None] + best[None, :] - matched - matched.T
+    np.fill_diagonal(exchange, np.inf)
+    certain = trusted & (
+        exchange.min(axis=1) > CERTAIN_OF_FEW.get(len(first), CERTAIN) * 2 * _chance(here, there, lanes)
+    )
+    loose = np.stack(np.meshgrid(first[~certain], second[partner[~certain]], indexing="ij"), axis=-1).reshape(-1, 2)
+    pairs = np.concatenate((np.stack((first[certain], second[partner[certain]]), axis=1), loose))
+    return Match(pairs.astype(np.int64), bool(certain.all()))
+
+
+def conservation(found: Deviations, groups: list[Integers], lanes: int, pairs: list[tuple[int, int]]) -> Floats:
+    """How well each pair of groups' best assignment conserves bytes (groups, groups), in deviations of chance.
+
+    The mean over the assignment's pairs of units. Only ``pairs`` are looked at; others are 0.
+    """
+    scores = np.zeros((len(groups), len(groups)))
+    shares = []
+    best = {}
+    for number, (a, b) in enumerate(pairs):
+        here, there = _facing(found, groups[a], groups[b])
+        common = here @ there.T
+        size = float(np.sqrt((here**2).sum() * (there**2).sum())) / len(here)
+        best[a, b] = float(common[linear_sum_assignment(-common)].mean()) / max(size, 1e-12)
+        if number % max(1, len(pairs) // MEASURED_CHANCES) == 0:
+            shares.append(_chance(here, there, lanes) / max(size, 1e-12))
+    for (a, b), score in best.items():
+        scores[a, b] = scores[b, a] = score / max(float(np.median(shares)), 1e-12)
+    return scores
+
+
+def hand_over(found: Deviations, first: Integers, second: Integers, lanes: int) -> float:
+    """How much better bytes sent fit bytes received than timing alone explains, in deviations of chance.
+
+    Stages of one replica are late together, neighbours or not: then sent fits sent as well as received.
+    """
+    here, there = _facing(found, first, second)
+    alike = np.concatenate((found.sent[second], found.received[second]), axis=1)
+    common = here @ there.T
+    assigned = linear_sum_assignment(-common)
+    chance = _chance(here, there, lanes)
+    crossed = float(common[assigned].mean()) / chance
+    return min(crossed, crossed - float((here @ alike.T)[assigned].mean()) / chance)
+
+
+def _facing(found: Deviations, first: Integers, second: Integers) -> tuple[Rates, Rates]:
+    """Sent and received of one group, and received and sent of the other: (units, 2 x lanes x samples) each."""
+    here = np.concatenate((found.sent[first], found.received[first]), axis=1)
+    return here, np.concatenate((found.received[second], found.sent[second]), axis=1)
+
+
+def _chance(here: Rates, there: Rates, lanes: int) -> float:
+    """The standard deviation of scores between series that have nothing in common: the same, shifted in time."""
+    here, there = here[:MEASURED_UNITS], there[:MEASURED_UNITS]
+    samples = there.shape[1] // (2 * lanes)
+    turned = there.reshape(len(there), 2 * lanes, samples)
+    lags = [lag for lag in LAGS if lag < samples // 2] or [max(samples // 2, 1)]
+    scores = [here @ np.roll(turned, lag, axis=2).reshape(len(there), -1).T for lag in (*lags, *(-x for x in lags))]
+    return max(float(np.sqrt(np.mean(np.square(scores)))), 1e-12)
+
+
+def number_replicas(stages: Integers, matches: list[Match]) -> Integers:
+    """The replica of each unit (units,), where every stage is matched with the next for certain; -1 otherwise."""
+    replicas = np.full(len(stages), -1, dtype=np.int64)
+    if not all(found.certain for found in matches):
+        return replicas
+    first = np.flatnonzero(stages == 0)
+    replicas[first] = np.arange(len(first))
+    for found in matches:
+        replicas[found.pairs[:, 1]] = replicas[found.pairs[:, 0]]
+    return replicas

@@ -1,0 +1,147 @@
+"""The shape of a job: its stages, its replicas, and which of its units talk to each other beyond the groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import numpy as np
+
+from skeleton_service.inference.participants import Participants
+from skeleton_service.inference.pipeline import ends_meet, find_chain, order_stages
+from skeleton_service.inference.positions import Partition, find_positions, foretelling_error, group_means
+from skeleton_service.inference.ranks import agreeing, unit_ranks
+from skeleton_service.inference.replicas import (
+    Deviations,
+    Match,
+    conservation,
+    deviations,
+    hand_over,
+    match,
+    number_replicas,
+)
+from skeleton_service.inference.series import Floats, Integers, Throughput
+
+ALIKE = 0.6
+"""Units that foretell each other's variation to this share are one group, not a pipeline without replicas."""
+
+LONG_SAMPLES = 120
+LONG_ITERATIONS = 10
+"""Replicas are told apart by their timing after this many samples and iterations: before, chance looks the same."""
+
+HANDED_OVER = 3.0
+"""The last stage hands over to the first where bytes say so by this many deviations of chance."""
+
+CHEAP = 0.04
+"""Shared embeddings can hide in the gradients' all-reduce: the ends are joined where that costs no more than this."""
+
+NEARBY = 4
+MOST_PAIRS = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Units by number, as in `Participants`.
+
+    ``stages`` (units,) in pipeline order; ``replicas`` (units,), -1 where not known; ``pairs`` (pairs, 2) of
+    units in different stages that exchange bytes. ``foretold`` is the share of the units' variation in time
+    that the shape explains, up to 1; ``margin`` how clear the groups are (`Partition`).
+    """
+
+    stages: Integers
+    replicas: Integers
+    pairs: Integers
+    foretold: float
+    margin: float
+
+    @property
+    def count(self) -> int:
+        return int(self.stages.max()) + 1
+
+
+def find_shape(throughput: Throughput, participants: Participants, period_seconds: float) -> Shape | None:
+    """Infer the shape of a job with this iteration period; None for less than two units.
+
+    With data parallelism, groups of units and the order of the stages; without, a chain of units.
+    """
+    partition = find_positions(throughput, participants)
+    if partition is None:
+        return None
+    if partition.count > 1:
+        return _grouped(throughput, participants, partition, period_seconds)
+    chain = _chained(throughput, participants) if partition.foretold < ALIKE else None
+    if chain is not None and chain.foretold > partition.foretold:
+        return chain
+    units = np.arange(participants.units)
+    return Shape(np.zeros_like(units), units, _no_pairs(), partition.foretold, partition.margin)
+
+
+def _grouped(throughput: Throughput, participants: Participants, partition: Partition, period_seconds: float) -> Shape:
+    """Order the groups and match their members: by ranks that agree with the groups, else by what flows."""
+    ranks = unit_ranks(throughput, participants)
+    error = foretelling_error(partition.levels, partition.labels)
+    numbering = agreeing(partition.levels, ranks, error) if ranks is not None else None
+    labels = partition.labels if numbering is None else numbering.stages
+    away = deviations(throughput, participants, labels)
+    means = group_means(throughput, participants, labels)
+    groups = [np.flatnonzero(labels == label) for label in range(len(means))]
+    others: list[Match] = []
+    if numbering is not None:
+        groups = [group[np.argsort(numbering.replicas[group])] for group in groups]
+        matches = [Match(np.stack(ends, axis=1), certain=True) for ends in pairwise(groups)]
+    else:
+        block = round(period_seconds / throughput.step_seconds)
+        long = len(throughput.times) >= max(LONG_SAMPLES, LONG_ITERATIONS * block)
+        conserved = conservation(away, groups, participants.lanes, _candidates(means)) if long else None
+        ordered = order_stages(means, block, conserved)
+        groups, means = [groups[label] for label in ordered.order], means[list(ordered.order)]
+        place = {label: stage for stage, label in enumerate(ordered.order)}
+        labels = np.array([place[label] for label in labels.tolist()])
+        joined = [tuple(sorted((place[a], place[b]))) for a, b in ordered.adjacent]
+        matches = [match(away, here, there, participants.lanes, trusted=long) for here, there in pairwise(groups)]
+        others = [match(away, groups[a], groups[b], participants.lanes, trusted=long) for a, b in joined if b - a != 1]
+    replicas = number_replicas(labels, matches)
+    pairs = [found.pairs for found in (*matches, *others)]
+    if len(groups) > 2:
+        around = _around(away, groups, replicas, participants.lanes)
+        cost = sum(map(len, pairs)) + len(groups) * partition.size * (partition.size - 1) / 2
+        meet = ends_meet(means)
+        if meet is None:
+            meet = hand_over(away, groups[0], groups[-1], participants.lanes) >= HANDED_OVER
+        if meet or len(around) <= CHEAP * cost:
+            pairs.append(around)
+    every = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0) if pairs else _no_pairs()
+    return Shape(labels, replicas, every, partition.foretold, partition.margin)
+
+
+def _around(away: Deviations, groups: list[Integers], replicas: Integers, lanes: int) -> Integers:
+    """The pairs of the first and the last stage: of one replica, where replicas are known."""
+    if (replicas < 0).any():
+        return match(away, groups[0], groups[-1], lanes).pairs
+    first, last = (group[np.argsort(replicas[group])] for group in (groups[0], groups[-1]))
+    return np.stack((first, last), axis=1)
+
+
+def _candidates(means: Floats) -> list[tuple[int, int]]:
+    """The pairs of groups worth comparing: all of them, as long as that is affordable."""
+    pairs = list(combinations(range(len(means)), 2))
+    return pairs[:MOST_PAIRS]
+
+
+def _chained(throughput: Throughput, participants: Participants) -> Shape | None:
+    """A pipeline without data parallelism: every unit is a stage."""
+    means = group_means(throughput, participants, np.arange(participants.units))
+    chain = find_chain(means)
+    if chain is None:
+        return None
+    order, foretold = chain
+    stages = np.empty(participants.units, dtype=np.int64)
+    stages[list(order)] = np.arange(participants.units)
+    pairs = list(pairwise(order))
+    if len(order) > 2 and ends_meet(means[list(order)]):
+        pairs.append((order[0], order[-1]))
+    return Shape(stages, np.zeros_like(stages), np.array(pairs, dtype=np.int64), foretold, 1.0)
+
+
+def _no_pairs() -> Integers:
+    return np.empty((0, 2), dtype=np.int64)
