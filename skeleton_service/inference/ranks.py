@@ -11,11 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.positions import foretelling_error
-from skeleton_service.inference.series import Integers, Rates, Throughput
+from skeleton_service.inference.positions import Partition, foretelling_error
+from skeleton_service.inference.series import Integers, Throughput
 
 AGREES = 0.1
 """A numbering may foretell worse than the groups found without it by this share, and still agree with them."""
+
+BETTER = 1.2
+MUCH_BETTER, CLEAR = 2.0, 3.0
+"""A numbering of more stages than were found shows them where it foretells better by this ratio than one group does,
+or than groups of a clear margin: what has nothing to do with ranks, such as clocks, does not line up with them by chance, but
+expert-parallel groups within a stage do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +60,17 @@ def numberings(ranks: Integers) -> list[Numbering]:
     return found
 
 
-def agreeing(levels: Rates, ranks: Integers, least_error: float) -> Numbering | None:
-    """The numbering that foretells the units' series (units, features) best, if about as well as traffic alone."""
-    candidates = numberings(ranks)
-    errors = [foretelling_error(levels, candidate.stages) for candidate in candidates]
-    best = int(np.argmin(errors)) if errors else -1
-    return candidates[best] if best >= 0 and errors[best] <= (1 + AGREES) * least_error else None
+def agreeing(partition: Partition, ranks: Integers) -> Numbering | None:
+    """The numbering of several stages that foretells the units' series best, if the traffic agrees with it."""
+    candidates = [candidate for candidate in numberings(ranks) if candidate.count > 1]
+    if not candidates:
+        return None
+    found = foretelling_error(partition.levels, partition.labels)
+    finer = BETTER if partition.count == 1 or partition.margin < CLEAR else MUCH_BETTER
+    errors = [
+        foretelling_error(partition.levels, candidate.stages)
+        * (finer if candidate.count > partition.count else 1 / (1 + AGREES))
+        for candidate in candidates
+    ]
+    best = int(np.argmin(errors))
+    return candidates[best] if errors[best] <= found else None

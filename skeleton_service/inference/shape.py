@@ -9,8 +9,8 @@ import numpy as np
 
 from skeleton_service.inference.participants import Participants
 from skeleton_service.inference.pipeline import ends_meet, find_chain, order_stages
-from skeleton_service.inference.positions import Partition, find_positions, foretelling_error, group_means
-from skeleton_service.inference.ranks import agreeing, unit_ranks
+from skeleton_service.inference.positions import Partition, find_positions, group_means
+from skeleton_service.inference.ranks import Numbering, agreeing, unit_ranks
 from skeleton_service.inference.replicas import (
     Deviations,
     Match,
@@ -32,7 +32,7 @@ LONG_ITERATIONS = 10
 HANDED_OVER = 3.0
 """The last stage hands over to the first where bytes say so by this many deviations of chance."""
 
-CHEAP = 0.04
+CHEAP = 0.045
 """Shared embeddings can hide in the gradients' all-reduce: the ends are joined where that costs no more than this."""
 
 NEARBY = 4
@@ -67,20 +67,26 @@ def find_shape(throughput: Throughput, participants: Participants, period_second
     partition = find_positions(throughput, participants)
     if partition is None:
         return None
-    if partition.count > 1:
-        return _grouped(throughput, participants, partition, period_seconds)
-    chain = _chained(throughput, participants) if partition.foretold < ALIKE else None
-    if chain is not None and chain.foretold > partition.foretold:
-        return chain
+    if partition.count == 1 and partition.foretold < ALIKE:
+        chain = _chained(throughput, participants)
+        if chain is not None and chain.foretold > partition.foretold:
+            return chain
+    ranks = unit_ranks(throughput, participants)
+    numbering = agreeing(partition, ranks) if ranks is not None else None
+    if partition.count > 1 or numbering is not None:
+        return _grouped(throughput, participants, partition, numbering, period_seconds)
     units = np.arange(participants.units)
     return Shape(np.zeros_like(units), units, _no_pairs(), partition.foretold, partition.margin)
 
 
-def _grouped(throughput: Throughput, participants: Participants, partition: Partition, period_seconds: float) -> Shape:
+def _grouped(
+    throughput: Throughput,
+    participants: Participants,
+    partition: Partition,
+    numbering: Numbering | None,
+    period_seconds: float,
+) -> Shape:
     """Order the groups and match their members: by ranks that agree with the groups, else by what flows."""
-    ranks = unit_ranks(throughput, participants)
-    error = foretelling_error(partition.levels, partition.labels)
-    numbering = agreeing(partition.levels, ranks, error) if ranks is not None else None
     labels = partition.labels if numbering is None else numbering.stages
     away = deviations(throughput, participants, labels)
     means = group_means(throughput, participants, labels)
@@ -104,7 +110,8 @@ def _grouped(throughput: Throughput, participants: Participants, partition: Part
     pairs = [found.pairs for found in (*matches, *others)]
     if len(groups) > 2:
         around = _around(away, groups, replicas, participants.lanes)
-        cost = sum(map(len, pairs)) + len(groups) * partition.size * (partition.size - 1) / 2
+        size = len(groups[0])
+        cost = sum(map(len, pairs)) + len(groups) * size * (size - 1) / 2
         meet = ends_meet(means)
         if meet is None:
             meet = hand_over(away, groups[0], groups[-1], participants.lanes) >= HANDED_OVER
