@@ -20,8 +20,8 @@ AGREES = 0.1
 BETTER = 1.2
 MUCH_BETTER, CLEAR = 2.0, 3.0
 """A numbering of more stages than were found shows them where it foretells better by this ratio than one group does,
-or than groups of a clear margin: what has nothing to do with ranks, such as clocks, does not line up with them by chance, but
-expert-parallel groups within a stage do."""
+or than groups of a clear margin: what has nothing to do with ranks, such as clocks, does not line up with them by
+chance, but expert-parallel groups within a stage do."""
 
 
 @dataclass(frozen=True, slots=True)

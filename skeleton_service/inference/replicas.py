@@ -23,11 +23,15 @@ FLOOR = 0.02
 LARGEST = 0.3
 """Deviations beyond this share of the group's rate are somebody else's traffic: a read from storage, say."""
 
-CERTAIN = 5.0
-"""How many standard deviations the best assignment must stand above any that exchanges two partners."""
+CERTAIN = ((2, 8.0), (3, 5.0), (5, 2.5))
+"""Up to this many replicas, by how many deviations of chance the best assignment must surpass one that exchanges two
+partners. Deviations of few replicas mirror each other, which leaves little to compare."""
 
-CERTAIN_OF_FEW = {2: 10.0, 3: 6.5}
-"""The same for two and three replicas: their deviations mirror each other, which leaves little to compare."""
+CERTAIN_OF_MANY = ((10, 1.3), (1 << 30, 0.6))
+"""The same for more replicas, in deviations of the scores of those that are not partners."""
+
+MOST = 0.6
+"""Partners are believed where this share of a stage's units has certain ones."""
 
 LAGS = tuple(range(4, 20))
 """Lags, in samples, at which neighbours' deviations have nothing in common but chance."""
@@ -103,9 +107,9 @@ def match(found: Deviations, first: Integers, second: Integers, lanes: int, *, t
     best = matched.diagonal()
     exchange = best[:, None] + best[None, :] - matched - matched.T
     np.fill_diagonal(exchange, np.inf)
-    certain = trusted & (
-        exchange.min(axis=1) > CERTAIN_OF_FEW.get(len(first), CERTAIN) * 2 * _chance(here, there, lanes)
-    )
+    certain = exchange.min(axis=1) > 2 * _doubt(matched, _chance(here, there, lanes))
+    # Among many units some stand out by chance: they count where most do.
+    certain &= trusted and certain.mean() >= MOST
     loose = np.stack(np.meshgrid(first[~certain], second[partner[~certain]], indexing="ij"), axis=-1).reshape(-1, 2)
     pairs = np.concatenate((np.stack((first[certain], second[partner[certain]]), axis=1), loose))
     return Match(pairs.astype(np.int64), bool(certain.all()))
@@ -143,6 +147,16 @@ def hand_over(found: Deviations, first: Integers, second: Integers, lanes: int) 
     chance = _chance(here, there, lanes)
     crossed = float(common[assigned].mean()) / chance
     return min(crossed, crossed - float((here @ alike.T)[assigned].mean()) / chance)
+
+
+def _doubt(matched: Floats, chance: float) -> float:
+    """By how much an assignment must be better than another; ``matched`` are its scores, partners on the diagonal."""
+    units = len(matched)
+    for most, enough in CERTAIN:
+        if units <= most:
+            return enough * chance
+    strangers = float(matched[~np.eye(units, dtype=bool)].std())
+    return next(enough for most, enough in CERTAIN_OF_MANY if units <= most) * max(strangers, chance / 4)
 
 
 def _facing(found: Deviations, first: Integers, second: Integers) -> tuple[Rates, Rates]:
