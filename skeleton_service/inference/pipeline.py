@@ -16,8 +16,9 @@ where the first and the last stage share their embeddings.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise, permutations
 
 import numpy as np
 
@@ -39,8 +40,8 @@ HEARD = 3.0
 WEIGHT = 1.5
 """What conservation counts for beside likeness, each relative to what it typically is between neighbours."""
 
-NEAR = 0.25
-"""Two orders are both possible where they differ by less than this share of a typical step."""
+NEAR, NEAR_SHARE = 0.25, 0.02
+"""Two orders are both possible where they differ by less than this share of a typical step, or of the whole way."""
 
 HALF = 0.6
 """The first and last stage of a plain pipeline carry half of what the others do, between bursts: they have one
@@ -102,7 +103,11 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
         apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
         np.fill_diagonal(apart, 0)
         best = shortest_path(apart)
-        return Stages(best, frozenset(adjacencies(best) | _ties(best, apart, NEAR)), certain=True)
+        return Stages(
+            best,
+            frozenset(adjacencies(best) | _ties(best, apart, max(NEAR, NEAR_SHARE * _length(best, apart)))),
+            certain=True,
+        )
     best = shortest_path(apart)
     found = adjacencies(best) | _ties(best, apart, TIE * _length(best, apart))
     random = np.random.default_rng(0)
@@ -201,17 +206,23 @@ def _length(order: tuple[int, ...], apart: Floats) -> float:
 
 
 def _ties(order: tuple[int, ...], apart: Floats, longer: float) -> set[Pair]:
-    """The adjacencies of orders that exchange two neighbours and are ``longer`` at most."""
+    """The adjacencies of orders that differ little and are no more than ``longer``."""
     shortest = _length(order, apart)
     found: set[Pair] = set()
-    for other in _exchanged(order):
+    for other in _others(order):
         if _length(other, apart) - shortest < longer:
             found |= adjacencies(other)
     return found
 
 
-def _exchanged(order: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [(*order[:n], order[n + 1], order[n], *order[n + 2 :]) for n in range(len(order) - 1)]
+def _others(order: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The orders that exchange two neighbours, or that reverse a stretch."""
+    count = len(order)
+    for n in range(count - 1):
+        yield (*order[:n], order[n + 1], order[n], *order[n + 2 :])
+    for first, last in combinations(range(count), 2):
+        if last - first > 1 and (first, last) != (0, count - 1):
+            yield (*order[:first], *order[first : last + 1][::-1], *order[last + 1 :])
 
 
 def shortest_path(apart: Floats) -> tuple[int, ...]:

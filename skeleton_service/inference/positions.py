@@ -32,6 +32,7 @@ from skeleton_service.inference.series import Floats, Integers, Rates, Throughpu
 SCALES = ((0.02, 0.0), (0.2, 0.0), (0.0, 0.5), (0.0, 20.0))
 """Where a scale turns from linear to logarithmic: shares of the mean rate, and of the rate of a burst."""
 
+BUSY = 0.2
 BURST = 0.995
 """The quantile of rates, over units and time, that is taken for the rate of a burst."""
 
@@ -111,12 +112,22 @@ def scaled_levels(throughput: Throughput, participants: Participants) -> Iterato
         levels = _levels(throughput, rows, of_mean * mean + of_burst * burst or 1.0)
         if alike is None:
             alike = rows.shape[1] > 1 and _lanes_alike(levels)
-        if alike:
-            levels = _mean(levels, axis=1)[:, None, :]
-        typical = np.nan_to_num(_mean(levels, axis=0))
-        missing = np.isnan(levels)
-        levels[missing] = np.broadcast_to(typical, levels.shape)[missing]
-        yield levels.reshape(len(rows), -1)
+        yield _known(levels, average=alike)
+    if not participants.by_rail:
+        # Of ring neighbours on one host, one sends and one receives on the network: busy are both.
+        samples = len(throughput.times)
+        levels = _levels(throughput, rows, BUSY * mean or 1.0)
+        yield _known(np.fmax(levels[:, :, :samples], levels[:, :, samples:]), average=bool(alike))
+
+
+def _known(levels: Rates, *, average: bool) -> Rates:
+    """Levels (units, lanes, samples) as (units, features) without gaps."""
+    if average:
+        levels = _mean(levels, axis=1)[:, None, :]
+    typical = np.nan_to_num(_mean(levels, axis=0))
+    missing = np.isnan(levels)
+    levels[missing] = np.broadcast_to(typical, levels.shape)[missing]
+    return levels.reshape(len(levels), -1)
 
 
 def _levels(throughput: Throughput, rows: Integers, floor: float) -> Rates:

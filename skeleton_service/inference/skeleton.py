@@ -35,7 +35,7 @@ def infer(throughput: Throughput, topology: Topology) -> Skeleton:
         shape = find_shape(throughput, participants, period.seconds)
     confidence = _confidence(period, shape, throughput.skew)
     if period is None or shape is None or confidence < CONFIDENT:
-        return _basic(throughput, interfaces, rails, confidence)
+        return _basic(throughput, interfaces, participants, confidence)
     return _structured(throughput, interfaces, participants, shape, period, confidence)
 
 
@@ -118,8 +118,18 @@ def _window(throughput: Throughput) -> Window:
     return Window(start=float(throughput.times[0]) - step, end=float(throughput.times[-1]), step_seconds=step)
 
 
-def _basic(throughput: Throughput, interfaces: list[Interface], rails: Integers, confidence: float) -> Skeleton:
-    names = [source.id for source in throughput.endpoints]
+def _basic(
+    throughput: Throughput, interfaces: list[Interface], participants: Participants, confidence: float
+) -> Skeleton:
+    names, rails = [source.id for source in throughput.endpoints], participants.rails
+    groups = [
+        Group(role="basic", rail=rail, members=tuple(names[row] for row in np.flatnonzero(rails == rail)))
+        for rail in np.unique(rails).tolist()
+    ]
+    if not participants.by_rail:
+        # Containers with other rails talk between their RNICs of the same place.
+        lanes = [np.sort(rows[rows >= 0]).tolist() for rows in participants.rows.T]
+        groups += [Group(role="basic", members=tuple(names[row] for row in lane)) for lane in lanes if lane]
     return Skeleton(
         version=1,
         job=throughput.job,
@@ -129,10 +139,7 @@ def _basic(throughput: Throughput, interfaces: list[Interface], rails: Integers,
         fallback="basic",
         parallelism=None,
         endpoints=_endpoints(throughput, rails, interfaces),
-        groups=tuple(
-            Group(role="basic", rail=rail, members=tuple(names[row] for row in np.flatnonzero(rails == rail)))
-            for rail in np.unique(rails).tolist()
-        ),
+        groups=tuple(groups),
         edges=(),
     )
 
