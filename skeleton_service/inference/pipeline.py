@@ -65,7 +65,7 @@ CLOSER = 1.5
 """Neighbours in a pipeline foretell a stage better than all stages do, by this ratio of squared errors at least."""
 
 LESS, EQUAL = 0.93, 1.25
-"""Two stages of such a pipeline carry less than the others, a half to seven eighths, and the others the same."""
+"""The ends of such a pipeline carry less than the others, a half to seven eighths, and the others the same."""
 
 EXACT = 7
 STARTS = 8
@@ -127,7 +127,7 @@ def find_chain(means: Floats) -> tuple[tuple[int, ...], float] | None:
     """The order of a pipeline without replicas, whose units' rates are ``means`` (units, 2, samples).
 
     And the share of the units' variation in time that their two neighbours foretell. None where units
-    that are next to each other foretell no better than all of them do, or not just two carry less.
+    that are next to each other foretell no better than all of them do, or the ends do not carry less.
     """
     units, _, samples = means.shape
     if not 3 <= units <= DEEPEST:
@@ -141,9 +141,10 @@ def find_chain(means: Floats) -> tuple[tuple[int, ...], float] | None:
     inner = chain[1:-1] - (chain[:-2] + chain[2:]) / 2
     by_neighbours = float((inner**2).sum()) * units / (units - 2)
     by_all = float(((levels - levels.mean(axis=0)) ** 2).sum()) * (units / (units - 1)) ** 2
-    carried = np.sort(means.sum(axis=(1, 2))[list(order)])
-    two_ends = carried[1] < LESS * carried[2] and carried[-1] < EQUAL * carried[2]
-    if by_neighbours * CLOSER > by_all or not (two_ends or units == 3):
+    carried = means.sum(axis=(1, 2))
+    inside = carried[list(order[1:-1])]
+    ends_less = max(carried[order[0]], carried[order[-1]]) < LESS * inside.min() and inside.max() < EQUAL * inside.min()
+    if by_neighbours * CLOSER > by_all or not ends_less:
         return None
     return order, 1 - by_neighbours / max(variation, 1e-12)
 

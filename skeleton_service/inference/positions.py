@@ -76,14 +76,12 @@ class Partition:
         return len(self.labels) // self.count
 
 
-def find_positions(throughput: Throughput, participants: Participants) -> Partition | None:
+def find_positions(throughput: Throughput, participants: Participants) -> Partition:
     """The clearest partition of the units into equal groups of two or more; one group where none is clear.
 
-    None for less than two units. O(units^2 x features) up to ``SAMPLED_UNITS`` units, then
+    For two units or more. O(units^2 x features) up to ``SAMPLED_UNITS`` units, then
     O(units x groups x features).
     """
-    if participants.units < 2:
-        return None
     best: Partition | None = None
     whole: Partition | None = None
     for levels in scaled_levels(throughput, participants):
@@ -93,7 +91,10 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
                     whole = partition
             elif partition.margin > 1 and (best is None or partition.margin > best.margin):
                 best = partition
-    return best or whole
+    found = best or whole
+    if found is None:
+        raise ValueError("positions are found among two units or more")
+    return found
 
 
 def scaled_levels(throughput: Throughput, participants: Participants) -> Iterator[Rates]:

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.pipeline import ends_meet, find_chain, order_stages
+from skeleton_service.inference.pipeline import ends_meet, find_chain, log_levels, order_stages, unlikeness
 from skeleton_service.inference.positions import Partition, find_positions, group_means
 from skeleton_service.inference.ranks import Numbering, agreeing, unit_ranks
 from skeleton_service.inference.replicas import (
@@ -22,9 +22,6 @@ from skeleton_service.inference.replicas import (
 )
 from skeleton_service.inference.series import Floats, Integers, Throughput
 
-ALIKE = 0.6
-"""Units that foretell each other's variation to this share are one group, not a pipeline without replicas."""
-
 LONG_SAMPLES = 120
 LONG_ITERATIONS = 10
 """Replicas are told apart by their timing after this many samples and iterations: before, chance looks the same."""
@@ -35,8 +32,9 @@ HANDED_OVER = 3.0
 CHEAP = 0.045
 """Shared embeddings can hide in the gradients' all-reduce: the ends are joined where that costs no more than this."""
 
+COMPARED_UNITS = 1024
 NEARBY = 4
-MOST_PAIRS = 3000
+"""In jobs of more units than this, stages are compared with this many others: the work stays in proportion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +62,12 @@ def find_shape(throughput: Throughput, participants: Participants, period_second
 
     With data parallelism, groups of units and the order of the stages; without, a chain of units.
     """
-    partition = find_positions(throughput, participants)
-    if partition is None:
+    if participants.units < 2:
         return None
-    if partition.count == 1 and partition.foretold < ALIKE:
-        chain = _chained(throughput, participants)
-        if chain is not None and chain.foretold > partition.foretold:
-            return chain
+    chain = _chained(throughput, participants)
+    if chain is not None:
+        return chain
+    partition = find_positions(throughput, participants)
     ranks = unit_ranks(throughput, participants)
     numbering = agreeing(partition, ranks) if ranks is not None else None
     if partition.count > 1 or numbering is not None:
@@ -98,7 +95,7 @@ def _grouped(
     else:
         block = round(period_seconds / throughput.step_seconds)
         long = len(throughput.times) >= max(LONG_SAMPLES, LONG_ITERATIONS * block)
-        conserved = conservation(away, groups, participants.lanes, _candidates(means)) if long else None
+        conserved = conservation(away, groups, participants.lanes, _candidates(means, len(labels))) if long else None
         ordered = order_stages(means, block, conserved)
         groups, means = [groups[label] for label in ordered.order], means[list(ordered.order)]
         place = {label: stage for stage, label in enumerate(ordered.order)}
@@ -129,10 +126,12 @@ def _around(away: Deviations, groups: list[Integers], replicas: Integers, lanes:
     return np.stack((first, last), axis=1)
 
 
-def _candidates(means: Floats) -> list[tuple[int, int]]:
-    """The pairs of groups worth comparing: all of them, as long as that is affordable."""
-    pairs = list(combinations(range(len(means)), 2))
-    return pairs[:MOST_PAIRS]
+def _candidates(means: Floats, units: int) -> list[tuple[int, int]]:
+    """The pairs of groups that may be neighbours: all, or in a large job those that are among the most alike."""
+    if units <= COMPARED_UNITS:
+        return list(combinations(range(len(means)), 2))
+    nearest = np.argsort(unlikeness(log_levels(means)), axis=1, kind="stable")[:, 1 : 1 + NEARBY]
+    return sorted({(min(a, b), max(a, b)) for a, row in enumerate(nearest.tolist()) for b in row})
 
 
 def _chained(throughput: Throughput, participants: Participants) -> Shape | None:
