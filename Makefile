@@ -8,7 +8,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-render bench-rtt-while-rendering victoria-metrics lock clean
+.PHONY: help setup demo test test-slow lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-render bench-rtt-while-rendering victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -56,6 +56,9 @@ bench-churn: $(SETUP) ## an hour of 2,000 container creations a minute, in minut
 
 bench-plan: $(SETUP) ## a preload list at 512, 2,048 and 32,768 RNICs: seconds, memory, and that both stay linear
 	$(BIN)/python -m benchmarks.planning
+
+bench-inference: $(SETUP) ## what inference finds of simulated jobs, how sure it is, and what it costs up to 32,768 RNICs (ARGS=--quick)
+	$(BIN)/python -m benchmarks.inference $(ARGS)
 
 bench-render: $(SETUP) ## processor seconds of /metrics and OTLP for 100,000 series, against the common libraries
 	$(BIN)/python -m benchmarks.render $(ARGS)

@@ -7,12 +7,15 @@ import pytest
 
 from benchmarks import simulated_fleet
 from benchmarks.churn_verdict import Hour, verdicts
+from benchmarks.inference import growth
+from benchmarks.inferred_jobs import Outcome, basic_pairs, bins, brier, judge, mixed
 from benchmarks.scales import count_scale
 from benchmarks.series import bounds, count_series, terms_of
 from benchmarks.simulated_fleet import CREATIONS_PER_MINUTE, MOST_LINKS, RNICS, Fleet, route, topology
 from benchmarks.watched_exporter import Measurement, Memory, Scrape
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import check_plan
+from lab.simulator import CASES, simulate
 
 
 def test_the_fleet_creates_two_thousand_containers_a_minute_and_their_paths_are_of_physical_rnics() -> None:
@@ -105,3 +108,35 @@ def test_a_page_is_counted_by_family_without_what_is_not_the_catalogues() -> Non
     page = 'fabric_rtt_seconds_bucket{le="1"} 1\nfabric_rtt_seconds_sum{} 1\n# HELP x\nprocess_cpu_seconds_total 3\n'
     assert count_series(page) == {"fabric_rtt_seconds": 2}
     assert msgspec.json.decode(msgspec.json.encode(measurement()), type=Measurement) == measurement()
+
+
+def outcome(confidence: float, *, right: bool) -> Outcome:
+    hit = 10 if right else 9
+    return Outcome(
+        structured=True, rnics=8, true=10, inferred=12, hit=hit, basic=28, exact_groups=right, fallback=False,
+        confidence=confidence,
+    )  # fmt: skip
+
+
+def test_an_outcome_is_right_when_a_true_structure_was_found_whole() -> None:
+    job = simulate(CASES["debug"], 1, hosts=4, seconds=10)
+    judged = judge(job.truth, job.truth, structured=False)
+    assert (judged.recall, judged.surplus, judged.of_basic, judged.right) == (1.0, 1.0, 1.0, False)
+    assert judged.true == basic_pairs(job.truth) == 8 * 6
+    assert judged.of_full_mesh == pytest.approx(48 / (32 * 31 / 2))
+    assert outcome(1.0, right=True).right
+    assert not outcome(1.0, right=False).right
+
+
+def test_confidence_is_binned_and_scored() -> None:
+    judged = [outcome(0.05, right=False), outcome(0.92, right=True), outcome(1.0, right=False)]
+    assert [len(some) for some in bins(judged, 10)] == [1, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert brier(judged) == pytest.approx((0.05**2 + 0.08**2 + 1) / 3)
+
+
+def test_held_out_jobs_are_drawn_the_same_again() -> None:
+    assert mixed(3) == mixed(3) != mixed(4)
+
+
+def test_growth_is_the_exponent_of_the_power_between_two_sizes() -> None:
+    assert growth(512, 1.0, 2048, 16.0) == pytest.approx(2)
