@@ -1,4 +1,4 @@
-"""The iteration period: the fundamental that explains most of the endpoints' variation."""
+"""The iteration period: the shortest lag at which the endpoints' traffic repeats itself about as well as at any."""
 
 from __future__ import annotations
 
@@ -6,68 +6,79 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skeleton_service.inference.series import Floats
+from skeleton_service.inference.series import Floats, Rates
 
-HARMONICS = 5
-CYCLES = 3
+CYCLES = 2
 """A period must be seen this often before it counts as one."""
 
-SAMPLED_SERIES = 512
-OVERSAMPLING = 16
-FINER = 4
-ALIKE = 0.5
+SHORTEST = 2.5
+"""In samples. Anything faster is not resolved."""
+
+SAMPLED_SERIES = 256
+FINER = 8
+FLOOR = 0.05
+AS_WELL = 0.6
+"""Multiples of the period correlate as well as the period does, or by chance of sampling better; fractions of it, as
+micro-batches and layers have them, correlate less. A lag that reaches this share of the best counts."""
+
+NEAR, STILL = 0.1, 0.5
+"""A multiple is sought within this share of the period, and counts with this share of the correlation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """``strength`` is the share (0..1) of the endpoints' variance that the period explains, beyond chance."""
+    """``strength`` is the autocorrelation at the period, up to 1."""
 
     seconds: float
     strength: float
 
 
-def find_period(signals: Floats, step: float) -> Period | None:
-    """Find the common period of ``signals`` (endpoints, samples); None when nothing varies or time is too short.
+def find_period(rates: Rates, step: float) -> Period | None:
+    """Find the common period of ``rates`` (endpoints, samples), bytes per second; None when nothing repeats.
 
-    Spectra are averaged over endpoints, not signals: stages that burst in turn would cancel in a sum,
-    and the noise of single endpoints does not line up in a mean of spectra. A candidate is worth the
-    power at its first harmonics, less what noise would put there, times the autocorrelation at its lag:
-    multiples of the period explain as much as the period does, but correlate less over a finite window,
-    and fractions of it correlate less at all.
-    O(endpoints x samples log samples), over at most 512 endpoints.
+    Autocorrelations are averaged over endpoints, not signals: stages that burst in turn would cancel in a
+    sum. Both of the rates and of their logarithms, since bursts repeat more exactly than what is between
+    them, but not in every job. O(endpoints x samples log samples), over at most 256 endpoints.
     """
-    samples = signals.shape[1]
-    stride = max(1, signals.shape[0] // SAMPLED_SERIES)
-    centred = signals[::stride] - signals[::stride].mean(axis=1, keepdims=True)
-    scale = np.sqrt((centred**2).sum(axis=1, keepdims=True))
-    varying = scale[:, 0] > 1e-9 * (np.abs(signals[::stride]).max(initial=0) or 1.0)
-    longest, shortest = samples * step / CYCLES, 2.5 * step
-    if not varying.any() or longest <= shortest:
+    some = rates[:: max(1, len(rates) // SAMPLED_SERIES)].astype(np.float64)
+    known = np.isfinite(some)
+    mean = np.where(known, some, 0).sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
+    some = np.where(known, some, mean)
+    level = FLOOR * float(some.mean())
+    samples = some.shape[1]
+    if level <= 0 or samples < CYCLES * SHORTEST:
         return None
-    normal = centred[varying] / scale[varying]
-    size = 1 << int(np.ceil(np.log2(samples * OVERSAMPLING)))
-    power = (np.abs(np.fft.rfft(normal, size, axis=1)) ** 2).mean(axis=0) * 2 / samples
-    frequencies = np.arange(1 / longest, 1 / shortest, 1 / (size * step))
-    orders = np.arange(1, HARMONICS + 1)
-    harmonics = np.outer(frequencies, orders)
-    below_nyquist = harmonics <= 0.5 / step
-    places = np.minimum(np.round(harmonics * size * step).astype(np.int64), power.size - 1)
-    count = below_nyquist.sum(axis=1)
-    explained = np.where(below_nyquist, power[places], 0).sum(axis=1)
-    chance = 2 * count / samples
-    score = np.clip((explained - chance) / (1 - chance), 0, 1)
-    correlation = np.fft.irfft(power, size * FINER)[: size * FINER // 2]
-    lags = np.arange(correlation.size) * step / FINER
-    agreement = np.interp(1 / frequencies, lags, correlation / correlation[0])
-    best = int(np.argmax(score * np.clip(agreement, 0, None)))
-    if score[best] <= 0 or agreement[best] <= 0:
+    correlation = (_autocorrelation(some) + _autocorrelation(np.log1p(some / level))) / 2
+    lags = np.arange(correlation.size) / FINER
+    inside = (lags >= SHORTEST) & (lags <= samples / CYCLES)
+    lags, correlation = lags[inside], correlation[inside]
+    peaks = 1 + np.flatnonzero((correlation[1:-1] >= correlation[:-2]) & (correlation[1:-1] > correlation[2:]))
+    if not peaks.size or correlation[peaks].max() <= 0:
         return None
-    for divisor in (3, 2):
-        # With few samples per period a multiple of it can look better than the period itself.
-        near = np.abs(frequencies / (divisor * frequencies[best]) - 1) < 0.05
-        if near.any():
-            part = int(np.argmax(np.where(near, score, -1)))
-            if score[part] > 0.7 * score[best] and agreement[part] > ALIKE * agreement[best]:
-                best = part
-                break
-    return Period(seconds=float(1 / frequencies[best]), strength=float(score[best]))
+    first = int(peaks[correlation[peaks] >= AS_WELL * correlation[peaks].max()][0])
+    lag = _sharpened(lags, correlation, first)
+    return Period(seconds=lag * step, strength=float(correlation[first]))
+
+
+def _sharpened(lags: Floats, correlation: Floats, first: int) -> float:
+    """The period from its multiples, each of which places it more precisely, as long as they correlate."""
+    lag, multiple = float(lags[first]), 2
+    while multiple * lag <= lags[-1]:
+        near = np.flatnonzero(np.abs(lags - multiple * lag) <= max(NEAR * lag, 0.5))
+        best = int(near[np.argmax(correlation[near])])
+        if correlation[best] < STILL * correlation[first]:
+            break
+        lag, multiple = float(lags[best]) / multiple, multiple + 1
+    return lag
+
+
+def _autocorrelation(series: Floats) -> Floats:
+    """Mean autocorrelation (lags,) of the rows of ``series`` (endpoints, samples), at eighths of a sample."""
+    samples = series.shape[1]
+    centred = series - series.mean(axis=1, keepdims=True)
+    size = np.sqrt((centred**2).sum(axis=1, keepdims=True))
+    centred /= np.maximum(size, 1e-9 * max(float(np.abs(series).max()), 1e-300))
+    length = 1 << int(np.ceil(np.log2(2 * samples)))
+    power = (np.abs(np.fft.rfft(centred, length, axis=1)) ** 2).mean(axis=0)
+    fine: Floats = np.fft.irfft(power, length * FINER)[: samples * FINER]
+    return fine / max(float(fine[0]), 1e-12)

@@ -58,8 +58,8 @@ embeddings do. Parameters that are gathered take the ends longer too, but they b
 
 FAINT = 0.02
 
-DEEPEST = 256
-"""No pipeline has more stages than this."""
+DEEPEST, WATCHED = 256, 30
+"""No pipeline has more stages than this; and with fewer samples chance makes chains."""
 
 CLOSER = 1.5
 """Neighbours in a pipeline foretell a stage better than all stages do, by this ratio of squared errors at least."""
@@ -130,7 +130,7 @@ def find_chain(means: Floats) -> tuple[tuple[int, ...], float] | None:
     that are next to each other foretell no better than all of them do, or the ends do not carry less.
     """
     units, _, samples = means.shape
-    if not 3 <= units <= DEEPEST:
+    if not 3 <= units <= DEEPEST or samples < WATCHED:
         return None
     levels = log_levels(means).reshape(units, 2, samples)
     # The ends carry half of what the others do all the time: it is the course of time that is foretold.

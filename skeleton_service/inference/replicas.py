@@ -27,7 +27,7 @@ CERTAIN = ((2, 8.0), (3, 5.0), (5, 2.5))
 """Up to this many replicas, by how many deviations of chance the best assignment must surpass one that exchanges two
 partners. Deviations of few replicas mirror each other, which leaves little to compare."""
 
-CERTAIN_OF_MANY = ((10, 1.3), (1 << 30, 0.6))
+CERTAIN_OF_MANY = ((10, 1.6), (1 << 30, 0.9))
 """The same for more replicas, in deviations of the scores of those that are not partners."""
 
 MOST = 0.6

@@ -11,8 +11,7 @@ from exporter.contracts.skeleton import Edge, Endpoint, Group, Parallelism, Skel
 from exporter.contracts.topology import Topology
 from skeleton_service.inference.participants import Participants, find_participants
 from skeleton_service.inference.period import Period, find_period
-from skeleton_service.inference.positions import scaled_levels
-from skeleton_service.inference.series import Floats, Integers, Rates, Throughput
+from skeleton_service.inference.series import Integers, Throughput
 from skeleton_service.inference.shape import Shape, find_shape
 
 CONFIDENT = 0.5
@@ -29,8 +28,8 @@ def infer(throughput: Throughput, topology: Topology) -> Skeleton:
     participants = find_participants(throughput, rails)
     period, shape = None, None
     if participants.units > 1 and _closed(throughput, participants):
-        levels = next(scaled_levels(throughput, participants))
-        period = find_period(_totals(levels, len(throughput.times)), throughput.step_seconds)
+        busy = participants.rows[participants.rows >= 0]
+        period = find_period(throughput.tx[busy] + throughput.rx[busy], throughput.step_seconds)
     if period is not None:
         shape = find_shape(throughput, participants, period.seconds)
     confidence = _confidence(period, shape, throughput.skew)
@@ -44,11 +43,6 @@ def _closed(throughput: Throughput, participants: Participants) -> bool:
     rows = participants.rows[participants.rows >= 0]
     sent, received = (float(np.nansum(rates[rows], dtype=np.float64)) for rates in (throughput.tx, throughput.rx))
     return sent > 0 and received > 0 and max(sent, received) < UNBALANCED * min(sent, received)
-
-
-def _totals(levels: Rates, samples: int) -> Floats:
-    totals: Floats = levels.reshape(len(levels), -1, samples).mean(axis=1, dtype=np.float64)
-    return totals
 
 
 def _bind(throughput: Throughput, fabric: Fabric) -> list[Interface]:
