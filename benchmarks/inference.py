@@ -161,12 +161,19 @@ def confidence(extent: Extent) -> list[str]:
             print(f"{number / 10:7.1f}-{(number + 1) / 10:.1f} {len(some):7}{mean:8.3f}{right:8.1%}")
     rate, score = share(judged, lambda each: each.right), brier(judged)
     claimed = [each for each in judged if not each.fallback]
+    made_up = sum(not each.structured for each in claimed)
     print(
-        f"Brier score {score:.4f}; {rate * (1 - rate):.4f} for who always says the mean, {rate:.3f}. "
-        f"Claimed structures: {len(claimed)}, right {share(claimed, lambda each: each.right):.1%}; "
-        f"made up of jobs without one: {sum(not each.structured for each in claimed)}"
+        f"Brier score {score:.4f}; {rate * (1 - rate):.4f} for who always says the mean, {rate:.3f}\n"
+        f"Structures claimed: {len(claimed)}, of jobs without one {made_up}; Brier score {brier(claimed):.4f}, "
+        f"{recall_of('of the wrong ones', [each for each in claimed if not each.right])}\n"
+        f"Structures not found: {recall_of('of the basic list', [e for e in judged if e.fallback and e.structured])}"
     )
     return [verdict(score <= HIGHEST_BRIER, f"Brier score {score:.4f}, at most {HIGHEST_BRIER}")]
+
+
+def recall_of(whom: str, judged: Sequence[Outcome]) -> str:
+    recalls = [each.recall for each in judged]
+    return f"recall {whom} ({len(recalls)}) mean {fmean(recalls):.3f}, min {min(recalls):.3f}" if recalls else "none"
 
 
 def scale(extent: Extent) -> list[str]:
