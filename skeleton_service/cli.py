@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from skeleton_service.inference import infer  # noqa: PLC0415
+    from skeleton_service.inference import basic, infer  # noqa: PLC0415
     from skeleton_service.prometheus import PREFIX  # noqa: PLC0415
     from skeleton_service.throughput import read_throughput  # noqa: PLC0415
 
@@ -36,14 +36,19 @@ def _infer(options: argparse.Namespace) -> int:
         raise ContractError("--throughput", problem, "leave them out")
     topology = read_topology(options.topology)
     throughput = read_throughput(options.throughput, job=options.job, window=window)
+    previous = read_skeleton(options.previous) if options.previous else None
     try:
-        skeleton = infer(throughput, topology)
+        skeleton = basic(throughput, topology) if options.basic else infer(throughput, topology, previous)
     except ContractError as error:  # a value does not know its file
         files = {"topology": options.topology, "throughput": ", ".join(options.throughput)}
         raise ContractError(files.get(error.source, error.source), error.problem, error.remedy) from error
     write(options.output, encode(skeleton))
     parallelism = skeleton.parallelism
     shape = f"dp {parallelism.dp} x pp {parallelism.pp}" if parallelism and not skeleton.fallback else "no structure"
+    if previous is not None and skeleton.edges == previous.edges and skeleton.groups == previous.groups:
+        shape += ", as before"
+    elif parallelism and parallelism.dp > 1 and any(endpoint.replica is None for endpoint in skeleton.endpoints):
+        shape += ", replicas not told apart"
     print(
         f"{options.output}: job {skeleton.job}, {len(skeleton.endpoints)} endpoints, {shape}, "
         f"{sum(1 for _ in skeleton.pairs())} pairs, confidence {skeleton.confidence:.2f}"
@@ -189,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--step", type=_seconds, metavar="1s", help="the exporters' throughput.step_seconds")
     infer.add_argument("--end", type=_time, metavar="TIME", help="end of the window: RFC 3339 or Unix seconds; or now")
     infer.add_argument("--prometheus-token-file", metavar="FILE", help="bearer token for Prometheus, on its first line")
+    infer.add_argument("--previous", metavar="FILE", help="a skeleton to keep as long as it explains the traffic")
+    infer.add_argument("--basic", action="store_true", help="do not look at the traffic: every pair of a rail")
     infer.add_argument("--output", required=True, metavar="FILE")
     infer.set_defaults(run=_infer)
 

@@ -183,7 +183,7 @@ def _partitions(levels: Rates, samples: int) -> Iterator[Partition]:
                 continue
         else:
             labels = _even(cut, apart, count)
-        own, other = _errors(levels, labels)
+        own, other = foretelling_errors(levels, labels)
         margins = np.sort(other / np.maximum(own, 1e-12))
         margin = float(margins[int(MOST_UNITS * (units - 1))]) if count > 1 else np.inf
         natural = bool((cut == labels[chosen]).all())
@@ -193,22 +193,23 @@ def _partitions(levels: Rates, samples: int) -> Iterator[Partition]:
         yield Partition(labels, 1 - float(own.sum()) / max(variation, 1e-12), margin, levels)
 
 
-def _errors(levels: Rates, labels: Integers) -> tuple[Floats, Floats]:
-    """Squared errors (units,) of foretelling each unit by the others of its group, and by the best other group."""
-    groups = int(labels.max()) + 1
-    size = len(labels) // groups
-    order = np.argsort(labels, kind="stable")
-    centres = levels[order].reshape(groups, size, -1).mean(axis=1)
+def foretelling_errors(levels: Rates, labels: Integers) -> tuple[Floats, Floats]:
+    """Squared errors (units,) of foretelling each unit by the others of its group, and by the best other group.
+
+    Groups have two members or more.
+    """
+    sizes = np.bincount(labels)
+    centres = np.stack([levels[labels == label].mean(axis=0) for label in range(len(sizes))])
     squared = (levels**2).sum(axis=1)[:, None] - 2 * levels @ centres.T + (centres**2).sum(axis=1)
     rows = np.arange(len(labels))
-    own = squared[rows, labels].astype(np.float64) * (size / (size - 1)) ** 2
+    own = squared[rows, labels].astype(np.float64) * (sizes / (sizes - 1))[labels] ** 2
     squared[rows, labels] = np.inf
     return own, squared.min(axis=1).astype(np.float64)
 
 
 def foretelling_error(levels: Rates, labels: Integers) -> float:
     """Sum over units of the squared distance to the mean of the other members of their group, two at least."""
-    own, _ = _errors(levels, labels)
+    own, _ = foretelling_errors(levels, labels)
     return float(own.sum())
 
 

@@ -56,6 +56,11 @@ class Shape:
     def count(self) -> int:
         return int(self.stages.max()) + 1
 
+    @property
+    def chain(self) -> bool:
+        """Whether every unit is a stage: a pipeline without data parallelism."""
+        return self.count == len(self.stages)
+
 
 def find_shape(throughput: Throughput, participants: Participants, period_seconds: float) -> Shape | None:
     """Infer the shape of a job with this iteration period; None for less than two units.

@@ -3,39 +3,59 @@
 from __future__ import annotations
 
 import numpy as np
+from msgspec import structs
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric, Interface
 from exporter.contracts.names import port_id
 from exporter.contracts.skeleton import Edge, Endpoint, Group, Parallelism, Skeleton, Window
 from exporter.contracts.topology import Topology
+from skeleton_service.inference.confidence import CONFIDENT, confidence
+from skeleton_service.inference.fidelity import holds
 from skeleton_service.inference.participants import Participants, find_participants
 from skeleton_service.inference.period import Period, find_period
 from skeleton_service.inference.series import Integers, Throughput
 from skeleton_service.inference.shape import Shape, find_shape
 
-CONFIDENT = 0.5
-LARGEST_SKEW = 0.25
-
 UNBALANCED = 1.5
 """A job that receives this much more than it sends, or the other way, talks to storage, not to itself."""
 
 
-def infer(throughput: Throughput, topology: Topology) -> Skeleton:
+def infer(throughput: Throughput, topology: Topology, previous: Skeleton | None = None) -> Skeleton:
+    """Infer the skeleton of one job (SkeletonHunter, section 5.1); pure and deterministic.
+
+    Groups are cliques of role ``dp``, one per stage and lane; ``pp`` edges join replicas of adjacent
+    stages, all pairs of two stages where replicas are not told apart (endpoints then have no ``replica``).
+    Endpoints that were hardly observed are paired with their whole rail (role ``basic``); idle ones with
+    nobody. Without structure, or below confidence 0.5, the skeleton is the basic list: each rail one group.
+    ``previous`` is given back, with the new window, as long as it explains the traffic (`fidelity.holds`).
+    Raises ContractError for an endpoint that the topology does not have. About linear in endpoints.
+    """
     _refuse_shared_names(throughput)
     interfaces = _bind(throughput, Fabric(topology))
     rails = np.array([_rail_number(interface) for interface in interfaces], dtype=np.int64)
     participants = find_participants(throughput, rails)
-    period, shape = None, None
+    if previous is not None and holds(previous, throughput, participants):
+        return structs.replace(previous, window=_window(throughput))
+    sure, period, shape = 0.0, None, None
     if participants.units > 1 and _closed(throughput, participants):
         busy = participants.rows[participants.rows >= 0]
         period = find_period(throughput.tx[busy] + throughput.rx[busy], throughput.step_seconds)
     if period is not None:
         shape = find_shape(throughput, participants, period.seconds)
-    confidence = _confidence(period, shape, throughput.skew)
-    if period is None or shape is None or confidence < CONFIDENT:
-        return _basic(throughput, interfaces, participants, confidence)
-    return _structured(throughput, interfaces, participants, shape, period, confidence)
+    if period is not None and shape is not None:
+        sure = confidence(period, shape, throughput.skew)
+    if period is None or shape is None or sure < CONFIDENT:
+        return _basic(throughput, interfaces, participants, sure)
+    return _structured(throughput, interfaces, participants, shape, period, sure)
+
+
+def basic(throughput: Throughput, topology: Topology) -> Skeleton:
+    """The basic list of a job whose traffic is not to be looked at: every pair of a rail, confidence 0."""
+    _refuse_shared_names(throughput)
+    interfaces = _bind(throughput, Fabric(topology))
+    rails = np.array([_rail_number(interface) for interface in interfaces], dtype=np.int64)
+    return _basic(throughput, interfaces, find_participants(throughput, rails), 0.0)
 
 
 def _closed(throughput: Throughput, participants: Participants) -> bool:
@@ -76,12 +96,6 @@ def _refuse_shared_names(throughput: Throughput) -> None:
             )
 
 
-def _confidence(period: Period | None, shape: Shape | None, skew: float) -> float:
-    if period is None or shape is None:
-        return 0.0
-    return round(max(shape.foretold, 0.0) * max(1 - skew / LARGEST_SKEW, 0.0), 4)
-
-
 def _endpoints(
     throughput: Throughput,
     rails: Integers,
@@ -112,9 +126,7 @@ def _window(throughput: Throughput) -> Window:
     return Window(start=float(throughput.times[0]) - step, end=float(throughput.times[-1]), step_seconds=step)
 
 
-def _basic(
-    throughput: Throughput, interfaces: list[Interface], participants: Participants, confidence: float
-) -> Skeleton:
+def _basic(throughput: Throughput, interfaces: list[Interface], participants: Participants, sure: float) -> Skeleton:
     names, rails = [source.id for source in throughput.endpoints], participants.rails
     groups = [
         Group(role="basic", rail=rail, members=tuple(names[row] for row in np.flatnonzero(rails == rail)))
@@ -129,7 +141,7 @@ def _basic(
         job=throughput.job,
         window=_window(throughput),
         period_seconds=None,
-        confidence=min(confidence, CONFIDENT - 0.01),
+        confidence=min(sure, CONFIDENT - 0.01),
         fallback="basic",
         parallelism=None,
         endpoints=_endpoints(throughput, rails, interfaces),
@@ -144,7 +156,7 @@ def _structured(
     participants: Participants,
     shape: Shape,
     period: Period,
-    confidence: float,
+    sure: float,
 ) -> Skeleton:
     names = [source.id for source in throughput.endpoints]
     rows, rails = participants.rows, participants.rails
@@ -180,7 +192,7 @@ def _structured(
         job=throughput.job,
         window=_window(throughput),
         period_seconds=round(period.seconds, 3),
-        confidence=confidence,
+        confidence=sure,
         fallback=None,
         parallelism=Parallelism(dp=participants.units // shape.count, pp=shape.count, position_groups=len(groups)),
         endpoints=_endpoints(throughput, rails, interfaces, places),

@@ -1,0 +1,78 @@
+"""Whether a skeleton made earlier still explains a job's traffic: what SkeletonHunter, section 8, leaves to the future.
+
+Cheaper than inferring again, and steadier: as long as the old skeleton holds, plan and rules stay as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exporter.contracts.skeleton import Skeleton
+from skeleton_service.inference.participants import Participants
+from skeleton_service.inference.pipeline import log_levels
+from skeleton_service.inference.positions import foretelling_errors, group_means, scaled_levels
+from skeleton_service.inference.series import Integers, Throughput
+
+FAITHFUL = 0.9
+"""A skeleton holds from this share of its confidence on."""
+
+ABSENT = 0.1
+"""A job that has lost this share of its containers, or has others than it had, is not the job it was."""
+
+
+def holds(skeleton: Skeleton, throughput: Throughput, participants: Participants) -> bool:
+    """Whether the skeleton explains the traffic about as well as it did that which it was made from."""
+    found = fidelity(skeleton, throughput, participants)
+    return found > 0 and found >= FAITHFUL * skeleton.confidence
+
+
+def fidelity(skeleton: Skeleton, throughput: Throughput, participants: Participants) -> float:
+    """How far the skeleton still holds, 0 to 1.
+
+    With several groups, the share of units that their own group foretells better than any other group
+    does; with one, and in a pipeline without replicas, the share of the units' variation in time that their
+    peers foretell. 0 for a skeleton without structure and for a job with other containers.
+    """
+    stages = _stages(skeleton, throughput, participants)
+    if stages is None or len(stages) < 2:
+        return 0.0
+    sizes = np.bincount(stages)
+    if sizes.max() == 1:
+        return _chained(throughput, participants, stages)
+    if sizes.min() < 2:
+        return 0.0
+    best = 0.0
+    for levels in scaled_levels(throughput, participants):
+        own, other = foretelling_errors(levels, stages)
+        if len(sizes) == 1:
+            variation = levels.reshape(len(levels), -1, len(throughput.times)).var(axis=2).sum() * len(throughput.times)
+            best = max(best, 1 - float(own.sum()) / max(float(variation), 1e-12))
+        else:
+            best = max(best, float((own < other).mean()))
+    return best
+
+
+def _stages(skeleton: Skeleton, throughput: Throughput, participants: Participants) -> Integers | None:
+    """The stage of each unit (units,), as the skeleton has it; None where it does not say."""
+    if skeleton.fallback is not None:
+        return None
+    stage_of = {endpoint.container: endpoint.stage for endpoint in skeleton.endpoints if endpoint.stage is not None}
+    containers = [throughput.endpoints[int(rows[rows >= 0][0])].container for rows in participants.rows]
+    stages = [stage_of.get(container) for container in containers]
+    if len(stages) < (1 - ABSENT) * len(stage_of):
+        return None
+    known = [stage for stage in stages if stage is not None]
+    if len(known) < len(stages) or not known:
+        return None
+    return np.unique(np.array(known, dtype=np.int64), return_inverse=True)[1].astype(np.int64)
+
+
+def _chained(throughput: Throughput, participants: Participants, stages: Integers) -> float:
+    """The share of variation that the neighbours in the skeleton's order foretell, three stages or more."""
+    order = np.argsort(stages)
+    if len(order) < 3:
+        return 0.0
+    levels = log_levels(group_means(throughput, participants, np.arange(len(order)))).reshape(len(order), 2, -1)
+    levels = (levels - levels.mean(axis=2, keepdims=True)).reshape(len(order), -1)[order]
+    missed = float(((levels[1:-1] - (levels[:-2] + levels[2:]) / 2) ** 2).sum()) * len(order) / (len(order) - 2)
+    return max(1 - missed / max(float((levels**2).sum()), 1e-12), 0.0)
