@@ -19,7 +19,7 @@ with the clearest margin decides.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -50,6 +50,9 @@ MOST = 1.4
 CLEAR = 2.0
 """Groups that came out equally large by themselves are places where nine of ten units have this margin."""
 
+ALL_BUT, MUCH_LESS = 0.96, 3.0
+"""One group that misses more than this leaves doubt where finer groups, clear or not, miss less by this ratio."""
+
 
 @dataclass(frozen=True, slots=True)
 class Partition:
@@ -59,13 +62,15 @@ class Partition:
     groups foretell. ``margin`` is by how much the other members foretell a unit better than the next best
     group, as a ratio of squared errors that nine of ten units reach; 1 where that is not clear enough for
     places, infinite for one group.
-    ``levels`` (units, features) are the series on the scale that showed it.
+    ``levels`` (units, features) are the series on the scale that showed it. ``unclear`` says of one group
+    that there probably are more, which could not be told apart.
     """
 
     labels: Integers
     foretold: float
     margin: float
     levels: Rates
+    unclear: bool = False
 
     @property
     def count(self) -> int:
@@ -83,18 +88,21 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
     O(units x groups x features).
     """
     best: Partition | None = None
-    whole: Partition | None = None
+    whole: list[Partition] = []
+    unclear = False
     for levels in scaled_levels(throughput, participants):
-        for partition in _partitions(levels, len(throughput.times)):
-            if partition.count == 1:
-                if whole is None or partition.foretold > whole.foretold:
-                    whole = partition
-            elif partition.margin > 1 and (best is None or partition.margin > best.margin):
-                best = partition
-    found = best or whole
-    if found is None:
-        raise ValueError("positions are found among two units or more")
-    return found
+        one, *finer = _partitions(levels, len(throughput.times))
+        whole.append(one)
+        clear = max((partition for partition in finer if partition.margin > 1), key=_margin, default=None)
+        if clear is not None and (best is None or clear.margin > best.margin):
+            best = clear
+        missed = 1 - max((partition.foretold for partition in finer), default=0.0)
+        unclear |= one.foretold < ALL_BUT and missed < (1 - one.foretold) / MUCH_LESS
+    return best or replace(max(whole, key=lambda partition: partition.foretold), unclear=unclear)
+
+
+def _margin(partition: Partition) -> float:
+    return partition.margin
 
 
 def scaled_levels(throughput: Throughput, participants: Participants) -> Iterator[Rates]:

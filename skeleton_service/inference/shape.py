@@ -43,14 +43,15 @@ class Shape:
 
     ``stages`` (units,) in pipeline order; ``replicas`` (units,), -1 where not known; ``pairs`` (pairs, 2) of
     units in different stages that exchange bytes. ``foretold`` is the share of the units' variation in time
-    that the shape explains, up to 1; ``margin`` how clear the groups are (`Partition`).
+    that the shape explains, up to 1. ``unclear``: stages there are, but they could not be told apart, so that
+    all units are one group.
     """
 
     stages: Integers
     replicas: Integers
     pairs: Integers
     foretold: float
-    margin: float
+    unclear: bool = False
 
     @property
     def count(self) -> int:
@@ -78,7 +79,7 @@ def find_shape(throughput: Throughput, participants: Participants, period_second
     if partition.count > 1 or numbering is not None:
         return _grouped(throughput, participants, partition, numbering, period_seconds)
     units = np.arange(participants.units)
-    return Shape(np.zeros_like(units), units, _no_pairs(), partition.foretold, partition.margin)
+    return Shape(np.zeros_like(units), units, _no_pairs(), partition.foretold, unclear=partition.unclear)
 
 
 def _grouped(
@@ -120,7 +121,7 @@ def _grouped(
         if meet or len(around) <= CHEAP * cost:
             pairs.append(around)
     every = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0) if pairs else _no_pairs()
-    return Shape(labels, replicas, every, partition.foretold, partition.margin)
+    return Shape(labels, replicas, every, partition.foretold)
 
 
 def _around(away: Deviations, groups: list[Integers], replicas: Integers, lanes: int) -> Integers:
@@ -151,7 +152,7 @@ def _chained(throughput: Throughput, participants: Participants) -> Shape | None
     pairs = list(pairwise(order))
     if len(order) > 2 and ends_meet(means[list(order)]):
         pairs.append((order[0], order[-1]))
-    return Shape(stages, np.zeros_like(stages), np.array(pairs, dtype=np.int64), foretold, 1.0)
+    return Shape(stages, np.zeros_like(stages), np.array(pairs, dtype=np.int64), foretold)
 
 
 def _no_pairs() -> Integers:

@@ -194,7 +194,9 @@ def _structured(
         period_seconds=round(period.seconds, 3),
         confidence=sure,
         fallback=None,
-        parallelism=Parallelism(dp=participants.units // shape.count, pp=shape.count, position_groups=len(groups)),
+        parallelism=None
+        if shape.unclear
+        else Parallelism(dp=participants.units // shape.count, pp=shape.count, position_groups=len(groups)),
         endpoints=_endpoints(throughput, rails, interfaces, places),
         groups=tuple(groups),
         edges=tuple(edges),
