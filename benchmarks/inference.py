@@ -1,11 +1,12 @@
 """What inference finds, and what it costs: ``python -m benchmarks.inference [--quick] [--seeds N] [--sections ...]``.
 
-On simulated jobs (docs/simulator.md), whose truth is known. Sections:
+On simulated jobs (docs/simulator.md), whose truth is known. Prints Markdown: the figures of docs/inference.md.
+Sections:
 
 cases        recall, surplus, groups, fallbacks and probes of each case, 900 s at 1 s, without ranks and with
 probes       directed pairs against full mesh and the basic list at 512, 1,024 and 2,048 RNICs, beside the paper's
-length       the same job seen for 2 to 30 iterations
-confidence   held-out jobs of all cases, lengths, steps, noise: is the confidence the chance of being right?
+length       the same jobs seen for 2 to 30 iterations
+confidence   jobs of all cases, lengths, steps, noise: is the confidence the chance of being right?
 scale        seconds and memory of the command at 512 to 32,768 RNICs, from a Parquet file
 
 Fails when a bar is missed.
@@ -24,7 +25,7 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from benchmarks.inference_at_scale import DEGREES, Cost, measure
-from benchmarks.inferred_jobs import Outcome, bins, brier, mixed, outcomes, pairs, watched
+from benchmarks.inferred_jobs import HELD_OUT, Outcome, bins, brier, mixed, outcomes, pairs, watched
 from exporter.contracts.skeleton import read_skeleton
 from lab.simulator import CASES, simulate
 
@@ -58,160 +59,190 @@ QUICK = Extent(seeds=3, watched_seeds=1, mixed_jobs=60, sizes=(512, 2048))
 
 
 def cases(extent: Extent) -> list[str]:
-    print(f"\nCases: {extent.seeds} jobs each, 900 s at 1 s; '+' is with ranks, surplus is pairs inferred per true one")
-    print(
-        f"{'':26}{'recall':^14}{'recall+':^14}{'surplus':^14}{'surplus+':^14}{'groups exact':^13}{'fallback':^12}"
-        "probes of full  of basic\n"
-        f"{'':26}{'mean':>7}{'min':>7}{'mean':>7}{'min':>7}{'mean':>7}{'max':>7}{'mean':>7}{'max':>7}"
-        f"{'':>7}{'+':>6}{'':>6}{'+':>6}{'':>8}{'+':>7}{'':>6}{'+':>6}"
+    begin(
+        "Which pairs are found",
+        f"{extent.seeds} jobs of each case, of 8 to 64 hosts in most, 900 s at 1 s.",
+        "*Recall*: share of the true pairs that were found.",
+        "*Surplus*: pairs inferred for each true one.",
+        "Both are means, with the worst job in brackets, and those of the basic list where a job fell back.",
+        "*Exact*: jobs whose groups are right to the last RNIC.",
+        "Where two figures stand, the second is with ranks.",
     )
+    head("case", "recall", "with ranks", "surplus", "with ranks", "exact", "fallback", "of full mesh", "of basic list")
     recalls = []
     for name, case in CASES.items():
-        judged = [outcomes(simulate(case, seed, ranks=True)) for seed in range(extent.seeds)]
-        plain, told = [each[0] for each in judged], [each[1] for each in judged]
+        both = tuple(
+            zip(*(outcomes(simulate(case, HELD_OUT + n, ranks=True)) for n in range(extent.seeds)), strict=True)
+        )
         if case.structure == "training":
-            recalls += [each.recall for each in plain]
-        figures = ""
-        for some in (plain, told):
-            figures += _mean_and(min, [each.recall for each in some])
-        for some in (plain, told):
-            figures += _mean_and(max, [each.surplus for each in some])
-        for some in (plain, told):
-            figures += f"{share(some, lambda each: each.exact_groups):6.0%} "
-        for some in (plain, told):
-            figures += f"{share(some, lambda each: each.fallback):5.0%} "
-        for some in (plain, told):
-            figures += f"{fmean(each.of_full_mesh for each in some):7.1%}"
-        for some in (plain, told):
-            figures += f"{fmean(each.of_basic for each in some):6.0%}"
-        print(f"{name:26}{figures}", flush=True)
+            recalls += [each.recall for each in both[0]]
+        row(
+            f"`{name}`",
+            *(and_worst(min, [each.recall for each in some]) for some in both),
+            *(and_worst(max, [each.surplus for each in some]) for some in both),
+            two(both, lambda each: each.exact_groups, ".0%"),
+            two(both, lambda each: each.fallback, ".0%"),
+            two(both, lambda each: each.of_full_mesh, ".1%"),
+            two(both, lambda each: each.of_basic, ".0%"),
+        )
     mean = fmean(recalls)
     return [verdict(mean >= LOWEST_RECALL, f"mean recall without ranks {mean:.4f}, at least {LOWEST_RECALL}")]
 
 
-def _mean_and(extreme: Callable[[list[float]], float], values: list[float]) -> str:
-    return f"{fmean(values):7.3f}{extreme(values):7.3f}"
-
-
-def share(judged: Sequence[Outcome], is_so: Callable[[Outcome], bool]) -> float:
-    return fmean(is_so(each) for each in judged)
-
-
 def probes(extent: Extent) -> list[str]:
     del extent
-    print(
-        "\nProbes: directed RNIC pairs per round, tensor parallelism over the eight RNICs of a host.\n"
-        "An RNIC probes its targets one after the other, so that a round takes as long as the targets of one"
+    begin(
+        "Probes saved",
+        "Directed RNIC pairs of a round, tensor parallelism over the eight RNICs of a host.",
+        "An RNIC probes its targets one after the other, so that a round takes as long as the targets of one.",
+        "The paper's figures are probing times against the basic list; its probes of a round against the full mesh at",
+        f"2,048 RNICs, in a unit that it does not state, {PAPER_PROBES:+.1%}.",
     )
-    print(
-        f"{'RNICs':>7}{'dp x pp':>10}{'full mesh':>12}{'basic':>10}{'inferred':>10}{'with ranks':>12}"
-        f"{'targets an RNIC':>17}{'against full mesh':>19}{'basic':>9}{'paper':>9}"
-    )
+    head("RNICs", "dp × pp", "full mesh", "basic list", "skeleton", "targets", "on full mesh", "on basic list", "paper")
     for rnics, paper in PAPER.items():
         replicas, stages = DEGREES[rnics]
         case = replace(CASES["1f1b"], pipeline=(stages, stages))
-        plain, told = outcomes(simulate(case, 1, hosts=replicas * stages, ranks=True))
-        full, basic = rnics * (rnics - 1), 2 * told.basic
-        print(
-            f"{rnics:7,}{replicas:>6} x {stages:<2}{full:11,}{basic:10,}{2 * plain.inferred:10,}"
-            f"{2 * told.inferred:12,}{2 * told.inferred / rnics:17.0f}"
-            f"{2 * told.inferred / full - 1:+19.1%}{told.of_basic - 1:+9.1%}{paper:+9.1%}",
-            flush=True,
+        both = tuple((each,) for each in outcomes(simulate(case, 1, hosts=replicas * stages, ranks=True)))
+        full, basic = rnics * (rnics - 1), 2 * both[0][0].basic
+        row(
+            f"{rnics:,}",
+            f"{replicas} × {stages}",
+            f"{full:,}",
+            f"{basic:,}",
+            two(both, lambda each: 2 * each.inferred, ",.0f"),
+            two(both, lambda each: 2 * each.inferred / each.rnics, ".0f"),
+            two(both, lambda each: each.of_full_mesh - 1, "+.1%"),
+            two(both, lambda each: each.of_basic - 1, "+.1%"),
+            f"{paper:+.1%}",
         )
-    print(
-        f"the paper's probes per round at 2,048 RNICs, against full mesh: {PAPER_PROBES:+.1%} (its unit is not stated)"
-    )
     return []
 
 
 def length(extent: Extent) -> list[str]:
-    number = len(WATCHED) * extent.watched_seeds
-    print(f"\nLength: {number} jobs of {len(WATCHED)} cases at 1 s, without ranks and with (+)")
-    print(
-        f"{'iterations':>10}{'recall':>9}{'+':>7}{'all pairs':>11}{'+':>6}{'surplus':>9}{'+':>7}{'groups':>8}{'+':>6}"
-        f"{'fallback':>10}{'+':>6}{'confidence':>12}{'+':>6}"
+    begin(
+        "How long to watch",
+        f"{len(WATCHED) * extent.watched_seeds} jobs of {len(WATCHED)} cases at 1 s, seen for so many iterations.",
+        "*All pairs*: jobs of which none is missing. Where two figures stand, the second is with ranks.",
     )
+    head("iterations", "recall", "all pairs", "surplus", "exact groups", "fallback", "confidence")
     for iterations in ITERATIONS:
-        judged = [outcomes(watched(name, seed, iterations)) for name in WATCHED for seed in range(extent.watched_seeds)]
-        both = [[each[way] for each in judged] for way in (0, 1)]
-        columns: list[tuple[Callable[[Outcome], float], str]] = [
-            (lambda each: each.recall, "8.3f"),
-            (lambda each: float(each.recall == 1), "8.0%"),
-            (lambda each: each.surplus, "8.2f"),
-            (lambda each: float(each.exact_groups), "7.0%"),
-            (lambda each: float(each.fallback), "8.0%"),
-            (lambda each: each.confidence, "9.3f"),
-        ]
-        figures = "".join(f"{fmean(map(value, some)):{form}}" for value, form in columns for some in both)
-        print(f"{iterations:10}{figures}", flush=True)
+        jobs = [watched(name, HELD_OUT + n, iterations) for name in WATCHED for n in range(extent.watched_seeds)]
+        both = tuple(zip(*map(outcomes, jobs), strict=True))
+        row(
+            str(iterations),
+            two(both, lambda each: each.recall, ".3f"),
+            two(both, lambda each: each.recall == 1, ".0%"),
+            two(both, lambda each: each.surplus, ".2f"),
+            two(both, lambda each: each.exact_groups, ".0%"),
+            two(both, lambda each: each.fallback, ".0%"),
+            two(both, lambda each: each.confidence, ".3f"),
+        )
     return []
 
 
 def confidence(extent: Extent) -> list[str]:
-    print(
-        f"\nConfidence: {extent.mixed_jobs} held-out jobs of all cases, 20 to 900 s at steps of 0.2 to 15 s,\n"
-        "noise 1x to 8x, up to 30 % missing, clocks up to 100 ms apart, half of them with ranks.\n"
-        "Right: a structure found, and no pair missed"
+    begin(
+        "Is the confidence true",
+        f"{extent.mixed_jobs} jobs of all cases, 20 to 900 s at steps of 0.2 to 15 s, noise 1 to 8 times the usual,",
+        "up to 30 % of the samples missing, clocks up to 100 ms apart, half of them with ranks.",
+        "*Right*: a structure was found, and no pair of it is missing; what fell back is never right.",
     )
     judged = [mixed(number) for number in range(extent.mixed_jobs)]
-    print(f"{'confidence':>12}{'jobs':>7}{'mean':>8}{'right':>8}")
+    head("confidence", "jobs", "mean", "right")
     for number, some in enumerate(bins(judged, 10)):
         if some:
-            mean, right = fmean(each.confidence for each in some), share(some, lambda each: each.right)
-            print(f"{number / 10:7.1f}-{(number + 1) / 10:.1f} {len(some):7}{mean:8.3f}{right:8.1%}")
-    rate, score = share(judged, lambda each: each.right), brier(judged)
+            mean, right = fmean(each.confidence for each in some), fmean(each.right for each in some)
+            row(f"{number / 10:.1f} to {(number + 1) / 10:.1f}", str(len(some)), f"{mean:.3f}", f"{right:.1%}")
+    rate, score = fmean(each.right for each in judged), brier(judged)
     claimed = [each for each in judged if not each.fallback]
     made_up = sum(not each.structured for each in claimed)
-    print(
-        f"Brier score {score:.4f}; {rate * (1 - rate):.4f} for who always says the mean, {rate:.3f}\n"
-        f"Structures claimed: {len(claimed)}, of jobs without one {made_up}; Brier score {brier(claimed):.4f}, "
-        f"{recall_of('of the wrong ones', [each for each in claimed if not each.right])}\n"
-        f"Structures not found: {recall_of('of the basic list', [e for e in judged if e.fallback and e.structured])}"
+    certain = fmean(each.right for each in claimed) if claimed else 0.0
+    say(
+        f"Brier score {score:.4f}; {rate * (1 - rate):.4f} for who always says {rate:.3f}, the share that is right.",
+        f"Structures claimed: {len(claimed)}, of jobs without one {made_up};",
+        f"{recall_of('of the wrong ones', [each for each in claimed if not each.right])}.",
+        f"Brier score of these alone {brier(claimed) if claimed else 0:.4f};",
+        f"{certain * (1 - certain):.4f} for who always says {certain:.3f}.",
+        f"Structures not found: {recall_of('of the basic list', [e for e in judged if e.fallback and e.structured])}.",
     )
     return [verdict(score <= HIGHEST_BRIER, f"Brier score {score:.4f}, at most {HIGHEST_BRIER}")]
 
 
 def recall_of(whom: str, judged: Sequence[Outcome]) -> str:
     recalls = [each.recall for each in judged]
-    return f"recall {whom} ({len(recalls)}) mean {fmean(recalls):.3f}, min {min(recalls):.3f}" if recalls else "none"
+    return f"recall {whom} ({len(recalls)}) {and_worst(min, recalls)}" if recalls else "none"
 
 
 def scale(extent: Extent) -> list[str]:
-    print("\nScale: skeleton-service infer, 900 s at 1 s from Parquet, one thread")
-    print(
-        f"{'RNICs':>7}{'dp x pp':>12}{'file MB':>9}{'seconds':>9}{'CPU s':>8}{'peak MiB':>10}{'exponent':>10}  recall"
+    begin(
+        "Cost",
+        "`skeleton-service infer` on 900 s at 1 s from Parquet, one thread.",
+        "*Exponent*: by which power of the number of RNICs processor time has grown since the line above.",
     )
+    head("RNICs", "dp × pp", "file, MB", "seconds", "processor seconds", "peak memory, MiB", "exponent", "recall")
     costs: list[Cost] = []
     for rnics in extent.sizes:
         with TemporaryDirectory() as name:
             directory = Path(name)
             cost = measure(rnics, directory)
             truth, found = (pairs(read_skeleton(directory / f"{of}.json")) for of in ("truth", "skeleton"))
-        grown = growth(costs[-1].rnics, costs[-1].processor_seconds, rnics, cost.processor_seconds) if costs else 0.0
         costs.append(cost)
         replicas, stages = DEGREES[rnics]
-        print(
-            f"{rnics:7,}{replicas:>7} x {stages:<3}{cost.megabytes_of_file:8.0f}{cost.seconds:9.1f}"
-            f"{cost.processor_seconds:8.1f}{cost.mebibytes:10,.0f}{f'{grown:10.2f}' if grown else '':>10}"
-            f"{len(truth & found) / len(truth):8.4f}",
-            flush=True,
+        row(
+            f"{rnics:,}",
+            f"{replicas} × {stages}",
+            f"{cost.megabytes_of_file:.0f}",
+            f"{cost.seconds:.1f}",
+            f"{cost.processor_seconds:.1f}",
+            f"{cost.mebibytes:,.0f}",
+            f"{grown(*costs[-2:]):.2f}" if len(costs) > 1 else "",
+            f"{len(truth & found) / len(truth):.4f}",
         )
-    first, last = costs[0], costs[-1]
-    exponent = growth(first.rnics, first.processor_seconds, last.rnics, last.processor_seconds)
+    exponent, last = grown(costs[0], costs[-1]) if len(costs) > 1 else 0.0, costs[-1]
+    longest = f"at most {LONGEST_SECONDS:.0f}"
     return [
         verdict(
             exponent <= LARGEST_EXPONENT, f"CPU grows with RNICs to the {exponent:.2f}, at most {LARGEST_EXPONENT}"
         ),
-        verdict(
-            last.seconds <= LONGEST_SECONDS,
-            f"{last.rnics:,} RNICs in {last.seconds:.0f} s, at most {LONGEST_SECONDS:.0f}",
-        ),
+        verdict(last.seconds <= LONGEST_SECONDS, f"{last.rnics:,} RNICs in {last.seconds:.0f} s, {longest}"),
     ]
+
+
+def grown(small: Cost, large: Cost) -> float:
+    return growth(small.rnics, small.processor_seconds, large.rnics, large.processor_seconds)
 
 
 def growth(small: int, cost: float, large: int, more: float) -> float:
     """The exponent of a power law through two measurements."""
     return log(more / cost) / log(large / small)
+
+
+def two(both: Sequence[Sequence[Outcome]], value: Callable[[Outcome], float], form: str) -> str:
+    """The means of a figure without ranks and with, once where they read alike."""
+    plain, told = (format(fmean(map(value, some)), form) for some in both)
+    return plain if plain == told else f"{plain}, {told}"
+
+
+def and_worst(extreme: Callable[[list[float]], float], values: list[float]) -> str:
+    mean, worst = f"{fmean(values):.3f}", f"{extreme(values):.3f}"
+    return mean if mean == worst else f"{mean} ({worst})"
+
+
+def begin(title: str, *sentences: str) -> None:
+    print(f"\n### {title}\n", *sentences, "", sep="\n")
+
+
+def head(*names: str) -> None:
+    row(*names)
+    print("|---" * len(names) + "|")
+
+
+def row(*cells: str) -> None:
+    print("|", " | ".join(cells), "|", flush=True)
+
+
+def say(*sentences: str) -> None:
+    print("", *sentences, sep="\n", flush=True)
 
 
 def verdict(good: bool, text: str) -> str:
@@ -233,7 +264,7 @@ def main() -> int:
     began, verdicts = time.monotonic(), []
     for name in options.sections:
         verdicts += SECTIONS[name](extent)
-    print("\n" + "\n".join([*verdicts, f"{time.monotonic() - began:.0f} s"]))
+    print("", *verdicts, f"{time.monotonic() - began:.0f} s", sep="\n", file=sys.stderr)
     return int(any(line.startswith("MISSED") for line in verdicts))
 
 

@@ -11,8 +11,9 @@ from exporter.contracts.skeleton import Skeleton
 from lab.simulator import CASES, Case, Simulation, simulate
 from skeleton_service.inference import Throughput, infer
 
-HELD_OUT = 1_000_000
-"""Seeds of mixed jobs begin here: no other test or benchmark uses them."""
+HELD_OUT = 40_000_000
+"""Seeds begin here. Jobs that a constant of the method was chosen or calibrated on are no measure of it: move this on
+when that was done with these."""
 
 STEPS = (0.2, 0.5, 1.0, 1.0, 1.0, 2.0, 5.0, 10.0, 15.0)
 SECONDS = (20.0, 900.0)
@@ -119,7 +120,7 @@ def mixed(number: int) -> Outcome:
     )
     step = float(draw.choice(STEPS))
     seconds = max(float(np.exp(draw.uniform(*np.log(SECONDS)))), 2 * step)
-    job = simulate(case, HELD_OUT + number, seconds=seconds, step_seconds=step, ranks=bool(draw.integers(2)))
+    job = simulate(case, 2 * HELD_OUT + number, seconds=seconds, step_seconds=step, ranks=bool(draw.integers(2)))
     return judge(job.truth, infer(job.throughput, job.topology), structured=job.structured)
 
 
