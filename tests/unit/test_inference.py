@@ -212,8 +212,8 @@ def test_the_period_of_bursts_in_turn_is_the_whole_rounds(period: float) -> None
 
 def test_no_period_where_nothing_varies_or_the_watch_is_short() -> None:
     assert find_period(np.ones((4, 50)), 1.0) is None
-    assert find_period(np.sin(np.arange(60) * 2 * np.pi / 6.3)[None, :6], 1.0) is None
-    found = find_period(np.sin(np.arange(60) * 2 * np.pi / 6.3)[None], 1.0)
+    assert find_period(1 + np.sin(np.arange(60) * 2 * np.pi / 6.3)[None, :6], 1.0) is None
+    found = find_period(1 + np.sin(np.arange(60) * 2 * np.pi / 6.3)[None], 1.0)
     assert found is not None
     assert found.seconds == pytest.approx(6.3, rel=0.02)
 
