@@ -13,7 +13,8 @@ no threshold on likeness is needed. (The paper's own objective is least when eve
 
 What tells places apart differs from job to job: the faint traffic of the pipeline, or only the bursts of
 the all-reduce. So the series are looked at on several scales, from logarithmic to linear, and the scale
-with the clearest margin decides.
+with the clearest margin decides. On some of them only what a unit sends and receives at once counts:
+reads from storage and checkpoints go one way.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from scipy.spatial.distance import squareform
 from skeleton_service.inference.participants import Participants
 from skeleton_service.inference.series import Floats, Integers, Rates, Throughput
 
-SCALES = ((0.02, 0.0), (0.2, 0.0), (0.0, 0.5), (0.0, 20.0))
-"""Where a scale turns from linear to logarithmic: shares of the mean rate, and of the rate of a burst."""
+BOTH_WAYS = ((0.02, 0.0), (0.2, 0.0), (0.0, 20.0))
+EXCHANGED = ((0.2, 0.0), (0.0, 0.5), (0.0, 20.0))
+"""Scales, by where they turn from linear to logarithmic: shares of the mean rate, and of the rate of a burst."""
 
 BUSY = 0.2
 BURST = 0.995
@@ -50,6 +52,7 @@ MOST = 1.4
 CLEAR = 2.0
 """Groups that came out equally large by themselves are places where nine of ten units have this margin."""
 
+ABOUT = 0.6
 ALL_BUT, MUCH_LESS = 0.96, 3.0
 """One group that misses more than this leaves doubt where finer groups, clear or not, miss less by this ratio."""
 
@@ -87,22 +90,23 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
     For two units or more. O(units^2 x features) up to ``SAMPLED_UNITS`` units, then
     O(units x groups x features).
     """
-    best: Partition | None = None
     whole: list[Partition] = []
+    clear: list[Partition] = []
     unclear = False
     for levels in scaled_levels(throughput, participants):
         one, *finer = _partitions(levels, len(throughput.times))
         whole.append(one)
-        clear = max((partition for partition in finer if partition.margin > 1), key=_margin, default=None)
-        if clear is not None and (best is None or clear.margin > best.margin):
-            best = clear
+        clear += [partition for partition in finer if partition.margin > 1]
         missed = 1 - max((partition.foretold for partition in finer), default=0.0)
         unclear |= one.foretold < ALL_BUT and missed < (1 - one.foretold) / MUCH_LESS
-    return best or replace(max(whole, key=lambda partition: partition.foretold), unclear=unclear)
-
-
-def _margin(partition: Partition) -> float:
-    return partition.margin
+    if not clear:
+        return replace(max(whole, key=lambda partition: partition.foretold), unclear=unclear)
+    clearest = max(partition.margin for partition in clear)
+    # Stages that come in pairs make coarser groups that are about as clear.
+    return max(
+        (partition for partition in clear if partition.margin >= ABOUT * clearest),
+        key=lambda partition: (partition.count, partition.margin),
+    )
 
 
 def scaled_levels(throughput: Throughput, participants: Participants) -> Iterator[Rates]:
@@ -116,15 +120,18 @@ def scaled_levels(throughput: Throughput, participants: Participants) -> Iterato
     mean = float(np.nanmean(throughput.tx[busy]) + np.nanmean(throughput.rx[busy])) / 2
     sample = busy[:: max(1, len(busy) // 256)]
     burst = float(np.nanquantile(np.concatenate((throughput.tx[sample], throughput.rx[sample])), BURST))
+    samples = len(throughput.times)
     alike: bool | None = None
-    for of_mean, of_burst in SCALES:
+    for of_mean, of_burst in BOTH_WAYS:
         levels = _levels(throughput, rows, of_mean * mean + of_burst * burst or 1.0)
         if alike is None:
             alike = rows.shape[1] > 1 and _lanes_alike(levels)
         yield _known(levels, average=alike)
+    for of_mean, of_burst in EXCHANGED:
+        levels = _levels(throughput, rows, of_mean * mean + of_burst * burst or 1.0)
+        yield _known(np.fmin(levels[:, :, :samples], levels[:, :, samples:]), average=bool(alike))
     if not participants.by_rail:
         # Of ring neighbours on one host, one sends and one receives on the network: busy are both.
-        samples = len(throughput.times)
         levels = _levels(throughput, rows, BUSY * mean or 1.0)
         yield _known(np.fmax(levels[:, :, :samples], levels[:, :, samples:]), average=bool(alike))
 
