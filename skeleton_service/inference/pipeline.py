@@ -67,6 +67,7 @@ CLOSER = 1.5
 LESS, EQUAL = 0.93, 1.25
 """The ends of such a pipeline carry less than the others, a half to seven eighths, and the others the same."""
 
+MUCH_LESS = 0.88
 EXACT = 7
 STARTS = 8
 
@@ -95,6 +96,7 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
         order = tuple(range(groups))
         return Stages(order, frozenset(pairwise(order)), certain=True)
     levels = log_levels(means)
+    ends = find_ends(means)
     everything = np.arange(means.shape[2])
     apart = unlikeness(levels)
     apart /= max(float(np.median(np.sort(apart, axis=1)[:, 1])), 1e-12)
@@ -102,14 +104,14 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     if conserved is not None and typical >= HEARD:
         apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
         np.fill_diagonal(apart, 0)
-        best = shortest_path(apart)
+        best = shortest_path(apart, ends)
         return Stages(
             best,
-            frozenset(adjacencies(best) | _ties(best, apart, max(NEAR, NEAR_SHARE * _length(best, apart)))),
+            frozenset(adjacencies(best) | _ties(best, apart, max(NEAR, NEAR_SHARE * _length(best, apart)), ends)),
             certain=True,
         )
-    best = shortest_path(apart)
-    found = adjacencies(best) | _ties(best, apart, TIE * _length(best, apart))
+    best = shortest_path(apart, ends)
+    found = adjacencies(best) | _ties(best, apart, TIE * _length(best, apart), ends)
     random = np.random.default_rng(0)
     seen: dict[Pair, int] = {}
     samples = len(everything)
@@ -117,7 +119,8 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     for _ in range(RESAMPLINGS):
         begins = random.integers(0, samples - block + 1, size=-(-samples // block))
         picked = (begins[:, None] + np.arange(block)[None, :]).ravel()
-        for pair in adjacencies(shortest_path(unlikeness(levels[:, np.concatenate((picked, picked + samples))]))):
+        other = shortest_path(unlikeness(levels[:, np.concatenate((picked, picked + samples))]), ends)
+        for pair in adjacencies(other):
             seen[pair] = seen.get(pair, 0) + 1
     found |= {pair for pair, times in seen.items() if times >= SEEN * RESAMPLINGS}
     return Stages(best, frozenset(found), certain=False)
@@ -149,20 +152,41 @@ def find_chain(means: Floats) -> tuple[tuple[int, ...], float] | None:
     return order, 1 - by_neighbours / max(variation, 1e-12)
 
 
+def find_ends(means: Floats) -> Pair | None:
+    """The first and the last stage by what stages carry between bursts; None where that does not tell.
+
+    ``means`` as for `order_stages`, three groups or more. The ends have one neighbour: in a plain pipeline
+    they carry half of what the others do, with interleaved model chunks three quarters or more.
+    """
+    carried = _between_bursts(means)
+    if carried is None:
+        return None
+    order = np.argsort(carried, kind="stable")
+    if carried[order[1]] > MUCH_LESS * carried[order[2]]:
+        return None
+    return int(order[0]), int(order[1])
+
+
 def ends_meet(means: Floats) -> bool | None:
     """Whether the first and the last stage exchange bytes, by what stages carry; None where that does not tell.
 
     ``means`` (stages, 2, samples) as for `order_stages`, three stages or more, in their order.
     """
-    carried = means.sum(axis=1)
-    if _shared(carried):
+    if _shared(means.sum(axis=1)):
         return True
-    between = np.median(carried[1:-1], axis=0)
+    carried = _between_bursts(means)
+    return None if carried is None else bool(min(carried[0], carried[-1]) >= HALF * float(np.median(carried[1:-1])))
+
+
+def _between_bursts(means: Floats) -> Floats | None:
+    """What each group (groups,) typically carries between bursts, relative to all; None where bursts are everything."""
+    carried = means.sum(axis=1)
+    usual = carried.mean(axis=0)
     burst = float(np.quantile(carried, BURST))
     for share in QUIET_SHARES:
-        quiet = (carried.max(axis=0) < share * burst) & (between > FAINT * share * burst)
+        quiet = (carried.max(axis=0) < share * burst) & (usual > FAINT * share * burst)
         if quiet.mean() >= ENOUGH:
-            return min(_typical(carried[end][quiet], between[quiet]) for end in (0, -1)) >= HALF
+            return np.array([_typical(own[quiet], usual[quiet]) for own in carried])
     return None
 
 
@@ -206,11 +230,13 @@ def _length(order: tuple[int, ...], apart: Floats) -> float:
     return float(sum(apart[a, b] for a, b in pairwise(order)))
 
 
-def _ties(order: tuple[int, ...], apart: Floats, longer: float) -> set[Pair]:
-    """The adjacencies of orders that differ little and are no more than ``longer``."""
+def _ties(order: tuple[int, ...], apart: Floats, longer: float, ends: Pair | None) -> set[Pair]:
+    """The adjacencies of orders that differ little, are no more than ``longer``, and have these ends, if any."""
     shortest = _length(order, apart)
     found: set[Pair] = set()
     for other in _others(order):
+        if ends is not None and {other[0], other[-1]} != set(ends):
+            continue
         if _length(other, apart) - shortest < longer:
             found |= adjacencies(other)
     return found
@@ -226,17 +252,24 @@ def _others(order: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
             yield (*order[:first], *order[first : last + 1][::-1], *order[last + 1 :])
 
 
-def shortest_path(apart: Floats) -> tuple[int, ...]:
-    """The shortest way through all groups (groups, groups); exact up to 7 groups.
+def shortest_path(apart: Floats, ends: Pair | None = None) -> tuple[int, ...]:
+    """The shortest way through all groups (groups, groups), between given ends if any; exact up to 7 groups.
 
     Beyond, nearest neighbour from several starts, improved by reversing stretches.
     """
     count = len(apart)
+    if ends is not None:
+        # A toll on all ways to the ends is paid once where they are ends, and twice elsewhere.
+        apart = apart.copy()
+        toll = 4 * float(apart.max()) * count + 1
+        for end in ends:
+            apart[end, :] += toll
+            apart[:, end] += toll
     if count <= EXACT:
         ways = np.array([way for way in permutations(range(count)) if way[0] <= way[-1]])
         lengths = apart[ways[:, :-1], ways[:, 1:]].sum(axis=1)
         return tuple(int(place) for place in ways[int(np.argmin(lengths))])
-    starts: Integers = np.argsort(-apart.sum(axis=1), kind="stable")[:STARTS]
+    starts: Integers = np.array(ends or np.argsort(-apart.sum(axis=1), kind="stable")[:STARTS])
     ways_found = [_improve(_greedy(apart, int(start)), apart) for start in starts]
     best = min(ways_found, key=lambda way: float(apart[way[:-1], way[1:]].sum()))
     return tuple(best if best[0] < best[-1] else best[::-1])
