@@ -48,7 +48,7 @@ HALF = 0.6
 neighbour. Where model chunks are interleaved they carry three quarters or more."""
 
 BURST = 0.995
-QUIET_SHARES = (0.08, 0.2, 0.5)
+QUIET_SHARES = (0.08, 0.2, 0.5, 1.0)
 """What counts as between bursts: samples below these shares of a burst, the strictest that leaves enough."""
 
 ENOUGH = 0.1
