@@ -68,7 +68,7 @@ def test_nothing_beyond_neighbouring_stages_is_in_the_skeleton(name: str) -> Non
     assert pairs(inferred(name)) <= unmatched(true(name))
 
 
-@pytest.mark.xfail(reason="stages that burst within one sample are one group, at a confidence of 0.95", strict=True)
 def test_a_structure_that_is_not_the_jobs_is_not_claimed_with_confidence() -> None:
+    """Stages that burst within one sample are one group: all pairs, but no word of degrees."""
     truth, found = true("seed-9"), inferred("seed-9")
-    assert found.parallelism == truth.parallelism or found.confidence <= 0.9
+    assert found.parallelism in (None, truth.parallelism) or found.confidence <= 0.9
