@@ -20,6 +20,9 @@ OBSERVED = 0.3
 IDLE = 0.02
 """An endpoint with less than this share of its rail's median traffic takes no part in the job."""
 
+IDLE_RAIL = 0.05
+"""A rail counts as carrying at least this share of the busiest endpoint's traffic: less is not the job's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Participants:
@@ -74,11 +77,12 @@ def _sort_out(throughput: Throughput, rails: Integers) -> tuple[list[int], list[
     mean = carried / np.maximum(seen, 1)
     enough = seen >= max(OBSERVED * len(throughput.times), 1)
     active: list[int] = []
+    busiest = float(mean[enough].max(initial=0.0))
     for rail in np.unique(rails).tolist():
         rows = np.flatnonzero((rails == rail) & enough)
         if not rows.size:
             continue
-        # Where most of a rail is idle, its median is nothing: the busiest RNIC is the measure then.
-        usual = max(float(np.median(mean[rows])), float(mean[rows].max()) * IDLE)
+        # Where most of a rail is idle, its median is nothing: the busiest RNIC is the measure then, of the job even.
+        usual = max(float(np.median(mean[rows])), float(mean[rows].max()) * IDLE, busiest * IDLE_RAIL)
         active += rows[mean[rows] > IDLE * usual].tolist()
     return sorted(active), np.flatnonzero(~enough).tolist()

@@ -23,7 +23,7 @@ FLOOR = 0.02
 LARGEST = 0.3
 """Deviations beyond this share of the group's rate are somebody else's traffic: a read from storage, say."""
 
-CERTAIN = ((2, 8.0), (3, 5.0), (5, 2.5))
+CERTAIN = ((2, 8.0), (3, 4.5), (5, 2.5))
 """Up to this many replicas, by how many deviations of chance the best assignment must surpass one that exchanges two
 partners. Deviations of few replicas mirror each other, which leaves little to compare."""
 
