@@ -34,8 +34,8 @@ class Throughput:
 
     ``times`` (samples,) are the ends of the intervals, in seconds since the epoch; ``tx`` and ``rx``
     (endpoints, samples) are bytes per second, NaN where nothing was observed. Row i belongs to
-    ``endpoints[i]``. ``skew`` is how far an endpoint's sampling instants lie off the grid at most, in
-    steps (0 to 0.5): interpolation then blurs that endpoint's bursts.
+    ``endpoints[i]``. ``skew`` is how far the sampling instants of nine of ten endpoints lie off the grid
+    at most, in steps (0 to 0.5): interpolation then blurs those endpoints' bursts.
     """
 
     job: str
