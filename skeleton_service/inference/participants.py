@@ -11,28 +11,35 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from skeleton_service.inference.series import Integers, Throughput
+from skeleton_service.inference.series import Floats, Integers, Throughput
 
 OBSERVED = 0.3
-"""An endpoint seen in less than this share of the window cannot be placed."""
+"""An endpoint seen in less than this share of the window cannot be placed by what it carries."""
 
 IDLE = 0.02
-"""An endpoint with less than this share of its rail's median traffic takes no part in the job."""
+"""An endpoint with less than this share of its rail's median traffic is idle."""
 
 IDLE_RAIL = 0.05
 """A rail counts as carrying at least this share of the busiest endpoint's traffic: less is not the job's."""
+
+USED = 0.5
+"""Where this share of the units uses a lane, a silent RNIC on it is dead or dropped, not idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Participants:
     """``rows[unit, lane]`` is a row of the throughput, -1 where the unit has no such RNIC.
 
-    ``rails[row]`` is the rail of each row. ``hidden`` rows were hardly observed; rows that are neither
-    in ``rows`` nor hidden are idle. ``by_rail`` says that lanes are rails, and not places in the container.
+    ``heard[unit, lane]`` says that what the row carries can be gone by: an RNIC that is silent or hardly
+    observed takes the place of its unit. ``rails[row]`` is the rail of each row. ``hidden`` rows were
+    hardly observed, and so were all others of their container; rows neither here nor in ``rows`` are
+    idle. ``by_rail`` says that lanes are rails, and not places in the container.
     """
 
     rows: Integers
+    heard: NDArray[np.bool_]
     rails: Integers
     hidden: tuple[int, ...]
     by_rail: bool
@@ -45,15 +52,22 @@ class Participants:
     def lanes(self) -> int:
         return self.rows.shape[1] if self.rows.size else 0
 
+    def busy(self) -> Integers:
+        """The rows that are heard."""
+        found: Integers = self.rows[self.heard]
+        return found
+
 
 def find_participants(throughput: Throughput, rails: Integers) -> Participants:
     """Sort the endpoints, whose rails are ``rails`` (endpoints,), into units and lanes."""
-    active, hidden = _sort_out(throughput, rails)
+    active, seen = _active(throughput, rails)
     members: dict[str, list[int]] = defaultdict(list)
-    for row in active:
-        members[throughput.endpoints[row].container].append(row)
+    for row, source in enumerate(throughput.endpoints):
+        members[source.container].append(row)
     # Containers are listed by their first row, rows come sorted: an order that carries no meaning.
-    units = [sorted(rows, key=lambda row: int(rails[row])) for rows in members.values()]
+    containers = [sorted(rows, key=lambda row: int(rails[row])) for rows in members.values()]
+    units = [rows for rows in containers if active[rows].any()]
+    hidden = [row for rows in containers if not active[rows].any() for row in rows if not seen[row]]
     sets = Counter(tuple(int(rails[row]) for row in rows) for rows in units)
     widest: set[int] = set(max(sets.items(), key=lambda item: (item[1], item[0]))[0]) if sets else set()
     distinct = all(len(set(own)) == len(own) for own in sets)
@@ -66,23 +80,26 @@ def find_participants(throughput: Throughput, rails: Integers) -> Participants:
     for unit, rows in enumerate(units):
         for place, row in enumerate(rows):
             table[unit, lane_of[int(rails[row])] if by_rail else place] = row
-    return Participants(table, rails, tuple(hidden), by_rail)
+    heard = (table >= 0) & active[table]
+    used = heard.sum(axis=0) >= USED * len(units)
+    table = np.where(heard | used, table, -1)
+    some = (table >= 0).any(axis=0)
+    return Participants(table[:, some], heard[:, some], rails, tuple(sorted(hidden)), by_rail)
 
 
-def _sort_out(throughput: Throughput, rails: Integers) -> tuple[list[int], list[int]]:
-    """Which rows take part, and which were hardly observed; idle rows are in neither."""
+def _active(throughput: Throughput, rails: Integers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows (endpoints,) carry the job's traffic, and which were observed enough to tell."""
     known = np.isfinite(throughput.tx) & np.isfinite(throughput.rx)
-    seen = known.sum(axis=1)
+    samples = known.sum(axis=1)
     carried = np.nansum(throughput.tx, axis=1, dtype=np.float64) + np.nansum(throughput.rx, axis=1, dtype=np.float64)
-    mean = carried / np.maximum(seen, 1)
-    enough = seen >= max(OBSERVED * len(throughput.times), 1)
-    active: list[int] = []
-    busiest = float(mean[enough].max(initial=0.0))
+    mean: Floats = carried / np.maximum(samples, 1)
+    seen = samples >= max(OBSERVED * len(throughput.times), 1)
+    active = np.zeros(len(rails), dtype=bool)
+    busiest = float(mean[seen].max(initial=0.0))
     for rail in np.unique(rails).tolist():
-        rows = np.flatnonzero((rails == rail) & enough)
-        if not rows.size:
-            continue
-        # Where most of a rail is idle, its median is nothing: the busiest RNIC is the measure then, of the job even.
-        usual = max(float(np.median(mean[rows])), float(mean[rows].max()) * IDLE, busiest * IDLE_RAIL)
-        active += rows[mean[rows] > IDLE * usual].tolist()
-    return sorted(active), np.flatnonzero(~enough).tolist()
+        rows = np.flatnonzero((rails == rail) & seen)
+        if rows.size:
+            # Where most of a rail is idle, its median is nothing: the busiest RNIC is the measure then.
+            usual = max(float(np.median(mean[rows])), float(mean[rows].max()) * IDLE, busiest * IDLE_RAIL)
+            active[rows[mean[rows] > IDLE * usual]] = True
+    return active, seen

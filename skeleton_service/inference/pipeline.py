@@ -48,10 +48,11 @@ HALF = 0.6
 neighbour. Where model chunks are interleaved they carry three quarters or more."""
 
 BURST = 0.995
-QUIET_SHARES = (0.08, 0.2, 0.5, 1.0)
+QUIET_SHARES = (0.08, 0.2, 0.5)
 """What counts as between bursts: samples below these shares of a burst, the strictest that leaves enough."""
 
 ENOUGH = 0.1
+LIKE_BURSTS = 0.3
 SHARED = 0.012
 """The share of a stage's bytes that both ends move at once while all stages between them are much quieter: shared
 embeddings do. Parameters that are gathered take the ends longer too, but they begin with all others."""
@@ -187,12 +188,14 @@ def _between_bursts(means: Floats) -> Floats | None:
         quiet = (carried.max(axis=0) < share * burst) & (usual > FAINT * share * burst)
         if quiet.mean() >= ENOUGH:
             return np.array([_typical(own[quiet], usual[quiet]) for own in carried])
+    if float(np.median(usual)) > LIKE_BURSTS * burst:  # what is between bursts is as much as they are
+        return np.array([_typical(own, usual) for own in carried])
     return None
 
 
 def _typical(carried: Floats, between: Floats) -> float:
     """The median of what one stage carries relative to others, samples that carry much counting for more."""
-    ratio = carried / between
+    ratio = carried / np.maximum(between, 1e-12)
     order = np.argsort(ratio)
     weight = np.cumsum(between[order])
     return float(ratio[order][np.searchsorted(weight, weight[-1] / 2)])

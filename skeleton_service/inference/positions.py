@@ -116,23 +116,23 @@ def scaled_levels(throughput: Throughput, participants: Participants) -> Iterato
     units at that instant.
     """
     rows = participants.rows
-    busy = rows[rows >= 0]
+    busy = participants.busy()
     mean = float(np.nanmean(throughput.tx[busy]) + np.nanmean(throughput.rx[busy])) / 2
     sample = busy[:: max(1, len(busy) // 256)]
     burst = float(np.nanquantile(np.concatenate((throughput.tx[sample], throughput.rx[sample])), BURST))
     samples = len(throughput.times)
     alike: bool | None = None
     for of_mean, of_burst in BOTH_WAYS:
-        levels = _levels(throughput, rows, of_mean * mean + of_burst * burst or 1.0)
+        levels = _levels(throughput, participants, of_mean * mean + of_burst * burst or 1.0)
         if alike is None:
             alike = rows.shape[1] > 1 and _lanes_alike(levels)
         yield _known(levels, average=alike)
     for of_mean, of_burst in EXCHANGED:
-        levels = _levels(throughput, rows, of_mean * mean + of_burst * burst or 1.0)
+        levels = _levels(throughput, participants, of_mean * mean + of_burst * burst or 1.0)
         yield _known(np.fmin(levels[:, :, :samples], levels[:, :, samples:]), average=bool(alike))
     if not participants.by_rail:
         # Of ring neighbours on one host, one sends and one receives on the network: busy are both.
-        levels = _levels(throughput, rows, BUSY * mean or 1.0)
+        levels = _levels(throughput, participants, BUSY * mean or 1.0)
         yield _known(np.fmax(levels[:, :, :samples], levels[:, :, samples:]), average=bool(alike))
 
 
@@ -146,16 +146,16 @@ def _known(levels: Rates, *, average: bool) -> Rates:
     return levels.reshape(len(levels), -1)
 
 
-def _levels(throughput: Throughput, rows: Integers, floor: float) -> Rates:
+def _levels(throughput: Throughput, participants: Participants, floor: float) -> Rates:
     """Rates (units, lanes, 2 x samples) as log(1 + rate / floor), NaN where nothing is known.
 
     Far above the floor that is the logarithm, which makes a sample's noise alike for all rates, since noise
     grows with the rate; far below it is linear.
     """
-    samples = len(throughput.times)
+    samples, rows = len(throughput.times), participants.rows
     levels = np.full((*rows.shape, 2 * samples), np.nan, dtype=np.float32)
     for lane in range(rows.shape[1]):
-        own = rows[:, lane] >= 0
+        own = participants.heard[:, lane]
         levels[own, lane, :samples] = throughput.tx[rows[own, lane]]
         levels[own, lane, samples:] = throughput.rx[rows[own, lane]]
     levels /= floor
@@ -230,12 +230,11 @@ def foretelling_error(levels: Rates, labels: Integers) -> float:
 
 def group_means(throughput: Throughput, participants: Participants, labels: Integers) -> Floats:
     """Mean rates of each group (groups, 2, samples), sent and received, over units and lanes."""
-    rows = participants.rows
     means = np.zeros((int(labels.max()) + 1, 2, len(throughput.times)))
     for label in range(len(means)):
-        own = rows[labels == label]
+        own = participants.rows[labels == label][participants.heard[labels == label]]
         for direction, rates in enumerate((throughput.tx, throughput.rx)):
-            means[label, direction] = np.nan_to_num(_mean(rates[own[own >= 0]], axis=0))
+            means[label, direction] = np.nan_to_num(_mean(rates[own], axis=0))
     return means
 
 

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.positions import Partition, foretelling_error
+from skeleton_service.inference.positions import Partition, foretelling_error, foretelling_errors
 from skeleton_service.inference.series import Integers, Throughput
 
 AGREES = 0.1
 """A numbering may foretell worse than the groups found without it by this share, and still agree with them."""
 
-BETTER = 1.2
-MUCH_BETTER, CLEAR = 2.0, 3.0
-"""A numbering of more stages than were found shows them where it foretells better by this ratio than one group does,
-or than groups of a clear margin: what has nothing to do with ranks, such as clocks, does not line up with them by
-chance, but expert-parallel groups within a stage do."""
+BETTER, IN_PLACE, CLEAR = 1.2, 0.8, 3.0
+"""A numbering of more stages than were found shows them where it foretells better by this ratio, each of this share
+of the units is foretold best by its own stage, and what was found was not clear to this margin: clocks do not line up
+with ranks by chance, but expert-parallel groups within a stage do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,15 @@ def unit_ranks(throughput: Throughput, participants: Participants) -> Integers |
 
 
 def numberings(ranks: Integers) -> list[Numbering]:
-    """Every shape that distinct ``ranks`` (units,) may stand for, of two replicas or more."""
+    """Every shape that distinct ``ranks`` (units,) may stand for, of two replicas or more.
+
+    None where ranks are missing between them: then nobody knows which. They may count by eights, as those of
+    processes do.
+    """
     units = len(ranks)
+    order = np.sort(ranks)
+    if units > 1 and np.unique(np.diff(order)).size > 1:
+        return []
     place = np.argsort(np.argsort(ranks))
     found = []
     for stages in (k for k in range(1, units // 2 + 1) if units % k == 0):
@@ -65,12 +71,12 @@ def agreeing(partition: Partition, ranks: Integers) -> Numbering | None:
     candidates = [candidate for candidate in numberings(ranks) if candidate.count > 1]
     if not candidates:
         return None
+    errors = [foretelling_error(partition.levels, candidate.stages) for candidate in candidates]
+    best = candidates[int(np.argmin(errors))]
     found = foretelling_error(partition.levels, partition.labels)
-    finer = BETTER if partition.count == 1 or partition.margin < CLEAR else MUCH_BETTER
-    errors = [
-        foretelling_error(partition.levels, candidate.stages)
-        * (finer if candidate.count > partition.count else 1 / (1 + AGREES))
-        for candidate in candidates
-    ]
-    best = int(np.argmin(errors))
-    return candidates[best] if errors[best] <= found else None
+    if best.count <= partition.count:
+        return best if min(errors) <= (1 + AGREES) * found else None
+    own, other = foretelling_errors(partition.levels, best.stages)
+    clear = partition.count > 1 and partition.margin >= CLEAR
+    better = min(errors) * BETTER <= found and float((own < other).mean()) >= IN_PLACE
+    return best if better and not clear else None

@@ -53,10 +53,10 @@ def deviations(throughput: Throughput, participants: Participants, labels: Integ
     rows = participants.rows
     found = np.zeros((2, *rows.shape, len(throughput.times)), dtype=np.float32)
     for direction, rates in enumerate((throughput.tx, throughput.rx)):
-        floor = FLOOR * float(np.nanmean(rates[rows[rows >= 0]])) or 1.0
+        floor = FLOOR * float(np.nanmean(rates[participants.busy()])) or 1.0
         for label in range(int(labels.max()) + 1):
             for lane in range(rows.shape[1]):
-                own = np.flatnonzero((labels == label) & (rows[:, lane] >= 0))
+                own = np.flatnonzero((labels == label) & participants.heard[:, lane])
                 if own.size < 2:
                     continue
                 series = rates[rows[own, lane]]

@@ -26,7 +26,7 @@ LONG_SAMPLES = 120
 LONG_ITERATIONS = 10
 """Replicas are told apart by their timing after this many samples and iterations: before, chance looks the same."""
 
-HANDED_OVER = 3.0
+HANDED_OVER = 5.0
 """The last stage hands over to the first where bytes say so by this many deviations of chance."""
 
 CHEAP = 0.045

@@ -39,7 +39,7 @@ def infer(throughput: Throughput, topology: Topology, previous: Skeleton | None 
         return structs.replace(previous, window=_window(throughput))
     sure, period, shape = 0.0, None, None
     if participants.units > 1 and _closed(throughput, participants):
-        busy = participants.rows[participants.rows >= 0]
+        busy = participants.busy()
         period = find_period(throughput.tx[busy] + throughput.rx[busy], throughput.step_seconds)
     if period is not None:
         shape = find_shape(throughput, participants, period.seconds)
@@ -60,7 +60,7 @@ def basic(throughput: Throughput, topology: Topology) -> Skeleton:
 
 def _closed(throughput: Throughput, participants: Participants) -> bool:
     """Whether a job's units talk to one another: then what they send is what they receive, all in all."""
-    rows = participants.rows[participants.rows >= 0]
+    rows = participants.busy()
     sent, received = (float(np.nansum(rates[rows], dtype=np.float64)) for rates in (throughput.tx, throughput.rx))
     return sent > 0 and received > 0 and max(sent, received) < UNBALANCED * min(sent, received)
 
@@ -123,6 +123,8 @@ def _endpoints(
 
 def _window(throughput: Throughput) -> Window:
     step = throughput.step_seconds
+    if not len(throughput.times):
+        return Window(start=0.0, end=0.0, step_seconds=step)
     return Window(start=float(throughput.times[0]) - step, end=float(throughput.times[-1]), step_seconds=step)
 
 

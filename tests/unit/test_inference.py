@@ -124,14 +124,28 @@ def test_silence_falls_back() -> None:
         assert infer(replace(job.throughput, tx=rates, rx=rates), job.topology).fallback == "basic"
 
 
-def test_an_endpoint_hardly_seen_is_paired_with_its_whole_rail() -> None:
+def test_a_container_hardly_seen_is_paired_with_its_whole_rails() -> None:
     job = small(2)
     tx = job.throughput.tx.copy()
-    tx[0, 5:] = np.nan
-    hidden = job.throughput.endpoints[0].id
+    container = job.throughput.endpoints[0].container
+    rows = [row for row, source in enumerate(job.throughput.endpoints) if source.container == container]
+    tx[rows, 5:] = np.nan
     found = pairs(infer(replace(job.throughput, tx=tx), job.topology))
-    assert sum(hidden in pair for pair in found) == 7
-    assert {pair for pair in pairs(job.truth) if hidden in pair} <= found
+    for row in rows:
+        hidden = job.throughput.endpoints[row].id
+        assert sum(hidden in pair for pair in found) == 7
+        assert {pair for pair in pairs(job.truth) if hidden in pair} <= found
+
+
+@pytest.mark.parametrize("left", [0.0, np.nan])
+def test_an_rnic_that_is_dead_or_unseen_has_the_place_of_its_container(left: float) -> None:
+    """A dead RNIC is what is looked for: taken for idle, nobody would probe it."""
+    job = small(2)
+    tx, rx = job.throughput.tx.copy(), job.throughput.rx.copy()
+    tx[0], rx[0] = left, left
+    dead = job.throughput.endpoints[0].id
+    found = pairs(infer(replace(job.throughput, tx=tx, rx=rx), job.topology))
+    assert {pair for pair in pairs(job.truth) if dead in pair} <= found
 
 
 def test_a_host_outside_the_topology_is_named() -> None:
@@ -194,12 +208,21 @@ def test_an_idle_rnic_takes_no_part() -> None:
     assert found.hidden == ()
 
 
-def test_an_rnic_that_was_hardly_seen_is_hidden_not_idle() -> None:
+def test_an_rnic_that_was_hardly_seen_keeps_its_place_and_is_not_gone_by() -> None:
     throughput, rails = observed({"a": [0, 1], "b": [0, 1], "c": [0, 1]})
     throughput.tx[2, 4:] = np.nan
     found = find_participants(throughput, rails)
-    assert found.rows.tolist() == [[0, 1], [-1, 3], [4, 5]]
-    assert found.hidden == (2,)
+    assert found.rows.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert found.heard.tolist() == [[True, True], [False, True], [True, True]]
+    assert found.hidden == ()
+
+
+def test_a_container_that_was_hardly_seen_is_hidden() -> None:
+    throughput, rails = observed({"a": [0, 1], "b": [0, 1], "c": [0, 1]})
+    throughput.tx[2:4, 4:] = np.nan
+    found = find_participants(throughput, rails)
+    assert found.rows.tolist() == [[0, 1], [4, 5]]
+    assert found.hidden == (2, 3)
 
 
 @pytest.mark.parametrize("period", [4.0, 6.3, 21.0])
