@@ -72,11 +72,12 @@ def agreeing(partition: Partition, ranks: Integers) -> Numbering | None:
     if not candidates:
         return None
     errors = [foretelling_error(partition.levels, candidate.stages) for candidate in candidates]
-    best = candidates[int(np.argmin(errors))]
     found = foretelling_error(partition.levels, partition.labels)
-    if best.count <= partition.count:
-        return best if min(errors) <= (1 + AGREES) * found else None
-    own, other = foretelling_errors(partition.levels, best.stages)
-    clear = partition.count > 1 and partition.margin >= CLEAR
-    better = min(errors) * BETTER <= found and float((own < other).mean()) >= IN_PLACE
-    return best if better and not clear else None
+    if partition.count == 1 or partition.margin < CLEAR:
+        best = int(np.argmin(errors))
+        own, other = foretelling_errors(partition.levels, candidates[best].stages)
+        if errors[best] * BETTER <= found and float((own < other).mean()) >= IN_PLACE:
+            return candidates[best]
+    agreed = [n for n in range(len(errors)) if errors[n] <= (1 + AGREES) * found]
+    same = [n for n in agreed if candidates[n].count == partition.count]
+    return candidates[min(same, key=lambda n: errors[n])] if same else None
