@@ -36,6 +36,8 @@ def _infer(options: argparse.Namespace) -> int:
         raise ContractError("--throughput", problem, "leave them out")
     topology = read_topology(options.topology)
     throughput = read_throughput(options.throughput, job=options.job, window=window)
+    if options.basic and options.previous:
+        raise ContractError("--previous", "has no meaning with --basic", "leave one of them out")
     previous = read_skeleton(options.previous) if options.previous else None
     try:
         skeleton = basic(throughput, topology) if options.basic else infer(throughput, topology, previous)
@@ -51,7 +53,7 @@ def _infer(options: argparse.Namespace) -> int:
         shape += ", replicas not told apart"
     print(
         f"{options.output}: job {skeleton.job}, {len(skeleton.endpoints)} endpoints, {shape}, "
-        f"{sum(1 for _ in skeleton.pairs())} pairs, confidence {skeleton.confidence:.2f}"
+        f"{skeleton.pair_count()} pairs, confidence {skeleton.confidence:.2f}"
     )
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -83,6 +84,15 @@ class Skeleton(Contract, frozen=True, kw_only=True):
                 continue
             seen.add(pair)
             yield *pair, role
+
+    def pair_count(self) -> int:
+        """How many pairs there are, counted without listing them; those of two groups at once count twice."""
+        host = {endpoint.id: endpoint.host for endpoint in self.endpoints}
+        count = len(self.edges)
+        for group in self.groups:
+            beside = Counter(host.get(member, member) for member in group.members)
+            count += (len(group.members) ** 2 - sum(size**2 for size in beside.values())) // 2
+        return count
 
 
 def read_skeleton(path: Path | str) -> Skeleton:

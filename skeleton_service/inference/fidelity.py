@@ -5,25 +5,54 @@ Cheaper than inferring again, and steadier: as long as the old skeleton holds, p
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service.inference.participants import Participants
 from skeleton_service.inference.pipeline import log_levels
 from skeleton_service.inference.positions import foretelling_errors, group_means, scaled_levels
+from skeleton_service.inference.replicas import conserved_share, deviations
 from skeleton_service.inference.series import Integers, Throughput
 
-FAITHFUL = 0.9
-"""A skeleton holds from this share of its confidence on."""
+FAITHFUL, ALIKE = 0.9, 0.5
+"""A skeleton of several groups holds where this share of units is in place; one of a single group, or a chain, where
+peers foretell this share of their variation."""
+
+STILL = 0.5
+"""Replicas are who they were where their pairs conserve this share of what the best assignment does."""
 
 ABSENT = 0.1
 """A job that has lost this share of its containers, or has others than it had, is not the job it was."""
 
 
 def holds(skeleton: Skeleton, throughput: Throughput, participants: Participants) -> bool:
-    """Whether the skeleton explains the traffic about as well as it did that which it was made from."""
-    found = fidelity(skeleton, throughput, participants)
-    return found > 0 and found >= FAITHFUL * skeleton.confidence
+    """Whether the skeleton still explains the traffic of the same RNICs, and its replicas are who they were."""
+    now = {(source.id, source.host) for source in throughput.endpoints}
+    if now != {(endpoint.id, endpoint.host) for endpoint in skeleton.endpoints}:
+        return False
+    parallelism = skeleton.parallelism
+    enough = FAITHFUL if parallelism is not None and parallelism.dp > 1 and parallelism.pp > 1 else ALIKE
+    return fidelity(skeleton, throughput, participants) >= enough and _same_replicas(skeleton, throughput, participants)
+
+
+def _same_replicas(skeleton: Skeleton, throughput: Throughput, participants: Participants) -> bool:
+    """Whether the units that the skeleton calls one replica still conserve bytes; so, where it calls none so."""
+    stages = _stages(skeleton, throughput, participants)
+    replica_of = {endpoint.container: endpoint.replica for endpoint in skeleton.endpoints}
+    containers = [throughput.endpoints[int(rows[rows >= 0][0])].container for rows in participants.rows]
+    replicas = [replica_of.get(container) for container in containers]
+    if stages is None or any(replica is None for replica in replicas) or np.bincount(stages).min() < 2:
+        return True
+    numbers = np.array(replicas, dtype=np.int64)
+    found = deviations(throughput, participants, stages)
+    groups = [np.flatnonzero(stages == stage) for stage in range(int(stages.max()) + 1)]
+    groups = [group[np.argsort(numbers[group])] for group in groups]
+    if len({len(group) for group in groups}) > 1:
+        return True
+    shares = [conserved_share(found, here, there) for here, there in pairwise(groups)]
+    return not shares or float(np.median(shares)) >= STILL
 
 
 def fidelity(skeleton: Skeleton, throughput: Throughput, participants: Participants) -> float:

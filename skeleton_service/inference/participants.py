@@ -7,7 +7,7 @@ local RNIC on both hosts, which on a rail-optimised fabric is the same rail (Ske
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,16 @@ class Participants:
     hidden: tuple[int, ...]
     by_rail: bool
 
+    def places(self, throughput: Throughput) -> Integers:
+        """The place in its container of every row (endpoints,), by rail: the lane where lanes are places."""
+        members: dict[str, list[int]] = defaultdict(list)
+        for row, source in enumerate(throughput.endpoints):
+            members[source.container].append(row)
+        found = np.zeros(len(throughput.endpoints), dtype=np.int64)
+        for rows in members.values():
+            found[sorted(rows, key=lambda row: int(self.rails[row]))] = np.arange(len(rows))
+        return found
+
     @property
     def units(self) -> int:
         return len(self.rows)
@@ -68,8 +78,9 @@ def find_participants(throughput: Throughput, rails: Integers) -> Participants:
     containers = [sorted(rows, key=lambda row: int(rails[row])) for rows in members.values()]
     units = [rows for rows in containers if active[rows].any()]
     hidden = [row for rows in containers if not active[rows].any() for row in rows if not seen[row]]
-    sets = Counter(tuple(int(rails[row]) for row in rows) for rows in units)
-    widest: set[int] = set(max(sets.items(), key=lambda item: (item[1], item[0]))[0]) if sets else set()
+    sets = {tuple(int(rails[row]) for row in rows) for rows in containers}
+    longest = max(sets, key=_length_first) if sets else ()
+    widest = set(longest)
     distinct = all(len(set(own)) == len(own) for own in sets)
     # A unit that lacks an RNIC still has its others on the usual rails. Where containers share hosts, or take
     # whichever RNIC is free, the rails differ, and the place in the container is what two RNICs have in common.
@@ -81,10 +92,15 @@ def find_participants(throughput: Throughput, rails: Integers) -> Participants:
         for place, row in enumerate(rows):
             table[unit, lane_of[int(rails[row])] if by_rail else place] = row
     heard = (table >= 0) & active[table]
-    used = heard.sum(axis=0) >= USED * len(units)
+    told = (table >= 0) & seen[table]
+    used = heard.sum(axis=0) >= USED * np.maximum(told.sum(axis=0), 1)
     table = np.where(heard | used, table, -1)
     some = (table >= 0).any(axis=0)
     return Participants(table[:, some], heard[:, some], rails, tuple(sorted(hidden)), by_rail)
+
+
+def _length_first(rails: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    return len(rails), rails
 
 
 def _active(throughput: Throughput, rails: Integers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

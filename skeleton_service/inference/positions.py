@@ -53,6 +53,10 @@ CLEAR = 2.0
 """Groups that came out equally large by themselves are places where nine of ten units have this margin."""
 
 ABOUT = 0.6
+MOST_MOVED = 0.3
+"""Clusters so uneven that more than this share would change groups are no places."""
+
+SURE = 3.0
 ALL_BUT, MUCH_LESS = 0.96, 3.0
 """One group that misses more than this leaves doubt where finer groups, clear or not, miss less by this ratio."""
 
@@ -96,7 +100,9 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
     for levels in scaled_levels(throughput, participants):
         one, *finer = _partitions(levels, len(throughput.times))
         whole.append(one)
-        clear += [partition for partition in finer if partition.margin > 1]
+        # Where one group explains nearly all, clocks and noise make up much of what is left.
+        enough = SURE if one.foretold >= ALL_BUT else 1.0
+        clear += [partition for partition in finer if partition.margin > enough]
         missed = 1 - max((partition.foretold for partition in finer), default=0.0)
         unclear |= one.foretold < ALL_BUT and missed < (1 - one.foretold) / MUCH_LESS
     if not clear:
@@ -190,7 +196,7 @@ def _partitions(levels: Rates, samples: int) -> Iterator[Partition]:
         cut = np.zeros(len(chosen), dtype=np.int64)
         if count > 1:
             cut = fcluster(tree, count, "maxclust").astype(np.int64) - 1
-        if cut.max() + 1 != count:
+        if cut.max() + 1 != count or _uneven(cut) > MOST_MOVED:
             continue
         if len(chosen) < units:
             labels = _join(levels, chosen, cut)
@@ -267,6 +273,12 @@ def _join(levels: Rates, chosen: Integers, cut: Integers) -> Integers:
             return labels
         centres = np.stack([levels[labels == group].mean(axis=0) for group in range(groups)])
     return labels
+
+
+def _uneven(labels: Integers) -> float:
+    """The share of members that groups of equal size would have to do without."""
+    sizes = np.bincount(labels)
+    return float(np.maximum(sizes - labels.size / sizes.size, 0).sum()) / labels.size
 
 
 def _even(labels: Integers, apart: Rates, count: int) -> Integers:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.positions import Partition, foretelling_error, foretelling_errors
+from skeleton_service.inference.positions import ALL_BUT, Partition, foretelling_error, foretelling_errors
 from skeleton_service.inference.series import Integers, Throughput
 
 AGREES = 0.1
@@ -73,7 +73,7 @@ def agreeing(partition: Partition, ranks: Integers) -> Numbering | None:
         return None
     errors = [foretelling_error(partition.levels, candidate.stages) for candidate in candidates]
     found = foretelling_error(partition.levels, partition.labels)
-    if partition.count == 1 or partition.margin < CLEAR:
+    if partition.foretold < ALL_BUT if partition.count == 1 else partition.margin < CLEAR:
         best = int(np.argmin(errors))
         own, other = foretelling_errors(partition.levels, candidates[best].stages)
         if errors[best] * BETTER <= found and float((own < other).mean()) >= IN_PLACE:

@@ -135,6 +135,14 @@ def conservation(found: Deviations, groups: list[Integers], lanes: int, pairs: l
     return scores
 
 
+def conserved_share(found: Deviations, first: Integers, second: Integers) -> float:
+    """How much of what the best assignment conserves these pairs do, first with first and so on: up to 1."""
+    here, there = _facing(found, first, second)
+    common = here @ there.T
+    best = float(common[linear_sum_assignment(-common)].sum())
+    return float(common.diagonal().sum()) / best if best > 0 else 1.0
+
+
 def hand_over(found: Deviations, first: Integers, second: Integers, lanes: int) -> float:
     """How much better bytes sent fit bytes received than timing alone explains, in deviations of chance.
 

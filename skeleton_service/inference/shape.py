@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.pipeline import ends_meet, find_chain, log_levels, order_stages, unlikeness
+from skeleton_service.inference.pipeline import DEEPEST, ends_meet, find_chain, log_levels, order_stages, unlikeness
 from skeleton_service.inference.positions import Partition, find_positions, group_means
 from skeleton_service.inference.ranks import Numbering, agreeing, unit_ranks
 from skeleton_service.inference.replicas import (
@@ -95,24 +95,26 @@ def _grouped(
     means = group_means(throughput, participants, labels)
     groups = [np.flatnonzero(labels == label) for label in range(len(means))]
     others: list[Match] = []
+    block = round(period_seconds / throughput.step_seconds)
+    trusted = len(throughput.times) >= max(LONG_SAMPLES, LONG_ITERATIONS * block)
     if numbering is not None:
         groups = [group[np.argsort(numbering.replicas[group])] for group in groups]
         matches = [Match(np.stack(ends, axis=1), certain=True) for ends in pairwise(groups)]
     else:
-        block = round(period_seconds / throughput.step_seconds)
-        long = len(throughput.times) >= max(LONG_SAMPLES, LONG_ITERATIONS * block)
-        conserved = conservation(away, groups, participants.lanes, _candidates(means, len(labels))) if long else None
+        conserved = conservation(away, groups, participants.lanes, _candidates(means, len(labels))) if trusted else None
         ordered = order_stages(means, block, conserved)
         groups, means = [groups[label] for label in ordered.order], means[list(ordered.order)]
         place = {label: stage for stage, label in enumerate(ordered.order)}
         labels = np.array([place[label] for label in labels.tolist()])
         joined = [tuple(sorted((place[a], place[b]))) for a, b in ordered.adjacent]
-        matches = [match(away, here, there, participants.lanes, trusted=long) for here, there in pairwise(groups)]
-        others = [match(away, groups[a], groups[b], participants.lanes, trusted=long) for a, b in joined if b - a != 1]
+        matches = [match(away, here, there, participants.lanes, trusted=trusted) for here, there in pairwise(groups)]
+        others = [
+            match(away, groups[a], groups[b], participants.lanes, trusted=trusted) for a, b in joined if b - a != 1
+        ]
     replicas = number_replicas(labels, matches)
     pairs = [found.pairs for found in (*matches, *others)]
     if len(groups) > 2:
-        around = _around(away, groups, replicas, participants.lanes)
+        around = _around(away, groups, replicas, participants.lanes, trusted=trusted)
         size = len(groups[0])
         cost = sum(map(len, pairs)) + len(groups) * size * (size - 1) / 2
         meet = ends_meet(means)
@@ -124,10 +126,10 @@ def _grouped(
     return Shape(labels, replicas, every, partition.foretold)
 
 
-def _around(away: Deviations, groups: list[Integers], replicas: Integers, lanes: int) -> Integers:
+def _around(away: Deviations, groups: list[Integers], replicas: Integers, lanes: int, *, trusted: bool) -> Integers:
     """The pairs of the first and the last stage: of one replica, where replicas are known."""
     if (replicas < 0).any():
-        return match(away, groups[0], groups[-1], lanes).pairs
+        return match(away, groups[0], groups[-1], lanes, trusted=trusted).pairs
     first, last = (group[np.argsort(replicas[group])] for group in (groups[0], groups[-1]))
     return np.stack((first, last), axis=1)
 
@@ -142,6 +144,8 @@ def _candidates(means: Floats, units: int) -> list[tuple[int, int]]:
 
 def _chained(throughput: Throughput, participants: Participants) -> Shape | None:
     """A pipeline without data parallelism: every unit is a stage."""
+    if participants.units > DEEPEST:
+        return None
     means = group_means(throughput, participants, np.arange(participants.units))
     chain = find_chain(means)
     if chain is None:

@@ -13,7 +13,7 @@ from exporter.contracts.topology import Topology
 from skeleton_service.inference.confidence import CONFIDENT, confidence
 from skeleton_service.inference.fidelity import holds
 from skeleton_service.inference.participants import Participants, find_participants
-from skeleton_service.inference.period import Period, find_period
+from skeleton_service.inference.period import SAMPLED_SERIES, Period, find_period
 from skeleton_service.inference.series import Integers, Throughput
 from skeleton_service.inference.shape import Shape, find_shape
 
@@ -40,7 +40,8 @@ def infer(throughput: Throughput, topology: Topology, previous: Skeleton | None 
     sure, period, shape = 0.0, None, None
     if participants.units > 1 and _closed(throughput, participants):
         busy = participants.busy()
-        period = find_period(throughput.tx[busy] + throughput.rx[busy], throughput.step_seconds)
+        some = busy[np.linspace(0, len(busy) - 1, min(len(busy), SAMPLED_SERIES)).round().astype(np.int64)]
+        period = find_period(throughput.tx[some] + throughput.rx[some], throughput.step_seconds)
     if period is not None:
         shape = find_shape(throughput, participants, period.seconds)
     if period is not None and shape is not None:
@@ -136,8 +137,9 @@ def _basic(throughput: Throughput, interfaces: list[Interface], participants: Pa
     ]
     if not participants.by_rail:
         # Containers with other rails talk between their RNICs of the same place.
-        lanes = [np.sort(rows[rows >= 0]).tolist() for rows in participants.rows.T]
-        groups += [Group(role="basic", members=tuple(names[row] for row in lane)) for lane in lanes if lane]
+        places = participants.places(throughput)
+        lanes = [np.flatnonzero(places == place).tolist() for place in range(int(places.max(initial=-1)) + 1)]
+        groups += [Group(role="basic", members=tuple(names[row] for row in lane)) for lane in lanes]
     return Skeleton(
         version=1,
         job=throughput.job,
@@ -150,6 +152,17 @@ def _basic(throughput: Throughput, interfaces: list[Interface], participants: Pa
         groups=tuple(groups),
         edges=(),
     )
+
+
+def _hidden(throughput: Throughput, participants: Participants) -> list[Edge]:
+    """Pairs of the rows that nothing is known of, with their whole rail, once each."""
+    endpoints, hidden = throughput.endpoints, set(participants.hidden)
+    return [
+        Edge(a=endpoints[row].id, b=endpoints[other].id, role="basic")
+        for row in participants.hidden
+        for other in np.flatnonzero(participants.rails == participants.rails[row]).tolist()
+        if (other > row or other not in hidden) and endpoints[other].host != endpoints[row].host
+    ]
 
 
 def _structured(
@@ -180,15 +193,17 @@ def _structured(
             for a, b in sorted(ends.tolist())
             if throughput.endpoints[a].host != throughput.endpoints[b].host
         ]
-    for row in participants.hidden:
-        others = [other for other in np.flatnonzero(rails == rails[row]).tolist() if other != row]
-        edges += [Edge(a=names[row], b=names[other], role="basic") for other in others]
-    places = {
-        int(row): (int(shape.stages[unit]), int(shape.replicas[unit]))
-        for unit in range(participants.units)
-        for row in rows[unit]
-        if row >= 0
-    }
+    edges += _hidden(throughput, participants)
+    places = (
+        {}
+        if shape.unclear
+        else {
+            int(row): (int(shape.stages[unit]), int(shape.replicas[unit]))
+            for unit in range(participants.units)
+            for row in rows[unit]
+            if row >= 0
+        }
+    )
     return Skeleton(
         version=1,
         job=throughput.job,

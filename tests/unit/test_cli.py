@@ -13,6 +13,7 @@ import pytest
 from exporter import __version__
 from exporter.cli import main as exporter_main
 from exporter.contracts.plan import read_plan
+from exporter.contracts.skeleton import read_skeleton
 from exporter.contracts.topology import read_topology
 from skeleton_service.cli import main
 
@@ -266,3 +267,17 @@ def test_a_host_whose_name_leads_out_of_the_directory_is_refused(
     assert main(["plan", "--topology", str(topology), *options]) == 2
     assert "host '../b' cannot name a file" in capsys.readouterr().err
     assert not (tmp_path / "b.json").exists()
+
+
+def test_a_skeleton_that_holds_is_kept_and_a_job_may_be_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    throughput, output = str(EXAMPLES / "throughput.csv"), tmp_path / "skeleton.json"
+    arguments = ["infer", "--throughput", throughput, "--topology", TOPOLOGY, "--output", str(output)]
+    assert main([*arguments, "--previous", SKELETON]) == 0
+    assert "as before" in capsys.readouterr().out
+    assert read_skeleton(output).edges == read_skeleton(SKELETON).edges
+    assert main([*arguments, "--basic"]) == 0
+    assert "no structure" in capsys.readouterr().out
+    assert read_skeleton(output).fallback == "basic"
+    assert main([*arguments, "--basic", "--previous", SKELETON]) == 2
