@@ -17,10 +17,10 @@ from skeleton_service.inference.series import Integers, Throughput
 AGREES = 0.1
 """A numbering may foretell worse than the groups found without it by this share, and still agree with them."""
 
-BETTER, IN_PLACE, CLEAR = 1.2, 0.8, 3.0
+BETTER, IN_PLACE, SURELY_IN_PLACE, CLEAR = 1.2, 0.8, 0.95, 3.0
 """A numbering of more stages than were found shows them where it foretells better by this ratio, each of this share
-of the units is foretold best by its own stage, and what was found was not clear to this margin: clocks do not line up
-with ranks by chance, but expert-parallel groups within a stage do."""
+of the units is foretold best by its own stage, and what was found was not clear to this margin: expert-parallel groups
+within a stage line up with ranks. So do clocks in small jobs: where one group explains nearly all, more is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,15 @@ def agreeing(partition: Partition, ranks: Integers) -> Numbering | None:
         return None
     errors = [foretelling_error(partition.levels, candidate.stages) for candidate in candidates]
     found = foretelling_error(partition.levels, partition.labels)
-    if partition.foretold < ALL_BUT if partition.count == 1 else partition.margin < CLEAR:
+    if partition.count == 1 or partition.margin < CLEAR:
         best = int(np.argmin(errors))
         own, other = foretelling_errors(partition.levels, candidates[best].stages)
-        if errors[best] * BETTER <= found and float((own < other).mean()) >= IN_PLACE:
+        nearly_all = partition.count == 1 and partition.foretold >= ALL_BUT
+        in_place = SURELY_IN_PLACE if nearly_all else IN_PLACE
+        if errors[best] * BETTER <= found and float((own < other).mean()) >= in_place:
             return candidates[best]
+        if candidates[best].count > partition.count > 1:
+            return None  # the groups hold several stages each, and whose partner is whose cannot be told from ranks
     agreed = [n for n in range(len(errors)) if errors[n] <= (1 + AGREES) * found]
     same = [n for n in agreed if candidates[n].count == partition.count]
     return candidates[min(same, key=lambda n: errors[n])] if same else None

@@ -93,6 +93,10 @@ class Match:
     pairs: Integers
     certain: bool
 
+    def contradicts(self, other: Match) -> bool:
+        """Whether this is certain of other pairs."""
+        return self.certain and {*map(tuple, self.pairs.tolist())} != {*map(tuple, other.pairs.tolist())}
+
 
 def match(found: Deviations, first: Integers, second: Integers, lanes: int, *, trusted: bool = True) -> Match:
     """Match the units of two adjacent stages, as many in one as in the other; nobody where not ``trusted``.

@@ -100,6 +100,10 @@ def _grouped(
     if numbering is not None:
         groups = [group[np.argsort(numbering.replicas[group])] for group in groups]
         matches = [Match(np.stack(ends, axis=1), certain=True) for ends in pairwise(groups)]
+        if trusted:
+            # What flows may know better than ranks who is whose partner; then both are kept.
+            measured = [match(away, here, there, participants.lanes) for here, there in pairwise(groups)]
+            others = [found for found, ranked in zip(measured, matches, strict=True) if found.contradicts(ranked)]
     else:
         conserved = conservation(away, groups, participants.lanes, _candidates(means, len(labels))) if trusted else None
         ordered = order_stages(means, block, conserved)

@@ -17,8 +17,11 @@ from skeleton_service.inference.period import SAMPLED_SERIES, Period, find_perio
 from skeleton_service.inference.series import Integers, Throughput
 from skeleton_service.inference.shape import Shape, find_shape
 
-UNBALANCED = 1.5
-"""A job that receives this much more than it sends, or the other way, talks to storage, not to itself."""
+UNBALANCED, EXCHANGED = 1.5, 0.15
+"""A job that receives this much more than it sends, or the other way, talks to storage, not to itself; unless this
+share of its bytes goes both ways at once."""
+
+BLOCK = 1024
 
 
 def infer(throughput: Throughput, topology: Topology, previous: Skeleton | None = None) -> Skeleton:
@@ -60,10 +63,20 @@ def basic(throughput: Throughput, topology: Topology) -> Skeleton:
 
 
 def _closed(throughput: Throughput, participants: Participants) -> bool:
-    """Whether a job's units talk to one another: then what they send is what they receive, all in all."""
+    """Whether a job's units talk to one another, and not to storage alone.
+
+    Then what they send is what they receive, all in all; or, beside reads from storage, they do both at once.
+    """
     rows = participants.busy()
-    sent, received = (float(np.nansum(rates[rows], dtype=np.float64)) for rates in (throughput.tx, throughput.rx))
-    return sent > 0 and received > 0 and max(sent, received) < UNBALANCED * min(sent, received)
+    sent, received, both, either = 0.0, 0.0, 0.0, 0.0
+    for some in np.array_split(rows, max(len(rows) // BLOCK, 1)):
+        tx, rx = np.nan_to_num(throughput.tx[some]), np.nan_to_num(throughput.rx[some])
+        sent, received = sent + float(tx.sum(dtype=np.float64)), received + float(rx.sum(dtype=np.float64))
+        both += float(np.minimum(tx, rx).sum(dtype=np.float64))
+        either += float(np.maximum(tx, rx).sum(dtype=np.float64))
+    if not min(sent, received) > 0:
+        return False
+    return max(sent, received) < UNBALANCED * min(sent, received) or both > EXCHANGED * either
 
 
 def _bind(throughput: Throughput, fabric: Fabric) -> list[Interface]:
