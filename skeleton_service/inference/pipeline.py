@@ -75,14 +75,10 @@ STARTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """``order`` lists group numbers from one end to the other; ``adjacent`` are sorted pairs of group numbers.
-
-    ``certain`` says that conservation gave the order.
-    """
+    """``order`` lists group numbers from one end to the other; ``adjacent`` are sorted pairs of group numbers."""
 
     order: tuple[int, ...]
     adjacent: frozenset[Pair]
-    certain: bool
 
 
 def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> Stages:
@@ -95,10 +91,9 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     groups = len(means)
     if groups < 3:
         order = tuple(range(groups))
-        return Stages(order, frozenset(pairwise(order)), certain=True)
+        return Stages(order, frozenset(pairwise(order)))
     levels = log_levels(means)
     ends = find_ends(means)
-    everything = np.arange(means.shape[2])
     apart = unlikeness(levels)
     apart /= max(float(np.median(np.sort(apart, axis=1)[:, 1])), 1e-12)
     typical = 0.0 if conserved is None else float(np.median(conserved.max(axis=1)))
@@ -106,16 +101,13 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
         apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
         np.fill_diagonal(apart, 0)
         best = shortest_path(apart, ends)
-        return Stages(
-            best,
-            frozenset(adjacencies(best) | _ties(best, apart, max(NEAR, NEAR_SHARE * _length(best, apart)), ends)),
-            certain=True,
-        )
+        longer = max(NEAR, NEAR_SHARE * _length(best, apart))
+        return Stages(best, frozenset(adjacencies(best) | _ties(best, apart, longer, ends)))
     best = shortest_path(apart, ends)
     found = adjacencies(best) | _ties(best, apart, TIE * _length(best, apart), ends)
     random = np.random.default_rng(0)
     seen: dict[Pair, int] = {}
-    samples = len(everything)
+    samples = means.shape[2]
     block = min(max(block, 2), max(samples // 3, 1))
     for _ in range(RESAMPLINGS):
         begins = random.integers(0, samples - block + 1, size=-(-samples // block))
@@ -124,7 +116,7 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
         for pair in adjacencies(other):
             seen[pair] = seen.get(pair, 0) + 1
     found |= {pair for pair, times in seen.items() if times >= SEEN * RESAMPLINGS}
-    return Stages(best, frozenset(found), certain=False)
+    return Stages(best, frozenset(found))
 
 
 def find_chain(means: Floats) -> tuple[tuple[int, ...], float] | None:
