@@ -130,28 +130,6 @@ class Draft:
                 )
 
 
-def plan(
-    skeleton: Skeleton,
-    topology: Topology,
-    *,
-    phase: Phase,
-    generation: int,
-    expires: float,
-    settings: Settings | None = None,
-    inactive: frozenset[str] = frozenset(),
-) -> Plan:
-    """Make the probe list of one job; pure and deterministic. Arguments and errors are those of ``draft``."""
-    return draft(
-        skeleton,
-        topology,
-        phase=phase,
-        generation=generation,
-        expires=expires,
-        settings=settings,
-        inactive=inactive,
-    ).whole()
-
-
 def draft(
     skeleton: Skeleton,
     topology: Topology,

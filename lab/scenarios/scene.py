@@ -358,14 +358,14 @@ class Scene:
         self, name: str, topology: Topology, file: Path, settings: planning.Settings, more: Sequence[Target] = ()
     ) -> None:
         """Plan the job's true skeleton on ``topology``, add ``more``, and give it to the agents that watch ``file``."""
-        plan = planning.plan(
+        plan = planning.draft(
             self.skeleton,
             topology,
             phase="skeleton",
             generation=1,
             expires=self.now() + PLAN_SECONDS,
             settings=settings,
-        )
+        ).whole()
         plan = self.plans[name] = msgspec.structs.replace(plan, targets=(*plan.targets, *more))
         new = file.with_suffix(".new")
         new.write_bytes(encode(plan))

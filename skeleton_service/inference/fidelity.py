@@ -11,7 +11,7 @@ import numpy as np
 
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.pipeline import log_levels
+from skeleton_service.inference.pipeline import course_levels, missed_by_neighbours
 from skeleton_service.inference.positions import foretelling_errors, group_means, scaled_levels
 from skeleton_service.inference.replicas import conserved_share, deviations
 from skeleton_service.inference.series import Integers, Throughput
@@ -72,7 +72,7 @@ def fidelity(skeleton: Skeleton, throughput: Throughput, participants: Participa
         return 0.0
     best = 0.0
     for levels in scaled_levels(throughput, participants):
-        own, other = foretelling_errors(levels, stages)
+        own, other = foretelling_errors(levels - levels.mean(axis=0), stages)  # centred, differences stay precise
         if len(sizes) == 1:
             variation = levels.reshape(len(levels), -1, len(throughput.times)).var(axis=2).sum() * len(throughput.times)
             best = max(best, 1 - float(own.sum()) / max(float(variation), 1e-12))
@@ -101,7 +101,5 @@ def _chained(throughput: Throughput, participants: Participants, stages: Integer
     order = np.argsort(stages)
     if len(order) < 3:
         return 0.0
-    levels = log_levels(group_means(throughput, participants, np.arange(len(order)))).reshape(len(order), 2, -1)
-    levels = (levels - levels.mean(axis=2, keepdims=True)).reshape(len(order), -1)[order]
-    missed = float(((levels[1:-1] - (levels[:-2] + levels[2:]) / 2) ** 2).sum()) * len(order) / (len(order) - 2)
-    return max(1 - missed / max(float((levels**2).sum()), 1e-12), 0.0)
+    chain = course_levels(group_means(throughput, participants, np.arange(len(order))))[order]
+    return max(1 - missed_by_neighbours(chain) / max(float((chain**2).sum()), 1e-12), 0.0)

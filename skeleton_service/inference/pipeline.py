@@ -128,21 +128,32 @@ def find_chain(means: Floats) -> tuple[tuple[int, ...], float] | None:
     units, _, samples = means.shape
     if not 3 <= units <= DEEPEST or samples < WATCHED:
         return None
-    levels = log_levels(means).reshape(units, 2, samples)
-    # The ends carry half of what the others do all the time: it is the course of time that is foretold.
-    levels = (levels - levels.mean(axis=2, keepdims=True)).reshape(units, -1)
+    levels = course_levels(means)
     order = shortest_path(unlikeness(levels))
-    variation = float((levels**2).sum())
-    chain = levels[list(order)]
-    inner = chain[1:-1] - (chain[:-2] + chain[2:]) / 2
-    by_neighbours = float((inner**2).sum()) * units / (units - 2)
+    by_neighbours = missed_by_neighbours(levels[list(order)])
     by_all = float(((levels - levels.mean(axis=0)) ** 2).sum()) * (units / (units - 1)) ** 2
     carried = means.sum(axis=(1, 2))
     inside = carried[list(order[1:-1])]
     ends_less = max(carried[order[0]], carried[order[-1]]) < LESS * inside.min() and inside.max() < EQUAL * inside.min()
     if by_neighbours * CLOSER > by_all or not ends_less:
         return None
-    return order, 1 - by_neighbours / max(variation, 1e-12)
+    return order, 1 - by_neighbours / max(float((levels**2).sum()), 1e-12)
+
+
+def course_levels(means: Floats) -> Floats:
+    """The log rates (units, 2 x samples) of `find_chain`'s units, each less its mean over time.
+
+    The ends carry half of what the others do all the time: it is the course of time that is foretold.
+    """
+    levels = log_levels(means).reshape(means.shape)
+    course: Floats = (levels - levels.mean(axis=2, keepdims=True)).reshape(len(means), -1)
+    return course
+
+
+def missed_by_neighbours(chain: Floats) -> float:
+    """The squared error of foretelling each of ``chain`` (units, features), in order, by the two beside it."""
+    inner = chain[1:-1] - (chain[:-2] + chain[2:]) / 2
+    return float((inner**2).sum()) * len(chain) / (len(chain) - 2)
 
 
 def find_ends(means: Floats) -> Pair | None:

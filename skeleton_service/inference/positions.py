@@ -83,10 +83,6 @@ class Partition:
     def count(self) -> int:
         return int(self.labels.max()) + 1
 
-    @property
-    def size(self) -> int:
-        return len(self.labels) // self.count
-
 
 def find_positions(throughput: Throughput, participants: Participants) -> Partition:
     """The clearest partition of the units into equal groups of two or more; one group where none is clear.
@@ -190,7 +186,7 @@ def _partitions(levels: Rates, samples: int) -> Iterator[Partition]:
     variation = float(levels.reshape(units, -1, samples).var(axis=2, dtype=np.float64).sum()) * samples
     levels = levels - levels.mean(axis=0)  # moves no distance, and keeps subtractions precise
     chosen = _spread(levels, min(units, SAMPLED_UNITS))
-    apart = squared_distances(levels[chosen])
+    apart = _squared_distances(levels[chosen])
     tree = linkage(np.sqrt(squareform(apart, checks=False)), "ward")
     for count in (k for k in range(1, units // 2 + 1) if units % k == 0):
         cut = np.zeros(len(chosen), dtype=np.int64)
@@ -217,7 +213,7 @@ def _partitions(levels: Rates, samples: int) -> Iterator[Partition]:
 def foretelling_errors(levels: Rates, labels: Integers) -> tuple[Floats, Floats]:
     """Squared errors (units,) of foretelling each unit by the others of its group, and by the best other group.
 
-    Groups have two members or more.
+    ``levels`` (units, features) are centred, as those of a `Partition`; groups have two members or more.
     """
     sizes = np.bincount(labels)
     centres = np.stack([levels[labels == label].mean(axis=0) for label in range(len(sizes))])
@@ -244,9 +240,8 @@ def group_means(throughput: Throughput, participants: Participants, labels: Inte
     return means
 
 
-def squared_distances(values: Rates) -> Rates:
-    """Squared Euclidean distances (units, units) between rows."""
-    centred = values - values.mean(axis=0)  # moves no distance, and keeps the subtraction below precise
+def _squared_distances(centred: Rates) -> Rates:
+    """Squared Euclidean distances (units, units) between rows whose mean is about 0, which keeps them precise."""
     norms = (centred**2).sum(axis=1)
     result: Rates = np.maximum(norms[:, None] + norms[None, :] - 2 * centred @ centred.T, 0)
     np.fill_diagonal(result, 0)

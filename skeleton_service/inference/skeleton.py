@@ -32,7 +32,8 @@ def infer(throughput: Throughput, topology: Topology, previous: Skeleton | None 
     Endpoints that were hardly observed are paired with their whole rail (role ``basic``); idle ones with
     nobody. Without structure, or below confidence 0.5, the skeleton is the basic list: each rail one group.
     ``previous`` is given back, with the new window, as long as it explains the traffic (`fidelity.holds`).
-    Raises ContractError for an endpoint that the topology does not have. About linear in endpoints.
+    Raises ContractError for an endpoint that the topology does not have. O(endpoints x samples) but for
+    the matching of two stages, which compares every replica of one with every one of the other.
     """
     _refuse_shared_names(throughput)
     interfaces = _bind(throughput, Fabric(topology))
@@ -168,12 +169,13 @@ def _basic(throughput: Throughput, interfaces: list[Interface], participants: Pa
 
 
 def _hidden(throughput: Throughput, participants: Participants) -> list[Edge]:
-    """Pairs of the rows that nothing is known of, with their whole rail, once each."""
+    """Pairs of the rows that nothing is known of, with their whole rail (or place, where that is a lane), once each."""
     endpoints, hidden = throughput.endpoints, set(participants.hidden)
+    lanes = participants.rails if participants.by_rail else participants.places(throughput)
     return [
         Edge(a=endpoints[row].id, b=endpoints[other].id, role="basic")
         for row in participants.hidden
-        for other in np.flatnonzero(participants.rails == participants.rails[row]).tolist()
+        for other in np.flatnonzero(lanes == lanes[row]).tolist()
         if (other > row or other not in hidden) and endpoints[other].host != endpoints[row].host
     ]
 

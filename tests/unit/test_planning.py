@@ -17,7 +17,7 @@ from exporter.contracts.skeleton import Edge, Group, Skeleton
 from exporter.contracts.topology import Topology
 from lab.jobs.job import draw_job
 from skeleton_service.identifiability import Partition, separate
-from skeleton_service.planning import Settings, draft, path_probability, plan, port_count
+from skeleton_service.planning import Settings, draft, path_probability, port_count
 from skeleton_service.preload import unobserved
 from tests.unit.fabrics import leaf_spine
 
@@ -25,7 +25,7 @@ FABRIC = leaf_spine()
 
 
 def make(skeleton: Skeleton, topology: Topology = FABRIC, **options: object) -> Plan:
-    return plan(skeleton, topology, **{"phase": "skeleton", "generation": 3, "expires": 9.0, **options})
+    return draft(skeleton, topology, **{"phase": "skeleton", "generation": 3, "expires": 9.0, **options}).whole()
 
 
 @given(st.integers(2, 200), st.sampled_from([0.9, 0.99, 0.999]))
