@@ -68,7 +68,7 @@ CLOSER = 1.5
 LESS, EQUAL = 0.93, 1.25
 """The ends of such a pipeline carry less than the others, a half to seven eighths, and the others the same."""
 
-MUCH_LESS = 0.88
+MUCH_LESS, LEAST = 0.88, 0.35
 EXACT = 7
 STARTS = 8
 
@@ -95,7 +95,8 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     levels = log_levels(means)
     ends = find_ends(means)
     apart = unlikeness(levels)
-    apart /= max(float(np.median(np.sort(apart, axis=1)[:, 1])), 1e-12)
+    nearest = np.maximum(np.sort(apart, axis=1)[:, 1], 1e-12)
+    apart /= np.sqrt(np.outer(nearest, nearest))
     typical = 0.0 if conserved is None else float(np.median(conserved.max(axis=1)))
     if conserved is not None and typical >= HEARD:
         apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
@@ -166,7 +167,8 @@ def find_ends(means: Floats) -> Pair | None:
     if carried is None:
         return None
     order = np.argsort(carried, kind="stable")
-    if carried[order[1]] > MUCH_LESS * carried[order[2]]:
+    least, most = carried[order[2]], carried[order[-1]]
+    if carried[order[1]] > MUCH_LESS * least or carried[order[0]] < LEAST * least or most > EQUAL * least:
         return None
     return int(order[0]), int(order[1])
 

@@ -25,8 +25,8 @@ FLOOR = 0.02
 LARGEST = 0.3
 """Deviations beyond this share of the group's rate are somebody else's traffic: a read from storage, say."""
 
-INDEPENDENT = 1e-4
-"""Shapes of states that are less than this of the largest, in singular values, are combinations of the others."""
+INDEPENDENT = 1e-8
+"""Directions of states that vary by less than this share of the largest are combinations of the others."""
 
 CERTAIN = ((2, 6.0), (3, 4.5), (5, 2.0))
 """Up to this many replicas, by how many deviations of chance the best assignment must surpass one that exchanges two
@@ -98,8 +98,9 @@ def _states(means: Floats, floors: Floats, direction: int) -> Rates:
     weight = level / (level + 1)
     shapes = np.stack((early, late, *(weight * shape for shape in (np.ones_like(level), *context, *products))), axis=1)
     shapes /= np.maximum(np.linalg.norm(shapes, axis=0), 1e-12)
-    basis, sizes, _ = np.linalg.svd(shapes, full_matrices=False)
-    states: Rates = basis[:, sizes > INDEPENDENT * sizes[0]].astype(np.float32)
+    sizes, directions = np.linalg.eigh(shapes.T @ shapes)
+    independent = sizes > INDEPENDENT * sizes[-1]
+    states: Rates = (shapes @ (directions[:, independent] / np.sqrt(sizes[independent]))).astype(np.float32)
     return states
 
 
