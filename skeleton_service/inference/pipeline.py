@@ -85,7 +85,8 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     """Order the groups whose mean rates, sent and received, are ``means`` (groups, 2, samples), bytes per second.
 
     ``block`` is the length of one iteration in samples, the unit of resampling; ``conserved`` (groups,
-    groups) are the scores of conservation. Deterministic: the resampling is seeded.
+    groups) are the scores of conservation, NaN where they cannot tell: likeness alone places such a group.
+    Deterministic: the resampling is seeded.
     O(resamplings x groups^2 x (samples + groups)).
     """
     groups = len(means)
@@ -96,9 +97,9 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     ends = find_ends(means)
     apart = unlikeness(levels)
     apart /= max(float(np.median(np.sort(apart, axis=1)[:, 1])), 1e-12)
-    typical = 0.0 if conserved is None else float(np.median(conserved.max(axis=1)))
+    typical = 0.0 if conserved is None else float(np.median(np.nan_to_num(conserved).max(axis=1)))
     if conserved is not None and typical >= HEARD:
-        apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
+        apart += WEIGHT * np.nan_to_num(np.clip(1 - conserved / typical, 0, 1))
         np.fill_diagonal(apart, 0)
         best = shortest_path(apart, ends)
         longer = max(NEAR, NEAR_SHARE * _length(best, apart))

@@ -228,7 +228,7 @@ def _structured(
         fallback=None,
         parallelism=None
         if shape.unclear
-        else Parallelism(dp=participants.units // shape.count, pp=shape.count, position_groups=len(groups)),
+        else Parallelism(dp=shape.replicated, pp=shape.count, position_groups=len(groups)),
         endpoints=_endpoints(throughput, rails, interfaces, places),
         groups=tuple(groups),
         edges=tuple(edges),
