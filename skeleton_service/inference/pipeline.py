@@ -97,9 +97,12 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     ends = find_ends(means)
     apart = unlikeness(levels)
     apart /= max(float(np.median(np.sort(apart, axis=1)[:, 1])), 1e-12)
-    typical = 0.0 if conserved is None else float(np.median(np.nan_to_num(conserved).max(axis=1)))
+    best_two = np.zeros((groups, 2)) if conserved is None else np.sort(np.nan_to_num(conserved), axis=1)[:, -2:]
+    other, typical = np.median(best_two, axis=0).tolist()
     if conserved is not None and typical >= HEARD:
-        apart += WEIGHT * np.nan_to_num(np.clip(1 - conserved / typical, 0, 1))
+        # A group that cannot tell is as near to all as a second neighbour is: nearer, and it would bridge gaps.
+        conserved = np.where(np.isnan(conserved), other, conserved)
+        apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
         np.fill_diagonal(apart, 0)
         best = shortest_path(apart, ends)
         longer = max(NEAR, NEAR_SHARE * _length(best, apart))

@@ -194,32 +194,40 @@ def _partitions(levels: Rates, samples: int) -> Iterator[Partition]:
     chosen = _spread(levels, min(units, SAMPLED_UNITS))
     apart = _squared_distances(levels[chosen])
     tree = linkage(np.sqrt(squareform(apart, checks=False)), "ward")
-    for count in range(1, (units + 1) // 2 + 1):
-        whole = units % count == 0
-        if not whole and not _nearly_equal(units, -(-units // count), count):
-            continue
+    for count in (k for k in range(1, (units + 1) // 2 + 1) if _nearly_equal(units, -(-units // k), k)):
         cut = np.zeros(len(chosen), dtype=np.int64)
         if count > 1:
             cut = fcluster(tree, count, "maxclust").astype(np.int64) - 1
         if cut.max() + 1 != count or _uneven(cut) > MOST_MOVED:
             continue
-        labels = cut
-        if len(chosen) < units:
+        for labels in _groups(levels, chosen, cut, apart):
+            own, other = foretelling_errors(levels, labels)
+            margins = np.sort(other / np.maximum(own, 1e-12))
+            margin = float(margins[int(MOST_UNITS * (units - 1))]) if count > 1 else np.inf
+            equal = bool((np.bincount(labels) * count == units).all())
+            natural = equal and bool((cut == labels[chosen]).all())
+            # Differences between NICs and clocks make groups too, but those have units that stand between two.
+            between = margins[0] < EVERY_UNIT or margin < (MOST if equal else CLEAR)
+            if between and not (natural and margin >= CLEAR):
+                margin = 1.0
+            yield Partition(labels, 1 - float(own.sum()) / max(variation, 1e-12), margin, levels)
+
+
+def _groups(levels: Rates, chosen: Integers, cut: Integers, apart: Rates) -> Iterator[Integers]:
+    """The labels (units,) that clusters of the chosen units may stand for: evened out, or as they came out."""
+    units, count = len(levels), int(cut.max()) + 1
+    largest = int(np.bincount(cut).max())
+    whole = units % count == 0
+    if len(chosen) < units:
+        if whole or _nearly_equal(len(chosen), largest, count):
             labels = _join(levels, chosen, cut)
-        elif whole:
-            labels = _even(cut, apart, count)
-        largest = int(np.bincount(labels, minlength=count).max())
-        if largest * count != units and (whole or not _nearly_equal(units, largest, count)):
-            continue
-        own, other = foretelling_errors(levels, labels)
-        margins = np.sort(other / np.maximum(own, 1e-12))
-        margin = float(margins[int(MOST_UNITS * (units - 1))]) if count > 1 else np.inf
-        natural = bool((cut == labels[chosen]).all())
-        # Differences between NICs and clocks make groups too, but those have units that stand between two.
-        clear = margins[0] >= EVERY_UNIT and margin >= MOST
-        if not (clear and (whole or margin >= CLEAR)) and not (whole and natural and margin >= CLEAR):
-            margin = 1.0
-        yield Partition(labels, 1 - float(own.sum()) / max(variation, 1e-12), margin, levels)
+            if _nearly_equal(units, int(np.bincount(labels, minlength=count).max()), count):
+                yield labels
+        return
+    if whole:
+        yield _even(cut, apart, count)
+    if largest * count != units and _nearly_equal(units, largest, count):
+        yield cut
 
 
 def foretelling_errors(levels: Rates, labels: Integers) -> tuple[Floats, Floats]:
