@@ -73,7 +73,7 @@ class Partition:
     group, as a ratio of squared errors that nine of ten units reach; 1 where that is not clear enough for
     places, infinite for one group.
     ``levels`` (units, features) are the series on the scale that showed it. ``unclear`` says of one group
-    that there probably are more, which could not be told apart.
+    that there probably are more, which could not be told apart; ``foretold`` is what those foretell.
     """
 
     labels: Integers
@@ -95,17 +95,19 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
     """
     whole: list[Partition] = []
     clear: list[Partition] = []
-    unclear = False
+    foretold, unclear = 0.0, False
     for levels in scaled_levels(throughput, participants):
         one, *finer = _partitions(levels, len(throughput.times))
         whole.append(one)
         # Where one group explains nearly all, clocks and noise make up much of what is left.
         enough = SURE if one.foretold >= ALL_BUT else 1.0
         clear += [partition for partition in finer if partition.margin > enough]
-        missed = 1 - max((partition.foretold for partition in finer), default=0.0)
-        unclear |= one.foretold < ALL_BUT and missed < (1 - one.foretold) / MUCH_LESS
+        finest = max((partition.foretold for partition in finer), default=0.0)
+        if one.foretold < ALL_BUT and 1 - finest < (1 - one.foretold) / MUCH_LESS:
+            foretold, unclear = max(foretold, finest), True
     if not clear:
-        return replace(max(whole, key=lambda partition: partition.foretold), unclear=unclear)
+        one = max(whole, key=lambda partition: partition.foretold)
+        return replace(one, foretold=max(one.foretold, foretold), unclear=unclear)
     clearest = max(partition.margin for partition in clear)
     # Stages that come in pairs make coarser groups that are about as clear.
     return max(
