@@ -40,6 +40,9 @@ HEARD = 3.0
 WEIGHT = 1.5
 """What conservation counts for beside likeness, each relative to what it typically is between neighbours."""
 
+CONTRADICTED = WEIGHT / 2
+"""Where ends make the way longer by this, half a pair of stages that conserve nothing, the way without them counts too."""
+
 NEAR, NEAR_SHARE = 0.25, 0.02
 """Two orders are both possible where they differ by less than this share of a typical step, or of the whole way."""
 
@@ -104,9 +107,12 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
         conserved = np.where(np.isnan(conserved), other, conserved)
         apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
         np.fill_diagonal(apart, 0)
-        best = shortest_path(apart, ends)
+        best, free = shortest_path(apart, ends), shortest_path(apart)
         longer = max(NEAR, NEAR_SHARE * _length(best, apart))
-        return Stages(best, frozenset(adjacencies(best) | _ties(best, apart, longer, ends)))
+        found = adjacencies(best) | _ties(best, apart, longer, ends)
+        if _length(best, apart) - _length(free, apart) > CONTRADICTED:
+            found |= adjacencies(free)
+        return Stages(best, frozenset(found))
     best = shortest_path(apart, ends)
     found = adjacencies(best) | _ties(best, apart, TIE * _length(best, apart), ends)
     random = np.random.default_rng(0)

@@ -86,6 +86,11 @@ class Partition:
     def count(self) -> int:
         return int(self.labels.max()) + 1
 
+    @property
+    def equal(self) -> bool:
+        """Whether no group lacks units."""
+        return np.unique(np.bincount(self.labels)).size == 1
+
 
 def find_positions(throughput: Throughput, participants: Participants) -> Partition:
     """The clearest partition of the units into groups of two or more places; one group where none is clear.
@@ -99,9 +104,10 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
     for levels in scaled_levels(throughput, participants):
         one, *finer = _partitions(levels, len(throughput.times))
         whole.append(one)
-        # Where one group explains nearly all, clocks and noise make up much of what is left.
-        enough = SURE if one.foretold >= ALL_BUT else 1.0
-        clear += [partition for partition in finer if partition.margin > enough]
+        # Where one group explains nearly all, clocks and noise make up much of what is left: groups of any size.
+        nearly_all = one.foretold >= ALL_BUT
+        enough = SURE if nearly_all else 1.0
+        clear += [found for found in finer if found.margin > enough and (found.equal or not nearly_all)]
         finest = max((partition.foretold for partition in finer), default=0.0)
         if one.foretold < ALL_BUT and 1 - finest < (1 - one.foretold) / MUCH_LESS:
             foretold, unclear = max(foretold, finest), True
