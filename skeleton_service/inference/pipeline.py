@@ -41,7 +41,7 @@ WEIGHT = 1.5
 """What conservation counts for beside likeness, each relative to what it typically is between neighbours."""
 
 CONTRADICTED = WEIGHT / 2
-"""Where ends make the way longer by this, half a pair of stages that conserve nothing, the way without them counts too."""
+"""Where ends make the way this much longer, half a pair that conserves nothing, the way without them counts too."""
 
 NEAR, NEAR_SHARE = 0.25, 0.02
 """Two orders are both possible where they differ by less than this share of a typical step, or of the whole way."""

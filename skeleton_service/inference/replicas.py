@@ -12,23 +12,32 @@ Where the deviations do not tell, nothing is guessed: all pairs of the two stage
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from skeleton_service.inference.participants import Participants
+from skeleton_service.inference.positions import group_means
 from skeleton_service.inference.series import Floats, Integers, Rates, Throughput
 
 FLOOR = 0.02
 LARGEST = 0.3
 """Deviations beyond this share of the group's rate are somebody else's traffic: a read from storage, say."""
 
-CERTAIN = ((2, 8.0), (3, 4.5), (5, 2.5))
+INDEPENDENT = 1e-4
+"""Shapes of states that are less than this of the largest, in singular values, are combinations of the others."""
+
+CERTAIN = ((2, 6.0), (3, 4.5), (5, 2.0))
 """Up to this many replicas, by how many deviations of chance the best assignment must surpass one that exchanges two
 partners. Deviations of few replicas mirror each other, which leaves little to compare."""
 
-CERTAIN_OF_MANY = ((10, 1.6), (1 << 30, 0.9))
+CERTAIN_OF_MANY = ((10, 1.1), (1 << 30, 0.6))
 """The same for more replicas, in deviations of the scores of those that are not partners."""
+
+STRETCHES, TIME_AND_AGAIN = 30, 1.5
+"""The window is cut into so many stretches. What the best assignment gains must be this many times the root of the
+sum of squares of what it gains in each: partners agree time and again, chance and one odd event do not."""
 
 MOST = 0.6
 """Partners are believed where this share of a stage's units has certain ones."""
@@ -52,9 +61,11 @@ def deviations(throughput: Throughput, participants: Participants, labels: Integ
     """What is left of each unit's series without its group's mean, as a share of that mean."""
     rows = participants.rows
     found = np.zeros((2, *rows.shape, len(throughput.times)), dtype=np.float32)
-    for direction, rates in enumerate((throughput.tx, throughput.rx)):
-        floor = FLOOR * float(np.nanmean(rates[participants.busy()])) or 1.0
-        for label in range(int(labels.max()) + 1):
+    for label, means in enumerate(group_means(throughput, participants, labels)):
+        floors = FLOOR * means.mean(axis=1) + 1e-9
+        for direction, rates in enumerate((throughput.tx, throughput.rx)):
+            floor = float(floors[direction])
+            lasting = _states(means, floors, direction)
             for lane in range(rows.shape[1]):
                 own = np.flatnonzero((labels == label) & participants.heard[:, lane])
                 if own.size < 2:
@@ -62,28 +73,34 @@ def deviations(throughput: Throughput, participants: Participants, labels: Integ
                 series = rates[rows[own, lane]]
                 known = np.isfinite(series)
                 mean = np.where(known, series, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-                weight = mean / (mean + floor)
-                away = np.where(known, (series - mean) / (mean + floor), 0)
+                away = np.where(known, (series - mean) / (mean + floor), 0).astype(np.float32)
                 away = np.clip(away, -LARGEST, LARGEST)
-                found[direction, own, lane] = away - _lasting(away, mean / floor, weight)
+                found[direction, own, lane] = away - (away @ lasting) @ lasting.T
     sent, received = found.reshape(2, len(rows), -1)
     return Deviations(sent, received)
 
 
-def _lasting(away: Rates, level: Rates, weight: Rates) -> Rates:
-    """The part of deviations (units, samples) that is there all the time.
+def _states(means: Floats, floors: Floats, direction: int) -> Rates:
+    """An orthonormal basis (samples, states) of deviations that depend on nothing but what the group does then.
 
-    What a unit always has more of than its peers, at bursts or between them, is its NIC's or its experts'
-    load; what it always has earlier or later is its host's clock. Neither is the timing of a replica.
+    ``means`` (2, samples) are the group's, sent and received. What a unit always has more of than its peers, at
+    bursts or between them, is its NIC's or its experts' load; what it always has earlier or later is its host's
+    clock. Neither is the timing of a replica. What the group does is what it sends and receives in a sample, in
+    the one before and in the one after, up to products of two of these.
     """
-    height = np.log1p(level)
-    height = height / max(float(height.max()), 1e-12)
-    before, after = np.concatenate((level[:1], level[:-1])), np.concatenate((level[1:], level[-1:]))
-    early, late = (np.clip((other - level) / (level + 1), -LARGEST, LARGEST) for other in (before, after))
-    shapes = np.stack((weight, weight * height, weight * height**2, early, late))
-    basis, _ = np.linalg.qr(shapes.T)
-    result: Rates = away @ basis @ basis.T
-    return result
+    levels = means / floors[:, None]
+    heights = np.log1p(levels)
+    heights /= np.maximum(heights.max(axis=1, keepdims=True), 1e-12)
+    level = levels[direction]
+    early, late = (np.clip((np.roll(level, lag) - level) / (level + 1), -LARGEST, LARGEST) for lag in (1, -1))
+    context = [np.roll(height, lag) for height in heights for lag in (0, 1, -1)]
+    products = [one * other for one, other in combinations_with_replacement(context, 2)]
+    weight = level / (level + 1)
+    shapes = np.stack((early, late, *(weight * shape for shape in (np.ones_like(level), *context, *products))), axis=1)
+    shapes /= np.maximum(np.linalg.norm(shapes, axis=0), 1e-12)
+    basis, sizes, _ = np.linalg.svd(shapes, full_matrices=False)
+    states: Rates = basis[:, sizes > INDEPENDENT * sizes[0]].astype(np.float32)
+    return states
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +126,18 @@ def match(
     """
     here, there = _facing(found, first, second)
     size = max(len(first), len(second), replicas)
-    common = np.zeros((size, size))
-    common[: len(first), : len(second)] = here @ there.T
-    partner = linear_sum_assignment(-common)[1]
-    matched = common[:, partner]
-    best = matched.diagonal()
-    exchange = best[:, None] + best[None, :] - matched - matched.T
-    np.fill_diagonal(exchange, np.inf)
+    common = _by_stretch(here, there, lanes)
+    common = np.pad(common, ((0, 0), (0, size - len(first)), (0, size - len(second))))
+    partner = linear_sum_assignment(-common.sum(axis=0))[1]
+    matched = common[:, :, partner]
+    best = np.diagonal(matched, axis1=1, axis2=2)
+    gains = best[:, :, None] + best[:, None, :] - matched - matched.transpose(0, 2, 1)
+    gain, spread = gains.sum(axis=0), np.sqrt((gains**2).sum(axis=0))
     here_seen, there_seen = np.arange(size) < len(first), partner < len(second)
-    strangers = matched[np.outer(here_seen, there_seen) & ~np.eye(size, dtype=bool)]
-    doubt = _doubt(min(len(first), len(second)), strangers, _chance(here, there, lanes))
-    certain = exchange.min(axis=1) > 2 * doubt
+    strangers = matched.sum(axis=0)[np.outer(here_seen, there_seen) & ~np.eye(size, dtype=bool)]
+    least = 2 * _doubt(min(len(first), len(second)), strangers, _chance(here, there, lanes))
+    np.fill_diagonal(gain, np.inf)
+    certain = (gain > np.maximum(least, TIME_AND_AGAIN * spread)).all(axis=1)
     # Among many units some stand out by chance: they count where most do.
     certain &= trusted and certain.mean() >= MOST
     sure, left = certain & here_seen & there_seen, partner[~certain & there_seen]
@@ -186,6 +204,15 @@ def _facing(found: Deviations, first: Integers, second: Integers) -> tuple[Rates
     """Sent and received of one group, and received and sent of the other: (units, 2 x lanes x samples) each."""
     here = np.concatenate((found.sent[first], found.received[first]), axis=1)
     return here, np.concatenate((found.received[second], found.sent[second]), axis=1)
+
+
+def _by_stretch(here: Rates, there: Rates, lanes: int) -> Floats:
+    """The scores of all pairs (stretches, units, units) of what `_facing` gives, in each stretch of the window."""
+    here, there = (series.reshape(len(series), 2 * lanes, -1) for series in (here, there))
+    samples = here.shape[2]
+    bounds = np.linspace(0, samples, min(STRETCHES, samples) + 1).round().astype(np.int64)
+    scores = [np.tensordot(here[:, :, a:b], there[:, :, a:b], ((1, 2), (1, 2))) for a, b in pairwise(bounds)]
+    return np.stack(scores).astype(np.float64)
 
 
 def _chance(here: Rates, there: Rates, lanes: int) -> float:
