@@ -68,8 +68,6 @@ def fidelity(skeleton: Skeleton, throughput: Throughput, participants: Participa
     sizes = np.bincount(stages)
     if sizes.max() == 1:
         return _chained(throughput, participants, stages)
-    if sizes.min() < 2:
-        return 0.0
     best = 0.0
     for levels in scaled_levels(throughput, participants):
         own, other = foretelling_errors(levels - levels.mean(axis=0), stages)  # centred, differences stay precise

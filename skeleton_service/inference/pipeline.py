@@ -40,6 +40,9 @@ HEARD = 3.0
 WEIGHT = 1.5
 """What conservation counts for beside likeness, each relative to what it typically is between neighbours."""
 
+CONTRADICTED = WEIGHT / 2
+"""Where ends make the way this much longer, half a pair that conserves nothing, the way without them counts too."""
+
 NEAR, NEAR_SHARE = 0.25, 0.02
 """Two orders are both possible where they differ by less than this share of a typical step, or of the whole way."""
 
@@ -85,7 +88,8 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     """Order the groups whose mean rates, sent and received, are ``means`` (groups, 2, samples), bytes per second.
 
     ``block`` is the length of one iteration in samples, the unit of resampling; ``conserved`` (groups,
-    groups) are the scores of conservation. Deterministic: the resampling is seeded.
+    groups) are the scores of conservation, NaN where they cannot tell: likeness alone places such a group.
+    Deterministic: the resampling is seeded.
     O(resamplings x groups^2 x (samples + groups)).
     """
     groups = len(means)
@@ -97,13 +101,19 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     apart = unlikeness(levels)
     nearest = np.maximum(np.sort(apart, axis=1)[:, 1], 1e-12)
     apart /= np.sqrt(np.outer(nearest, nearest))
-    typical = 0.0 if conserved is None else float(np.median(conserved.max(axis=1)))
+    best_two = np.zeros((groups, 2)) if conserved is None else np.sort(np.nan_to_num(conserved), axis=1)[:, -2:]
+    other, typical = np.median(best_two, axis=0).tolist()
     if conserved is not None and typical >= HEARD:
+        # A group that cannot tell is as near to all as a second neighbour is: nearer, and it would bridge gaps.
+        conserved = np.where(np.isnan(conserved), other, conserved)
         apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
         np.fill_diagonal(apart, 0)
-        best = shortest_path(apart, ends)
+        best, free = shortest_path(apart, ends), shortest_path(apart)
         longer = max(NEAR, NEAR_SHARE * _length(best, apart))
-        return Stages(best, frozenset(adjacencies(best) | _ties(best, apart, longer, ends)))
+        found = adjacencies(best) | _ties(best, apart, longer, ends)
+        if _length(best, apart) - _length(free, apart) > CONTRADICTED:
+            found |= adjacencies(free)
+        return Stages(best, frozenset(found))
     best = shortest_path(apart, ends)
     found = adjacencies(best) | _ties(best, apart, TIE * _length(best, apart), ends)
     random = np.random.default_rng(0)

@@ -56,6 +56,9 @@ ABOUT = 0.6
 MOST_MOVED = 0.3
 """Clusters so uneven that more than this share would change groups are no places."""
 
+ABSENT = 0.125
+"""Of places, at most this share is empty: one host of eight without an exporter."""
+
 SURE = 3.0
 ALL_BUT, MUCH_LESS = 0.96, 3.0
 """One group that misses more than this leaves doubt where finer groups, clear or not, miss less by this ratio."""
@@ -63,14 +66,14 @@ ALL_BUT, MUCH_LESS = 0.96, 3.0
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """``labels[unit]`` is the group, 0-based; groups are equally large.
+    """``labels[unit]`` is the group, 0-based; groups are equally large, but for a few units that were never seen.
 
     ``foretold`` is the share (up to 1) of the units' variation in time that the other members of their
     groups foretell. ``margin`` is by how much the other members foretell a unit better than the next best
     group, as a ratio of squared errors that nine of ten units reach; 1 where that is not clear enough for
     places, infinite for one group.
     ``levels`` (units, features) are the series on the scale that showed it. ``unclear`` says of one group
-    that there probably are more, which could not be told apart.
+    that there probably are more, which could not be told apart; ``foretold`` is what those foretell.
     """
 
     labels: Integers
@@ -83,26 +86,34 @@ class Partition:
     def count(self) -> int:
         return int(self.labels.max()) + 1
 
+    @property
+    def equal(self) -> bool:
+        """Whether no group lacks units."""
+        return np.unique(np.bincount(self.labels)).size == 1
+
 
 def find_positions(throughput: Throughput, participants: Participants) -> Partition:
-    """The clearest partition of the units into equal groups of two or more; one group where none is clear.
+    """The clearest partition of the units into groups of two or more places; one group where none is clear.
 
     For two units or more. O(units^2 x features) up to ``SAMPLED_UNITS`` units, then
     O(units x groups x features).
     """
     whole: list[Partition] = []
     clear: list[Partition] = []
-    unclear = False
+    foretold, unclear = 0.0, False
     for levels in scaled_levels(throughput, participants):
         one, *finer = _partitions(levels, len(throughput.times))
         whole.append(one)
-        # Where one group explains nearly all, clocks and noise make up much of what is left.
-        enough = SURE if one.foretold >= ALL_BUT else 1.0
-        clear += [partition for partition in finer if partition.margin > enough]
-        missed = 1 - max((partition.foretold for partition in finer), default=0.0)
-        unclear |= one.foretold < ALL_BUT and missed < (1 - one.foretold) / MUCH_LESS
+        # Where one group explains nearly all, clocks and noise make up much of what is left: groups of any size.
+        nearly_all = one.foretold >= ALL_BUT
+        enough = SURE if nearly_all else 1.0
+        clear += [found for found in finer if found.margin > enough and (found.equal or not nearly_all)]
+        finest = max((partition.foretold for partition in finer), default=0.0)
+        if one.foretold < ALL_BUT and 1 - finest < (1 - one.foretold) / MUCH_LESS:
+            foretold, unclear = max(foretold, finest), True
     if not clear:
-        return replace(max(whole, key=lambda partition: partition.foretold), unclear=unclear)
+        one = max(whole, key=lambda partition: partition.foretold)
+        return replace(one, foretold=max(one.foretold, foretold), unclear=unclear)
     clearest = max(partition.margin for partition in clear)
     # Stages that come in pairs make coarser groups that are about as clear.
     return max(
@@ -181,45 +192,65 @@ def _lanes_alike(levels: Rates) -> bool:
 
 
 def _partitions(levels: Rates, samples: int) -> Iterator[Partition]:
-    """Every feasible partition of the units (units, features) into equal groups of two or more."""
+    """Every feasible partition of the units (units, features) into equal groups of two or more.
+
+    Where units may be absent, also those whose clusters are as large as one another but for a few.
+    """
     units = len(levels)
     variation = float(levels.reshape(units, -1, samples).var(axis=2, dtype=np.float64).sum()) * samples
     levels = levels - levels.mean(axis=0)  # moves no distance, and keeps subtractions precise
     chosen = _spread(levels, min(units, SAMPLED_UNITS))
     apart = _squared_distances(levels[chosen])
     tree = linkage(np.sqrt(squareform(apart, checks=False)), "ward")
-    for count in (k for k in range(1, units // 2 + 1) if units % k == 0):
+    for count in (k for k in range(1, (units + 1) // 2 + 1) if _nearly_equal(units, -(-units // k), k)):
         cut = np.zeros(len(chosen), dtype=np.int64)
         if count > 1:
             cut = fcluster(tree, count, "maxclust").astype(np.int64) - 1
         if cut.max() + 1 != count or _uneven(cut) > MOST_MOVED:
             continue
-        if len(chosen) < units:
+        for labels in _groups(levels, chosen, cut, apart):
+            own, other = foretelling_errors(levels, labels)
+            margins = np.sort(other / np.maximum(own, 1e-12))
+            margin = float(margins[int(MOST_UNITS * (units - 1))]) if count > 1 else np.inf
+            equal = bool((np.bincount(labels) * count == units).all())
+            natural = equal and bool((cut == labels[chosen]).all())
+            # Differences between NICs and clocks make groups too, but those have units that stand between two.
+            between = margins[0] < EVERY_UNIT or margin < (MOST if equal else CLEAR)
+            if between and not (natural and margin >= CLEAR):
+                margin = 1.0
+            yield Partition(labels, 1 - float(own.sum()) / max(variation, 1e-12), margin, levels)
+
+
+def _groups(levels: Rates, chosen: Integers, cut: Integers, apart: Rates) -> Iterator[Integers]:
+    """The labels (units,) that clusters of the chosen units may stand for: evened out, or as they came out."""
+    units, count = len(levels), int(cut.max()) + 1
+    largest = int(np.bincount(cut).max())
+    whole = units % count == 0
+    if len(chosen) < units:
+        if whole or _nearly_equal(len(chosen), largest, count):
             labels = _join(levels, chosen, cut)
-            if (np.bincount(labels, minlength=count) != units // count).any():
-                continue
-        else:
-            labels = _even(cut, apart, count)
-        own, other = foretelling_errors(levels, labels)
-        margins = np.sort(other / np.maximum(own, 1e-12))
-        margin = float(margins[int(MOST_UNITS * (units - 1))]) if count > 1 else np.inf
-        natural = bool((cut == labels[chosen]).all())
-        # Differences between NICs and clocks make groups too, but those have units that stand between two.
-        if not (margins[0] >= EVERY_UNIT and margin >= MOST) and not (natural and margin >= CLEAR):
-            margin = 1.0
-        yield Partition(labels, 1 - float(own.sum()) / max(variation, 1e-12), margin, levels)
+            if _nearly_equal(units, int(np.bincount(labels, minlength=count).max()), count):
+                yield labels
+        return
+    if whole:
+        yield _even(cut, apart, count)
+    if largest * count != units and _nearly_equal(units, largest, count):
+        yield cut
 
 
 def foretelling_errors(levels: Rates, labels: Integers) -> tuple[Floats, Floats]:
     """Squared errors (units,) of foretelling each unit by the others of its group, and by the best other group.
 
-    ``levels`` (units, features) are centred, as those of a `Partition`; groups have two members or more.
+    ``levels`` (units, features) are centred, as those of a `Partition`. A unit alone in its group is foretold as
+    well as units in company typically are: some groups have two members or more.
     """
     sizes = np.bincount(labels)
     centres = np.stack([levels[labels == label].mean(axis=0) for label in range(len(sizes))])
     squared = (levels**2).sum(axis=1)[:, None] - 2 * levels @ centres.T + (centres**2).sum(axis=1)
     rows = np.arange(len(labels))
-    own = squared[rows, labels].astype(np.float64) * (sizes / (sizes - 1))[labels] ** 2
+    own = squared[rows, labels].astype(np.float64) * (sizes / np.maximum(sizes - 1, 1))[labels] ** 2
+    alone = sizes[labels] == 1
+    own[alone] = np.median(own[~alone])
     squared[rows, labels] = np.inf
     return own, squared.min(axis=1).astype(np.float64)
 
@@ -268,6 +299,15 @@ def _join(levels: Rates, chosen: Integers, cut: Integers) -> Integers:
             return labels
         centres = np.stack([levels[labels == group].mean(axis=0) for group in range(groups)])
     return labels
+
+
+def _nearly_equal(units: int, largest: int, count: int) -> bool:
+    """Whether ``count`` groups of at most ``largest`` lack a few units of being as large as one another.
+
+    Fewer than a group has: of a whole group, nobody could tell whether it is absent, or one is split in two.
+    """
+    absent = largest * count - units
+    return absent < largest and absent <= ABSENT * largest * count
 
 
 def _uneven(labels: Integers) -> float:

@@ -106,7 +106,7 @@ def _states(means: Floats, floors: Floats, direction: int) -> Rates:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """``pairs`` (pairs, 2) of unit numbers may talk; ``certain`` says that each unit has one partner."""
+    """``pairs`` (pairs, 2) of unit numbers may talk; ``certain`` says that each unit has one partner at most."""
 
     pairs: Integers
     certain: bool
@@ -116,33 +116,42 @@ class Match:
         return self.certain and {*map(tuple, self.pairs.tolist())} != {*map(tuple, other.pairs.tolist())}
 
 
-def match(found: Deviations, first: Integers, second: Integers, lanes: int, *, trusted: bool = True) -> Match:
-    """Match the units of two adjacent stages, as many in one as in the other; nobody where not ``trusted``.
+def match(
+    found: Deviations, first: Integers, second: Integers, lanes: int, *, replicas: int = 0, trusted: bool = True
+) -> Match:
+    """Match the units of two adjacent stages, of at most ``replicas`` each; nobody where not ``trusted``.
 
     A unit's partner is certain when no exchange of partners with another unit comes near the best
-    assignment. Units that are not certain are all paired with one another.
+    assignment. Units that are not certain are all paired with one another. Where a stage lacks units, those
+    that are absent are partners too, of whom nothing is known: whoever they are certain for has no pair.
     """
     here, there = _facing(found, first, second)
+    size = max(len(first), len(second), replicas)
     common = _by_stretch(here, there, lanes)
+    common = np.pad(common, ((0, 0), (0, size - len(first)), (0, size - len(second))))
     partner = linear_sum_assignment(-common.sum(axis=0))[1]
     matched = common[:, :, partner]
     best = np.diagonal(matched, axis1=1, axis2=2)
     gains = best[:, :, None] + best[:, None, :] - matched - matched.transpose(0, 2, 1)
     gain, spread = gains.sum(axis=0), np.sqrt((gains**2).sum(axis=0))
-    doubt = np.maximum(2 * _doubt(matched.sum(axis=0), _chance(here, there, lanes)), TIME_AND_AGAIN * spread)
+    here_seen, there_seen = np.arange(size) < len(first), partner < len(second)
+    strangers = matched.sum(axis=0)[np.outer(here_seen, there_seen) & ~np.eye(size, dtype=bool)]
+    least = 2 * _doubt(min(len(first), len(second)), strangers, _chance(here, there, lanes))
     np.fill_diagonal(gain, np.inf)
-    certain = (gain > doubt).all(axis=1)
+    certain = (gain > np.maximum(least, TIME_AND_AGAIN * spread)).all(axis=1)
     # Among many units some stand out by chance: they count where most do.
     certain &= trusted and certain.mean() >= MOST
-    loose = np.stack(np.meshgrid(first[~certain], second[partner[~certain]], indexing="ij"), axis=-1).reshape(-1, 2)
-    pairs = np.concatenate((np.stack((first[certain], second[partner[certain]]), axis=1), loose))
+    sure, left = certain & here_seen & there_seen, partner[~certain & there_seen]
+    loose = np.stack(np.meshgrid(first[~certain[: len(first)]], second[left], indexing="ij"), axis=-1).reshape(-1, 2)
+    pairs = np.concatenate((np.stack((first[sure[: len(first)]], second[partner[sure]]), axis=1), loose))
     return Match(pairs.astype(np.int64), bool(certain.all()))
 
 
 def conservation(found: Deviations, groups: list[Integers], lanes: int, pairs: list[tuple[int, int]]) -> Floats:
     """How well each pair of groups' best assignment conserves bytes (groups, groups), in deviations of chance.
 
-    The mean over the assignment's pairs of units. Only ``pairs`` are looked at; others are 0.
+    The mean over the assignment's pairs of units. Only ``pairs`` are looked at; others are 0. A unit alone in
+    its group deviates from nobody: its scores are NaN.
     """
     scores = np.zeros((len(groups), len(groups)))
     shares = []
@@ -156,6 +165,8 @@ def conservation(found: Deviations, groups: list[Integers], lanes: int, pairs: l
             shares.append(_chance(here, there, lanes) / max(size, 1e-12))
     for (a, b), score in best.items():
         scores[a, b] = scores[b, a] = score / max(float(np.median(shares)), 1e-12)
+    alone = [label for label, group in enumerate(groups) if len(group) == 1]
+    scores[alone, :] = scores[:, alone] = np.nan
     return scores
 
 
@@ -181,14 +192,13 @@ def hand_over(found: Deviations, first: Integers, second: Integers, lanes: int) 
     return min(crossed, crossed - float((here @ alike.T)[assigned].mean()) / chance)
 
 
-def _doubt(matched: Floats, chance: float) -> float:
-    """By how much an assignment must be better than another; ``matched`` are its scores, partners on the diagonal."""
-    units = len(matched)
+def _doubt(units: int, strangers: Floats, chance: float) -> float:
+    """By how much an assignment of ``units`` must be better than another; ``strangers`` are scores of no partners."""
     for most, enough in CERTAIN:
         if units <= most:
             return enough * chance
-    strangers = float(matched[~np.eye(units, dtype=bool)].std())
-    return next(enough for most, enough in CERTAIN_OF_MANY if units <= most) * max(strangers, chance / 4)
+    enough = next(enough for most, enough in CERTAIN_OF_MANY if units <= most)
+    return enough * max(float(strangers.std()), chance / 4)
 
 
 def _facing(found: Deviations, first: Integers, second: Integers) -> tuple[Rates, Rates]:
@@ -217,12 +227,20 @@ def _chance(here: Rates, there: Rates, lanes: int) -> float:
 
 
 def number_replicas(stages: Integers, matches: list[Match]) -> Integers:
-    """The replica of each unit (units,), where every stage is matched with the next for certain; -1 otherwise."""
+    """The replica of each unit (units,), where every stage is matched with the next for certain; -1 otherwise.
+
+    A unit whose partner in the stage before is absent has the number that is left, if there is one alone.
+    """
     replicas = np.full(len(stages), -1, dtype=np.int64)
     if not all(found.certain for found in matches):
         return replicas
+    numbers = np.arange(np.bincount(stages).max())
     first = np.flatnonzero(stages == 0)
-    replicas[first] = np.arange(len(first))
-    for found in matches:
+    replicas[first] = numbers[: len(first)]
+    for stage, found in enumerate(matches, start=1):
         replicas[found.pairs[:, 1]] = replicas[found.pairs[:, 0]]
+        own = np.flatnonzero(stages == stage)
+        left = np.setdiff1d(numbers, replicas[own])
+        if len(left) == 1:
+            replicas[own[replicas[own] < 0]] = left
     return replicas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -58,6 +59,11 @@ class Shape:
         return int(self.stages.max()) + 1
 
     @property
+    def replicated(self) -> int:
+        """How many replicas there are: units of the largest stage, as others may lack some."""
+        return int(np.bincount(self.stages).max())
+
+    @property
     def chain(self) -> bool:
         """Whether every unit is a stage: a pipeline without data parallelism."""
         return self.count == len(self.stages)
@@ -111,16 +117,14 @@ def _grouped(
         place = {label: stage for stage, label in enumerate(ordered.order)}
         labels = np.array([place[label] for label in labels.tolist()])
         joined = [tuple(sorted((place[a], place[b]))) for a, b in ordered.adjacent]
-        matches = [match(away, here, there, participants.lanes, trusted=trusted) for here, there in pairwise(groups)]
-        others = [
-            match(away, groups[a], groups[b], participants.lanes, trusted=trusted) for a, b in joined if b - a != 1
-        ]
+        matched = partial(match, away, lanes=participants.lanes, replicas=max(map(len, groups)), trusted=trusted)
+        matches = [matched(here, there) for here, there in pairwise(groups)]
+        others = [matched(groups[a], groups[b]) for a, b in joined if b - a != 1]
     replicas = number_replicas(labels, matches)
     pairs = [found.pairs for found in (*matches, *others)]
     if len(groups) > 2:
         around = _around(away, groups, replicas, participants.lanes, trusted=trusted)
-        size = len(groups[0])
-        cost = sum(map(len, pairs)) + len(groups) * size * (size - 1) / 2
+        cost = sum(map(len, pairs)) + sum(len(group) * (len(group) - 1) / 2 for group in groups)
         meet = ends_meet(means)
         if meet is None:
             meet = hand_over(away, groups[0], groups[-1], participants.lanes) >= HANDED_OVER
@@ -132,10 +136,11 @@ def _grouped(
 
 def _around(away: Deviations, groups: list[Integers], replicas: Integers, lanes: int, *, trusted: bool) -> Integers:
     """The pairs of the first and the last stage: of one replica, where replicas are known."""
-    if (replicas < 0).any():
-        return match(away, groups[0], groups[-1], lanes, trusted=trusted).pairs
-    first, last = (group[np.argsort(replicas[group])] for group in (groups[0], groups[-1]))
-    return np.stack((first, last), axis=1)
+    first, last = groups[0], groups[-1]
+    if (replicas[first] < 0).any() or (replicas[last] < 0).any():
+        return match(away, first, last, lanes, replicas=max(map(len, groups)), trusted=trusted).pairs
+    _, here, there = np.intersect1d(replicas[first], replicas[last], return_indices=True)
+    return np.stack((first[here], last[there]), axis=1)
 
 
 def _candidates(means: Floats, units: int) -> list[tuple[int, int]]:

@@ -18,8 +18,12 @@ from skeleton_service.inference.series import Integers, Throughput
 from skeleton_service.inference.shape import Shape, find_shape
 
 UNBALANCED, EXCHANGED = 1.5, 0.15
-"""A job that receives this much more than it sends, or the other way, talks to storage, not to itself; unless this
-share of its bytes goes both ways at once."""
+"""A job of whose bytes this share goes both ways at once talks to itself. Less does so too where stages take turns at
+sending; but one that receives this much more than it sends, or the other way, talks to storage."""
+
+REPEATED = 0.25
+"""And where units take turns, they do so again and again: the period is at least this strong. Bursts between two units
+now and then are balanced as well."""
 
 BLOCK = 1024
 
@@ -42,11 +46,11 @@ def infer(throughput: Throughput, topology: Topology, previous: Skeleton | None 
     if previous is not None and holds(previous, throughput, participants):
         return structs.replace(previous, window=_window(throughput))
     sure, period, shape = 0.0, None, None
-    if participants.units > 1 and _closed(throughput, participants):
+    if participants.units > 1:
         busy = participants.busy()
         some = busy[np.linspace(0, len(busy) - 1, min(len(busy), SAMPLED_SERIES)).round().astype(np.int64)]
         period = find_period(throughput.tx[some] + throughput.rx[some], throughput.step_seconds)
-    if period is not None:
+    if period is not None and _closed(throughput, participants, period):
         shape = find_shape(throughput, participants, period.seconds)
     if period is not None and shape is not None:
         sure = confidence(period, shape, throughput.skew)
@@ -63,10 +67,10 @@ def basic(throughput: Throughput, topology: Topology) -> Skeleton:
     return _basic(throughput, interfaces, find_participants(throughput, rails), 0.0)
 
 
-def _closed(throughput: Throughput, participants: Participants) -> bool:
+def _closed(throughput: Throughput, participants: Participants, period: Period) -> bool:
     """Whether a job's units talk to one another, and not to storage alone.
 
-    Then what they send is what they receive, all in all; or, beside reads from storage, they do both at once.
+    Then they send and receive at once; or what they send is what they receive, all in all and again and again.
     """
     rows = participants.busy()
     sent, received, both, either = 0.0, 0.0, 0.0, 0.0
@@ -77,7 +81,8 @@ def _closed(throughput: Throughput, participants: Participants) -> bool:
         either += float(np.maximum(tx, rx).sum(dtype=np.float64))
     if not min(sent, received) > 0:
         return False
-    return max(sent, received) < UNBALANCED * min(sent, received) or both > EXCHANGED * either
+    balanced = max(sent, received) < UNBALANCED * min(sent, received)
+    return both > EXCHANGED * either or (balanced and period.strength >= REPEATED)
 
 
 def _bind(throughput: Throughput, fabric: Fabric) -> list[Interface]:
@@ -228,7 +233,7 @@ def _structured(
         fallback=None,
         parallelism=None
         if shape.unclear
-        else Parallelism(dp=participants.units // shape.count, pp=shape.count, position_groups=len(groups)),
+        else Parallelism(dp=shape.replicated, pp=shape.count, position_groups=len(groups)),
         endpoints=_endpoints(throughput, rails, interfaces, places),
         groups=tuple(groups),
         edges=tuple(edges),

@@ -18,7 +18,7 @@ from skeleton_service.inference.pipeline import order_stages, shortest_path
 from skeleton_service.inference.ranks import numberings
 from skeleton_service.inference.series import Floats
 from tests.unit.fabrics import rails_only
-from tests.unit.skeletons import groups, pairs, unmatched
+from tests.unit.skeletons import Pair, groups, pairs, unmatched
 
 OTHER_SEEDS = {
     "gpipe": (1, 2),
@@ -135,6 +135,40 @@ def test_a_container_hardly_seen_is_paired_with_its_whole_rails() -> None:
         hidden = job.throughput.endpoints[row].id
         assert sum(hidden in pair for pair in found) == 7
         assert {pair for pair in pairs(job.truth) if hidden in pair} <= found
+
+
+def seen_without(throughput: Throughput, *containers: str) -> Throughput:
+    keep = [row for row, source in enumerate(throughput.endpoints) if source.container not in containers]
+    endpoints = tuple(throughput.endpoints[row] for row in keep)
+    return replace(throughput, endpoints=endpoints, tx=throughput.tx[keep], rx=throughput.rx[keep])
+
+
+@pytest.mark.parametrize("name", ["1f1b", "gpipe", "interleaved", "small-tensor-parallelism", "one-rnic", "noisy"])
+@pytest.mark.parametrize("hosts", [8, 12, 30])
+def test_a_container_that_is_absent_costs_no_pair_of_the_others(name: str, hosts: int) -> None:
+    """Its exporter is dead, say: the others' groups are as unequal as that makes them."""
+    job = simulate(CASES[name], 1, hosts=hosts)
+    absent = job.truth.endpoints[0].container
+    found = infer(seen_without(job.throughput, absent), job.topology)
+    check_skeleton(found, "found")
+    assert found.fallback is None
+    assert found.parallelism == job.truth.parallelism
+
+    def others(every: set[Pair]) -> set[Pair]:
+        return {pair for pair in every if not any(end.startswith(f"{absent}/") for end in pair)}
+
+    assert others(pairs(job.truth)) <= pairs(found) <= others(unmatched(job.truth))
+    true = {end.id: end.replica for end in job.truth.endpoints}
+    together = {(end.replica, true[end.id]) for end in found.endpoints if end.replica is not None}
+    assert len(together) == len({number for number, _ in together}), "of one replica are those that truly are"
+
+
+def test_replicas_are_told_apart_where_the_absent_ones_partner_is_certain() -> None:
+    job = simulate(CASES["1f1b"], 0, hosts=24)
+    assert job.truth.parallelism is not None
+    absent = job.truth.endpoints[0].container
+    found = infer(seen_without(job.throughput, absent), job.topology)
+    assert {end.replica for end in found.endpoints} == set(range(job.truth.parallelism.dp))
 
 
 @pytest.mark.parametrize("left", [0.0, np.nan])
@@ -269,6 +303,14 @@ def test_stages_are_ordered_by_their_likeness(stages: int) -> None:
     assert [int(place[group]) for group in ordered.order] in (list(range(stages)), list(range(stages))[::-1])
     true = {tuple(sorted((int(np.argmax(place == a)), int(np.argmax(place == b))))) for a, b in pairwise(range(stages))}
     assert true <= ordered.adjacent
+
+
+@pytest.mark.parametrize("silent", range(6))
+def test_a_stage_that_cannot_tell_whom_it_sends_to_is_placed_by_likeness(silent: int) -> None:
+    conserved = 10.0 * (np.eye(6, k=1) + np.eye(6, k=-1))
+    conserved[silent, :] = conserved[:, silent] = np.nan
+    ordered = order_stages(chain_of_bursts(6), 24, conserved)
+    assert ordered.order in (tuple(range(6)), tuple(range(6))[::-1])
 
 
 def test_two_stages_are_neighbours_and_one_has_none() -> None:
