@@ -114,6 +114,8 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
     if not clear:
         one = max(whole, key=lambda partition: partition.foretold)
         return replace(one, foretold=max(one.foretold, foretold), unclear=unclear)
+    # Units at the ends of rings, which send or receive alone, look like a group of their own: absence comes last.
+    clear = [partition for partition in clear if partition.equal] or clear
     clearest = max(partition.margin for partition in clear)
     # Stages that come in pairs make coarser groups that are about as clear.
     return max(

@@ -6,13 +6,14 @@ or stages of one replica (``tp-cp-ep-pp-dp``). Either, and the number of stages,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from skeleton_service.inference.participants import Participants
 from skeleton_service.inference.positions import ALL_BUT, Partition, foretelling_error, foretelling_errors
-from skeleton_service.inference.series import Integers, Throughput
+from skeleton_service.inference.series import Integers, Rates, Throughput
 
 AGREES = 0.1
 """A numbering may foretell worse than the groups found without it by this share, and still agree with them."""
@@ -21,6 +22,10 @@ BETTER, IN_PLACE, SURELY_IN_PLACE, CLEAR = 1.2, 0.8, 0.95, 3.0
 """A numbering of more stages than were found shows them where it foretells better by this ratio, each of this share
 of the units is foretold best by its own stage, and what was found was not clear to this margin: expert-parallel groups
 within a stage line up with ranks. So do clocks in small jobs: where one group explains nearly all, more is asked."""
+
+FAR_BETTER = 4.0
+"""Where no groups were found, a numbering that foretells this much better on some scale shows them: chance and clocks
+reach 1.6, and expert-parallel groups that follow ranks come with a pipeline whose stages foretell better still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +90,21 @@ def agreeing(partition: Partition, ranks: Integers) -> Numbering | None:
     agreed = [n for n in range(len(errors)) if errors[n] <= (1 + AGREES) * found]
     same = [n for n in agreed if candidates[n].count == partition.count]
     return candidates[min(same, key=lambda n: errors[n])] if same else None
+
+
+def far_better(scales: Iterable[Rates], ranks: Integers) -> Numbering | None:
+    """The numbering of several stages that foretells units far better than all of them as one group do.
+
+    ``scales`` yield the units' levels (units, features), on each scale. What hides stages on one, such as reads from
+    storage, may not be seen on another. None where no numbering does.
+    """
+    candidates = [candidate for candidate in numberings(ranks) if candidate.count > 1]
+    best, shown = FAR_BETTER, None
+    for levels in scales:
+        centred = levels - levels.mean(axis=0)
+        together = foretelling_error(centred, np.zeros(len(centred), dtype=np.int64))
+        for candidate in candidates:
+            ratio = together / max(foretelling_error(centred, candidate.stages), 1e-12)
+            if ratio > best:
+                best, shown = ratio, candidate
+    return shown

@@ -10,8 +10,8 @@ import numpy as np
 
 from skeleton_service.inference.participants import Participants
 from skeleton_service.inference.pipeline import DEEPEST, ends_meet, find_chain, log_levels, order_stages, unlikeness
-from skeleton_service.inference.positions import Partition, find_positions, group_means
-from skeleton_service.inference.ranks import Numbering, agreeing, unit_ranks
+from skeleton_service.inference.positions import Partition, find_positions, group_means, scaled_levels
+from skeleton_service.inference.ranks import Numbering, agreeing, far_better, unit_ranks
 from skeleton_service.inference.replicas import (
     Deviations,
     Match,
@@ -81,7 +81,11 @@ def find_shape(throughput: Throughput, participants: Participants, period_second
         return chain
     partition = find_positions(throughput, participants)
     ranks = unit_ranks(throughput, participants)
-    numbering = agreeing(partition, ranks) if ranks is not None else None
+    numbering = None
+    if ranks is not None:
+        numbering = agreeing(partition, ranks)
+        if numbering is None and partition.count == 1:
+            numbering = far_better(scaled_levels(throughput, participants), ranks)
     if partition.count > 1 or numbering is not None:
         return _grouped(throughput, participants, partition, numbering, period_seconds)
     units = np.arange(participants.units)
