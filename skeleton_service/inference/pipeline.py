@@ -207,19 +207,24 @@ def _estranged(levels: Floats) -> Floats:
 
 
 def course_levels(means: Floats) -> Floats:
-    """The log rates (units, 2 x samples) of `find_chain`'s units, each less its mean over time.
+    """The log rates (units, 2, samples) of `find_chain`'s units, each less its mean over time.
 
     The ends carry half of what the others do all the time: it is the course of time that is foretold.
     """
     levels = log_levels(means).reshape(means.shape)
-    course: Floats = (levels - levels.mean(axis=2, keepdims=True)).reshape(len(means), -1)
+    course: Floats = levels - levels.mean(axis=2, keepdims=True)
     return course
 
 
 def missed_by_neighbours(chain: Floats) -> float:
-    """The squared error of foretelling each of ``chain`` (units, features), in order, by the two beside it."""
-    inner = chain[1:-1] - (chain[:-2] + chain[2:]) / 2
-    return float((inner**2).sum()) * len(chain) / (len(chain) - 2)
+    """The squared error of foretelling each of ``chain`` (units, 2, samples), in order, by the two beside it.
+
+    By what they do alike, or, where single micro-batches show, by their received for what is sent: the lesser.
+    """
+    inner = chain[1:-1]
+    beside = (chain[:-2] + chain[2:]) / 2
+    missed = min(float(((inner - by) ** 2).sum()) for by in (beside, beside[:, ::-1]))
+    return missed * len(chain) / (len(chain) - 2)
 
 
 def find_ends(means: Floats) -> Pair | None:
