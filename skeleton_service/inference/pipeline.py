@@ -71,6 +71,13 @@ CLOSER = 1.5
 LESS, EQUAL = 0.93, 1.25
 """The ends of such a pipeline carry less than the others, a half to seven eighths, and the others the same."""
 
+ONE_WAY = 3.0
+"""A stage sends about as much as it receives. What does this much more of one is the member of a ring, whose other
+neighbour is on its own host."""
+
+TWINS = 0.5
+"""Two that carry less, and are this much less unlike than others are, are no ends but replicas of one."""
+
 MUCH_LESS = 0.88
 EXACT = 7
 STARTS = 8
@@ -142,6 +149,8 @@ def find_chain(means: Floats, block: int, ranked: tuple[int, ...] | None = None)
         return None
     levels = log_levels(means)
     apart = _estranged(levels)
+    if apart[ends] < TWINS * float(np.median(apart[list(ends)])):
+        return None
     best = shortest_path(apart, ends)
     course = course_levels(means)
     by_neighbours = missed_by_neighbours(course[list(best)])
@@ -171,10 +180,12 @@ def _chain_ends(means: Floats) -> Pair | None:
     """The two units that carry less than the others, which carry the same; None where there are none such."""
     carried = _carried(means)
     order = np.argsort(carried, kind="stable")
-    inside = carried[order[2:]]
-    if carried[order[1]] >= LESS * inside[0] or inside[-1] >= EQUAL * inside[0]:
+    ends, inside = order[:2], carried[order[2:]]
+    if carried[ends[1]] >= LESS * inside[0] or inside[-1] >= EQUAL * inside[0]:
         return None
-    return int(order[0]), int(order[1])
+    if (means[ends].sum(axis=2).max(axis=1) > ONE_WAY * carried[ends]).any():
+        return None
+    return int(ends[0]), int(ends[1])
 
 
 def chain_closes(means: Floats) -> bool:
