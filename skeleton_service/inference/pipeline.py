@@ -68,10 +68,11 @@ DEEPEST, WATCHED = 256, 30
 CLOSER = 1.5
 """Neighbours in a pipeline foretell a stage better than all stages do, by this ratio of squared errors at least."""
 
-LESS, EQUAL = 0.93, 1.25
-"""The ends of such a pipeline carry less than the others, a half to seven eighths, and the others the same."""
+LESS = 0.93
+"""The ends of such a pipeline carry less than the others, a half to seven eighths, and the others the same: what sets
+the ends apart is more than what differs between the others."""
 
-ONE_WAY = 3.0
+ONE_WAY = 2.0
 """A stage sends about as much as it receives. What does this much more of one is the member of a ring, whose other
 neighbour is on its own host."""
 
@@ -181,7 +182,7 @@ def _chain_ends(means: Floats) -> Pair | None:
     carried = _carried(means)
     order = np.argsort(carried, kind="stable")
     ends, inside = order[:2], carried[order[2:]]
-    if carried[ends[1]] >= LESS * inside[0] or inside[-1] >= EQUAL * inside[0]:
+    if carried[ends[1]] >= LESS * inside[0] or inside[-1] - inside[0] >= inside[0] - carried[ends[1]]:
         return None
     if (means[ends].sum(axis=2).max(axis=1) > ONE_WAY * carried[ends]).any():
         return None
