@@ -76,8 +76,8 @@ ONE_WAY = 2.0
 """A stage sends about as much as it receives. What does this much more of one is the member of a ring, whose other
 neighbour is on its own host."""
 
-TWINS = 0.5
-"""Two that carry less, and are this much less unlike than others are, are no ends but replicas of one."""
+TWINS = 0.75
+"""Two that carry less, and are less unlike than others are by this ratio, are no ends but replicas of one stage."""
 
 MUCH_LESS = 0.88
 EXACT = 7
@@ -149,9 +149,10 @@ def find_chain(means: Floats, block: int, ranked: tuple[int, ...] | None = None)
     if ends is None:
         return None
     levels = log_levels(means)
-    apart = _estranged(levels)
-    if apart[ends] < TWINS * float(np.median(apart[list(ends)])):
+    unlike = unlikeness(levels)
+    if unlike[ends] < TWINS * float(np.median(unlike[list(ends)])):
         return None
+    apart = _estranged(levels)
     best = shortest_path(apart, ends)
     course = course_levels(means)
     by_neighbours = missed_by_neighbours(course[list(best)])
