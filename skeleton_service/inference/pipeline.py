@@ -44,7 +44,8 @@ NEAR, NEAR_SHARE = 0.25, 0.02
 """Two orders are both possible where they differ by less than this share of a typical step, or of the whole way."""
 
 AGREES = 1.0
-"""The order of ranks may be longer than the best found by half a typical step, and still be taken: noise does that."""
+"""The order of ranks may be longer than the best found by half of what neighbours in a chain are apart at least (one
+by each witness), and still be taken: noise does that. Exchanging two stages mostly costs more."""
 
 HALF = 0.6
 """The first and last stage of a plain pipeline carry half of what the others do, between bursts: they have one
@@ -160,9 +161,12 @@ def find_chain(means: Floats, block: int, ranked: tuple[int, ...] | None = None)
     if by_neighbours * CLOSER > by_all:
         return None
     foretold = 1 - by_neighbours / max(float((course**2).sum()), 1e-12)
-    if ranked is not None and {ranked[0], ranked[-1]} == set(ends):
-        if _length(ranked, apart) - _length(best, apart) < AGREES:
-            return Stages(ranked, frozenset(adjacencies(ranked))), foretold
+    if (
+        ranked is not None
+        and {ranked[0], ranked[-1]} == set(ends)
+        and _length(ranked, apart) - _length(best, apart) < AGREES
+    ):
+        return Stages(ranked, frozenset(adjacencies(ranked))), foretold
     found = adjacencies(best) | _ties(best, apart, NEAR, ends) | _resampled(levels, block, ends, _estranged)
     return Stages(best, frozenset(found)), foretold
 
@@ -170,12 +174,15 @@ def find_chain(means: Floats, block: int, ranked: tuple[int, ...] | None = None)
 def exchanged(means: Floats) -> Floats:
     """What units without replicas can have exchanged with each other at most, of their ``means`` (units, 2, samples).
 
-    What one of them receives, two others have sent: reads from storage are more than that, and so are checkpoints.
+    What one of them receives, two others have sent: reads from storage are more than that. So are checkpoints, the
+    other way. Three units or more.
     """
-    others = np.sort(means, axis=0)[-3:, ::-1].sum(axis=0) - np.maximum(
-        means[:, ::-1], np.sort(means, axis=0)[-3, ::-1]
-    )
-    return np.minimum(means, others)
+    opposite = means[:, ::-1]
+    third, second, first = np.sort(opposite, axis=0)[-3:]
+    # The two that move most, but for the unit itself.
+    others = first + second + third - np.maximum(opposite, third)
+    bounded: Floats = np.minimum(means, others)
+    return bounded
 
 
 def _chain_ends(means: Floats) -> Pair | None:
@@ -209,13 +216,14 @@ def _carried(means: Floats) -> Floats:
 def _estranged(levels: Floats) -> Floats:
     """How far units without replicas are from each other (units, units), by both witnesses alike.
 
-    Neighbours are busy together, and what one sends, the other receives. Each is relative to what it typically is
-    between neighbours; that the second looks twice as far along the chain makes up for its noise.
+    Neighbours are busy together, and what one sends, the other receives. Each witness counts relative to what it
+    says of the unit that is nearest, typically: where single micro-batches show, only the second tells neighbours.
     """
     apart = np.zeros((len(levels), len(levels)))
     for unlike in (unlikeness(levels), unlikeness(levels, crossed=True)):
-        strangers = unlike + np.where(np.eye(len(levels), dtype=bool), np.inf, 0)
-        apart += unlike / max(float(np.median(strangers.min(axis=1))), 1e-12)
+        np.fill_diagonal(unlike, np.inf)
+        apart += unlike / max(float(np.median(unlike.min(axis=1))), 1e-12)
+    np.fill_diagonal(apart, 0)
     return apart
 
 

@@ -157,7 +157,7 @@ def _candidates(means: Floats, units: int) -> list[tuple[int, int]]:
 
 def _chained(throughput: Throughput, participants: Participants, ranks: Integers | None, block: int) -> Shape | None:
     """A pipeline without data parallelism: every unit is a stage."""
-    if participants.units > DEEPEST:
+    if not 3 <= participants.units <= DEEPEST:
         return None
     means = exchanged(group_means(throughput, participants, np.arange(participants.units)))
     chain = find_chain(means, block, rank_order(ranks))
@@ -166,10 +166,11 @@ def _chained(throughput: Throughput, participants: Participants, ranks: Integers
     found, foretold = chain
     stages = np.empty(participants.units, dtype=np.int64)
     stages[list(found.order)] = np.arange(participants.units)
-    pairs = set(found.adjacent)
-    if chain_closes(means[list(found.order)]):
-        pairs.add((min(found.order[0], found.order[-1]), max(found.order[0], found.order[-1])))
-    return Shape(stages, np.zeros_like(stages), np.array(sorted(pairs), dtype=np.int64), foretold)
+    pairs = sorted(found.adjacent)
+    first, *_, last = found.order
+    if chain_closes(means[list(found.order)]) and (min(first, last), max(first, last)) not in found.adjacent:
+        pairs.append((first, last))
+    return Shape(stages, np.zeros_like(stages), np.array(pairs, dtype=np.int64), foretold)
 
 
 def _no_pairs() -> Integers:
