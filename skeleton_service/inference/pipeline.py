@@ -223,7 +223,8 @@ def _estranged(levels: Floats) -> Floats:
     apart = np.zeros((len(levels), len(levels)))
     for unlike in (unlikeness(levels), unlikeness(levels, crossed=True)):
         np.fill_diagonal(unlike, np.inf)
-        apart += unlike / max(float(np.median(unlike.min(axis=1))), 1e-12)
+        nearest = np.sqrt(np.maximum(unlike.min(axis=1), 1e-12))
+        apart += unlike / nearest[:, None] / nearest[None, :]
     np.fill_diagonal(apart, 0)
     return apart
 
