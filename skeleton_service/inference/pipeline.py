@@ -41,8 +41,7 @@ WEIGHT = 1.5
 """What conservation counts for beside likeness, each relative to what it typically is between neighbours."""
 
 NEAR, NEAR_SHARE = 0.25, 0.02
-"""Two orders are both possible where they differ by less than this share of a typical step, or of the whole way;
-in chains, whose ends are far from all others, of the steps that are not in both."""
+"""Two orders are both possible where they differ by less than this share of a typical step, or of the whole way."""
 
 AGREES = 1.0
 """The order of ranks may be longer than the best found by half of what neighbours in a chain are apart at least (one
@@ -168,7 +167,7 @@ def find_chain(means: Floats, block: int, ranked: tuple[int, ...] | None = None)
         and _length(ranked, apart) - _length(best, apart) < AGREES
     ):
         return Stages(ranked, frozenset(adjacencies(ranked))), foretold
-    found = adjacencies(best) | _ties(best, apart, NEAR, ends, NEAR_SHARE) | _resampled(levels, block, ends, _estranged)
+    found = adjacencies(best) | _ties(best, apart, NEAR, ends) | _resampled(levels, block, ends, _estranged)
     return Stages(best, frozenset(found)), foretold
 
 
@@ -330,19 +329,15 @@ def _length(order: tuple[int, ...], apart: Floats) -> float:
     return float(sum(apart[a, b] for a, b in pairwise(order)))
 
 
-def _ties(order: tuple[int, ...], apart: Floats, longer: float, ends: Pair | None, share: float = 0.0) -> set[Pair]:
-    """The adjacencies of orders that differ little, are hardly longer, and have these ends, if any.
-
-    That is less than ``longer``, or than this ``share`` of the steps that they do without.
-    """
-    shortest, steps = _length(order, apart), adjacencies(order)
+def _ties(order: tuple[int, ...], apart: Floats, longer: float, ends: Pair | None) -> set[Pair]:
+    """The adjacencies of orders that differ little, are no more than ``longer``, and have these ends, if any."""
+    shortest = _length(order, apart)
     found: set[Pair] = set()
     for other in _others(order):
         if ends is not None and {other[0], other[-1]} != set(ends):
             continue
-        taken = adjacencies(other)
-        if _length(other, apart) - shortest < max(longer, share * sum(float(apart[step]) for step in steps - taken)):
-            found |= taken
+        if _length(other, apart) - shortest < longer:
+            found |= adjacencies(other)
     return found
 
 
