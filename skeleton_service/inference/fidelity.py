@@ -11,7 +11,7 @@ import numpy as np
 
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.pipeline import course_levels, missed_by_neighbours
+from skeleton_service.inference.pipeline import course_levels, exchanged, missed_by_neighbours
 from skeleton_service.inference.positions import foretelling_errors, group_means, scaled_levels
 from skeleton_service.inference.replicas import conserved_share, deviations
 from skeleton_service.inference.series import Integers, Throughput
@@ -99,5 +99,5 @@ def _chained(throughput: Throughput, participants: Participants, stages: Integer
     order = np.argsort(stages)
     if len(order) < 3:
         return 0.0
-    chain = course_levels(group_means(throughput, participants, np.arange(len(order))))[order]
+    chain = course_levels(exchanged(group_means(throughput, participants, np.arange(len(order)))))[order]
     return max(1 - missed_by_neighbours(chain) / max(float((chain**2).sum()), 1e-12), 0.0)

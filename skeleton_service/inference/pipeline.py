@@ -16,7 +16,7 @@ where the first and the last stage share their embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations
 
@@ -46,6 +46,10 @@ CONTRADICTED = WEIGHT / 2
 NEAR, NEAR_SHARE = 0.25, 0.02
 """Two orders are both possible where they differ by less than this share of a typical step, or of the whole way."""
 
+AGREES = 1.0
+"""The order of ranks may be longer than the best found by half of what neighbours in a chain are apart at least (one
+by each witness), and still be taken: noise does that. Exchanging two stages mostly costs more."""
+
 HALF = 0.6
 """The first and last stage of a plain pipeline carry half of what the others do, between bursts: they have one
 neighbour. Where model chunks are interleaved they carry three quarters or more."""
@@ -68,8 +72,16 @@ DEEPEST, WATCHED = 256, 30
 CLOSER = 1.5
 """Neighbours in a pipeline foretell a stage better than all stages do, by this ratio of squared errors at least."""
 
-LESS, EQUAL = 0.93, 1.25
-"""The ends of such a pipeline carry less than the others, a half to seven eighths, and the others the same."""
+LESS = 0.93
+"""The ends of such a pipeline carry less than the others, a half to seven eighths, and the others the same: what sets
+the ends apart is more than what differs between the others."""
+
+ONE_WAY = 2.0
+"""A stage sends about as much as it receives. What does this much more of one is the member of a ring, whose other
+neighbour is on its own host."""
+
+TWINS = 0.75
+"""Two that carry less, and are less unlike than others are by this ratio, are no ends but replicas of one stage."""
 
 MUCH_LESS, LEAST = 0.88, 0.35
 EXACT = 7
@@ -116,55 +128,136 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
         return Stages(best, frozenset(found))
     best = shortest_path(apart, ends)
     found = adjacencies(best) | _ties(best, apart, TIE * _length(best, apart), ends)
+    return Stages(best, frozenset(found | _resampled(levels, block, ends, unlikeness)))
+
+
+def _resampled(levels: Floats, block: int, ends: Pair | None, apart: Callable[[Floats], Floats]) -> set[Pair]:
+    """The adjacencies that turn up in resampled iterations, with distances ``apart`` of ``levels``."""
     random = np.random.default_rng(0)
     seen: dict[Pair, int] = {}
-    samples = means.shape[2]
+    samples = levels.shape[1] // 2
     block = min(max(block, 2), max(samples // 3, 1))
     for _ in range(RESAMPLINGS):
         begins = random.integers(0, samples - block + 1, size=-(-samples // block))
         picked = (begins[:, None] + np.arange(block)[None, :]).ravel()
-        other = shortest_path(unlikeness(levels[:, np.concatenate((picked, picked + samples))]), ends)
+        other = shortest_path(apart(levels[:, np.concatenate((picked, picked + samples))]), ends)
         for pair in adjacencies(other):
             seen[pair] = seen.get(pair, 0) + 1
-    found |= {pair for pair, times in seen.items() if times >= SEEN * RESAMPLINGS}
-    return Stages(best, frozenset(found))
+    return {pair for pair, times in seen.items() if times >= SEEN * RESAMPLINGS}
 
 
-def find_chain(means: Floats) -> tuple[tuple[int, ...], float] | None:
-    """The order of a pipeline without replicas, whose units' rates are ``means`` (units, 2, samples).
+def find_chain(means: Floats, block: int, ranked: tuple[int, ...] | None = None) -> tuple[Stages, float] | None:
+    """The stages of a pipeline without replicas, whose units exchange ``means`` (units, 2, samples), bytes per second.
 
     And the share of the units' variation in time that their two neighbours foretell. None where units
-    that are next to each other foretell no better than all of them do, or the ends do not carry less.
+    that are next to each other foretell no better than all of them do, or no two of them, the ends, carry less.
+    ``means`` are as `exchanged` has them, ``block`` is as for `order_stages`. ``ranked`` is the order of the
+    units' ranks: it is taken where the traffic does not say otherwise.
     """
     units, _, samples = means.shape
     if not 3 <= units <= DEEPEST or samples < WATCHED:
         return None
-    levels = course_levels(means)
-    order = shortest_path(unlikeness(levels))
-    by_neighbours = missed_by_neighbours(levels[list(order)])
-    by_all = float(((levels - levels.mean(axis=0)) ** 2).sum()) * (units / (units - 1)) ** 2
-    carried = means.sum(axis=(1, 2))
-    inside = carried[list(order[1:-1])]
-    ends_less = max(carried[order[0]], carried[order[-1]]) < LESS * inside.min() and inside.max() < EQUAL * inside.min()
-    if by_neighbours * CLOSER > by_all or not ends_less:
+    ends = _chain_ends(means)
+    if ends is None:
         return None
-    return order, 1 - by_neighbours / max(float((levels**2).sum()), 1e-12)
+    levels = log_levels(means)
+    unlike = unlikeness(levels)
+    if unlike[ends] < TWINS * float(np.median(unlike[list(ends)])):
+        return None
+    apart = _estranged(levels)
+    best = shortest_path(apart, ends)
+    course = course_levels(means)
+    by_neighbours = missed_by_neighbours(course[list(best)])
+    by_all = float(((course - course.mean(axis=0)) ** 2).sum()) * (units / (units - 1)) ** 2
+    if by_neighbours * CLOSER > by_all:
+        return None
+    foretold = 1 - by_neighbours / max(float((course**2).sum()), 1e-12)
+    if (
+        ranked is not None
+        and {ranked[0], ranked[-1]} == set(ends)
+        and _length(ranked, apart) - _length(best, apart) < AGREES
+    ):
+        return Stages(ranked, frozenset(adjacencies(ranked))), foretold
+    found = adjacencies(best) | _ties(best, apart, NEAR, ends) | _resampled(levels, block, ends, _estranged)
+    return Stages(best, frozenset(found)), foretold
+
+
+def exchanged(means: Floats) -> Floats:
+    """What units without replicas can have exchanged with each other at most, of their ``means`` (units, 2, samples).
+
+    What one of them receives, two others have sent: reads from storage are more than that. So are checkpoints, the
+    other way. Three units or more.
+    """
+    opposite = means[:, ::-1]
+    third, second, first = np.sort(opposite, axis=0)[-3:]
+    # The two that move most, but for the unit itself.
+    others = first + second + third - np.maximum(opposite, third)
+    bounded: Floats = np.minimum(means, others)
+    return bounded
+
+
+def _chain_ends(means: Floats) -> Pair | None:
+    """The two units that carry less than the others, which carry the same; None where there are none such."""
+    carried = _carried(means)
+    order = np.argsort(carried, kind="stable")
+    ends, inside = order[:2], carried[order[2:]]
+    if carried[ends[1]] >= LESS * inside[0] or inside[-1] - inside[0] >= inside[0] - carried[ends[1]]:
+        return None
+    if (means[ends].sum(axis=2).max(axis=1) > ONE_WAY * carried[ends]).any():
+        return None
+    return int(ends[0]), int(ends[1])
+
+
+def chain_closes(means: Floats) -> bool:
+    """Whether the first and the last unit of a chain, whose ``means`` (units, 2, samples) are in order, exchange bytes.
+
+    All that a chain's units carry is the pipeline's: there is no burst of gradients to look beside.
+    """
+    carried = _carried(means)
+    half = HALF * float(np.median(carried[1:-1]))
+    return bool(min(carried[0], carried[-1]) >= half) or _shared(means.min(axis=1))
+
+
+def _carried(means: Floats) -> Floats:
+    """What each unit (units,) of a chain carries in all, the lesser of sent and received: storage goes one way."""
+    carried: Floats = means.sum(axis=2).min(axis=1)
+    return carried
+
+
+def _estranged(levels: Floats) -> Floats:
+    """How far units without replicas are from each other (units, units), by both witnesses alike.
+
+    Neighbours are busy together, and what one sends, the other receives. Each witness counts relative to what it
+    says of the unit that is nearest, typically: where single micro-batches show, only the second tells neighbours.
+    """
+    apart = np.zeros((len(levels), len(levels)))
+    for unlike in (unlikeness(levels), unlikeness(levels, crossed=True)):
+        np.fill_diagonal(unlike, np.inf)
+        nearest = np.sqrt(np.maximum(unlike.min(axis=1), 1e-12))
+        apart += unlike / nearest[:, None] / nearest[None, :]
+    np.fill_diagonal(apart, 0)
+    return apart
 
 
 def course_levels(means: Floats) -> Floats:
-    """The log rates (units, 2 x samples) of `find_chain`'s units, each less its mean over time.
+    """The log rates (units, 2, samples) of `find_chain`'s units, each less its mean over time.
 
     The ends carry half of what the others do all the time: it is the course of time that is foretold.
     """
     levels = log_levels(means).reshape(means.shape)
-    course: Floats = (levels - levels.mean(axis=2, keepdims=True)).reshape(len(means), -1)
+    course: Floats = levels - levels.mean(axis=2, keepdims=True)
     return course
 
 
 def missed_by_neighbours(chain: Floats) -> float:
-    """The squared error of foretelling each of ``chain`` (units, features), in order, by the two beside it."""
-    inner = chain[1:-1] - (chain[:-2] + chain[2:]) / 2
-    return float((inner**2).sum()) * len(chain) / (len(chain) - 2)
+    """The squared error of foretelling each of ``chain`` (units, 2, samples), in order, by the two beside it.
+
+    By what they do alike, or, where single micro-batches show, by their received for what is sent: the lesser.
+    """
+    inner = chain[1:-1]
+    beside = (chain[:-2] + chain[2:]) / 2
+    missed = min(float(((inner - by) ** 2).sum()) for by in (beside, beside[:, ::-1]))
+    return missed * len(chain) / (len(chain) - 2)
 
 
 def find_ends(means: Floats) -> Pair | None:
@@ -231,11 +324,11 @@ def log_levels(means: Floats) -> Floats:
     return levels
 
 
-def unlikeness(levels: Floats) -> Floats:
-    """One less the correlation (groups, groups) of the groups' log rates."""
+def unlikeness(levels: Floats, *, crossed: bool = False) -> Floats:
+    """One less the correlation (groups, groups) of the groups' log rates; ``crossed``, of sent with received."""
     centred = levels - levels.mean(axis=1, keepdims=True)
     normal = centred / np.maximum(np.sqrt((centred**2).sum(axis=1, keepdims=True)), 1e-12)
-    unlike: Floats = 1 - normal @ normal.T
+    unlike: Floats = 1 - normal @ (np.roll(normal, normal.shape[1] // 2, axis=1) if crossed else normal).T
     return unlike
 
 

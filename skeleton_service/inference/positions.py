@@ -264,13 +264,16 @@ def foretelling_error(levels: Rates, labels: Integers) -> float:
 
 
 def group_means(throughput: Throughput, participants: Participants, labels: Integers) -> Floats:
-    """Mean rates of each group (groups, 2, samples), sent and received, over units and lanes."""
-    means = np.zeros((int(labels.max()) + 1, 2, len(throughput.times)))
+    """Mean rates of each group (groups, 2, samples), sent and received, over units and lanes.
+
+    Where nothing of a group was observed, as when its one host began to count anew, they are the mean of all groups.
+    """
+    means = np.zeros((int(labels.max()) + 1, 2, len(throughput.times)), dtype=np.float32)
     for label in range(len(means)):
         own = participants.rows[labels == label][participants.heard[labels == label]]
         for direction, rates in enumerate((throughput.tx, throughput.rx)):
-            means[label, direction] = np.nan_to_num(_mean(rates[own], axis=0))
-    return means
+            means[label, direction] = _mean(rates[own], axis=0)
+    return np.nan_to_num(np.where(np.isfinite(means), means, _mean(means, axis=0))).astype(np.float64)
 
 
 def _squared_distances(centred: Rates) -> Rates:

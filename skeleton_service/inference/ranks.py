@@ -52,15 +52,25 @@ def unit_ranks(throughput: Throughput, participants: Participants) -> Integers |
     return np.array(ranks, dtype=np.int64) if len(set(ranks)) == len(ranks) else None
 
 
+def rank_order(ranks: Integers | None) -> tuple[int, ...] | None:
+    """The units by rank; None where ranks are not known, or missing between them."""
+    if ranks is None or not evenly_spaced(ranks):
+        return None
+    return tuple(np.argsort(ranks).tolist())
+
+
+def evenly_spaced(ranks: Integers) -> bool:
+    """Whether no distinct rank is missing between others. They may count by eights, as those of processes do."""
+    return len(ranks) < 3 or np.unique(np.diff(np.sort(ranks))).size == 1
+
+
 def numberings(ranks: Integers) -> list[Numbering]:
     """Every shape that distinct ``ranks`` (units,) may stand for, of two replicas or more.
 
-    None where ranks are missing between them: then nobody knows which. They may count by eights, as those of
-    processes do.
+    None where ranks are missing between them: then nobody knows which.
     """
     units = len(ranks)
-    order = np.sort(ranks)
-    if units > 1 and np.unique(np.diff(order)).size > 1:
+    if not evenly_spaced(ranks):
         return []
     place = np.argsort(np.argsort(ranks))
     found = []

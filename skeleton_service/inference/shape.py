@@ -9,9 +9,18 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.pipeline import DEEPEST, ends_meet, find_chain, log_levels, order_stages, unlikeness
+from skeleton_service.inference.pipeline import (
+    DEEPEST,
+    chain_closes,
+    ends_meet,
+    exchanged,
+    find_chain,
+    log_levels,
+    order_stages,
+    unlikeness,
+)
 from skeleton_service.inference.positions import Partition, find_positions, group_means, scaled_levels
-from skeleton_service.inference.ranks import Numbering, agreeing, far_better, unit_ranks
+from skeleton_service.inference.ranks import Numbering, agreeing, far_better, rank_order, unit_ranks
 from skeleton_service.inference.replicas import (
     Deviations,
     Match,
@@ -76,18 +85,19 @@ def find_shape(throughput: Throughput, participants: Participants, period_second
     """
     if participants.units < 2:
         return None
-    chain = _chained(throughput, participants)
+    ranks = unit_ranks(throughput, participants)
+    block = round(period_seconds / throughput.step_seconds)
+    chain = _chained(throughput, participants, ranks, block)
     if chain is not None:
         return chain
     partition = find_positions(throughput, participants)
-    ranks = unit_ranks(throughput, participants)
     numbering = None
     if ranks is not None:
         numbering = agreeing(partition, ranks)
         if numbering is None and partition.count == 1:
             numbering = far_better(scaled_levels(throughput, participants), ranks)
     if partition.count > 1 or numbering is not None:
-        return _grouped(throughput, participants, partition, numbering, period_seconds)
+        return _grouped(throughput, participants, partition, numbering, block)
     units = np.arange(participants.units)
     return Shape(np.zeros_like(units), units, _no_pairs(), partition.foretold, unclear=partition.unclear)
 
@@ -97,7 +107,7 @@ def _grouped(
     participants: Participants,
     partition: Partition,
     numbering: Numbering | None,
-    period_seconds: float,
+    block: int,
 ) -> Shape:
     """Order the groups and match their members: by ranks that agree with the groups, else by what flows."""
     labels = partition.labels if numbering is None else numbering.stages
@@ -105,7 +115,6 @@ def _grouped(
     means = group_means(throughput, participants, labels)
     groups = [np.flatnonzero(labels == label) for label in range(len(means))]
     others: list[Match] = []
-    block = round(period_seconds / throughput.step_seconds)
     trusted = len(throughput.times) >= max(LONG_SAMPLES, LONG_ITERATIONS * block)
     if numbering is not None:
         groups = [group[np.argsort(numbering.replicas[group])] for group in groups]
@@ -155,20 +164,21 @@ def _candidates(means: Floats, units: int) -> list[tuple[int, int]]:
     return sorted({(min(a, b), max(a, b)) for a, row in enumerate(nearest.tolist()) for b in row})
 
 
-def _chained(throughput: Throughput, participants: Participants) -> Shape | None:
+def _chained(throughput: Throughput, participants: Participants, ranks: Integers | None, block: int) -> Shape | None:
     """A pipeline without data parallelism: every unit is a stage."""
-    if participants.units > DEEPEST:
+    if not 3 <= participants.units <= DEEPEST:
         return None
-    means = group_means(throughput, participants, np.arange(participants.units))
-    chain = find_chain(means)
+    means = exchanged(group_means(throughput, participants, np.arange(participants.units)))
+    chain = find_chain(means, block, rank_order(ranks))
     if chain is None:
         return None
-    order, foretold = chain
+    found, foretold = chain
     stages = np.empty(participants.units, dtype=np.int64)
-    stages[list(order)] = np.arange(participants.units)
-    pairs = list(pairwise(order))
-    if len(order) > 2 and ends_meet(means[list(order)]):
-        pairs.append((order[0], order[-1]))
+    stages[list(found.order)] = np.arange(participants.units)
+    pairs = sorted(found.adjacent)
+    first, *_, last = found.order
+    if chain_closes(means[list(found.order)]) and (min(first, last), max(first, last)) not in found.adjacent:
+        pairs.append((first, last))
     return Shape(stages, np.zeros_like(stages), np.array(pairs, dtype=np.int64), foretold)
 
 

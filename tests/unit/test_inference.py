@@ -14,7 +14,7 @@ from lab.simulator import CASES, Simulation, simulate
 from skeleton_service.inference import Source, Throughput, infer
 from skeleton_service.inference.participants import find_participants
 from skeleton_service.inference.period import find_period
-from skeleton_service.inference.pipeline import order_stages, shortest_path
+from skeleton_service.inference.pipeline import exchanged, order_stages, shortest_path
 from skeleton_service.inference.ranks import numberings
 from skeleton_service.inference.series import Floats
 from tests.unit.fabrics import rails_only
@@ -62,6 +62,60 @@ def test_every_pair_of_a_job_is_found_and_nothing_far_from_it(name: str, seed: i
     assert groups(told) == groups(job.truth)
     assert true <= pairs(told)
     assert len(pairs(told)) <= 1.05 * len(true)
+
+
+@pytest.mark.parametrize("seed", [5, 13, 15, 24, 42])
+def test_a_chain_is_found_where_one_witness_alone_misleads(seed: int) -> None:
+    """Period and window such that likeness errs (13, 24, 42), a read from storage at both ends (5), a ring (15)."""
+    job = simulate(CASES["pipeline-only"], seed, ranks=True)
+    true = pairs(job.truth)
+    for throughput in (without_ranks(job.throughput), job.throughput):
+        found = infer(throughput, job.topology)
+        assert found.parallelism == job.truth.parallelism
+        assert true == pairs(found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_that_contradict_the_traffic_are_not_taken_for_the_order_of_a_chain(seed: int) -> None:
+    job = simulate(CASES["pipeline-only"], seed, ranks=True)
+    number = {source.container: source.rank for source in job.throughput.endpoints}
+    mixed = dict(zip(number, np.random.default_rng(seed).permutation(len(number)).tolist(), strict=True))
+    told = replace(
+        job.throughput,
+        endpoints=tuple(replace(source, rank=mixed[source.container]) for source in job.throughput.endpoints),
+    )
+    assert pairs(infer(told, job.topology)) == pairs(infer(without_ranks(job.throughput), job.topology))
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [("1f1b", 0), ("small-tensor-parallelism", 0), ("quiet", 27), ("mixture-of-experts", 57)]
+    + [("containers-share-hosts", seed) for seed in (17, 37, 55)],
+)
+def test_replicas_are_not_taken_for_the_stages_of_a_chain(name: str, seed: int) -> None:
+    """Two replicas of one stage carry less than all others here, or two members of a ring have a peer on their host."""
+    job = simulate(CASES[name], seed)
+    found = infer(job.throughput, job.topology)
+    assert found.parallelism == job.truth.parallelism
+
+
+@pytest.mark.parametrize("seconds", [300, 900])
+def test_a_pipeline_of_two_containers_is_a_pair(seconds: float) -> None:
+    pair = replace(CASES["pipeline-only"], hosts=(2, 2))
+    job = simulate(pair, 0, seconds=seconds, ranks=True)
+    for throughput in (without_ranks(job.throughput), job.throughput):
+        assert pairs(infer(throughput, job.topology)) == pairs(job.truth)
+
+
+def test_what_a_unit_of_a_chain_received_two_others_have_sent() -> None:
+    rates = np.full((4, 2, 3), 10.0)
+    rates[1, 0, 0] = 500  # written to storage
+    rates[2, 1, 1] = 500  # read from storage
+    rates[0, 1, 2] = 15  # from two neighbours at once
+    assert exchanged(rates)[1, 0, 0] == 20
+    assert exchanged(rates)[2, 1, 1] == 20
+    rates[1, 0, 0], rates[2, 1, 1] = 20, 20
+    assert (exchanged(rates) == rates).all()
 
 
 @pytest.mark.parametrize(("name", "seed"), STRUCTURELESS)
