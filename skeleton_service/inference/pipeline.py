@@ -34,8 +34,9 @@ SEEN = 0.08
 TIE = 0.1
 """Exchanging two neighbours that lengthens the path by less than this share leaves their order open."""
 
-HEARD = 3.0
-"""Conservation speaks where the best scores of stages, in deviations of chance, are typically above this."""
+HEARD, CLEARLY = 3.0, 10.0
+"""Conservation speaks where the best scores of stages, in deviations of chance, are typically above this, and counts
+in full from the second on: faint scores come as well from experts that are asked at the same time."""
 
 WEIGHT = 1.5
 """What conservation counts for beside likeness, each relative to what it typically is between neighbours."""
@@ -83,7 +84,7 @@ neighbour is on its own host."""
 TWINS = 0.75
 """Two that carry less, and are less unlike than others are by this ratio, are no ends but replicas of one stage."""
 
-MUCH_LESS, LEAST = 0.88, 0.35
+MUCH_LESS, LEAST, EQUAL = 0.88, 0.35, 1.25
 EXACT = 7
 STARTS = 8
 
@@ -118,7 +119,7 @@ def order_stages(means: Floats, block: int, conserved: Floats | None = None) -> 
     if conserved is not None and typical >= HEARD:
         # A group that cannot tell is as near to all as a second neighbour is: nearer, and it would bridge gaps.
         conserved = np.where(np.isnan(conserved), other, conserved)
-        apart += WEIGHT * np.clip(1 - conserved / typical, 0, 1)
+        apart += WEIGHT * min(typical / CLEARLY, 1.0) * np.clip(1 - conserved / typical, 0, 1)
         np.fill_diagonal(apart, 0)
         best, free = shortest_path(apart, ends), shortest_path(apart)
         longer = max(NEAR, NEAR_SHARE * _length(best, apart))
