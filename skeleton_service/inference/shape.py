@@ -33,13 +33,17 @@ from skeleton_service.inference.replicas import (
 from skeleton_service.inference.series import Floats, Integers, Throughput
 
 LONG_SAMPLES = 120
-LONG_ITERATIONS = 10
+LONG_ITERATIONS = 18
 """Replicas are told apart by their timing after this many samples and iterations: before, chance looks the same."""
+
+SOME = 0.6
+"""Replicas are told apart where this share of neighbouring stages has certain partners throughout: what replicas share
+shows everywhere, and partners in a few places are made by experts, or clocks, that replicas do not share."""
 
 HANDED_OVER = 5.0
 """The last stage hands over to the first where bytes say so by this many deviations of chance."""
 
-CHEAP = 0.045
+CHEAP = 0.05
 """Shared embeddings can hide in the gradients' all-reduce: the ends are joined where that costs no more than this."""
 
 COMPARED_UNITS = 1024
@@ -130,9 +134,12 @@ def _grouped(
         place = {label: stage for stage, label in enumerate(ordered.order)}
         labels = np.array([place[label] for label in labels.tolist()])
         joined = [tuple(sorted((place[a], place[b]))) for a, b in ordered.adjacent]
-        matched = partial(match, away, lanes=participants.lanes, replicas=max(map(len, groups)), trusted=trusted)
-        matches = [matched(here, there) for here, there in pairwise(groups)]
-        others = [matched(groups[a], groups[b]) for a, b in joined if b - a != 1]
+        matched = partial(match, away, lanes=participants.lanes, replicas=max(map(len, groups)))
+        matches = [matched(here, there, trusted=trusted) for here, there in pairwise(groups)]
+        if sum(found.certain for found in matches) < SOME * len(matches):
+            trusted = False
+            matches = [matched(here, there, trusted=False) for here, there in pairwise(groups)]
+        others = [matched(groups[a], groups[b], trusted=trusted) for a, b in joined if b - a != 1]
     replicas = number_replicas(labels, matches)
     pairs = [found.pairs for found in (*matches, *others)]
     if len(groups) > 2:
