@@ -84,7 +84,7 @@ neighbour is on its own host."""
 TWINS = 0.75
 """Two that carry less, and are less unlike than others are by this ratio, are no ends but replicas of one stage."""
 
-MUCH_LESS, LEAST, EQUAL = 0.88, 0.35, 1.25
+MUCH_LESS, LEAST, EQUAL = 0.88, 0.1, 1.5
 EXACT = 7
 STARTS = 8
 

@@ -33,8 +33,9 @@ from skeleton_service.inference.replicas import (
 from skeleton_service.inference.series import Floats, Integers, Throughput
 
 LONG_SAMPLES = 120
-LONG_ITERATIONS = 18
-"""Replicas are told apart by their timing after this many samples and iterations: before, chance looks the same."""
+LONG_ITERATIONS, LONGER_ITERATIONS = 10, 18
+"""Timing orders stages after this many samples and iterations, and tells replicas apart after more iterations: before,
+chance looks the same, and so do the clocks of few hosts."""
 
 SOME = 0.6
 """Replicas are told apart where this share of neighbouring stages has certain partners throughout: what replicas share
@@ -119,7 +120,8 @@ def _grouped(
     means = group_means(throughput, participants, labels)
     groups = [np.flatnonzero(labels == label) for label in range(len(means))]
     others: list[Match] = []
-    trusted = len(throughput.times) >= max(LONG_SAMPLES, LONG_ITERATIONS * block)
+    iterations = len(throughput.times) / block if len(throughput.times) >= LONG_SAMPLES else 0.0
+    trusted = iterations >= LONGER_ITERATIONS
     if numbering is not None:
         groups = [group[np.argsort(numbering.replicas[group])] for group in groups]
         matches = [Match(np.stack(ends, axis=1), certain=True) for ends in pairwise(groups)]
@@ -128,7 +130,9 @@ def _grouped(
             measured = [match(away, here, there, participants.lanes) for here, there in pairwise(groups)]
             others = [found for found, ranked in zip(measured, matches, strict=True) if found.contradicts(ranked)]
     else:
-        conserved = conservation(away, groups, participants.lanes, _candidates(means, len(labels))) if trusted else None
+        conserved = None
+        if iterations >= LONG_ITERATIONS:
+            conserved = conservation(away, groups, participants.lanes, _candidates(means, len(labels)))
         ordered = order_stages(means, block, conserved)
         groups, means = [groups[label] for label in ordered.order], means[list(ordered.order)]
         place = {label: stage for stage, label in enumerate(ordered.order)}
