@@ -11,7 +11,7 @@ from exporter.contracts.skeleton import Skeleton
 from lab.simulator import CASES, Case, Simulation, simulate
 from skeleton_service.inference import Throughput, infer
 
-HELD_OUT = 40_000_000
+HELD_OUT = 50_000_000
 """Seeds begin here. Jobs that a constant of the method was chosen or calibrated on are no measure of it: move this on
 when that was done with these."""
 

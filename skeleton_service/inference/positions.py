@@ -100,7 +100,7 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
     """
     whole: list[Partition] = []
     clear: list[Partition] = []
-    foretold, unclear = 0.0, False
+    foretold, best, unclear = 0.0, 0.0, False
     for levels in scaled_levels(throughput, participants):
         one, *finer = _partitions(levels, len(throughput.times))
         whole.append(one)
@@ -109,13 +109,15 @@ def find_positions(throughput: Throughput, participants: Participants) -> Partit
         enough = SURE if nearly_all else 1.0
         clear += [found for found in finer if found.margin > enough and (found.equal or not nearly_all)]
         finest = max((partition.foretold for partition in finer), default=0.0)
+        best = max(best, finest)
         if one.foretold < ALL_BUT and 1 - finest < (1 - one.foretold) / MUCH_LESS:
             foretold, unclear = max(foretold, finest), True
+    # Units at the ends of rings, which send or receive alone, look like a group of their own: absence comes last.
+    equal = [found for found in clear if found.equal]
+    clear = equal or [found for found in clear if 1 - found.foretold <= MUCH_LESS * (1 - best)]
     if not clear:
         one = max(whole, key=lambda partition: partition.foretold)
         return replace(one, foretold=max(one.foretold, foretold), unclear=unclear)
-    # Units at the ends of rings, which send or receive alone, look like a group of their own: absence comes last.
-    clear = [partition for partition in clear if partition.equal] or clear
     clearest = max(partition.margin for partition in clear)
     # Stages that come in pairs make coarser groups that are about as clear.
     return max(

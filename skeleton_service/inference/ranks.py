@@ -23,9 +23,10 @@ BETTER, IN_PLACE, SURELY_IN_PLACE, CLEAR = 1.2, 0.8, 0.95, 3.0
 of the units is foretold best by its own stage, and what was found was not clear to this margin: expert-parallel groups
 within a stage line up with ranks. So do clocks in small jobs: where one group explains nearly all, more is asked."""
 
-FAR_BETTER = 4.0
-"""Where no groups were found, a numbering that foretells this much better on some scale shows them: chance and clocks
-reach 1.6, and expert-parallel groups that follow ranks come with a pipeline whose stages foretell better still."""
+FAR_BETTER, SOME_IN_PLACE = 4.0, 0.3
+"""Where no groups were found, a numbering that foretells this much better on some scale shows them, if more units than
+by chance are foretold best by their own stage: chance and clocks reach a ratio of 1.6, but a replica that is slow makes
+groups of its own. Expert-parallel groups that follow ranks come with a pipeline whose stages foretell better still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,8 @@ def far_better(scales: Iterable[Rates], ranks: Integers) -> Numbering | None:
         centred = levels - levels.mean(axis=0)
         together = foretelling_error(centred, np.zeros(len(centred), dtype=np.int64))
         for candidate in candidates:
-            ratio = together / max(foretelling_error(centred, candidate.stages), 1e-12)
-            if ratio > best:
+            own, other = foretelling_errors(centred, candidate.stages)
+            ratio = together / max(float(own.sum()), 1e-12)
+            if ratio > best and float((own < other).mean()) >= SOME_IN_PLACE:
                 best, shown = ratio, candidate
     return shown

@@ -97,10 +97,10 @@ def find_shape(throughput: Throughput, participants: Participants, period_second
         return chain
     partition = find_positions(throughput, participants)
     numbering = None
-    if ranks is not None:
+    if ranks is not None and partition.count == 1:
+        numbering = far_better(scaled_levels(throughput, participants), ranks)
+    if ranks is not None and numbering is None:
         numbering = agreeing(partition, ranks)
-        if numbering is None and partition.count == 1:
-            numbering = far_better(scaled_levels(throughput, participants), ranks)
     if partition.count > 1 or numbering is not None:
         return _grouped(throughput, participants, partition, numbering, block)
     units = np.arange(participants.units)
