@@ -42,6 +42,7 @@ from exporter.results import ResultRing
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
 from exporter.server import Query, Response, Server, number_of
 from exporter.snapshot import Snapshots
+from exporter.stopping import Stopping
 from exporter.store import Store
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
 
@@ -62,7 +63,7 @@ class Exporter:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._stopping = threading.Event()
+        self._stopping = Stopping()
         self._snapshots = Snapshots()
         self._renderer = Renderer(self._snapshots)
         self._rendering = threading.Lock()  # for what scrapes and pushes share; nobody waits for the network with it
