@@ -140,4 +140,5 @@ def _outcome_columns(result: Result, error: str) -> dict[str, object]:
         "packets_sent": 1,
         "packets_lost": 0 if answered else 1,
         "error": error,
+        "starved": int(result.starved),
     }

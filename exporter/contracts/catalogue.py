@@ -249,6 +249,18 @@ def _self(name: str, kind: Kind, unit: str, text: str) -> Metric:
 
 PROBER_LATE = _self("prober.late_slots", "counter", "{slot}", "10 ms slots the prober woke up for over 5 ms late.")
 PROBER_SLOT_DELAY = _self("prober.slot_delay.max", "gauge", "s", "Worst delay of a slot in the last 10 s.")
+PROBER_STARVED = _self(
+    "prober.starved_probes",
+    "counter",
+    "{probe}",
+    "Probes sent or judged over 5 ms late; their records say so.",
+)
+PROBER_UNJUDGED = _self(
+    "prober.unjudged_probes",
+    "counter",
+    "{probe}",
+    "Unanswered probes whose timeout passed while the prober did not run for as long; never booked as loss.",
+)
 PROBER_REJECTED = _self("responder.rejected", "counter", "{packet}", "Packets refused: wrong size, key or version.")
 PROBER_ANSWERED = _self("responder.answered", "counter", "{packet}", "Probes answered by the responder.")
 PROBER_TRACES = _self("traces", "counter", "{trace}", "Traces that came to an end, complete or not.")
@@ -265,6 +277,8 @@ PROBER = _table(
     (),
     PROBER_LATE,
     PROBER_SLOT_DELAY,
+    PROBER_STARVED,
+    PROBER_UNJUDGED,
     PROBER_REJECTED,
     PROBER_ANSWERED,
     PROBER_TRACES,

@@ -77,7 +77,7 @@ class Path:
         self.row.add(UNSENT)
         self.row.end()
 
-    def book_answer(self, rtt_ns: int, time_ns: int) -> None:
+    def book_answer(self, rtt_ns: int, time_ns: int, starved: bool = False) -> None:
         rtt = rtt_ns / 1e9
         row = self.row
         row.begin()
@@ -89,7 +89,7 @@ class Path:
         histogram.add(bisect_left(RTT_BUCKETS, rtt))
         histogram.add(_RTT_SUM, rtt)
         histogram.end()
-        self._results.append(row.identity, time_ns, rtt_ns, ANSWERED)
+        self._results.append(row.identity, time_ns, rtt_ns, ANSWERED, starved)
 
     def reconcile(self, answered: int, epoch: int, stream: int) -> None:
         """A reply came in: compare the responder's count ``answered`` of our requests with the replies heard.
@@ -117,14 +117,14 @@ class Path:
                 self._results.append(row.identity, 0, 0, REPLY_LOST)
             self._missed = missed
 
-    def book_loss(self, time_ns: int, now_ns: int) -> None:
+    def book_loss(self, time_ns: int, now_ns: int, starved: bool = False) -> None:
         """No reply within the timeout. ``time_ns`` is when it was sent (Unix), ``now_ns`` monotonic."""
         self.last_loss_ns = now_ns
         self._losses += 1
         self.row.begin()
         self.row.add(LOSSES)
         self.row.end()
-        self._results.append(self.row.identity, time_ns, 0, LOST)
+        self._results.append(self.row.identity, time_ns, 0, LOST, starved)
 
     def book_refusal(self, time_ns: int) -> None:
         """The far host answered that nobody listens: the network carried the probe."""

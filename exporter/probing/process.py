@@ -23,6 +23,8 @@ from exporter.contracts.catalogue import (
     PROBER_LATE,
     PROBER_PATHS,
     PROBER_SLOT_DELAY,
+    PROBER_STARVED,
+    PROBER_UNJUDGED,
     PROBER_UNSUPPORTED,
     PROBER_WAITING,
     ROUTE,
@@ -30,7 +32,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
-from exporter.probing.loop import LATE_NS, Loop, Timer
+from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
 from exporter.probing.phase import next_due, phases
@@ -46,6 +48,8 @@ from exporter.store import RowWriter, Store, StoreFullError
 _DELAY_WINDOW_NS = 10_000_000_000
 _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
+_STARVED = PROBER.metrics.index(PROBER_STARVED)
+_UNJUDGED = PROBER.metrics.index(PROBER_UNJUDGED)
 _PATHS = PROBER.metrics.index(PROBER_PATHS)
 _UNSUPPORTED = PROBER.metrics.index(PROBER_UNSUPPORTED)
 _WAITING = PROBER.metrics.index(PROBER_WAITING)
@@ -85,7 +89,7 @@ class Prober:
         self._window_ends_ns = 0
         self._loop = Loop(self._on_slot)
         codec = Codec(settings.key)
-        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds)
+        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds, self._on_starved)
         self._tracer = Tracer(
             self._loop,
             self._udp,
@@ -134,6 +138,13 @@ class Prober:
             self._counters.set(_SLOT_DELAY, self._worst_delay_ns / 1e9)
             self._worst_delay_ns, self._window_ends_ns = 0, now + _DELAY_WINDOW_NS
         self._worst_delay_ns = max(self._worst_delay_ns, delay_ns)
+
+    def _on_starved(self, judged: bool) -> None:
+        self._counters.begin()
+        self._counters.add(_STARVED)
+        if not judged:
+            self._counters.add(_UNJUDGED)
+        self._counters.end()
 
     def obey(self, plan: Plan) -> None:
         """Probe what the plan says: paths that stay keep their state, paths that left vanish.
@@ -220,15 +231,17 @@ class Prober:
         if probing.removed:
             return
         path = probing.path
-        if probing.flow is not None:
+        if self._loop.clock() - probing.due_ns > LATEST_NS:
+            path.book_unsent()
+        elif probing.flow is not None:
             self._udp.send(path, probing.flow)
         elif probing.handshake is not None and probing.handshake.under_way:
             path.book_unsent()  # its source port is still in use by the last one
         else:
-            probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds)
+            probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds, self._on_starved)
         probing.due_ns += period_ns
         now = self._loop.clock()
-        while probing.due_ns <= now:  # starved for over a period: say so, never send in a clump
+        while probing.due_ns <= now:  # starved for over a period: the next one is sent when it is due
             path.book_unsent()
             probing.due_ns += period_ns
         probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))

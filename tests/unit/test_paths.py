@@ -120,9 +120,9 @@ def test_each_outcome_is_one_result_with_the_identity_of_its_row() -> None:
     booked.path.book_refusal(3_000)
     identity = booked.row.identity
     assert [tuple(result) for result in booked.results.read(0)[0]] == [
-        (identity, 1_000, 15_000, ANSWERED),
-        (identity, 2_000, 0, LOST),
-        (identity, 3_000, 0, REFUSED),
+        (identity, 1_000, 15_000, ANSWERED, False),
+        (identity, 2_000, 0, LOST, False),
+        (identity, 3_000, 0, REFUSED, False),
     ]
     assert booked[paths.RTT_LAST] == 15e-6
     assert sum(booked.histogram.get(column) for column in range(len(RTT_TABLE.metrics[0].buckets) + 1)) == 1

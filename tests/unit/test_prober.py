@@ -214,11 +214,13 @@ def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_los
     answering.watch(responder)
     thread = threading.Thread(target=answering.run, daemon=True)
     thread.start()
-    udp = UdpProber(loop, Codec(KEY), 0.2)
+    judged: list[bool] = []
+    results = ResultRing(1024)
+    udp = UdpProber(loop, Codec(KEY), 0.2, judged.append)
     with socket.socket(fileno=socket.dup(responder.fileno())) as bound:
         stalled = target("stalled", destination_port=bound.getsockname()[1])
     row, histogram = store.writer(PATH).add(("stalled",)), store.writer(RTT_TABLE).add(("h1",))
-    path = Path(stalled, 1, row, histogram, ResultRing(1024))
+    path = Path(stalled, 1, row, histogram, results)
     flow = udp.acquire(SOURCE, stalled.source_ports[0])
     try:
         for _ in range(150):
@@ -227,6 +229,10 @@ def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_los
         loop.after(0.1, loop.stop)
         loop.run()
         assert (row.get(SENT), row.get(LOSSES), row.get(UNSENT)) == (150, 0, 0)
+        # Timed as they arrived, by the kernel, and marked: the wait in the socket is no round trip.
+        samples = results.read(0)[0]
+        assert all(sample.starved and sample.rtt_ns < 100_000_000 for sample in samples)
+        assert (len(samples), judged) == (150, [True] * 150)
     finally:
         udp.release(flow)
         answering.stop()
