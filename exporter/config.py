@@ -17,6 +17,7 @@ from exporter.contracts.plan import RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
 from exporter.otlp.settings import Otlp, check_otlp
+from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -38,6 +39,8 @@ class Probing(_Section, frozen=True, kw_only=True):
     max_paths: Annotated[int, Meta(ge=1, le=100_000)] = 4096
     responder: bool = True
     responder_port: Port = RESPONDER_PORT
+    responder_packets_per_second: Annotated[float, Meta(ge=1, le=1_000_000)] = RESPONDER_PACKETS_PER_SECOND
+    """Answered of each prober's address; what exceeds it is dropped and counted."""
     trace_period_seconds: Seconds = 60.0
     trace_max_hops: Annotated[int, Meta(ge=1, le=32)] = 8
 

@@ -263,6 +263,12 @@ PROBER_UNJUDGED = _self(
 )
 PROBER_REJECTED = _self("responder.rejected", "counter", "{packet}", "Packets refused: wrong size, key or version.")
 PROBER_ANSWERED = _self("responder.answered", "counter", "{packet}", "Probes answered by the responder.")
+PROBER_LIMITED = _self(
+    "responder.limited",
+    "counter",
+    "{packet}",
+    "Keyed packets not answered: their source sent more than probing.responder_packets_per_second.",
+)
 PROBER_TRACES = _self("traces", "counter", "{trace}", "Traces that came to an end, complete or not.")
 PROBER_TRACES_INCOMPLETE = _self("traces.incomplete", "counter", "{trace}", "Traces with a silent hop or no end.")
 PROBER_PATHS = _self("paths", "gauge", "{path}", "Paths being probed.")
@@ -281,6 +287,7 @@ PROBER = _table(
     PROBER_UNJUDGED,
     PROBER_REJECTED,
     PROBER_ANSWERED,
+    PROBER_LIMITED,
     PROBER_TRACES,
     PROBER_TRACES_INCOMPLETE,
     PROBER_PATHS,

@@ -32,6 +32,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
+from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
@@ -104,9 +105,10 @@ class Prober:
         self._unsupported = 0
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
+            limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
             for address in settings.addresses:
                 port, heard = settings.responder_port, self._registration.on_hello
-                self._loop.watch(UdpResponder(codec, address, port, epoch, streams, self._counters, heard))
+                self._loop.watch(UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard))
                 self._loop.watch(TcpResponder(self._loop, address, port))
         self._loop.watch(self)
 

@@ -1,4 +1,4 @@
-"""Answers probes: same traffic class, never more bytes than came in, with its own count and delay."""
+"""Answers probes: same traffic class, never more bytes than came in, no faster than each source may ask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_REJECTED
+from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_LIMITED, PROBER_REJECTED
+from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import HELLO, REQUEST, TRACE, Codec
 from exporter.probing.sockets import open_responder, receive, send_options
 from exporter.store import RowWriter
@@ -18,6 +19,7 @@ IDLE_SECONDS = 600.0
 _BATCH = 64
 _ANSWERED = PROBER.metrics.index(PROBER_ANSWERED)
 _REJECTED = PROBER.metrics.index(PROBER_REJECTED)
+_LIMITED = PROBER.metrics.index(PROBER_LIMITED)
 
 
 class Streams:
@@ -59,7 +61,7 @@ class Streams:
 
 
 class UdpResponder:
-    """One responder address. ``streams`` and ``counters`` are shared by all addresses of a host.
+    """One responder address. ``streams``, ``limit`` and ``counters`` are shared by all addresses of a host.
 
     ``on_hello`` is called with our address and that of whoever greeted it, which holds our key or repeats who does.
     """
@@ -71,6 +73,7 @@ class UdpResponder:
         port: int,
         boot_epoch: int,
         streams: Streams,
+        limit: SourceLimit,
         counters: RowWriter,
         on_hello: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
@@ -79,6 +82,7 @@ class UdpResponder:
         self._on_hello = on_hello
         self._epoch = boot_epoch
         self._streams = streams
+        self._limit = limit
         self._counters = counters
         self._socket = open_responder(address, port)
 
@@ -93,6 +97,10 @@ class UdpResponder:
             request = self._codec.parse(datagram.data)
             if request is None or request.kind not in (REQUEST, TRACE, HELLO):
                 self._book(_REJECTED)
+                continue
+            # Asked of keyed packets only: without the key nobody makes us hold a bucket, or empties another's.
+            if not self._limit.allows(datagram.address[0]):
+                self._book(_LIMITED)
                 continue
             answered, stream = 0, 0
             if request.kind == REQUEST:

@@ -8,6 +8,7 @@ from exporter.contracts.catalogue import PATH, PROBER, ROUTE, RTT_TABLE, Table
 from exporter.contracts.plan import RESPONDER_PORT
 
 RESULT_CAPACITY = 1 << 16
+RESPONDER_PACKETS_PER_SECOND = 1000.0
 
 
 class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +22,7 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_paths: int
     responder: bool
     responder_port: int = RESPONDER_PORT
+    responder_packets_per_second: float = RESPONDER_PACKETS_PER_SECOND
     trace_period_seconds: float
     trace_max_hops: int
 

@@ -15,6 +15,7 @@ import pytest
 from exporter.contracts.catalogue import PATH, PROBER, PROBER_UNSUPPORTED, PROBER_WAITING, RTT_TABLE, Metric
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import send_message
+from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec
 from exporter.probing.paths import LOSSES, SENT, UNSENT, Path
@@ -210,7 +211,7 @@ def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_los
     """More of them than are read at once: the rest used to be booked as lost when the process came back."""
     store = Store([*prober_tables(4)])
     answering, loop = Loop(), Loop()
-    responder = UdpResponder(Codec(KEY), FAR, 0, 1, Streams(), store.writer(PROBER).add(()))
+    responder = UdpResponder(Codec(KEY), FAR, 0, 1, Streams(), SourceLimit(1000), store.writer(PROBER).add(()))
     answering.watch(responder)
     thread = threading.Thread(target=answering.run, daemon=True)
     thread.start()
