@@ -263,6 +263,9 @@ PROBER_UNJUDGED = _self(
 )
 PROBER_REJECTED = _self("responder.rejected", "counter", "{packet}", "Packets refused: wrong size, key or version.")
 PROBER_ANSWERED = _self("responder.answered", "counter", "{packet}", "Probes answered by the responder.")
+PROBER_REPLAYED = _self(
+    "responder.replayed", "counter", "{packet}", "Keyed requests not answered: their path had sent them before."
+)
 PROBER_LIMITED = _self(
     "responder.limited",
     "counter",
@@ -287,6 +290,7 @@ PROBER = _table(
     PROBER_UNJUDGED,
     PROBER_REJECTED,
     PROBER_ANSWERED,
+    PROBER_REPLAYED,
     PROBER_LIMITED,
     PROBER_TRACES,
     PROBER_TRACES_INCOMPLETE,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_LIMITED, PROBER_REJECTED
+from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_LIMITED, PROBER_REJECTED, PROBER_REPLAYED
 from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import REPLY, REQUEST, TRACE, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
@@ -120,8 +120,10 @@ def test_a_forgotten_path_counts_afresh_under_another_stream(pair: Pair) -> None
 def test_streams_count_exactly_and_are_bounded(requests: list[tuple[str, int]], capacity: int) -> None:
     streams = Streams(capacity)
     last: dict[tuple[str, int], tuple[int, int]] = {}
-    for address, token in requests:
-        count, stream = streams.count(address, token)
+    for sequence, (address, token) in enumerate(requests):
+        counted = streams.count(address, token, sequence)
+        assert counted is not None
+        count, stream = counted
         before = last.get((address, token))
         assert count == (before[0] + 1 if before and before[1] == stream else 1)
         last[address, token] = (count, stream)
@@ -131,6 +133,18 @@ def test_streams_count_exactly_and_are_bounded(requests: list[tuple[str, int]], 
 def test_traces_take_no_stream(pair: Pair) -> None:
     pair.send(*(CODEC.request(TRACE, n, n) for n in range(10)))
     assert len(pair.responder._streams._counts) == 0
+
+
+def test_a_request_that_comes_again_is_neither_answered_nor_counted(pair: Pair) -> None:
+    """It used to raise the count, which made of a loss on the way there one on the way back."""
+    requests = [CODEC.request(REQUEST, sequence, 7) for sequence in (100, 300, 200, 400, 500, 600)]
+    pair.send(*requests)  # one overtakes another
+    assert [pair.reply()[0].answered for _ in requests] == [1, 2, 3, 4, 5, 6]
+    pair.send(*requests, CODEC.request(REQUEST, 50, 7))
+    assert pair.booked() == (6, 0)
+    assert pair.counters.get(PROBER.metrics.index(PROBER_REPLAYED)) == 7
+    pair.send(CODEC.request(REQUEST, 700, 7))
+    assert pair.reply()[0].answered == 7
 
 
 def test_a_source_that_asks_too_often_is_not_answered_and_counted() -> None:
