@@ -261,6 +261,12 @@ PROBER_UNJUDGED = _self(
     "{probe}",
     "Unanswered probes whose timeout passed while the prober did not run for as long; never booked as loss.",
 )
+PROBER_OVER_CEILING = _self(
+    "prober.over_ceiling_probes",
+    "counter",
+    "{probe}",
+    "Planned probes not sent because a ceiling of the configuration is lower (probing.ceilings).",
+)
 PROBER_REJECTED = _self("responder.rejected", "counter", "{packet}", "Packets refused: wrong size, key or version.")
 PROBER_ANSWERED = _self("responder.answered", "counter", "{packet}", "Probes answered by the responder.")
 PROBER_REPLAYED = _self(
@@ -288,6 +294,7 @@ PROBER = _table(
     PROBER_SLOT_DELAY,
     PROBER_STARVED,
     PROBER_UNJUDGED,
+    PROBER_OVER_CEILING,
     PROBER_REJECTED,
     PROBER_ANSWERED,
     PROBER_REPLAYED,

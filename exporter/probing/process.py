@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import (
     PROBER,
     PROBER_LATE,
+    PROBER_OVER_CEILING,
     PROBER_PATHS,
     PROBER_SLOT_DELAY,
     PROBER_STARVED,
@@ -32,6 +34,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
+from exporter.probing.ceilings import Thinning, shares
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
 from exporter.probing.packet import Codec
@@ -51,6 +54,7 @@ _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
 _STARVED = PROBER.metrics.index(PROBER_STARVED)
 _UNJUDGED = PROBER.metrics.index(PROBER_UNJUDGED)
+_OVER_CEILING = PROBER.metrics.index(PROBER_OVER_CEILING)
 _PATHS = PROBER.metrics.index(PROBER_PATHS)
 _UNSUPPORTED = PROBER.metrics.index(PROBER_UNSUPPORTED)
 _WAITING = PROBER.metrics.index(PROBER_WAITING)
@@ -63,6 +67,7 @@ class _Probing:
     path: Path
     flow: FlowSocket | None
     due_ns: int
+    thinning: Thinning
     timer: Timer | None = None
     handshake: Handshake | None = None
     removed: bool = False
@@ -102,6 +107,7 @@ class Prober:
         self._registration = Registration(self._loop, self._udp, self._start_all)
         self._probing: dict[str, _Probing] = {}
         self._phases: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
         self._unsupported = 0
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
@@ -169,6 +175,9 @@ class Prober:
         self._phases = phases(plan.targets)
         supported = [target for target in plan.targets if self._supports(target)]
         self._unsupported = len(plan.targets) - len(supported)
+        self._shares = shares(supported, self._settings.ceilings)
+        for name, probing in self._probing.items():
+            probing.thinning.share = self._shares[name]
         ready: list[Target] = []
         waiting: list[Target] = []
         for target in supported:
@@ -213,7 +222,8 @@ class Prober:
             self._tracer.add(path, flow)
         period_ns = int(target.period_seconds * 1e9)
         due = next_due(self._phases[target.path], period_ns, self._loop.clock(), time.time_ns())
-        probing = _Probing(path, flow, due)
+        thinning = Thinning(self._shares[target.path], zlib.crc32(target.path.encode()) / 2**32)
+        probing = _Probing(path, flow, due, thinning)
         probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
         return probing
 
@@ -233,7 +243,11 @@ class Prober:
         if probing.removed:
             return
         path = probing.path
-        if self._loop.clock() - probing.due_ns > LATEST_NS:
+        if not probing.thinning.sends():
+            self._counters.begin()
+            self._counters.add(_OVER_CEILING)
+            self._counters.end()
+        elif self._loop.clock() - probing.due_ns > LATEST_NS:
             path.book_unsent()
         elif probing.flow is not None:
             self._udp.send(path, probing.flow)
