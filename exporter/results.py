@@ -16,6 +16,8 @@ _HEADER_WORDS = 1  # entries written so far
 ANSWERED, LOST, REFUSED = 1, 2, 3
 REPLY_LOST = 4
 """Not a probe: the responder's count shows that one earlier LOST probe of the path had arrived there."""
+RESTARTED = 5
+"""Not a probe: the boot epoch shows that one earlier LOST probe of the path met a responder that was restarting."""
 
 
 _STARVED = 1 << 8

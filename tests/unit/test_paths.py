@@ -15,7 +15,7 @@ from exporter.probing.loop import Loop
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
 from exporter.probing.udp import FlowSocket, UdpProber
-from exporter.results import ANSWERED, LOST, REFUSED, ResultRing
+from exporter.results import ANSWERED, LOST, REFUSED, RESTARTED, ResultRing
 from exporter.store import Store
 from tests.unit.test_plan_contract import TARGET
 
@@ -79,6 +79,27 @@ def test_a_restart_of_the_responder_is_counted_and_is_no_loss() -> None:
     for answered, epoch, stream in [(100, 1, 1), (101, 1, 1), (1, 2, 1), (2, 2, 1), (1, 2, 9)]:
         booked.path.reconcile(answered, epoch, stream)
     assert booked[paths.RESTARTS] == 1
+    assert booked[paths.LOST_RETURN] == 0
+
+
+@pytest.mark.parametrize(
+    ("silent_seconds", "epoch", "restarted"),
+    [(2, 2, 3), (2, 1, 0), (60, 2, 0)],
+    ids=["restart", "loss", "long silence"],
+)
+def test_losses_right_before_another_boot_epoch_met_a_responder_that_restarted(
+    silent_seconds: int, epoch: int, restarted: int
+) -> None:
+    booked, second = Booked(), 10**9
+    booked.path.book_loss(1, second)  # before it was heard of, and then again: that one is the network's
+    booked.path.reconcile(1, 1, 1)
+    for number in range(3):
+        booked.path.book_loss(1, second * (10 + silent_seconds * number // 2))
+    booked.path.reconcile(2 if epoch == 1 else 1, epoch, 1)
+    booked.path.book_loss(1, second * 100)
+    outcomes = [result.outcome for result in booked.results.read(0)[0]]
+    assert outcomes == [LOST] * 4 + [RESTARTED] * restarted + [LOST]
+    assert booked[paths.LOSSES] == 5
     assert booked[paths.LOST_RETURN] == 0
 
 
