@@ -243,11 +243,19 @@ class Prober:
         if probing.removed:
             return
         path = probing.path
-        if not probing.thinning.sends():
-            self._counters.begin()
-            self._counters.add(_OVER_CEILING)
-            self._counters.end()
-        elif self._loop.clock() - probing.due_ns > LATEST_NS:
+        if self._is_below_ceilings(probing):
+            self._send(probing)
+        probing.due_ns += period_ns
+        now = self._loop.clock()
+        while probing.due_ns <= now:  # starved for over a period: the next one is sent when it is due
+            if self._is_below_ceilings(probing):
+                path.book_unsent()
+            probing.due_ns += period_ns
+        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+
+    def _send(self, probing: _Probing) -> None:
+        path = probing.path
+        if self._loop.clock() - probing.due_ns > LATEST_NS:
             path.book_unsent()
         elif probing.flow is not None:
             self._udp.send(path, probing.flow)
@@ -255,12 +263,15 @@ class Prober:
             path.book_unsent()  # its source port is still in use by the last one
         else:
             probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds, self._on_starved)
-        probing.due_ns += period_ns
-        now = self._loop.clock()
-        while probing.due_ns <= now:  # starved for over a period: the next one is sent when it is due
-            path.book_unsent()
-            probing.due_ns += period_ns
-        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+
+    def _is_below_ceilings(self, probing: _Probing) -> bool:
+        """Whether the probe that is due may be sent; counts it if not."""
+        sends = probing.thinning.sends()
+        if not sends:
+            self._counters.begin()
+            self._counters.add(_OVER_CEILING)
+            self._counters.end()
+        return sends
 
     def _labels(self, target: Target) -> tuple[str, ...]:
         return (
