@@ -111,6 +111,8 @@ class Exporter:
             max_paths=probing.max_paths,
             responder=probing.responder,
             responder_port=probing.responder_port,
+            responder_packets_per_second=probing.responder_packets_per_second,
+            ceilings=probing.ceilings,
             trace_period_seconds=probing.trace_period_seconds,
             trace_max_hops=probing.trace_max_hops,
         )

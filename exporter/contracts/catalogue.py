@@ -249,8 +249,35 @@ def _self(name: str, kind: Kind, unit: str, text: str) -> Metric:
 
 PROBER_LATE = _self("prober.late_slots", "counter", "{slot}", "10 ms slots the prober woke up for over 5 ms late.")
 PROBER_SLOT_DELAY = _self("prober.slot_delay.max", "gauge", "s", "Worst delay of a slot in the last 10 s.")
+PROBER_STARVED = _self(
+    "prober.starved_probes",
+    "counter",
+    "{probe}",
+    "Probes sent or judged over 5 ms late; their records say so.",
+)
+PROBER_UNJUDGED = _self(
+    "prober.unjudged_probes",
+    "counter",
+    "{probe}",
+    "Unanswered probes whose timeout passed while the prober did not run for as long; never booked as loss.",
+)
+PROBER_OVER_CEILING = _self(
+    "prober.over_ceiling_probes",
+    "counter",
+    "{probe}",
+    "Planned probes not sent because a ceiling of the configuration is lower (probing.ceilings).",
+)
 PROBER_REJECTED = _self("responder.rejected", "counter", "{packet}", "Packets refused: wrong size, key or version.")
 PROBER_ANSWERED = _self("responder.answered", "counter", "{packet}", "Probes answered by the responder.")
+PROBER_REPLAYED = _self(
+    "responder.replayed", "counter", "{packet}", "Keyed requests not answered: their path had sent them before."
+)
+PROBER_LIMITED = _self(
+    "responder.limited",
+    "counter",
+    "{packet}",
+    "Keyed packets not answered: their source sent more than probing.responder_packets_per_second.",
+)
 PROBER_TRACES = _self("traces", "counter", "{trace}", "Traces that came to an end, complete or not.")
 PROBER_TRACES_INCOMPLETE = _self("traces.incomplete", "counter", "{trace}", "Traces with a silent hop or no end.")
 PROBER_PATHS = _self("paths", "gauge", "{path}", "Paths being probed.")
@@ -265,8 +292,13 @@ PROBER = _table(
     (),
     PROBER_LATE,
     PROBER_SLOT_DELAY,
+    PROBER_STARVED,
+    PROBER_UNJUDGED,
+    PROBER_OVER_CEILING,
     PROBER_REJECTED,
     PROBER_ANSWERED,
+    PROBER_REPLAYED,
+    PROBER_LIMITED,
     PROBER_TRACES,
     PROBER_TRACES_INCOMPLETE,
     PROBER_PATHS,

@@ -6,8 +6,10 @@ import msgspec
 
 from exporter.contracts.catalogue import PATH, PROBER, ROUTE, RTT_TABLE, Table
 from exporter.contracts.plan import RESPONDER_PORT
+from exporter.probing.ceilings import Ceilings
 
 RESULT_CAPACITY = 1 << 16
+RESPONDER_PACKETS_PER_SECOND = 1000.0
 
 
 class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +23,8 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_paths: int
     responder: bool
     responder_port: int = RESPONDER_PORT
+    responder_packets_per_second: float = RESPONDER_PACKETS_PER_SECOND
+    ceilings: Ceilings = Ceilings()
     trace_period_seconds: float
     trace_max_hops: int
 
