@@ -30,6 +30,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
+from exporter.probing.dns import DnsProber
 from exporter.probing.loop import LATE_NS, Loop, Timer
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
@@ -98,6 +99,8 @@ class Prober:
         self._probing: dict[str, _Probing] = {}
         self._phases: dict[str, float] = {}
         self._unsupported = 0
+        if settings.dns is not None:
+            DnsProber(self._loop, settings.dns, settings.host, store).start()
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
             for address in settings.addresses:
@@ -275,7 +278,7 @@ def main() -> None:
     if first is None:
         return
     settings = msgspec.msgpack.decode(first, type=ProberSettings)
-    store = Store(prober_tables(settings.max_paths), store_descriptor)
+    store = Store(prober_tables(settings.max_paths, settings.dns), store_descriptor)
     results = ResultRing(RESULT_CAPACITY, results_descriptor)
     Prober(settings, store, results, control).run()
 
