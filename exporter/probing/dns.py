@@ -59,6 +59,7 @@ _GO_ON = frozenset({NOERROR, NXDOMAIN, SERVFAIL})
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 _BATCH = 16
+_DRAIN = 4096
 
 
 class Lookup:
@@ -143,9 +144,14 @@ class _Query:
         return self._socket.fileno()
 
     def on_input(self) -> None:
+        self._take_in(_BATCH)
+
+    def _take_in(self, limit: int) -> bool:
+        """Read what has come, at most ``limit`` datagrams; return whether the query still waits."""
         self.on_error()
         if self._socket.fileno() >= 0:
-            self._read()
+            self._read(limit)
+        return self._socket.fileno() >= 0
 
     def on_output(self) -> None:
         """Never asked for: a datagram socket is written without waiting."""
@@ -160,8 +166,8 @@ class _Query:
                 self._end(None)
                 return
 
-    def _read(self) -> None:
-        for datagram in receive(self._socket, _BATCH):
+    def _read(self, limit: int) -> None:
+        for datagram in receive(self._socket, limit):
             answer = decode_answer(self._message, datagram.data) if datagram.address == self._lookup.address else None
             if answer is None:
                 self._lookup.count(_REJECTED)
@@ -180,9 +186,8 @@ class _Query:
         return elapsed / 1e9
 
     def _on_timeout(self) -> None:
-        # After a stall the answer may lie in the socket: it is read before a timeout is booked.
-        self.on_input()
-        if self._socket.fileno() >= 0:
+        # After a stall the answer may lie in the socket, behind forged ones: it is read before a timeout is booked.
+        if self._take_in(_DRAIN):
             self._lookup.count(_TIMEOUTS)
             self._end(None)
 

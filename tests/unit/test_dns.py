@@ -111,8 +111,8 @@ def settings(
     *ports: int,
     names: Sequence[str] = (NAME,),
     search: Sequence[str] = (),
-    period: float = 0.1,
-    timeout: float = 0.3,
+    period: float = 0.06,
+    timeout: float = 0.15,
     rate: float = 100,
 ) -> DnsSettings:
     return DnsSettings(
@@ -124,10 +124,21 @@ def settings(
     )
 
 
-def probe(asked: DnsSettings, seconds: float = 0.6, during: Callable[[Loop], None] = lambda _: None) -> Seen:
+def probe(asked: DnsSettings, seconds: float = 0.3, during: Callable[[Loop], None] = lambda _: None) -> Seen:
+    """Probe for so long, and then until no query is under way: all that was asked has come to its end."""
     store, loop = Store(prober_tables(1, asked)), Loop()
-    DnsProber(loop, asked, "h1", store).start()
-    loop.after(seconds, loop.stop)
+    prober = DnsProber(loop, asked, "h1", store)
+
+    def stop_when_idle() -> None:
+        prober._begin = lambda _: None  # type: ignore[method-assign]
+        if any(lookup.asked for lookup in prober._lookups):
+            loop.after(0.01, stop_when_idle)
+        else:
+            loop.stop()
+
+    prober.start()
+    loop.after(seconds, stop_when_idle)
+    loop.after(seconds + 5, loop.stop)
     during(loop)
     loop.run()
     return Seen(store)
@@ -158,8 +169,8 @@ def test_an_answer_is_counted_by_its_code_and_leaves_the_name_unresolved(rcode: 
 
 def test_a_resolver_that_is_silent_times_out() -> None:
     with resolver(lambda _: []) as serving:
-        seen = probe(settings(serving.port), 1.0)
-    assert 0 < seen["timeouts"] <= seen["queries"] <= 4, "one at a time: the next waits for the timeout of the last"
+        seen = probe(settings(serving.port), 0.6)
+    assert 0 < seen["timeouts"] == seen["queries"] <= 4, "one at a time: the next waits for the timeout of the last"
     assert seen["resolution.failures"] == seen["timeouts"]
     assert sum(seen.answers.values()) == seen["unreachable"] == seen["unsent"] == 0
 
@@ -234,7 +245,7 @@ SEARCH = ("training.svc.cluster.local", "svc.cluster.local", "cluster.local", "e
 
 def test_a_search_list_costs_a_query_for_each_domain_before_the_name_is_asked_for() -> None:
     with resolver(lambda query: [reply(query, *((0,) if asked_name(query) == NAME else (3, ())))]) as serving:
-        seen = probe(settings(serving.port, search=SEARCH, period=0.5), 0.9)
+        seen = probe(settings(serving.port, search=SEARCH, period=0.5), 0.6)
     assert serving.names[:5] == [*(f"{NAME}.{domain}" for domain in SEARCH), NAME]
     assert seen["resolution.queries"] == 5
     assert seen["queries"] == len(serving.queries)
@@ -245,7 +256,7 @@ def test_a_search_list_costs_a_query_for_each_domain_before_the_name_is_asked_fo
 @pytest.mark.parametrize(("records", "rcode"), [((), 0), ((ALIAS,), 0), ((), 2), ((), 3)], ids=str)
 def test_no_data_and_servfail_lead_on_through_the_search_list(records: Sequence[bytes], rcode: int) -> None:
     with resolver(lambda query: [reply(query, rcode, records)]) as serving:
-        seen = probe(settings(serving.port, search=SEARCH, period=0.3), 0.9)
+        seen = probe(settings(serving.port, search=SEARCH, period=0.3), 0.5)
     assert seen["resolution.queries"] == 5
     assert seen["resolution.failures"] == seen["resolutions"] > 0
 
@@ -253,7 +264,7 @@ def test_no_data_and_servfail_lead_on_through_the_search_list(records: Sequence[
 def test_a_refusal_and_silence_end_a_resolution() -> None:
     for answer in (lambda query: [reply(query, 5, ())], lambda _: []):
         with resolver(answer) as serving:
-            seen = probe(settings(serving.port, search=SEARCH), 0.9)
+            seen = probe(settings(serving.port, search=SEARCH))
         assert seen["resolution.queries"] == 1
         assert seen["resolution.failures"] == seen["resolutions"] > 0
 
@@ -268,8 +279,10 @@ def test_a_first_label_that_is_a_star_is_a_new_one_each_time() -> None:
 def test_queries_keep_their_ceiling_and_their_distance() -> None:
     names = [f"n{number}.example." for number in range(8)]
     with resolver(lambda query: [reply(query)]) as serving:
-        asked = settings(serving.port, names=names, period=0.1, rate=20)
-        probe(asked, 1.5)
+        asked, loop = settings(serving.port, names=names, period=0.1, rate=20), Loop()
+        DnsProber(loop, asked, "h1", Store(prober_tables(1, asked))).start()
+        loop.after(1.5, loop.stop)
+        loop.run()
     gaps = [later - sooner for sooner, later in zip(serving.moments, serving.moments[1:], strict=False)]
     assert len(serving.queries) <= 1.5 * 20 + 1, "80 a second were asked for"
     assert sum(gap < 0.03 for gap in gaps) <= len(gaps) / 4, "not in bursts; this machine may be busy"
@@ -292,8 +305,13 @@ def test_lookups_share_the_period_and_hosts_begin_at_other_moments() -> None:
 
 def test_a_stall_of_the_prober_is_no_timeout_and_no_slow_answer() -> None:
     """Answers that waited in the socket are answers with the kernel's time; missed periods are unsent."""
-    with resolver(lambda query: [reply(query)]) as serving:
-        asked = settings(serving.port, period=0.2, timeout=0.1)
+
+    def late(query: bytes) -> list[bytes]:
+        time.sleep(0.04)  # the prober is stalled by then
+        return [*[b"forged"] * 100, reply(query)]
+
+    with resolver(late) as serving:
+        asked = settings(serving.port, period=0.2, timeout=0.15)
 
         def stall(loop: Loop) -> None:
             def sleep_once_asked() -> None:
