@@ -288,6 +288,8 @@ def test_a_resolver_that_is_overwhelmed_fails_the_queries_of_an_exporter_until_i
     two_sites.fault("resolver-burst", plan.host, "500", "0")
     try:
         burst = until(lambda seen: seen["timeouts_total"] + seen["servfail"] >= 10, calm)
+        failed = sum(burst[name] - calm[name] for name in ("timeouts_total", "servfail", "refused"))
+        assert failed / (burst["queries_total"] - calm["queries_total"]) > 0.1, "what FabricResolverFailing asks"
         assert burst["resolution_failures_total"] >= 10
         assert burst["unreachable_total"] == burst["rejected_total"] == burst["nxdomain"] == 0
     finally:
