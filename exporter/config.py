@@ -16,6 +16,7 @@ from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.plan import RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
+from exporter.dnsconfig import Dns, dns_settings
 from exporter.otlp.settings import Otlp, check_otlp
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
@@ -88,6 +89,7 @@ class Config(_Section, frozen=True, kw_only=True):
     workloads: tuple[Workload, ...] = ()
     switches: Switches | None = None
     otlp: Otlp | None = None
+    dns: Dns | None = None
     sysfs: str = "/sys"
 
 
@@ -122,6 +124,12 @@ def read_config(path: Path | str) -> Config:
         otlp = config.otlp.resolve(base)
         check_otlp(otlp, source)
         config = msgspec.structs.replace(config, otlp=otlp)
+    if config.dns is not None:
+        if config.probing is None:
+            raise ContractError(source, "section 'dns' is the prober's", "add a section 'probing'")
+        dns = msgspec.structs.replace(config.dns, resolv_conf=str(base / config.dns.resolv_conf))
+        dns_settings(dns, source)
+        config = msgspec.structs.replace(config, dns=dns)
     if not config.rnics and config.topology is not None:
         rnics = _rnics_of(config.host, config.topology, source, needed=config.probing is not None)
         config = msgspec.structs.replace(config, rnics=rnics)

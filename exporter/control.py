@@ -29,6 +29,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Topology, read_topology
+from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
 from exporter.joins import JobPaths, LinkJoin, link_info, rnic_info
@@ -98,7 +99,8 @@ class Exporter:
         probing = config.probing
         if probing is None:
             return
-        self._probed = Store(prober_tables(probing.max_paths))
+        dns = dns_settings(config.dns) if config.dns is not None else None
+        self._probed = Store(prober_tables(probing.max_paths, dns))
         self._results = ResultRing(RESULT_CAPACITY)
         hosts = topology.hosts if topology is not None else ()
         underlay = {(host.name, rnic.name): rnic.ip for host in hosts for rnic in host.rnics}
@@ -115,6 +117,7 @@ class Exporter:
             ceilings=probing.ceilings,
             trace_period_seconds=probing.trace_period_seconds,
             trace_max_hops=probing.trace_max_hops,
+            dns=dns,
         )
         descriptors = (self._probed.descriptor, self._results.descriptor)
         self._prober = Child("exporter.probing.process", descriptors, msgspec.msgpack.encode(settings))

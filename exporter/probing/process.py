@@ -35,6 +35,7 @@ from exporter.contracts.catalogue import (
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
 from exporter.probing.ceilings import Thinning, shares
+from exporter.probing.dns import DnsProber
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
 from exporter.probing.packet import Codec
@@ -109,6 +110,8 @@ class Prober:
         self._phases: dict[str, float] = {}
         self._shares: dict[str, float] = {}
         self._unsupported = 0
+        if settings.dns is not None:
+            DnsProber(self._loop, settings.dns, settings.host, store).start()
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
             limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
@@ -315,7 +318,7 @@ def main() -> None:
     if first is None:
         return
     settings = msgspec.msgpack.decode(first, type=ProberSettings)
-    store = Store(prober_tables(settings.max_paths), store_descriptor)
+    store = Store(prober_tables(settings.max_paths, settings.dns), store_descriptor)
     results = ResultRing(RESULT_CAPACITY, results_descriptor)
     Prober(settings, store, results, control).run()
 
