@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from exporter.probe.request import Request
-from exporter.probe.statistics import Hop, PathSummary, RoundTrips, Sample
+from exporter.probe.statistics import Hop, PathSummary, RoundTrips, Sample, label
 from exporter.probe.units import percent, seconds
 
 Style = Literal["", "header", "bad", "note"]
@@ -120,21 +120,26 @@ def _hops(hops: Sequence[Hop]) -> list[str]:
 
 def notes(paths: Sequence[PathSummary]) -> list[str]:
     """What the numbers do not say by themselves; empty for a run without events."""
-    lines = []
-    for path in paths:
-        name = f"{path.destination} from port {path.source_port}"
-        if path.lost_return:
-            lines.append(f"{name}: {path.lost_return} of {path.lost} lost on the way back")
-        if path.refused and path.answered:
-            closed = path.lost_return is None  # tcp: no responder, so no count of the way back
-            what = "the port is closed; this process timed its resets, some 0.1 ms high" if closed else "no responder"
-            lines.append(f"{name}: {path.refused} refused: {what}")
-        if path.mtu_reported_bytes is not None:
-            lines.append(f"{name}: an MTU of {path.mtu_reported_bytes} bytes was reported")
-        if path.unsent:
-            lines.append(f"{name}: {path.unsent} could not be sent by this host: not counted as lost")
-        if path.starved:
-            lines.append(f"{name}: {path.starved} starved ({_STARVED}): sent late because this host was busy")
+    lines = [
+        f"{path.name}: {path.lost_return} of {path.lost} lost were lost on the way back"
+        for path in paths
+        if path.lost_return
+    ]
+    lines += [
+        f"{path.name}: {path.refused} refused: no responder listened then"
+        for path in paths
+        if path.refused and path.answered and path.lost_return is not None
+    ]
+    # No responder counts for tcp, whose refusals are answers.
+    if closed := [path for path in paths if path.refused and path.lost_return is None]:
+        lines.append(f"{label(closed, paths)}: the port is closed; this process timed its resets, some 0.1 ms high")
+    for mtu in sorted({path.mtu_reported_bytes for path in paths if path.mtu_reported_bytes is not None}):
+        told = [path for path in paths if path.mtu_reported_bytes == mtu]
+        lines.append(f"{label(told, paths)}: an MTU of {mtu} bytes was reported")
+    if unsent := sum(path.unsent for path in paths):
+        lines.append(f"{unsent} could not be sent by this host: not counted as lost")
+    if starved := sum(path.starved for path in paths):
+        lines.append(f"{starved} starved ({_STARVED}): sent over 5 ms late because this host was busy")
     return lines
 
 
@@ -147,17 +152,16 @@ def result(path: PathSummary, sample: Sample) -> str:
         if sample.rtt_seconds is not None:
             what = f"{seconds(sample.rtt_seconds)}{' (closed port)' if what else ''}"
     starved = ", starved" if sample.starved else ""
-    return f"{path.destination} from port {path.source_port} : [{sample.number}] {what}{starved}"
+    return f"{path.name} : [{sample.number}] {what}{starved}"
 
 
 def summary(paths: Sequence[PathSummary]) -> list[str]:
     """A line a path as fping -c ends with, and its hops."""
-    names = max(len(f"{path.destination} from port {path.source_port}") for path in paths)
+    names = max(len(path.name) for path in paths)
     lines = []
     for path in paths:
         lost = "-" if path.lost_ratio is None else percent(path.lost_ratio)
-        name = f"{path.destination} from port {path.source_port}"
-        text = f"{name:<{names}} : sent/answered/lost = {path.sent}/{path.answered}/{lost}"
+        text = f"{path.name:<{names}} : sent/answered/lost = {path.sent}/{path.answered}/{lost}"
         trips = path.rtt_seconds
         if trips is not None:
             times = (trips.min, trips.median, trips.p90, trips.p99, trips.max)

@@ -131,7 +131,7 @@ class ProbedPath(Path):
             lost_ratio=lost / ended if ended else None,
             mtu_reported_bytes=self.mtu_reported,
             rtt_seconds=self.tally.round_trips(),
-            hops=self.tally.hops() if traced else None,
+            hops=self.tally.hops(target.destination_address) if traced else None,
         )
 
 

@@ -77,6 +77,21 @@ class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     hops: tuple[Hop, ...] | None
     """Only for trace."""
 
+    @property
+    def name(self) -> str:
+        """What tells it from the other paths of a run."""
+        return f"{self.destination} from port {self.source_port}"
+
+
+def label(some: Sequence[PathSummary], paths: Sequence[PathSummary]) -> str:
+    """Names of ``some`` of the ``paths`` of a run: a destination alone stands for all its paths."""
+    names = []
+    for destination in dict.fromkeys(path.destination for path in some):
+        own = [path for path in some if path.destination == destination]
+        everything = len(own) == sum(path.destination == destination for path in paths)
+        names.extend([destination] if everything else [path.name for path in own])
+    return ", ".join(names)
+
 
 class Tally:
     """Counts the samples of one path: one thread adds, another reads."""
@@ -152,10 +167,16 @@ class Tally:
     def _percentile(self, share: float) -> float:
         return self._sorted[math.ceil(share * len(self._sorted)) - 1]
 
-    def hops(self) -> tuple[Hop, ...]:
-        """Silent hops at the end, which may well be none, are left out."""
+    def hops(self, destination: str) -> tuple[Hop, ...]:
+        """The hops so far, up to ``destination``.
+
+        Silence at the end, which may well be no hop, is left out, and so is a destination after itself: where its
+        first answers were lost, the trace went on to it with a greater hop limit.
+        """
         with self._lock:
             hops = [Hop(traces=traces, addresses=dict(found.most_common())) for found, traces in self._hops]
         while hops and not hops[-1].addresses:
+            hops.pop()
+        while len(hops) > 1 and hops[-1].addresses.keys() <= {destination} and destination in hops[-2].addresses:
             hops.pop()
         return tuple(hops)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from exporter.probe.request import Request
-from exporter.probe.statistics import PathSummary
+from exporter.probe.statistics import PathSummary, label
 from exporter.probe.units import percent, seconds
 
 PATIENCE = 3
@@ -19,12 +19,12 @@ def problems(request: Request, paths: Sequence[PathSummary]) -> list[str]:
 
 
 def silence(request: Request, paths: Sequence[PathSummary], *, patience: int = 0) -> list[str]:
-    """A line with the remedy for each reason why paths have never answered; destinations of one reason share it."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """A line with the remedy for each reason why paths have never answered; paths of one reason share it."""
+    found: dict[str, list[PathSummary]] = defaultdict(list)
     for path in paths:
         if not path.answered and path.lost + path.refused + path.unsent >= patience:
-            found[_why(request, path)].append(path.destination)
-    return [f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in found.items()]
+            found[_why(request, path)].append(path)
+    return [f"{label(silent, paths)}: {why}" for why, silent in found.items()]
 
 
 def _why(request: Request, path: PathSummary) -> str:
@@ -49,11 +49,10 @@ def _why(request: Request, path: PathSummary) -> str:
 def _beyond_thresholds(request: Request, paths: Sequence[PathSummary]) -> list[str]:
     lines = []
     for path in paths:
-        name = f"{path.destination} from port {path.source_port}"
         limit, lost = request.max_lost_ratio, path.lost_ratio
         if path.answered and limit is not None and lost is not None and lost > limit:
-            lines.append(f"{name}: lost {percent(lost)}, more than the {percent(limit)} allowed")
+            lines.append(f"{path.name}: lost {percent(lost)}, more than the {percent(limit)} allowed")
         rtt = path.rtt_seconds
         if rtt is not None and request.max_rtt is not None and rtt.p99 > request.max_rtt:
-            lines.append(f"{name}: p99 {seconds(rtt.p99)}, more than the {seconds(request.max_rtt)} allowed")
+            lines.append(f"{path.name}: p99 {seconds(rtt.p99)}, more than the {seconds(request.max_rtt)} allowed")
     return lines

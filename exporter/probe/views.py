@@ -56,7 +56,7 @@ class Table:
     def end(self, session: Session, problems: list[str], elapsed: float) -> None:
         width = shutil.get_terminal_size().columns
         paths, lines = self._lines(session, width)
-        self._draw([*lines, Line("header", render.totals(paths, elapsed))], width)
+        self._draw([*lines, Line("header", render.totals(paths, elapsed))], width, last=True)
         for problem in problems:  # whole: a remedy cut short is none
             self._output.write(self._styled(Line("bad", problem)) + "\n")
         self._output.flush()
@@ -66,10 +66,12 @@ class Table:
         head = Line("header", render.headline(self._request) + more)
         return paths, [head, *render.table(paths, [path.tally.recent() for path in session.paths], width)]
 
-    def _draw(self, lines: list[Line], width: int) -> None:
-        cut = [self._styled(Line(line.style, line.text[: width - 1])) + _ERASE_LINE + "\n" for line in lines]
+    def _draw(self, lines: list[Line], width: int, *, last: bool = False) -> None:
+        """Cut what would wrap, for the next drawing counts lines; the last one shows notes whole."""
+        cut = [line if last and line.style == "note" else Line(line.style, line.text[: width - 1]) for line in lines]
+        text = "".join(f"{self._styled(line)}{_ERASE_LINE}\n" for line in cut)
         up = f"\x1b[{self._height}A" if self._height else ""
-        self._output.write(f"\r{up}{''.join(cut)}{_ERASE_BELOW}")
+        self._output.write(f"\r{up}{text}{_ERASE_BELOW}")
         self._output.flush()
         self._height = len(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -16,13 +17,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from exporter.cli import main
+from exporter.cli import _parser, main
 from exporter.contracts.catalogue import PROBER
 from exporter.probe.render import sparkline
-from exporter.probe.statistics import WINDOW, Sample, Tally
+from exporter.probe.request import read_request
+from exporter.probe.session import Session
+from exporter.probe.statistics import WINDOW, PathSummary, Sample, Tally
 from exporter.probe.units import percent, seconds
+from exporter.probe.verdict import problems
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
@@ -99,7 +104,7 @@ def process_as_it_was() -> Iterator[None]:
 
 def arguments(responder: Responding, key_file: str, *more: str, to: tuple[str, ...] = (FAR,)) -> list[str]:
     """Eight probes, 40 ms apart."""
-    basic = ["probe", *to, "--source", NEAR, "--port", str(responder.port), "-c", "8", "-i", "0.04", "--timeout", "0.2"]
+    basic = ["probe", *to, "--source", NEAR, "--port", str(responder.port), "-c", "8", "-i", "0.04", "--timeout", "0.5"]
     return [*basic, "--key-file", key_file, *more]
 
 
@@ -128,7 +133,7 @@ def test_every_type_gives_a_document_with_numbers_in_seconds(
     for path in document["paths"]:
         assert (path["sent"], path["answered"], path["lost"], path["lost_ratio"]) == (8, 8, 0, 0)
         trips = path["rtt_seconds"]
-        assert 0 < trips["min"] <= trips["median"] <= trips["p90"] <= trips["p99"] <= trips["max"] < 0.2
+        assert 0 < trips["min"] <= trips["median"] <= trips["p90"] <= trips["p99"] <= trips["max"] < 0.5
         # The responder counts what it heard; nobody counts handshakes: absent, not 0.
         assert path["lost_return"] == (None if kind == "tcp" else 0)
         hops = [list(hop["addresses"]) for hop in path["hops"] or []]
@@ -141,16 +146,6 @@ def test_full_size_probes_fill_the_interface(
     assert main(arguments(responder, key_file, "--type", "mtu", "--json")) == 0
     mtu = int(Path("/sys/class/net/lo/mtu").read_text())
     assert json.loads(capsys.readouterr().out)["packet_bytes"] == min(mtu, 65535)
-
-
-def test_a_packet_larger_than_the_interface_is_lost_with_the_mtu_and_a_remedy(
-    responder: Responding, key_file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mtu = int(Path("/sys/class/net/lo/mtu").read_text())
-    if mtu >= 65535:
-        pytest.skip("loopback carries every packet there is")
-    assert main(arguments(responder, key_file, "--type", "mtu", "--size", str(mtu + 1))) == 1
-    assert f"too large: the path reports an MTU of {mtu} bytes (try a smaller --size)" in capsys.readouterr().out
 
 
 def test_json_lines_are_one_a_probe_and_the_document_as_the_last(
@@ -181,7 +176,7 @@ def test_a_99th_percentile_above_the_threshold_is_exit_1(
 ) -> None:
     assert main(arguments(responder, key_file, "--max-rtt-ms", "0.0001")) == 1
     assert "more than the 0.10 µs allowed" in capsys.readouterr().out
-    assert main(arguments(responder, key_file, "--max-rtt-ms", "150")) == 0
+    assert main(arguments(responder, key_file, "--max-rtt-ms", "500")) == 0
 
 
 def test_a_host_without_a_responder_is_refused_with_the_remedy(
@@ -214,7 +209,7 @@ def test_a_closed_tcp_port_is_measured_and_needs_no_key(
     output = capsys.readouterr().out
     assert output.count("(closed port)") == 3
     assert "sent/answered/lost = 3/3/0 %" in output
-    assert "3 refused: the port is closed" in output
+    assert f"\n{DEAD}: the port is closed; this process timed its resets" in output
 
 
 @pytest.mark.parametrize(
@@ -335,6 +330,23 @@ def test_a_reader_that_leaves_ends_it_without_a_traceback(responder: Responding,
     assert process.returncode == 1
 
 
+def test_a_probe_that_a_busy_host_sent_late_is_starved_and_none_is_made_up_for(
+    responder: Responding, key_file: str
+) -> None:
+    options = arguments(responder, key_file)
+    session = Session(read_request(_parser().parse_args(options)), keep_samples=True)
+    session._loop.after(0.1, lambda: time.sleep(0.2))  # five periods
+    session.start()
+    assert session.wait(20)
+    (path,) = session.summaries()
+    assert (path.sent, path.answered, path.unsent) == (8, 8, 0)
+    assert path.starved >= 1
+    times = [sample.time for _, sample in session.samples]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert max(gaps) > 0.15
+    assert sum(gap < 0.005 for gap in gaps) == 0  # not in a clump afterwards
+
+
 def sample(rtt: float | None, *, number: int = 0, starved: bool = False) -> Sample:
     outcome = "lost" if rtt is None else "answered"
     return Sample(number=number, time=1.0, outcome=outcome, rtt_seconds=rtt, starved=starved)
@@ -363,10 +375,38 @@ def test_hops_that_differ_are_shown_together_and_silence_at_the_end_is_left_out(
     tally = Tally()
     for hops in (["a", None, "c"], ["a", None, "d"], ["a", None, "c"], ["b", None, None, None]):
         tally.add_trace(hops)
-    assert [(hop.traces, hop.addresses) for hop in tally.hops()] == [
+    assert [(hop.traces, hop.addresses) for hop in tally.hops("z")] == [
         (4, {"a": 3, "b": 1}),
         (4, {}),
         (4, {"c": 2, "d": 1}),
+    ]
+
+
+def test_a_destination_whose_answers_were_lost_is_no_hop_after_itself() -> None:
+    """A path that lost 30 % used to be one hop longer than it was."""
+    tally = Tally()
+    for hops in (["a", "z"], ["a", None, "z"], ["a", None, None, "z"]):
+        tally.add_trace(hops)
+    assert [hop.addresses for hop in tally.hops("z")] == [{"a": 3}, {"z": 1}]
+
+
+def path_summary(**changes: object) -> PathSummary:
+    basis = PathSummary(
+        destination="gpu-1", destination_address=FAR, destination_port=65300, source_address=NEAR, source_port=50000,
+        sent=8, answered=8, lost=0, lost_return=0, refused=0, unsent=0, starved=0, lost_ratio=0.0,
+        mtu_reported_bytes=None, rtt_seconds=None, hops=None,
+    )  # fmt: skip
+    return msgspec.structs.replace(basis, **changes)
+
+
+def test_one_silent_path_of_a_destination_is_named_with_its_port(key_file: str) -> None:
+    """A destination was called silent whose other paths answered."""
+    options = ["probe", FAR, "--source", NEAR, "--type", "mtu", "--key-file", key_file]
+    request = read_request(_parser().parse_args(options))
+    dead = {"answered": 0, "lost": 8, "lost_ratio": 1.0, "mtu_reported_bytes": 1500}
+    paths = [path_summary(), path_summary(source_port=50001, **dead), path_summary(destination="gpu-2", **dead)]
+    assert problems(request, paths) == [
+        "gpu-1 from port 50001, gpu-2: too large: the path reports an MTU of 1500 bytes (try a smaller --size)"
     ]
 
 
