@@ -8,6 +8,7 @@ import sys
 from exporter import __version__
 from exporter.contracts.codec import ContractError
 from exporter.contracts.strict import Parser
+from exporter.probe.arguments import add_arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -18,13 +19,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--config", required=True, metavar="FILE")
     check = commands.add_parser("check-config", help="read a configuration and say what is wrong with it")
     check.add_argument("config", metavar="FILE")
+    add_arguments(commands.add_parser("probe", help="probe paths from here now, as mtr and fping do"))
     metrics = commands.add_parser("metrics", help="print the reference of every metric")
     metrics.add_argument("--format", choices=("markdown", "json"), default="markdown")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit 0 on success, 2 on bad input with one line that names the file, the field and the remedy."""
+    """Exit 0 on success, 2 on bad input with one line that names the file, the field and the remedy.
+
+    ``probe`` also exits 1: some destination did not answer within the thresholds.
+    """
     options = _parser().parse_args(arguments)
     # Imported late: --help and metrics need none of it, and each process only its own.
     if options.command == "metrics":
@@ -32,9 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(metricspage.markdown() if options.format == "markdown" else metricspage.as_json(), end="")
         return 0
-    from exporter.config import read_config  # noqa: PLC0415
-
     try:
+        if options.command == "probe":
+            from exporter.probe.command import run as probe  # noqa: PLC0415
+
+            return probe(options)
+        from exporter.config import read_config  # noqa: PLC0415
+
         config = read_config(options.config)
         if options.command == "check-config":
             print(f"{options.config}: good")

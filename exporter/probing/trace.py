@@ -71,13 +71,16 @@ class Tracer:
         period_seconds: float,
         max_hops: int,
         spread: Callable[[], float] = random.random,
+        on_trace: Callable[[Flow, list[str | None]], None] = lambda _, __: None,
     ) -> None:
+        """``on_trace`` is called with every trace that ended: its hops, and the destination if it was reached."""
         self._loop = loop
         self._routes = routes
         self._counters = counters
         self._period = period_seconds
         self._max_hops = max_hops
         self._spread = spread
+        self._on_trace = on_trace
         self._prober = prober
         prober.tracing = self
         self._flows: dict[Flow, TracedFlow] = {}
@@ -170,7 +173,7 @@ class Tracer:
         trace = self._by_sequence.get(sequence)
         if trace is None or address != trace.flow.key[2:]:
             return False
-        self._finish(trace, complete=None not in trace.hops)
+        self._finish(trace, complete=None not in trace.hops, reached=True)
         return True
 
     def _end(self, trace: _Trace) -> None:
@@ -179,9 +182,10 @@ class Tracer:
         self._by_sequence.pop(trace.sequence, None)
         self._by_destination.pop((flow.socket, flow.key[2:]), None)
 
-    def _finish(self, trace: _Trace, *, complete: bool) -> None:
+    def _finish(self, trace: _Trace, *, complete: bool, reached: bool = False) -> None:
         flow = trace.flow
         self._end(trace)
+        self._on_trace(flow.key, [*trace.hops, flow.key[2]] if reached else trace.hops)
         self._counters.begin()
         self._counters.add(_TRACES)
         if not complete:

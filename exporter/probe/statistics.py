@@ -1,0 +1,182 @@
+"""What the probes of one path came to. Times are in seconds, ratios 0 to 1; None is absent, not 0."""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_left, insort
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+Outcome = Literal["answered", "lost", "refused"]
+
+WINDOW = 10_000
+"""Percentiles are of so many last round trips: a run may last for days."""
+_RECENT = 120  # samples kept for the sparkline: more than a line of a terminal holds
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One probe that has ended."""
+
+    number: int
+    """Of the path's probes, from 0."""
+    time: float
+    """When it was sent, Unix."""
+    outcome: Outcome
+    rtt_seconds: float | None
+    """None when lost. A closed TCP port refuses and has a round trip all the same."""
+    starved: bool
+    """Sent over 5 ms late because this host was busy: its round trip may be the host's, not the network's."""
+
+
+class RoundTrips(msgspec.Struct, frozen=True, kw_only=True):
+    """Round trips in seconds; percentiles by nearest rank over the last ``WINDOW``."""
+
+    last: float
+    min: float
+    median: float
+    p90: float
+    p99: float
+    max: float
+
+
+class Hop(msgspec.Struct, frozen=True, kw_only=True):
+    """One hop of a traced flow: how many traces came to it, and which addresses answered, most often first."""
+
+    traces: int
+    addresses: dict[str, int]
+
+
+class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A path and its numbers so far."""
+
+    destination: str
+    """As it was given: a name or an address."""
+    destination_address: str
+    destination_port: int
+    source_address: str
+    source_port: int
+    sent: int
+    answered: int
+    """Probes with a round trip; the reset of a closed TCP port is one."""
+    lost: int
+    lost_return: int | None
+    """Of these, lost on the way back, by the responder's count; None for tcp, which nobody counts."""
+    refused: int
+    unsent: int
+    """This host could not send them: never loss."""
+    starved: int
+    lost_ratio: float | None
+    """Of the probes that have ended."""
+    mtu_reported_bytes: int | None
+    """The last MTU that a router, or this host, said a probe was too large for."""
+    rtt_seconds: RoundTrips | None
+    hops: tuple[Hop, ...] | None
+    """Only for trace."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other paths of a run."""
+        return f"{self.destination} from port {self.source_port}"
+
+
+def label(some: Sequence[PathSummary], paths: Sequence[PathSummary]) -> str:
+    """Names of ``some`` of the ``paths`` of a run: a destination alone stands for all its paths."""
+    names = []
+    for destination in dict.fromkeys(path.destination for path in some):
+        own = [path for path in some if path.destination == destination]
+        everything = len(own) == sum(path.destination == destination for path in paths)
+        names.extend([destination] if everything else [path.name for path in own])
+    return ", ".join(names)
+
+
+class Tally:
+    """Counts the samples of one path: one thread adds, another reads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._window: deque[float] = deque()
+        self._sorted: list[float] = []
+        self._recent: deque[Sample] = deque(maxlen=_RECENT)
+        self._last = self._min = self._max = math.nan
+        self._outcomes: Counter[Outcome] = Counter()
+        self._starved = 0
+        self._hops: list[tuple[Counter[str], int]] = []
+
+    def add(self, sample: Sample) -> None:
+        """Count one probe. O(WINDOW) memory moves at worst, microseconds."""
+        with self._lock:
+            self._outcomes[sample.outcome] += 1
+            self._starved += sample.starved
+            self._recent.append(sample)
+            if sample.rtt_seconds is not None:
+                self._add_round_trip(sample.rtt_seconds)
+
+    def _add_round_trip(self, rtt: float) -> None:
+        self._last = rtt
+        self._min = rtt if not self._window else min(self._min, rtt)
+        self._max = rtt if not self._window else max(self._max, rtt)
+        self._window.append(rtt)
+        insort(self._sorted, rtt)
+        if len(self._window) > WINDOW:
+            del self._sorted[bisect_left(self._sorted, self._window.popleft())]
+
+    def add_trace(self, hops: Sequence[str | None]) -> None:
+        """Count one trace: the address that answered at each hop, None for silence."""
+        with self._lock:
+            for place, address in enumerate(hops):
+                if place == len(self._hops):
+                    self._hops.append((Counter(), 0))
+                addresses, traces = self._hops[place]
+                if address is not None:
+                    addresses[address] += 1
+                self._hops[place] = (addresses, traces + 1)
+
+    @property
+    def ended(self) -> int:
+        return self._outcomes.total()
+
+    def counts(self) -> dict[Outcome, int]:
+        return dict(self._outcomes)
+
+    @property
+    def starved(self) -> int:
+        return self._starved
+
+    def recent(self) -> list[Sample]:
+        """The last samples, oldest first."""
+        with self._lock:
+            return list(self._recent)
+
+    def round_trips(self) -> RoundTrips | None:
+        with self._lock:
+            if not self._sorted:
+                return None
+            return RoundTrips(
+                last=self._last,
+                min=self._min,
+                median=self._percentile(0.5),
+                p90=self._percentile(0.9),
+                p99=self._percentile(0.99),
+                max=self._max,
+            )
+
+    def _percentile(self, share: float) -> float:
+        return self._sorted[math.ceil(share * len(self._sorted)) - 1]
+
+    def hops(self, destination: str) -> tuple[Hop, ...]:
+        """The hops so far, up to ``destination``.
+
+        Silence at the end, which may well be no hop, is left out, and so is a destination after itself: where its
+        first answers were lost, the trace went on to it with a greater hop limit.
+        """
+        with self._lock:
+            hops = [Hop(traces=traces, addresses=dict(found.most_common())) for found, traces in self._hops]
+        while hops and not hops[-1].addresses:
+            hops.pop()
+        while len(hops) > 1 and hops[-1].addresses.keys() <= {destination} and destination in hops[-2].addresses:
+            hops.pop()
+        return tuple(hops)
