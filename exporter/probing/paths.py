@@ -43,7 +43,7 @@ class Path:
     """
 
     __slots__ = (
-        "_answers", "_answers_before", "_histogram", "_losses", "_missed", "_results", "_silent_since_ns",
+        "_afresh", "_answers", "_answers_before", "_histogram", "_losses", "_missed", "_results", "_silent_since_ns",
         "_stream", "_unanswered",
         "flow", "last_loss_ns", "row", "target", "token",
     )  # fmt: skip
@@ -61,6 +61,7 @@ class Path:
         self._answers = 0  # replies heard since then
         self._losses = 0  # losses booked since then
         self._missed = 0  # of these, booked as lost on the way back
+        self._afresh = False  # whether the next reply begins the comparison anew
         self._unanswered = 0  # losses since the last reply
         self._silent_since_ns = 0  # the first of them, monotonic
         if target.probe == "tcp":  # no responder counts handshakes: absent, not 0
@@ -105,7 +106,8 @@ class Path:
         """
         row = self.row
         unanswered, self._unanswered = self._unanswered, 0
-        if self._stream != (epoch, stream):
+        if self._stream != (epoch, stream) or self._afresh:
+            self._afresh = False
             if self._stream is not None and self._stream[0] != epoch:
                 row.begin()
                 row.add(RESTARTS)
@@ -138,6 +140,10 @@ class Path:
         self.row.add(LOSSES)
         self.row.end()
         self._results.append(self.row.identity, time_ns, 0, LOST, starved)
+
+    def leave_unjudged(self) -> None:
+        """Book nothing; the responder may have counted the probe, which must not pass for another's lost reply."""
+        self._afresh = True
 
     def book_refusal(self, time_ns: int) -> None:
         """The far host answered that nobody listens: the network carried the probe."""

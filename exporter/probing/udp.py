@@ -256,6 +256,8 @@ class UdpProber:
                 self._on_starved(judged)
             if judged:
                 probe.path.book_loss(probe.unix_ns, now, starved)
+            else:
+                probe.path.leave_unjudged()
 
     def on_datagram(self, datagram: Datagram) -> None:
         packet = self.codec.parse(datagram.data)

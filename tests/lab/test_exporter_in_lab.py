@@ -179,7 +179,9 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     os.kill(near.prober(), signal.SIGCONT)
     time.sleep(1.5)
     assert dropped > 50
-    assert near.total(LOST) == dropped
+    # What the standstill outlived by its timeout is unjudged: the prober cannot know that the fabric did it.
+    assert near.total(LOST) + near.total("fabric_exporter_prober_unjudged_probes_total") == dropped
+    assert near.total(LOST) > dropped * 0.8
     crossing = {path for path, links in near.links().items() if spine_link in links}
     returned = near.metrics()["fabric_path_probes_lost_return_total"]
     for labels, lost in near.metrics()[LOST].items():

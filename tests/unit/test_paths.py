@@ -82,6 +82,15 @@ def test_a_restart_of_the_responder_is_counted_and_is_no_loss() -> None:
     assert booked[paths.LOST_RETURN] == 0
 
 
+def test_a_probe_left_unjudged_makes_no_other_loss_one_on_the_way_back() -> None:
+    booked = Booked()
+    booked.path.reconcile(1, 1, 1)
+    booked.path.leave_unjudged()  # the responder counted it: 2
+    booked.path.book_loss(1, 1)  # and never saw this one
+    booked.path.reconcile(3, 1, 1)
+    assert booked[paths.LOST_RETURN] == 0
+
+
 @pytest.mark.parametrize(
     ("silent_seconds", "epoch", "restarted"),
     [(2, 2, 3), (2, 1, 0), (60, 2, 0)],
