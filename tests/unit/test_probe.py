@@ -335,7 +335,7 @@ def test_a_probe_that_a_busy_host_sent_late_is_starved_and_none_is_made_up_for(
 ) -> None:
     options = arguments(responder, key_file)
     session = Session(read_request(_parser().parse_args(options)), keep_samples=True)
-    session._loop.after(0.1, lambda: time.sleep(0.2))  # five periods
+    session._loop.after(0.12, lambda: time.sleep(0.2))  # between two probes; five periods
     session.start()
     assert session.wait(20)
     (path,) = session.summaries()
