@@ -16,7 +16,10 @@ from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.plan import RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
+from exporter.dnsconfig import Dns, dns_settings
 from exporter.otlp.settings import Otlp, check_otlp
+from exporter.probing.ceilings import Ceilings, check_ceilings
+from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -38,6 +41,9 @@ class Probing(_Section, frozen=True, kw_only=True):
     max_paths: Annotated[int, Meta(ge=1, le=100_000)] = 4096
     responder: bool = True
     responder_port: Port = RESPONDER_PORT
+    responder_packets_per_second: Annotated[float, Meta(ge=1, le=1_000_000)] = RESPONDER_PACKETS_PER_SECOND
+    """Answered of each prober's address; what exceeds it is dropped and counted."""
+    ceilings: Ceilings = Ceilings()
     trace_period_seconds: Seconds = 60.0
     trace_max_hops: Annotated[int, Meta(ge=1, le=32)] = 8
 
@@ -83,6 +89,7 @@ class Config(_Section, frozen=True, kw_only=True):
     workloads: tuple[Workload, ...] = ()
     switches: Switches | None = None
     otlp: Otlp | None = None
+    dns: Dns | None = None
     sysfs: str = "/sys"
 
 
@@ -98,6 +105,7 @@ def read_config(path: Path | str) -> Config:
 
     config = msgspec.structs.replace(config, topology=resolve(config.topology), plan=resolve(config.plan))
     if config.probing is not None:
+        check_ceilings(config.probing.ceilings, source)
         key_file = str(base / config.probing.key_file)
         config = msgspec.structs.replace(config, probing=msgspec.structs.replace(config.probing, key_file=key_file))
         read_key(key_file)
@@ -116,6 +124,12 @@ def read_config(path: Path | str) -> Config:
         otlp = config.otlp.resolve(base)
         check_otlp(otlp, source)
         config = msgspec.structs.replace(config, otlp=otlp)
+    if config.dns is not None:
+        if config.probing is None:
+            raise ContractError(source, "section 'dns' is the prober's", "add a section 'probing'")
+        dns = msgspec.structs.replace(config.dns, resolv_conf=str(base / config.dns.resolv_conf))
+        dns_settings(dns, source)
+        config = msgspec.structs.replace(config, dns=dns)
     if not config.rnics and config.topology is not None:
         rnics = _rnics_of(config.host, config.topology, source, needed=config.probing is not None)
         config = msgspec.structs.replace(config, rnics=rnics)

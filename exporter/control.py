@@ -29,6 +29,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Topology, read_topology
+from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
 from exporter.joins import JobPaths, LinkJoin, link_info, rnic_info
@@ -42,6 +43,7 @@ from exporter.results import ResultRing
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
 from exporter.server import Query, Response, Server, number_of
 from exporter.snapshot import Snapshots
+from exporter.stopping import Stopping
 from exporter.store import Store
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
 
@@ -62,7 +64,7 @@ class Exporter:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._stopping = threading.Event()
+        self._stopping = Stopping()
         self._snapshots = Snapshots()
         self._renderer = Renderer(self._snapshots)
         self._rendering = threading.Lock()  # for what scrapes and pushes share; nobody waits for the network with it
@@ -97,7 +99,8 @@ class Exporter:
         probing = config.probing
         if probing is None:
             return
-        self._probed = Store(prober_tables(probing.max_paths))
+        dns = dns_settings(config.dns) if config.dns is not None else None
+        self._probed = Store(prober_tables(probing.max_paths, dns))
         self._results = ResultRing(RESULT_CAPACITY)
         hosts = topology.hosts if topology is not None else ()
         underlay = {(host.name, rnic.name): rnic.ip for host in hosts for rnic in host.rnics}
@@ -110,8 +113,11 @@ class Exporter:
             max_paths=probing.max_paths,
             responder=probing.responder,
             responder_port=probing.responder_port,
+            responder_packets_per_second=probing.responder_packets_per_second,
+            ceilings=probing.ceilings,
             trace_period_seconds=probing.trace_period_seconds,
             trace_max_hops=probing.trace_max_hops,
+            dns=dns,
         )
         descriptors = (self._probed.descriptor, self._results.descriptor)
         self._prober = Child("exporter.probing.process", descriptors, msgspec.msgpack.encode(settings))

@@ -15,7 +15,7 @@ from exporter.contracts.catalogue import PATH
 from exporter.contracts.plan import UDP_HEADERS, Plan, Target
 from exporter.contracts.tables import ProbeRecord, TaskType
 from exporter.joins import Flow, flow_of_labels, routes
-from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, Result, ResultRing
+from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, Result, ResultRing
 from exporter.store import Store
 
 COLUMNS = ProbeRecord.__struct_fields__
@@ -95,7 +95,10 @@ class RecordWriter:
 
 
 def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:
-    """Each probe's result with its error; a REPLY_LOST says which way an earlier loss of its path went."""
+    """Each probe's result with its error.
+
+    A REPLY_LOST says which way an earlier loss of its path went, a RESTARTED that the last ones met no responder.
+    """
     errors: list[str | None] = []
     unproven: dict[int, deque[int]] = {}
     for number, result in enumerate(results):
@@ -104,6 +107,8 @@ def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:
             unproven.setdefault(result.path, deque()).append(number)
         elif result.outcome == REPLY_LOST and unproven.get(result.path):
             errors[unproven[result.path].popleft()] = "reply lost"
+        elif result.outcome == RESTARTED and unproven.get(result.path):
+            errors[unproven[result.path].pop()] = "restarted"
     return [(result, error) for result, error in zip(results, errors, strict=True) if error is not None]
 
 
@@ -140,4 +145,5 @@ def _outcome_columns(result: Result, error: str) -> dict[str, object]:
         "packets_sent": 1,
         "packets_lost": 0 if answered else 1,
         "error": error,
+        "starved": int(result.starved),
     }

@@ -10,12 +10,17 @@ import mmap
 import os
 from typing import NamedTuple
 
-_WORDS = 5  # number, path row identity, Unix time ns, round trip ns, outcome
+_WORDS = 5  # number, path row identity, Unix time ns, round trip ns, outcome with _STARVED where it holds
 _HEADER_WORDS = 1  # entries written so far
 
 ANSWERED, LOST, REFUSED = 1, 2, 3
 REPLY_LOST = 4
 """Not a probe: the responder's count shows that one earlier LOST probe of the path had arrived there."""
+RESTARTED = 5
+"""Not a probe: the boot epoch shows that one earlier LOST probe of the path met a responder that was restarting."""
+
+
+_STARVED = 1 << 8
 
 
 class Result(NamedTuple):
@@ -24,6 +29,8 @@ class Result(NamedTuple):
     time_ns: int
     rtt_ns: int
     outcome: int
+    starved: bool = False
+    """The prober was short of CPU as it sent this probe or judged it: its own delay may be in the sample."""
 
 
 class ResultRing:
@@ -44,7 +51,7 @@ class ResultRing:
     def written(self) -> int:
         return self._words[0]
 
-    def append(self, path: int, time_ns: int, rtt_ns: int, outcome: int) -> None:
+    def append(self, path: int, time_ns: int, rtt_ns: int, outcome: int, starved: bool = False) -> None:
         words = self._words
         number = words[0] + 1
         at = _HEADER_WORDS + (number - 1) % self.capacity * _WORDS
@@ -52,7 +59,7 @@ class ResultRing:
         words[at + 1] = path
         words[at + 2] = time_ns
         words[at + 3] = rtt_ns
-        words[at + 4] = outcome
+        words[at + 4] = outcome | _STARVED if starved else outcome
         words[at] = number
         words[0] = number
 
@@ -70,7 +77,7 @@ class ResultRing:
         results = []
         for number in range(first + 1, last + 1):
             at = _HEADER_WORDS + (number - 1) % self.capacity * _WORDS
-            _, path, time_ns, rtt_ns, outcome = words[at : at + _WORDS].tolist()
+            _, path, time_ns, rtt_ns, told = words[at : at + _WORDS].tolist()
             if words[at] == number:
-                results.append(Result(path, time_ns, rtt_ns, outcome))
+                results.append(Result(path, time_ns, rtt_ns, told & ~_STARVED, bool(told & _STARVED)))
         return results, last, last - after - len(results)

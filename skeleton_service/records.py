@@ -16,7 +16,7 @@ _TEXT = (
     "src_real_ip", "dst_real_ip", "dial", "src_tenant_id", "dst_tenant_id", "route", "job",
     "src_rnic", "dst_rnic", "error",
 )  # fmt: skip
-_INTEGERS = ("ping_time", "src_port", "dst_port", "dscp", "packets_sent", "packets_lost", "probe_bytes")
+_INTEGERS = ("ping_time", "src_port", "dst_port", "dscp", "packets_sent", "packets_lost", "probe_bytes", "starved")
 _FLOATS = ("latency", "loss_rate")
 KINDS = {
     **dict.fromkeys(_TEXT, pa.string()),

@@ -23,6 +23,8 @@ PATH_LABELS = ("path", "src_host", "src_rnic", "dst_host", "dst_rnic", "probe")
 RTT_LABELS = ("src_host", "src_rnic", "role", "probe")
 RNIC_LABELS = ("host", "rnic")
 PORT_LABELS = ("switch", "switch_port")
+DNS_LABELS = ("host", "resolver", "name")
+DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
@@ -31,6 +33,8 @@ SERIES_TERMS = {
     "rnics": "RNICs of the host",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
     "probe types": "probe types of the planned paths, at most 3 (`udp`, `mtu`, `tcp`)",
+    "resolvers": "DNS resolvers that the exporter asks, at most 8",
+    "names": "names that it asks them for, at most 16",
     "processes": "processes that the exporter starts, at most 2",
     "switches": "switches that the exporter polls",
     "switch ports": "ports of these switches",
@@ -40,6 +44,10 @@ SERIES_TERMS = {
 
 RTT_BUCKETS = (5e-6, 1e-5, 1.5e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 2e-2, 1e-1, 5e-1)
 """Bounds in seconds: dense around RoCE's healthy 10-20 us, where +10 us already costs training speed."""
+
+
+DNS_BUCKETS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0, 2.0, 5.0)
+"""Bounds in seconds: from an answer out of a cache nearby to the 5 s that a stub resolver waits (resolv.conf(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +257,35 @@ def _self(name: str, kind: Kind, unit: str, text: str) -> Metric:
 
 PROBER_LATE = _self("prober.late_slots", "counter", "{slot}", "10 ms slots the prober woke up for over 5 ms late.")
 PROBER_SLOT_DELAY = _self("prober.slot_delay.max", "gauge", "s", "Worst delay of a slot in the last 10 s.")
+PROBER_STARVED = _self(
+    "prober.starved_probes",
+    "counter",
+    "{probe}",
+    "Probes sent or judged over 5 ms late; their records say so.",
+)
+PROBER_UNJUDGED = _self(
+    "prober.unjudged_probes",
+    "counter",
+    "{probe}",
+    "Unanswered probes whose timeout passed while the prober did not run for as long; never booked as loss.",
+)
+PROBER_OVER_CEILING = _self(
+    "prober.over_ceiling_probes",
+    "counter",
+    "{probe}",
+    "Planned probes not sent because a ceiling of the configuration is lower (probing.ceilings).",
+)
 PROBER_REJECTED = _self("responder.rejected", "counter", "{packet}", "Packets refused: wrong size, key or version.")
 PROBER_ANSWERED = _self("responder.answered", "counter", "{packet}", "Probes answered by the responder.")
+PROBER_REPLAYED = _self(
+    "responder.replayed", "counter", "{packet}", "Keyed requests not answered: their path had sent them before."
+)
+PROBER_LIMITED = _self(
+    "responder.limited",
+    "counter",
+    "{packet}",
+    "Keyed packets not answered: their source sent more than probing.responder_packets_per_second.",
+)
 PROBER_TRACES = _self("traces", "counter", "{trace}", "Traces that came to an end, complete or not.")
 PROBER_TRACES_INCOMPLETE = _self("traces.incomplete", "counter", "{trace}", "Traces with a silent hop or no end.")
 PROBER_PATHS = _self("paths", "gauge", "{path}", "Paths being probed.")
@@ -265,8 +300,13 @@ PROBER = _table(
     (),
     PROBER_LATE,
     PROBER_SLOT_DELAY,
+    PROBER_STARVED,
+    PROBER_UNJUDGED,
+    PROBER_OVER_CEILING,
     PROBER_REJECTED,
     PROBER_ANSWERED,
+    PROBER_REPLAYED,
+    PROBER_LIMITED,
     PROBER_TRACES,
     PROBER_TRACES_INCOMPLETE,
     PROBER_PATHS,
@@ -280,6 +320,67 @@ ROUTE = Table(
     (),
 )
 """Last complete route per flow; not rendered itself, but joined with the topology into PATH_LINK_INFO."""
+
+
+def _dns(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.dns.{name}", kind, unit, DNS_LABELS, text, "resolvers x names")
+
+
+DNS_QUERIES = _dns("queries", "counter", "{query}", "Queries (type A, over UDP) sent to the resolver for the name.")
+DNS_TIMEOUTS = _dns("timeouts", "counter", "{query}", "Queries without an acceptable answer within the timeout.")
+DNS_UNREACHABLE = _dns(
+    "unreachable", "counter", "{query}", "Queries with no route, or refused by the resolver's host: no resolver there."
+)
+DNS_UNSENT = _dns(
+    "unsent", "counter", "{query}", "Queries the prober could not send in time or at all; never booked as a timeout."
+)
+DNS_TRUNCATED = _dns(
+    "truncated", "counter", "{answer}", "Truncated answers, after which a stub resolver asks again over TCP."
+)
+DNS_REJECTED = _dns(
+    "rejected", "counter", "{packet}", "Datagrams dropped: forged, malformed, or answers to other queries."
+)
+DNS_RESOLUTIONS = _dns(
+    "resolutions", "counter", "{resolution}", "Resolutions ended: the search list tried as a stub resolver would."
+)
+DNS_RESOLUTION_FAILURES = _dns(
+    "resolution.failures", "counter", "{resolution}", "Resolutions that ended without an address."
+)
+DNS_RESOLUTION_QUERIES = _dns("resolution.queries", "gauge", "{query}", "Queries that the last resolution took.")
+DNS_RTT = _dns("rtt", "gauge", "s", "Time from the last answered query to its answer.")
+DNS = _table(
+    "dns",
+    DNS_LABELS,
+    DNS_QUERIES,
+    DNS_TIMEOUTS,
+    DNS_UNREACHABLE,
+    DNS_UNSENT,
+    DNS_TRUNCATED,
+    DNS_REJECTED,
+    DNS_RESOLUTIONS,
+    DNS_RESOLUTION_FAILURES,
+    DNS_RESOLUTION_QUERIES,
+    DNS_RTT,
+)
+DNS_ANSWERS = Metric(
+    "fabric.dns.answers",
+    "counter",
+    "{answer}",
+    (*DNS_LABELS, "rcode"),
+    "Answers of the resolver by response code (RFC 1035, 4.1.1).",
+    f"resolvers x names x {len(DNS_RCODES)}",
+)
+DNS_ANSWER_TABLE = _table("dns_answer", DNS_ANSWERS.labels, DNS_ANSWERS)
+DNS_DURATION = Metric(
+    "fabric.dns.query.duration",
+    "histogram",
+    "s",
+    ("host", "resolver"),
+    "Time from a query to its answer, whatever it said.",
+    f"resolvers x {len(DNS_BUCKETS) + 3}",
+    DNS_BUCKETS,
+)
+DNS_DURATION_TABLE = _table("dns_duration", DNS_DURATION.labels, DNS_DURATION)
 
 PLAN_GENERATION = _self("plan.generation", "gauge", "", "Generation of the plan being obeyed.")
 PLAN_EXPIRES = _self("plan.expires.timestamp", "gauge", "s", "Unix time at which the plan lapses.")
@@ -321,6 +422,9 @@ CATALOGUE: tuple[Metric, ...] = (
     *RNIC.metrics,
     *SWITCH_PORT.metrics,
     *SWITCH.metrics,
+    *DNS.metrics,
+    DNS_ANSWERS,
+    DNS_DURATION,
     *PROBER.metrics,
     *CONTROL.metrics,
     *CHILDREN.metrics,

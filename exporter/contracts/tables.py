@@ -34,8 +34,10 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     and ``*_real_ip`` the underlay address. ``dst_ip`` is not unique: key on node and RNIC. ``route`` is
     a JSON array of hops in order, each a switch, ``switch:port`` (where the packet came in) or an
     address, null where a hop is silent; absent in records that carry none. ``error`` of a failed probe is
-    ``refused`` (the far host answered that nobody listens), ``reply lost`` (the responder's count proves
-    that the probe arrived), or ``timeout`` (neither); absent where the writer does not tell.
+    ``refused`` (the far host answered that nobody listens), ``restarted`` (the next reply's boot epoch shows that
+    the responder was restarting), ``reply lost`` (the responder's count proves
+    that the probe arrived), or ``timeout`` (none of these); absent where the writer does not tell. ``starved``
+    is 1 where the prober was short of CPU as it sent or judged the probe, 0 where it was not.
     """
 
     task_type: TaskType
@@ -64,6 +66,7 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     packets_lost: int | None = None
     probe_bytes: int | None = None
     error: str | None = None
+    starved: Literal[0, 1] | None = None
 
 
 class CounterSample(Contract, frozen=True, kw_only=True):

@@ -82,13 +82,13 @@ class ProbedPath(Path):
         self._under_way.pop()
         self.unsent += 1
 
-    def book_answer(self, rtt_ns: int, time_ns: int) -> None:
-        super().book_answer(rtt_ns, time_ns)
-        self._end("answered", time_ns, rtt_ns / 1e9)
+    def book_answer(self, rtt_ns: int, time_ns: int, starved: bool = False) -> None:
+        super().book_answer(rtt_ns, time_ns, starved)
+        self._end("answered", time_ns, rtt_ns / 1e9, starved=starved)
 
-    def book_loss(self, time_ns: int, now_ns: int) -> None:
-        super().book_loss(time_ns, now_ns)
-        self._end("lost", time_ns, None)
+    def book_loss(self, time_ns: int, now_ns: int, starved: bool = False) -> None:
+        super().book_loss(time_ns, now_ns, starved)
+        self._end("lost", time_ns, None, starved=starved)
 
     def book_refusal(self, time_ns: int) -> None:
         super().book_refusal(time_ns)
@@ -101,11 +101,12 @@ class ProbedPath(Path):
         super().book_reported_mtu(mtu)
         self.mtu_reported = mtu
 
-    def _end(self, outcome: Outcome, time_ns: int, rtt: float | None) -> None:
+    def _end(self, outcome: Outcome, time_ns: int, rtt: float | None, *, starved: bool = False) -> None:
         earlier = [sent for sent in self._under_way if sent.before_ns <= time_ns]
         sent = (earlier or self._under_way)[-1]
         self._under_way.remove(sent)
-        sample = Sample(number=sent.number, time=time_ns / 1e9, outcome=outcome, rtt_seconds=rtt, starved=sent.starved)
+        starved |= sent.starved
+        sample = Sample(number=sent.number, time=time_ns / 1e9, outcome=outcome, rtt_seconds=rtt, starved=starved)
         self.tally.add(sample)
         self._samples.append((self, sample))
 

@@ -10,7 +10,9 @@ from typing import NamedTuple, Protocol
 
 SLOT_NS = 10_000_000
 LATE_NS = 5_000_000
-"""A slot that starts later than this was starved of CPU: its delay is the host's, not the network's."""
+"""What happens later than this was starved of CPU: the delay is the host's, not the network's."""
+LATEST_NS = 100_000_000
+"""What is later than this is not sent any more: after a stall all that was missed would leave at once."""
 
 
 class Readable(Protocol):
@@ -36,13 +38,14 @@ class Loop:
     """Runs callbacks at slots and handlers on descriptors, in one thread.
 
     ``clock`` gives monotonic nanoseconds. ``slot_delay`` is called once for each slot with how late it
-    began, in nanoseconds.
+    began, in nanoseconds; ``late_ns`` says so of the slot under way.
     """
 
     def __init__(
         self, slot_delay: Callable[[int], None] = lambda _: None, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
         self.clock = clock
+        self.late_ns = 0
         self._slot_delay = slot_delay
         self._epoll = select.epoll()
         self._watched: dict[int, Readable] = {}
@@ -105,6 +108,8 @@ class Loop:
         now = self.clock()
         while self._order and self._order[0] * SLOT_NS <= now:
             slot = heapq.heappop(self._order)
-            self._slot_delay(now - slot * SLOT_NS)
+            self.late_ns = self.clock() - slot * SLOT_NS  # the slots before it took their time as well
+            self._slot_delay(self.late_ns)
             for action in self._slots.pop(slot).values():
                 action()
+        self.late_ns = 0

@@ -6,7 +6,7 @@ from bisect import bisect_left
 
 from exporter.contracts.catalogue import PATH, RTT_BUCKETS
 from exporter.contracts.plan import Target
-from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, ResultRing
+from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, ResultRing
 from exporter.store import RowWriter
 
 _COLUMN = {metric.otel_name.removeprefix("fabric.path."): index for index, metric in enumerate(PATH.metrics)}
@@ -20,6 +20,9 @@ LAST_REPLY = _COLUMN["last_reply.timestamp"]
 RESTARTS = _COLUMN["responder.restarts"]
 MTU_REPORTED = _COLUMN["mtu.reported"]
 ROUTE_CHANGES = _COLUMN["route.changes"]
+
+RESTART_NS = 5_000_000_000
+"""A responder that died is back within so long; a longer silence is more than its restart (a host, or the network)."""
 
 _RTT_SUM = len(RTT_BUCKETS) + 1
 
@@ -40,7 +43,8 @@ class Path:
     """
 
     __slots__ = (
-        "_answers", "_answers_before", "_histogram", "_losses", "_missed", "_results", "_stream",
+        "_answers", "_answers_before", "_histogram", "_losses", "_missed", "_results", "_silent_since_ns",
+        "_stream", "_unanswered",
         "flow", "last_loss_ns", "row", "target", "token",
     )  # fmt: skip
 
@@ -57,6 +61,8 @@ class Path:
         self._answers = 0  # replies heard since then
         self._losses = 0  # losses booked since then
         self._missed = 0  # of these, booked as lost on the way back
+        self._unanswered = 0  # losses since the last reply
+        self._silent_since_ns = 0  # the first of them, monotonic
         if target.probe == "tcp":  # no responder counts handshakes: absent, not 0
             row.set(LOST_RETURN, float("nan"))
 
@@ -77,7 +83,7 @@ class Path:
         self.row.add(UNSENT)
         self.row.end()
 
-    def book_answer(self, rtt_ns: int, time_ns: int) -> None:
+    def book_answer(self, rtt_ns: int, time_ns: int, starved: bool = False) -> None:
         rtt = rtt_ns / 1e9
         row = self.row
         row.begin()
@@ -89,20 +95,24 @@ class Path:
         histogram.add(bisect_left(RTT_BUCKETS, rtt))
         histogram.add(_RTT_SUM, rtt)
         histogram.end()
-        self._results.append(row.identity, time_ns, rtt_ns, ANSWERED)
+        self._results.append(row.identity, time_ns, rtt_ns, ANSWERED, starved)
 
     def reconcile(self, answered: int, epoch: int, stream: int) -> None:
         """A reply came in: compare the responder's count ``answered`` of our requests with the replies heard.
 
         Only losses already booked are moved to the way back, so that a reply that overtakes another
-        counts as nothing.
+        counts as nothing. Losses right before another boot epoch are the responder's: their records say so.
         """
         row = self.row
+        unanswered, self._unanswered = self._unanswered, 0
         if self._stream != (epoch, stream):
             if self._stream is not None and self._stream[0] != epoch:
                 row.begin()
                 row.add(RESTARTS)
                 row.end()
+                if self.last_loss_ns - self._silent_since_ns <= RESTART_NS:
+                    for _ in range(unanswered):
+                        self._results.append(row.identity, 0, 0, RESTARTED)
             self._stream = (epoch, stream)
             self._answers_before, self._answers = answered - 1, 1
             self._losses = self._missed = 0
@@ -117,14 +127,17 @@ class Path:
                 self._results.append(row.identity, 0, 0, REPLY_LOST)
             self._missed = missed
 
-    def book_loss(self, time_ns: int, now_ns: int) -> None:
+    def book_loss(self, time_ns: int, now_ns: int, starved: bool = False) -> None:
         """No reply within the timeout. ``time_ns`` is when it was sent (Unix), ``now_ns`` monotonic."""
         self.last_loss_ns = now_ns
         self._losses += 1
+        if not self._unanswered:
+            self._silent_since_ns = now_ns
+        self._unanswered += 1
         self.row.begin()
         self.row.add(LOSSES)
         self.row.end()
-        self._results.append(self.row.identity, time_ns, 0, LOST)
+        self._results.append(self.row.identity, time_ns, 0, LOST, starved)
 
     def book_refusal(self, time_ns: int) -> None:
         """The far host answered that nobody listens: the network carried the probe."""

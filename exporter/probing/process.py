@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,8 +22,11 @@ from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import (
     PROBER,
     PROBER_LATE,
+    PROBER_OVER_CEILING,
     PROBER_PATHS,
     PROBER_SLOT_DELAY,
+    PROBER_STARVED,
+    PROBER_UNJUDGED,
     PROBER_UNSUPPORTED,
     PROBER_WAITING,
     ROUTE,
@@ -30,7 +34,10 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
-from exporter.probing.loop import LATE_NS, Loop, Timer
+from exporter.probing.ceilings import Thinning, shares
+from exporter.probing.dns import DnsProber
+from exporter.probing.limits import SourceLimit
+from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
 from exporter.probing.phase import next_due, phases
@@ -46,6 +53,9 @@ from exporter.store import RowWriter, Store, StoreFullError
 _DELAY_WINDOW_NS = 10_000_000_000
 _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
+_STARVED = PROBER.metrics.index(PROBER_STARVED)
+_UNJUDGED = PROBER.metrics.index(PROBER_UNJUDGED)
+_OVER_CEILING = PROBER.metrics.index(PROBER_OVER_CEILING)
 _PATHS = PROBER.metrics.index(PROBER_PATHS)
 _UNSUPPORTED = PROBER.metrics.index(PROBER_UNSUPPORTED)
 _WAITING = PROBER.metrics.index(PROBER_WAITING)
@@ -58,6 +68,7 @@ class _Probing:
     path: Path
     flow: FlowSocket | None
     due_ns: int
+    thinning: Thinning
     timer: Timer | None = None
     handshake: Handshake | None = None
     removed: bool = False
@@ -85,7 +96,7 @@ class Prober:
         self._window_ends_ns = 0
         self._loop = Loop(self._on_slot)
         codec = Codec(settings.key)
-        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds)
+        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds, self._on_starved)
         self._tracer = Tracer(
             self._loop,
             self._udp,
@@ -97,12 +108,16 @@ class Prober:
         self._registration = Registration(self._loop, self._udp, self._start_all)
         self._probing: dict[str, _Probing] = {}
         self._phases: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
         self._unsupported = 0
+        if settings.dns is not None:
+            DnsProber(self._loop, settings.dns, settings.host, store).start()
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
+            limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
             for address in settings.addresses:
                 port, heard = settings.responder_port, self._registration.on_hello
-                self._loop.watch(UdpResponder(codec, address, port, epoch, streams, self._counters, heard))
+                self._loop.watch(UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard))
                 self._loop.watch(TcpResponder(self._loop, address, port))
         self._loop.watch(self)
 
@@ -135,6 +150,13 @@ class Prober:
             self._worst_delay_ns, self._window_ends_ns = 0, now + _DELAY_WINDOW_NS
         self._worst_delay_ns = max(self._worst_delay_ns, delay_ns)
 
+    def _on_starved(self, judged: bool) -> None:
+        self._counters.begin()
+        self._counters.add(_STARVED)
+        if not judged:
+            self._counters.add(_UNJUDGED)
+        self._counters.end()
+
     def obey(self, plan: Plan) -> None:
         """Probe what the plan says: paths that stay keep their state, paths that left vanish.
 
@@ -156,6 +178,9 @@ class Prober:
         self._phases = phases(plan.targets)
         supported = [target for target in plan.targets if self._supports(target)]
         self._unsupported = len(plan.targets) - len(supported)
+        self._shares = shares(supported, self._settings.ceilings)
+        for name, probing in self._probing.items():
+            probing.thinning.share = self._shares[name]
         ready: list[Target] = []
         waiting: list[Target] = []
         for target in supported:
@@ -200,7 +225,8 @@ class Prober:
             self._tracer.add(path, flow)
         period_ns = int(target.period_seconds * 1e9)
         due = next_due(self._phases[target.path], period_ns, self._loop.clock(), time.time_ns())
-        probing = _Probing(path, flow, due)
+        thinning = Thinning(self._shares[target.path], zlib.crc32(target.path.encode()) / 2**32)
+        probing = _Probing(path, flow, due, thinning)
         probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
         return probing
 
@@ -220,18 +246,35 @@ class Prober:
         if probing.removed:
             return
         path = probing.path
-        if probing.flow is not None:
+        if self._is_below_ceilings(probing):
+            self._send(probing)
+        probing.due_ns += period_ns
+        now = self._loop.clock()
+        while probing.due_ns <= now:  # starved for over a period: the next one is sent when it is due
+            if self._is_below_ceilings(probing):
+                path.book_unsent()
+            probing.due_ns += period_ns
+        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+
+    def _send(self, probing: _Probing) -> None:
+        path = probing.path
+        if self._loop.clock() - probing.due_ns > LATEST_NS:
+            path.book_unsent()
+        elif probing.flow is not None:
             self._udp.send(path, probing.flow)
         elif probing.handshake is not None and probing.handshake.under_way:
             path.book_unsent()  # its source port is still in use by the last one
         else:
-            probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds)
-        probing.due_ns += period_ns
-        now = self._loop.clock()
-        while probing.due_ns <= now:  # starved for over a period: say so, never send in a clump
-            path.book_unsent()
-            probing.due_ns += period_ns
-        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+            probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds, self._on_starved)
+
+    def _is_below_ceilings(self, probing: _Probing) -> bool:
+        """Whether the probe that is due may be sent; counts it if not."""
+        sends = probing.thinning.sends()
+        if not sends:
+            self._counters.begin()
+            self._counters.add(_OVER_CEILING)
+            self._counters.end()
+        return sends
 
     def _labels(self, target: Target) -> tuple[str, ...]:
         return (
@@ -275,7 +318,7 @@ def main() -> None:
     if first is None:
         return
     settings = msgspec.msgpack.decode(first, type=ProberSettings)
-    store = Store(prober_tables(settings.max_paths), store_descriptor)
+    store = Store(prober_tables(settings.max_paths, settings.dns), store_descriptor)
     results = ResultRing(RESULT_CAPACITY, results_descriptor)
     Prober(settings, store, results, control).run()
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from exporter.contracts.plan import Target
-from exporter.probing.loop import Loop, Timer
+from exporter.probing.loop import LATEST_NS, Loop, Timer
 from exporter.probing.packet import HELLO
 from exporter.probing.sockets import send_options
 from exporter.probing.udp import FlowSocket, UdpProber
@@ -129,6 +129,9 @@ class Registration:
         if self._awaited.get(awaited.pair) is not awaited:
             return  # it answered, or was given up, earlier in this slot
         now = self._loop.clock()
+        if self._loop.late_ns > LATEST_NS:  # with all the others that a stall kept waiting
+            self._greet_at(awaited, now + int(self._spread() * FIRST_SECONDS * 1e9))
+            return
         awaited.greeted_ns = now
         awaited.greetings += 1
         self._greet_at(awaited, now + int(awaited.pause * (1 + self._spread()) * 1e9))

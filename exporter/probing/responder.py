@@ -1,4 +1,4 @@
-"""Answers probes: same traffic class, never more bytes than came in, with its own count and delay."""
+"""Answers probes: same traffic class, never more bytes than came in, no faster than each source may ask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_REJECTED
+from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_LIMITED, PROBER_REJECTED, PROBER_REPLAYED
+from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import HELLO, REQUEST, TRACE, Codec
 from exporter.probing.sockets import open_responder, receive, send_options
 from exporter.store import RowWriter
@@ -15,9 +16,34 @@ from exporter.store import RowWriter
 MAX_STREAMS = 65_536
 IDLE_SECONDS = 600.0
 """A path that asked nothing for so long is taken to be gone: containers come and go by the thousand."""
+REMEMBERED = 4
+"""Sequence numbers of a path that are told apart; the probes of one path are 10 ms apart or more."""
 _BATCH = 64
 _ANSWERED = PROBER.metrics.index(PROBER_ANSWERED)
 _REJECTED = PROBER.metrics.index(PROBER_REJECTED)
+_REPLAYED = PROBER.metrics.index(PROBER_REPLAYED)
+_LIMITED = PROBER.metrics.index(PROBER_LIMITED)
+
+
+class _Stream:
+    """Requests of one path."""
+
+    __slots__ = ("_recent", "number", "requests", "used_ns")
+
+    def __init__(self, number: int, now_ns: int) -> None:
+        self.number = number
+        self.requests = 0
+        self.used_ns = now_ns
+        self._recent: tuple[int, ...] = ()
+
+    def is_fresh(self, sequence: int) -> bool:
+        recent = self._recent
+        return sequence not in recent and (len(recent) < REMEMBERED or sequence > recent[0])
+
+    def take(self, sequence: int, now_ns: int) -> None:
+        self.requests += 1
+        self.used_ns = now_ns
+        self._recent = tuple(sorted((*self._recent, sequence))[-REMEMBERED:])
 
 
 class Streams:
@@ -26,40 +52,45 @@ class Streams:
     Forgotten is what was idle for ``IDLE_SECONDS``, and the oldest when there are more than ``capacity``: keys come
     from the network. A forgotten path starts again under a new stream number, so that its prober does not mistake
     the smaller count for loss. ``clock`` gives monotonic nanoseconds.
+
+    A prober's sequence numbers only grow, so one that was seen, or is smaller than the last ``REMEMBERED``, is a
+    duplicate or a replay (RFC 4303, section 3.4.3). It would raise the count, and so turn loss on the way there into
+    loss on the way back.
     """
 
     def __init__(self, capacity: int = MAX_STREAMS, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._capacity = capacity
         self._clock = clock
-        self._counts: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
+        self._counts: OrderedDict[tuple[str, int], _Stream] = OrderedDict()
         self._next = 0
 
-    def count(self, address: str, token: int) -> tuple[int, int]:
-        """Count one request and return (requests so far, stream number modulo 2^16)."""
+    def count(self, address: str, token: int, sequence: int) -> tuple[int, int] | None:
+        """Count one request and return (requests so far, stream number modulo 2^16); None for a replay."""
         key, now = (address, token), self._clock()
         self._forget_idle(now)
         entry = self._counts.get(key)
         if entry is None:
             self._next = (self._next + 1) & 0xFFFF
-            entry = self._counts[key] = [0, self._next, now]
+            entry = self._counts[key] = _Stream(self._next, now)
             if len(self._counts) > self._capacity:
                 self._counts.popitem(last=False)
+        elif not entry.is_fresh(sequence):
+            return None
         else:
             self._counts.move_to_end(key)
-        entry[0] += 1
-        entry[2] = now
-        return entry[0], entry[1]
+        entry.take(sequence, now)
+        return entry.requests, entry.number
 
     def _forget_idle(self, now: int) -> None:
         """Two at most: a request adds one at most, and none of them has to wait for a long clean-up."""
         for _ in range(2):
-            if not self._counts or now - next(iter(self._counts.values()))[2] < IDLE_SECONDS * 1e9:
+            if not self._counts or now - next(iter(self._counts.values())).used_ns < IDLE_SECONDS * 1e9:
                 return
             self._counts.popitem(last=False)
 
 
 class UdpResponder:
-    """One responder address. ``streams`` and ``counters`` are shared by all addresses of a host.
+    """One responder address. ``streams``, ``limit`` and ``counters`` are shared by all addresses of a host.
 
     ``on_hello`` is called with our address and that of whoever greeted it, which holds our key or repeats who does.
     """
@@ -71,6 +102,7 @@ class UdpResponder:
         port: int,
         boot_epoch: int,
         streams: Streams,
+        limit: SourceLimit,
         counters: RowWriter,
         on_hello: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
@@ -79,6 +111,7 @@ class UdpResponder:
         self._on_hello = on_hello
         self._epoch = boot_epoch
         self._streams = streams
+        self._limit = limit
         self._counters = counters
         self._socket = open_responder(address, port)
 
@@ -94,9 +127,17 @@ class UdpResponder:
             if request is None or request.kind not in (REQUEST, TRACE, HELLO):
                 self._book(_REJECTED)
                 continue
+            # Asked of keyed packets only: without the key nobody makes us hold a bucket, or empties another's.
+            if not self._limit.allows(datagram.address[0]):
+                self._book(_LIMITED)
+                continue
             answered, stream = 0, 0
             if request.kind == REQUEST:
-                answered, stream = self._streams.count(datagram.address[0], request.token)
+                counted = self._streams.count(datagram.address[0], request.token, request.sequence)
+                if counted is None:
+                    self._book(_REPLAYED)
+                    continue
+                answered, stream = counted
             now = time.time_ns()
             delay = now - datagram.received_ns if datagram.received_ns else 0
             # A clock step between the two must not turn into a negative or absurd delay.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 
-from exporter.probing.loop import Loop
+from exporter.probing.loop import LATE_NS, SLOT_NS, Loop
 from exporter.probing.paths import Path
 
 _TCP_INFO_RTT, _TCP_INFO_RETRANSMITS, _TCP_INFO_BYTES = 68, 100, 104
@@ -18,11 +20,19 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Handshake:
-    """One connection attempt. It ends in exactly one booking, answer, refusal or loss, unless it is abandoned."""
+    """One connection attempt. It ends in exactly one booking, answer, refusal or loss, unless it is abandoned.
 
-    def __init__(self, loop: Loop, path: Path, timeout_seconds: float) -> None:
+    Or in none, where the process stood still for so long that nobody can tell; ``on_starved`` is as of ``UdpProber``.
+    """
+
+    def __init__(
+        self, loop: Loop, path: Path, timeout_seconds: float, on_starved: Callable[[bool], None] = lambda _: None
+    ) -> None:
         self._loop = loop
         self._path = path
+        self._timeout_ns = int(timeout_seconds * 1e9)
+        self._on_starved = on_starved
+        self._starved = loop.late_ns > LATE_NS
         target = path.target
         self._unix_ns = time.time_ns()
         self._started_ns = loop.clock()
@@ -88,19 +98,43 @@ class Handshake:
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             rtt_ns = struct.unpack_from("=I", info, _TCP_INFO_RTT)[0] * 1000
             retransmits = struct.unpack_from("=I", info, _TCP_INFO_RETRANSMITS)[0]
-            self._path.book_answer(rtt_ns if rtt_ns and not retransmits else elapsed, self._unix_ns)
+            if retransmits and elapsed > self._timeout_ns + SLOT_NS:
+                self._book_loss()  # connected while nobody looked, but not at its first SYN: that was lost
+            else:
+                rtt_ns = rtt_ns if rtt_ns and not retransmits else elapsed
+                self._path.book_answer(rtt_ns, self._unix_ns, self._is_starved(elapsed - rtt_ns))
         elif error == errno.ECONNREFUSED:
             self._path.book_refusal(self._unix_ns)
         else:
-            self._path.book_loss(self._unix_ns, self._loop.clock())
+            self._book_loss()
         self._socket.close()
+
+    def _is_starved(self, waited_ns: int) -> bool:
+        """Whether it was sent late, or handled ``waited_ns`` too late; counts it if so."""
+        starved = self._starved or waited_ns > LATE_NS
+        if starved:
+            self._on_starved(True)
+        return starved
+
+    def _book_loss(self) -> None:
+        now = self._loop.clock()
+        late_ns = now - self._started_ns - self._timeout_ns - SLOT_NS
+        self._path.book_loss(self._unix_ns, now, self._is_starved(late_ns))
 
     on_input = on_output
     on_error = on_output
 
     def _on_timeout(self) -> None:
-        if self._finish():
-            self._path.book_loss(self._unix_ns, self._loop.clock())
+        answer = select.poll()
+        answer.register(self._socket, select.POLLOUT)
+        if answer.poll(0):  # it came while the process stood still
+            self.on_output()
+        elif self._finish():
+            # As of UDP: to have stood still for as long as the timeout is no evidence of the network.
+            if self._loop.clock() - self._started_ns < 2 * self._timeout_ns:
+                self._book_loss()
+            else:
+                self._on_starved(False)
             self._socket.close()
 
 

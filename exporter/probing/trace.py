@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 
 from exporter.contracts.catalogue import PROBER, PROBER_TRACES, PROBER_TRACES_INCOMPLETE
-from exporter.probing.loop import Loop, Timer
+from exporter.probing.loop import LATEST_NS, Loop, Timer
 from exporter.probing.packet import TRACE, quoted_sequence
 from exporter.probing.paths import Flow, Path
 from exporter.probing.sockets import IcmpError, send_options
@@ -22,6 +22,7 @@ from exporter.store import RowWriter, TableWriter
 _HOP_TIMEOUT = 0.3
 _ATTEMPTS = 2
 _SILENT_HOPS_GIVEN_UP = 3
+_FIRST_SECONDS, _SPREAD_SECONDS = 0.2, 3.0
 FREEZE_SECONDS = 15.0
 """A flow that lost a probe this recently keeps the route it had: a rerouted trace must not vote."""
 FREEZE_LIMIT_SECONDS = 600.0
@@ -91,7 +92,7 @@ class Tracer:
         flow = self._flows.get(path.flow)
         if flow is None:
             flow = self._flows[path.flow] = TracedFlow(socket, path.flow)
-            flow.timer = self._loop.after(0.2 + 3.0 * self._spread(), lambda: self._begin(flow))
+            self._begin_soon(flow)
         flow.paths.append(path)
 
     def remove(self, path: Path) -> None:
@@ -107,8 +108,15 @@ class Tracer:
             if flow.route_row is not None:
                 self._routes.remove(flow.route_row)
 
+    def _begin_soon(self, flow: TracedFlow) -> None:
+        wait = _FIRST_SECONDS + _SPREAD_SECONDS * self._spread()
+        flow.timer = self._loop.after(wait, lambda: self._begin(flow))
+
     def _begin(self, flow: TracedFlow) -> None:
         if flow.removed:
+            return
+        if self._loop.late_ns > LATEST_NS:  # with all the others that a stall kept waiting
+            self._begin_soon(flow)
             return
         flow.timer = self._loop.after(self._period * (0.9 + 0.2 * self._spread()), lambda: self._begin(flow))
         if flow.trace is not None:  # longer under way than the period: two at once would take each other's answers
@@ -134,6 +142,9 @@ class Tracer:
 
     def _on_timeout(self, trace: _Trace, sequence: int) -> None:
         if trace.flow.removed or self._by_sequence.get(sequence) is not trace:
+            return
+        if self._loop.late_ns > LATEST_NS:
+            self._loop.after(_HOP_TIMEOUT * self._spread(), lambda: self._on_timeout(trace, sequence))
             return
         if trace.attempt < _ATTEMPTS:
             self._send(trace)

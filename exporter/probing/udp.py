@@ -3,6 +3,9 @@
 Network round trip = (T5 - T2) - (T4 - T3), as in R-Pingmesh (SIGCOMM'24): T2 and T5 are the kernel's
 transmit and receive times here, T4 - T3 is the responder's delay, which it reports. No clock of two
 hosts is ever compared.
+
+The kernel also tells the network's delay from our own. A reply that waited in the socket while we had no CPU is an
+answer, timed as it arrived; a probe whose timeout passed meanwhile gets a grace before it is judged.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ import errno
 import secrets
 import time
 from collections import deque
-from collections.abc import Set
+from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
-from exporter.probing.loop import Loop
+from exporter.probing.loop import LATE_NS, SLOT_NS, Loop
 from exporter.probing.packet import PACKET_BYTES, REPLY, REQUEST, Codec, Packet, quoted_sequence
 from exporter.probing.paths import Path
 from exporter.probing.sockets import (
@@ -31,20 +34,26 @@ from exporter.probing.sockets import (
 _PADDING = bytes(65536)
 _BATCH = 64
 _DRAIN = 4096
+_TIMES_AWAITED = 1024
+_GRACE_SECONDS = 0.05
+"""After a stall: where the whole machine stood still, the kernel needs a moment to hand over what had arrived."""
+_TIME_SLACK_NS = 50_000_000
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 
 
 class _Outstanding:
     """A probe that waits for its reply."""
 
-    __slots__ = ("flow", "kernel_ns", "monotonic_ns", "path", "unix_ns")
+    __slots__ = ("flow", "kernel_ns", "monotonic_ns", "path", "sending_ns", "starved", "unix_ns")
 
-    def __init__(self, path: Path, flow: FlowSocket, unix_ns: int, monotonic_ns: int) -> None:
+    def __init__(self, path: Path, flow: FlowSocket, unix_ns: int, monotonic_ns: int, starved: bool) -> None:
         self.path = path
         self.flow = flow
         self.unix_ns = unix_ns
         self.monotonic_ns = monotonic_ns
         self.kernel_ns = 0
+        self.sending_ns = 0
+        self.starved = starved
 
 
 class Tracing(Protocol):
@@ -103,7 +112,7 @@ class FlowSocket:
 
     def drain(self) -> None:
         """Take in all that waits, bounded: a flood must not hold the loop."""
-        self.on_error()
+        self._read_errors(_DRAIN)
         for datagram in receive(self._socket, _DRAIN):
             self._prober.on_datagram(datagram)
 
@@ -111,29 +120,43 @@ class FlowSocket:
         """Never asked for: a datagram socket is written without waiting."""
 
     def on_error(self) -> None:
-        for item in error_queue(self._socket, _BATCH):
+        self._read_errors(_TIMES_AWAITED)  # all that may wait: a reply needs the transmit time of its probe
+
+    def _read_errors(self, limit: int) -> None:
+        for item in error_queue(self._socket, limit):
             if isinstance(item, TransmitTime):
                 probe = self._awaiting_time.pop(item.number, None)
                 # A count that has slipped would pair a probe with another's time: such a time lies far off.
-                if probe is not None and abs(item.sent_ns - probe.unix_ns) < 50_000_000:
+                if probe is not None and abs(item.sent_ns - probe.unix_ns) < _TIME_SLACK_NS + probe.sending_ns:
                     probe.kernel_ns = item.sent_ns
             elif item.kind == "time_exceeded":
                 if self._prober.tracing is not None:
                     self._prober.tracing.on_time_exceeded(self, item)
             else:
                 self._prober.on_icmp(item)
-        if len(self._awaiting_time) > 4 * _BATCH:  # times that never came (a driver without support)
+        if len(self._awaiting_time) > _TIMES_AWAITED:  # times that never came (a driver without support)
             self._awaiting_time.clear()
 
 
 class UdpProber:
-    """Sends UDP and MTU probes and books what comes back."""
+    """Sends UDP and MTU probes and books what comes back.
 
-    def __init__(self, loop: Loop, codec: Codec, timeout_seconds: float) -> None:
+    ``on_starved`` is called for each probe that was sent or judged late for want of CPU, with whether it could be
+    judged at all.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        codec: Codec,
+        timeout_seconds: float,
+        on_starved: Callable[[bool], None] = lambda _: None,
+    ) -> None:
         self.tracing: Tracing | None = None
         self.registration: Registering | None = None
         self.codec = codec
         self._loop = loop
+        self._on_starved = on_starved
         self._timeout_ns = int(timeout_seconds * 1e9)
         self._flows: dict[tuple[str, int], FlowSocket] = {}
         self._sequence = secrets.randbits(48)
@@ -171,12 +194,14 @@ class UdpProber:
         parts = [self.codec.request(REQUEST, sequence, path.token)]
         if target.payload_bytes > PACKET_BYTES:
             parts.append(_PADDING[: target.payload_bytes - PACKET_BYTES])
-        probe = _Outstanding(path, flow, time.time_ns(), self._loop.clock())
+        probe = _Outstanding(path, flow, time.time_ns(), self._loop.clock(), self._loop.late_ns > LATE_NS)
         try:
             flow.send_probe(probe, parts, options)
         except OSError as error:
             self._on_send_error(probe, error)
             return
+        probe.sending_ns = self._loop.clock() - probe.monotonic_ns
+        probe.starved |= probe.sending_ns > LATE_NS
         path.book_sent()
         self._outstanding[sequence] = probe
         self._by_age.append((probe.monotonic_ns, sequence))
@@ -197,16 +222,40 @@ class UdpProber:
 
     def _expire(self) -> None:
         now = self._loop.clock()
-        due = []
+        due: list[int] = []
+        late: list[int] = []
         while self._by_age and self._by_age[0][0] + self._timeout_ns <= now:
-            due.append(self._by_age.popleft()[1])
-        # After a stall replies may lie in the socket that came in time: they are read before a loss is booked.
-        for flow in {self._outstanding[sequence].flow for sequence in due if sequence in self._outstanding}:
+            sent_ns, sequence = self._by_age.popleft()
+            stalled = now - sent_ns - self._timeout_ns > SLOT_NS + LATE_NS  # its slot began within SLOT_NS
+            (late if stalled else due).append(sequence)
+        self._judge(due)
+        if late:
+            self._drain(late)
+            self._loop.after(_GRACE_SECONDS, lambda: self._judge(late, now))
+
+    def _drain(self, sequences: Sequence[int]) -> None:
+        """Read what waits for these probes: after a stall replies may lie in the socket that came in time."""
+        for flow in {self._outstanding[sequence].flow for sequence in sequences if sequence in self._outstanding}:
             flow.drain()
-        for sequence in due:
+
+    def _judge(self, sequences: Sequence[int], woke_ns: int | None = None) -> None:
+        """Book as lost what was not answered; after a stall that ended at ``woke_ns`` (monotonic), with care.
+
+        A stall as long as the timeout is no evidence of the network: had it been the machine's, packets that came in
+        meanwhile had nobody to take them. A shorter one is: else a host that is always a little late would see nothing.
+        """
+        self._drain(sequences)
+        now = self._loop.clock()
+        for sequence in sequences:
             probe = self._outstanding.pop(sequence, None)
-            if probe is not None:
-                probe.path.book_loss(probe.unix_ns, now)
+            if probe is None:
+                continue
+            judged = woke_ns is None or woke_ns - probe.monotonic_ns < 2 * self._timeout_ns
+            starved = probe.starved or woke_ns is not None
+            if starved:
+                self._on_starved(judged)
+            if judged:
+                probe.path.book_loss(probe.unix_ns, now, starved)
 
     def on_datagram(self, datagram: Datagram) -> None:
         packet = self.codec.parse(datagram.data)
@@ -226,12 +275,16 @@ class UdpProber:
             return
         del self._outstanding[packet.sequence]
         probe.path.reconcile(packet.answered, packet.epoch, packet.stream)
-        probe.path.book_answer(self._round_trip(probe, datagram, packet), probe.unix_ns)
+        read_late = datagram.received_ns is not None and time.time_ns() - datagram.received_ns > LATE_NS
+        starved = probe.starved or read_late
+        if starved:
+            self._on_starved(True)
+        probe.path.book_answer(self._round_trip(probe, datagram, packet), probe.unix_ns, starved)
 
     def _round_trip(self, probe: _Outstanding, datagram: Datagram, packet: Packet) -> int:
         elapsed = self._loop.clock() - probe.monotonic_ns
-        if probe.kernel_ns and datagram.received_ns:
-            rtt = datagram.received_ns - probe.kernel_ns
+        if datagram.received_ns:
+            rtt = datagram.received_ns - (probe.kernel_ns or probe.unix_ns)
             # Kernel times are wall-clock: a step between the two shows as a time that cannot be.
             if 0 < rtt <= elapsed:
                 elapsed = rtt

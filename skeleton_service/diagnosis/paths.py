@@ -97,7 +97,7 @@ def _count(history: PathHistory, row: dict[str, Any]) -> None:
         lost = round((row["loss_rate"] or 0.0) * sent) if row["dial"] == "success" else sent
     time = row["ping_time"] / 1e9
     history.sent += sent
-    if row["error"] == "refused":
+    if row["error"] in ("refused", "restarted"):
         history.refusals.append(time)
         return
     history.losses += [time] * lost

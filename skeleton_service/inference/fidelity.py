@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from exporter.contracts.skeleton import Skeleton
+from skeleton_service.inference.chain import course_levels, exchanged, missed_by_neighbours
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.pipeline import course_levels, exchanged, missed_by_neighbours
 from skeleton_service.inference.positions import foretelling_errors, group_means, scaled_levels
 from skeleton_service.inference.replicas import conserved_share, deviations
 from skeleton_service.inference.series import Integers, Throughput

@@ -8,17 +8,11 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from skeleton_service.inference.chain import DEEPEST, chain_closes, exchanged, find_chain
+from skeleton_service.inference.ends import ends_meet
+from skeleton_service.inference.likeness import log_levels, unlikeness
 from skeleton_service.inference.participants import Participants
-from skeleton_service.inference.pipeline import (
-    DEEPEST,
-    chain_closes,
-    ends_meet,
-    exchanged,
-    find_chain,
-    log_levels,
-    order_stages,
-    unlikeness,
-)
+from skeleton_service.inference.pipeline import order_stages
 from skeleton_service.inference.positions import Partition, find_positions, group_means, scaled_levels
 from skeleton_service.inference.ranks import Numbering, agreeing, far_better, rank_order, unit_ranks
 from skeleton_service.inference.replicas import (

@@ -56,5 +56,6 @@ def test_relative_links_resolve(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_metric_names_are_the_catalogues(page: Path) -> None:
     known = {metric.name for metric in CATALOGUE}
+    known |= {f"{metric.name}_bucket" for metric in CATALOGUE if metric.kind == "histogram"}
     named = re.findall(r"(?<![:\w])fabric_(?:[a-z]+_)*[a-z]+(?![\w*:…(])", page.read_text())
     assert {name for name in named if not any(each.startswith(name + "_") for each in known)} <= known

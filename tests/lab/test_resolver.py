@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from lab import sandbox
 from lab.errors import LabError
@@ -221,3 +224,77 @@ def test_a_burst_is_a_fault_that_lasts_until_it_is_healed(two_sites: Running, pl
     assert not [line for line in command_lines(two_sites) if "lab.network.registration" in line]
     with pytest.raises(LabError, match=plan.host):
         two_sites.fault("resolver-burst", "nowhere")
+
+
+# ---- as an exporter on a host sees it
+
+
+@pytest.fixture
+def asking(two_sites: Running, design: Design, plan: Plan, tmp_path: Path) -> Iterator[Callable[[], dict[str, float]]]:
+    """An exporter that resolves names of the second site which no cache holds; gives what it has counted so far."""
+    host = design.hosts[-1]
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    configuration = {
+        "host": host.name,
+        "listen": {"address": host.management, "port": 9405},
+        "rnics": [{"name": rnic.name, "ip": rnic.address} for rnic in host.rnics],
+        "probing": {"key_file": "key", "responder": False},
+        "dns": {
+            "resolvers": [plan.address],
+            "names": [f"*.n{number}.{plan.store}." for number in range(10)],
+            "period_seconds": 1,
+            "timeout_seconds": 2,
+            "search": [],
+            "ndots": 1,
+        },
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration))
+    argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(tmp_path / "config.yaml")]
+    process = subprocess.Popen(two_sites.command(host.name, argv), env=sandbox.environment())
+    script = f"import urllib.request as u; print(u.urlopen('http://{host.management}:9405/metrics').read().decode())"
+
+    def counted() -> dict[str, float]:
+        page = two_sites.run(None, [sys.executable, "-c", script], check=False).stdout
+        sums: dict[str, float] = Counter()
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                sums[sample.labels.get("rcode") or sample.name.removeprefix("fabric_dns_")] += sample.value
+        return sums
+
+    try:
+        yield counted
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_resolver_that_is_overwhelmed_fails_the_queries_of_an_exporter_until_it_is_healed(
+    two_sites: Running, plan: Plan, asking: Callable[[], dict[str, float]]
+) -> None:
+    def until(condition: Callable[[dict[str, float]], bool], since: dict[str, float]) -> dict[str, float]:
+        deadline = time.monotonic() + 40
+        while True:
+            now = asking()
+            grown = {name: value - since.get(name, 0) for name, value in now.items()}
+            if condition(Counter(grown)):
+                return now
+            assert time.monotonic() < deadline, grown
+            time.sleep(0.5)
+
+    calm = until(lambda seen: seen["resolutions_total"] >= 30, {})
+    assert calm["resolution_failures_total"] == calm["timeouts_total"] == calm["servfail"] == 0
+    assert calm["noerror"] >= 30
+    assert calm["query_duration_seconds_sum"] / calm["noerror"] > plan.upstream_microseconds / 1e6, "no cache answered"
+    two_sites.fault("resolver-burst", plan.host, "500", "0")
+    try:
+        burst = until(lambda seen: seen["timeouts_total"] + seen["servfail"] >= 10, calm)
+        failed = sum(burst[name] - calm[name] for name in ("timeouts_total", "servfail", "refused"))
+        assert failed / (burst["queries_total"] - calm["queries_total"]) > 0.1, "what FabricResolverFailing asks"
+        assert burst["resolution_failures_total"] >= 10
+        assert burst["unreachable_total"] == burst["rejected_total"] == burst["nxdomain"] == 0
+    finally:
+        two_sites.act("heal", "all")
+    time.sleep(3)  # what was asked before has timed out
+    healed = asking()
+    mended = until(lambda seen: seen["resolutions_total"] >= 30, healed)
+    assert mended["resolution_failures_total"] == healed["resolution_failures_total"]

@@ -39,6 +39,7 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "community").write_text(COMMUNITY + "\n")
     (tmp_path / "headers").write_text("Authorization: Bearer s3cret\n\nX-Scope-OrgID : tenant-1\n")
     (tmp_path / "bad-headers").write_text("Authorization: Bearer s3cret\nX-Key: s3cret\x07\n")
+    (tmp_path / "resolv.conf").write_text("nameserver 2001:db8::53\n")
     (tmp_path / "topology.yaml").write_text(TOPOLOGY)
     return tmp_path
 
@@ -59,7 +60,7 @@ def test_a_wrong_configuration_is_refused_in_the_words_of_its_first_line(invalid
 
 def test_there_is_a_configuration_for_every_refusal() -> None:
     """As many files as there are ways to refuse, at least: a new check comes with its file."""
-    assert len(INVALID) >= 34
+    assert len(INVALID) >= 43
 
 
 def test_a_short_configuration_has_sensible_defaults(directory: Path) -> None:

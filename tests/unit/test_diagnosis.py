@@ -59,6 +59,7 @@ def record(path: tuple[str, str, int], second: float, **changes: Any) -> dict[st
 
 LOST = {"dial": "fail", "latency": None, "loss_rate": 1.0}
 REFUSED = {**LOST, "error": "refused"}
+RESTARTED = {**LOST, "error": "restarted"}
 
 
 def trace(path: tuple[str, str, int]) -> dict[str, Any]:
@@ -135,6 +136,16 @@ def test_refusals_name_the_agent_and_no_link() -> None:
     (failure,) = verdict(*TRACES, *probed(lambda path, _: path[1] == "host-p1-0", fate=REFUSED)).failures
     assert (failure.layer, failure.component.kind, failure.component.name) == ("service", "agent", "host-p1-0")
     assert len(failure.paths) == 4
+
+
+def test_losses_while_a_responder_restarted_name_nothing() -> None:
+    """Three probes of each path to one host: as losses they are enough to blame something."""
+
+    def meets(path: tuple[str, str, int], second: int) -> bool:
+        return path[1] == "host-p1-0" and second in (10, 11, 12)
+
+    assert verdict(*TRACES, *probed(meets, fate=LOST)).failures
+    assert not verdict(*TRACES, *probed(meets, fate=RESTARTED)).failures
 
 
 def test_a_single_failing_pair_is_not_blamed_on_a_link() -> None:

@@ -17,6 +17,9 @@ from exporter.contracts.catalogue import (
     CATALOGUE,
     CHILDREN,
     CONTROL,
+    DNS,
+    DNS_ANSWER_TABLE,
+    DNS_DURATION_TABLE,
     JOB_PATH_INFO,
     LINK_INFO,
     OTLP,
@@ -37,7 +40,8 @@ from exporter.exposition import Renderer, Series, label_text, number
 from exporter.store import Store, column_count
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
-TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, PROBER, CONTROL, CHILDREN, OTLP]
+DNS_TABLES = [DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE]
+TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, CONTROL, CHILDREN, OTLP]
 INFO = [PATH_LINK_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO]
 
 

@@ -12,11 +12,13 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.skeleton import check_skeleton
 from lab.simulator import CASES, Simulation, simulate
 from skeleton_service.inference import Source, Throughput, infer
+from skeleton_service.inference.chain import exchanged
 from skeleton_service.inference.participants import find_participants
 from skeleton_service.inference.period import find_period
-from skeleton_service.inference.pipeline import exchanged, order_stages, shortest_path
+from skeleton_service.inference.pipeline import order_stages
 from skeleton_service.inference.ranks import numberings
 from skeleton_service.inference.series import Floats
+from skeleton_service.inference.ways import shortest_path
 from tests.unit.fabrics import rails_only
 from tests.unit.skeletons import Pair, groups, pairs, unmatched
 

@@ -15,7 +15,7 @@ from exporter.probing.loop import Loop
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
 from exporter.probing.udp import FlowSocket, UdpProber
-from exporter.results import ANSWERED, LOST, REFUSED, ResultRing
+from exporter.results import ANSWERED, LOST, REFUSED, RESTARTED, ResultRing
 from exporter.store import Store
 from tests.unit.test_plan_contract import TARGET
 
@@ -82,6 +82,27 @@ def test_a_restart_of_the_responder_is_counted_and_is_no_loss() -> None:
     assert booked[paths.LOST_RETURN] == 0
 
 
+@pytest.mark.parametrize(
+    ("silent_seconds", "epoch", "restarted"),
+    [(2, 2, 3), (2, 1, 0), (60, 2, 0)],
+    ids=["restart", "loss", "long silence"],
+)
+def test_losses_right_before_another_boot_epoch_met_a_responder_that_restarted(
+    silent_seconds: int, epoch: int, restarted: int
+) -> None:
+    booked, second = Booked(), 10**9
+    booked.path.book_loss(1, second)  # before it was heard of, and then again: that one is the network's
+    booked.path.reconcile(1, 1, 1)
+    for number in range(3):
+        booked.path.book_loss(1, second * (10 + silent_seconds * number // 2))
+    booked.path.reconcile(2 if epoch == 1 else 1, epoch, 1)
+    booked.path.book_loss(1, second * 100)
+    outcomes = [result.outcome for result in booked.results.read(0)[0]]
+    assert outcomes == [LOST] * 4 + [RESTARTED] * restarted + [LOST]
+    assert booked[paths.LOSSES] == 5
+    assert booked[paths.LOST_RETURN] == 0
+
+
 @given(st.permutations(list(range(1, 8))))
 def test_replies_that_overtake_one_another_are_no_loss(order: list[int]) -> None:
     booked = Booked()
@@ -120,9 +141,9 @@ def test_each_outcome_is_one_result_with_the_identity_of_its_row() -> None:
     booked.path.book_refusal(3_000)
     identity = booked.row.identity
     assert [tuple(result) for result in booked.results.read(0)[0]] == [
-        (identity, 1_000, 15_000, ANSWERED),
-        (identity, 2_000, 0, LOST),
-        (identity, 3_000, 0, REFUSED),
+        (identity, 1_000, 15_000, ANSWERED, False),
+        (identity, 2_000, 0, LOST, False),
+        (identity, 3_000, 0, REFUSED, False),
     ]
     assert booked[paths.RTT_LAST] == 15e-6
     assert sum(booked.histogram.get(column) for column in range(len(RTT_TABLE.metrics[0].buckets) + 1)) == 1

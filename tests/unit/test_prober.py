@@ -12,9 +12,19 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from exporter.contracts.catalogue import PATH, PROBER, PROBER_UNSUPPORTED, PROBER_WAITING, RTT_TABLE, Metric
+from exporter.contracts.catalogue import (
+    PATH,
+    PROBER,
+    PROBER_OVER_CEILING,
+    PROBER_UNSUPPORTED,
+    PROBER_WAITING,
+    RTT_TABLE,
+    Metric,
+)
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import send_message
+from exporter.probing.ceilings import Ceilings
+from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec
 from exporter.probing.paths import LOSSES, SENT, UNSENT, Path
@@ -60,7 +70,9 @@ def target(path: str, probe: str = "udp", **changes: object) -> Target:
 class Running:
     """A prober in a thread, told what a control process would tell it; with ``port``, one that answers others."""
 
-    def __init__(self, address: str = SOURCE, port: int = 0, store: Store | None = None) -> None:
+    def __init__(
+        self, address: str = SOURCE, port: int = 0, store: Store | None = None, ceilings: Ceilings | None = None
+    ) -> None:
         self.store = store or Store(prober_tables(64))
         self.port = port or free_port(address)
         ours, theirs = socket.socketpair()
@@ -75,6 +87,7 @@ class Running:
             responder_port=self.port,
             trace_period_seconds=60,
             trace_max_hops=4,
+            ceilings=ceilings or Ceilings(),
         )
         prober = Prober(settings, self.store, ResultRing(RESULT_CAPACITY), theirs)
         self.thread = threading.Thread(target=prober.run, daemon=True)
@@ -101,6 +114,10 @@ class Running:
     def _own(self, metric: Metric) -> float:
         (row,) = self.store.read(PROBER)
         return row.values[PROBER.metrics.index(metric)]
+
+    @property
+    def over_ceiling(self) -> float:
+        return self._own(PROBER_OVER_CEILING)
 
     def close(self) -> None:
         self._pipe.close()
@@ -129,6 +146,29 @@ def test_a_source_port_taken_by_another_program_is_unsupported(prober: Running) 
         prober.obey(target("taken", source_ports=(other.getsockname()[1],)), target("free"))
         wait_for(lambda: "free" in prober.paths())
         assert list(prober.paths()) == ["free"]
+
+
+def test_what_exceeds_a_ceiling_is_not_sent_but_counted_and_no_path_starves() -> None:
+    """Ten paths of 50 probes a second to a destination that may get 100; one of them alone is sent as planned."""
+    limited = Running(ceilings=Ceilings(packets_per_second_per_destination=100))
+    try:
+        targets = [target(f"p{number}", period_seconds=0.02) for number in range(10)]
+        limited.obey(*targets)
+        wait_for(lambda: len(limited.paths()) == 10)
+        time.sleep(2)
+        paths, over = limited.paths(), limited.over_ceiling
+        sent = [path["probes.sent"] for path in paths.values()]
+        assert 100 <= sum(sent) <= 230
+        assert min(sent) >= max(sent) / 2
+        assert over >= 3 * sum(sent)
+        limited.obey(targets[0])
+        wait_for(lambda: list(limited.paths()) == ["p0"])
+        before = limited.paths()["p0"]["probes.sent"]
+        assert before >= min(sent)  # the path that stays goes on counting
+        time.sleep(1)
+        assert limited.paths()["p0"]["probes.sent"] - before >= 30
+    finally:
+        limited.close()
 
 
 def test_a_handshake_under_way_books_nothing_on_the_row_of_a_later_path(prober: Running) -> None:
@@ -210,15 +250,17 @@ def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_los
     """More of them than are read at once: the rest used to be booked as lost when the process came back."""
     store = Store([*prober_tables(4)])
     answering, loop = Loop(), Loop()
-    responder = UdpResponder(Codec(KEY), FAR, 0, 1, Streams(), store.writer(PROBER).add(()))
+    responder = UdpResponder(Codec(KEY), FAR, 0, 1, Streams(), SourceLimit(1000), store.writer(PROBER).add(()))
     answering.watch(responder)
     thread = threading.Thread(target=answering.run, daemon=True)
     thread.start()
-    udp = UdpProber(loop, Codec(KEY), 0.2)
+    judged: list[bool] = []
+    results = ResultRing(1024)
+    udp = UdpProber(loop, Codec(KEY), 0.2, judged.append)
     with socket.socket(fileno=socket.dup(responder.fileno())) as bound:
         stalled = target("stalled", destination_port=bound.getsockname()[1])
     row, histogram = store.writer(PATH).add(("stalled",)), store.writer(RTT_TABLE).add(("h1",))
-    path = Path(stalled, 1, row, histogram, ResultRing(1024))
+    path = Path(stalled, 1, row, histogram, results)
     flow = udp.acquire(SOURCE, stalled.source_ports[0])
     try:
         for _ in range(150):
@@ -227,6 +269,10 @@ def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_los
         loop.after(0.1, loop.stop)
         loop.run()
         assert (row.get(SENT), row.get(LOSSES), row.get(UNSENT)) == (150, 0, 0)
+        # Timed as they arrived, by the kernel, and marked: the wait in the socket is no round trip.
+        samples = results.read(0)[0]
+        assert all(sample.starved and sample.rtt_ns < 100_000_000 for sample in samples)
+        assert (len(samples), judged) == (150, [True] * 150)
     finally:
         udp.release(flow)
         answering.stop()

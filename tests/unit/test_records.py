@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Plan
 from exporter.contracts.tables import ProbeRecord
 from exporter.records import COLUMNS, RecordWriter
-from exporter.results import ANSWERED, LOST, REFUSED, ResultRing
+from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, ResultRing
 from exporter.store import Store
 from skeleton_service.records import KINDS, read_records
 from tests.unit.test_plan_contract import TARGET
@@ -121,6 +123,16 @@ def test_an_exporters_records_are_read_by_the_service(tmp_path: Path) -> None:
     assert rows[0]["dscp"] == 26
     assert rows[3]["route"] == '["10.9.0.1"]'
     assert writer.csv(3.5, plan).count(b"_PING") == 1
+
+
+def test_records_name_the_losses_that_a_restart_explains() -> None:
+    """The latest ones: the one before them was lost on its way back."""
+    store, ring = Store([(PATH, 4), (ROUTE, 4)]), ResultRing(16)
+    path = store.writer(PATH).add(labels("p")).identity
+    for outcome in (LOST, ANSWERED, LOST, LOST, RESTARTED, RESTARTED, REPLY_LOST):
+        ring.append(path, 1, 0, outcome)
+    rows = list(csv.DictReader(io.StringIO(RecordWriter(store, ring).csv(0, None).decode())))
+    assert [row["error"] for row in rows] == ["reply lost", "", "restarted", "restarted"]
 
 
 def test_the_header_is_the_contract() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_REJECTED
+from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_LIMITED, PROBER_REJECTED, PROBER_REPLAYED
+from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import REPLY, REQUEST, TRACE, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.store import RowWriter, Store
@@ -21,9 +22,11 @@ EPOCH = 77
 class Pair:
     """A responder and a client socket that talks to it."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, per_second: float = 1000) -> None:
         self.counters: RowWriter = Store([(PROBER, 1)]).writer(PROBER).add(())
-        self.responder = UdpResponder(CODEC, "127.0.0.3", 0, EPOCH, Streams(capacity), self.counters)
+        self.responder = UdpResponder(
+            CODEC, "127.0.0.3", 0, EPOCH, Streams(capacity), SourceLimit(per_second), self.counters
+        )
         address = socket.socket(fileno=socket.dup(self.responder.fileno())).getsockname()
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.bind(("127.0.0.2", 0))
@@ -117,8 +120,10 @@ def test_a_forgotten_path_counts_afresh_under_another_stream(pair: Pair) -> None
 def test_streams_count_exactly_and_are_bounded(requests: list[tuple[str, int]], capacity: int) -> None:
     streams = Streams(capacity)
     last: dict[tuple[str, int], tuple[int, int]] = {}
-    for address, token in requests:
-        count, stream = streams.count(address, token)
+    for sequence, (address, token) in enumerate(requests):
+        counted = streams.count(address, token, sequence)
+        assert counted is not None
+        count, stream = counted
         before = last.get((address, token))
         assert count == (before[0] + 1 if before and before[1] == stream else 1)
         last[address, token] = (count, stream)
@@ -128,3 +133,67 @@ def test_streams_count_exactly_and_are_bounded(requests: list[tuple[str, int]], 
 def test_traces_take_no_stream(pair: Pair) -> None:
     pair.send(*(CODEC.request(TRACE, n, n) for n in range(10)))
     assert len(pair.responder._streams._counts) == 0
+
+
+def test_a_request_that_comes_again_is_neither_answered_nor_counted(pair: Pair) -> None:
+    """It used to raise the count, which made of a loss on the way there one on the way back."""
+    requests = [CODEC.request(REQUEST, sequence, 7) for sequence in (100, 300, 200, 400, 500, 600)]
+    pair.send(*requests)  # one overtakes another
+    assert [pair.reply()[0].answered for _ in requests] == [1, 2, 3, 4, 5, 6]
+    pair.send(*requests, CODEC.request(REQUEST, 50, 7))
+    assert pair.booked() == (6, 0)
+    assert pair.counters.get(PROBER.metrics.index(PROBER_REPLAYED)) == 7
+    pair.send(CODEC.request(REQUEST, 700, 7))
+    assert pair.reply()[0].answered == 7
+
+
+def test_a_source_that_asks_too_often_is_not_answered_and_counted() -> None:
+    """Nor is it counted in its stream: what was not answered must look like a loss on the way there."""
+    pair = Pair(capacity=4, per_second=1)
+    try:
+        pair.send(*(CODEC.request(REQUEST, n, 7) for n in range(50)))
+        assert pair.reply()[0].answered == 1
+        assert pair.booked() == (1, 0)
+        assert pair.counters.get(PROBER.metrics.index(PROBER_LIMITED)) == 49
+        pair.send(b"junk")
+        assert pair.booked() == (1, 1)
+    finally:
+        pair.responder.close()
+        pair.client.close()
+
+
+class Clock:
+    now = 10**12
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**9)), max_size=200), st.integers(1, 50))
+def test_no_source_gets_more_than_its_burst_and_its_rate(packets: list[tuple[str, int]], per_second: int) -> None:
+    clock = Clock()
+    limit, allowed = SourceLimit(per_second, clock=clock), dict.fromkeys("abc", 0)
+    begun = clock.now
+    for source, pause in packets:
+        clock.now += pause // len(packets)
+        allowed[source] += limit.allows(source)
+        assert allowed[source] <= per_second * (1 + (clock.now - begun) / 1e9) + 1e-6
+
+
+def test_a_source_is_not_slowed_by_another_and_gets_its_rate_again() -> None:
+    clock = Clock()
+    limit = SourceLimit(10, clock=clock)
+    assert sum(limit.allows("flood") for _ in range(10_000)) == 10
+    assert sum(limit.allows("prober") for _ in range(10)) == 10
+    clock.now += 500_000_000
+    assert sum(limit.allows("flood") for _ in range(10_000)) == 5
+
+
+def test_no_more_sources_are_kept_than_there_is_room_for() -> None:
+    limit = SourceLimit(10, capacity=4)
+    for number in range(100):
+        limit.allows(str(number))
+        limit.allows("busy")  # the most recently used is not the one that is forgotten
+    assert len(limit) == 4
+    assert sum(limit.allows("busy") for _ in range(200)) == 0

@@ -10,17 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.results import ANSWERED, LOST, ResultRing
+from exporter.results import ANSWERED, LOST, Result, ResultRing
 
 
 def test_each_reader_has_its_own_place() -> None:
     ring = ResultRing(8)
     ring.append(1, 100, 10, ANSWERED)
     results, place, missed = ring.read(0)
-    assert ([tuple(result) for result in results], place, missed) == ([(1, 100, 10, ANSWERED)], 1, 0)
+    assert ([tuple(result) for result in results], place, missed) == ([(1, 100, 10, ANSWERED, False)], 1, 0)
     ring.append(2, 200, 0, LOST)
     assert [result.path for result in ring.read(place)[0]] == [2]
     assert [result.path for result in ring.read(0)[0]] == [1, 2]
+
+
+def test_a_starved_sample_says_so_beside_its_outcome() -> None:
+    ring = ResultRing(8)
+    ring.append(1, 100, 0, LOST, True)
+    assert ring.read(0)[0] == [Result(1, 100, 0, LOST, starved=True)]
 
 
 @given(st.integers(1, 9), st.integers(0, 40), st.integers(0, 40))

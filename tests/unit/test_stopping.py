@@ -1,0 +1,34 @@
+"""Whether a signal that comes at any moment stops a loop, and hangs none."""
+
+import subprocess
+import sys
+
+from exporter.stopping import Stopping
+
+ROUNDS = """
+import random, signal, time
+from exporter.stopping import Stopping
+until, rounds = time.monotonic() + 3, 0
+while time.monotonic() < until:
+    stopping = Stopping()
+    signal.signal(signal.SIGALRM, lambda *_: stopping.set())
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 3e-4))
+    while not stopping.wait(2e-6):
+        pass
+    rounds += 1
+print(rounds)
+"""
+
+
+def test_a_signal_inside_the_wait_does_not_hang_it() -> None:
+    """With ``threading.Event`` in its place this hangs within a second, as an exporter once did in CI."""
+    done = subprocess.run([sys.executable, "-c", ROUNDS], capture_output=True, text=True, timeout=30, check=True)
+    assert int(done.stdout) > 100
+
+
+def test_it_waits_no_longer_than_asked_for() -> None:
+    stopping = Stopping()
+    assert not stopping.wait(0.01)
+    assert not stopping.wait(-1)
+    stopping.set()
+    assert stopping.wait(60)
