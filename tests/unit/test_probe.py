@@ -28,6 +28,7 @@ from exporter.probe.session import Session
 from exporter.probe.statistics import WINDOW, PathSummary, Sample, Tally
 from exporter.probe.units import percent, seconds
 from exporter.probe.verdict import problems
+from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
@@ -52,7 +53,7 @@ class Responding:
     def __init__(self, codec: Codec) -> None:
         loop = Loop()
         counters = Store([(PROBER, 1)]).writer(PROBER).add(())
-        udp = UdpResponder(codec, FAR, 0, 1, Streams(), counters)
+        udp = UdpResponder(codec, FAR, 0, 1, Streams(), SourceLimit(1000), counters)
         self.port: int = socket.socket(fileno=os.dup(udp.fileno())).getsockname()[1]
         tcp = TcpResponder(loop, FAR, self.port)
         loop.watch(udp)
