@@ -50,11 +50,11 @@ class FastLoop(Loop):
 
 
 class SimulatedTracer(Tracer):
-    def _finish(self, trace: _Trace, *, complete: bool, reached: bool = False) -> None:
+    def _finish(self, trace: _Trace, *, complete: bool) -> None:
         if complete:
             source, port, destination, _ = trace.flow.key
             trace.hops = list(route(source, port, destination))
-        super()._finish(trace, complete=complete, reached=reached)
+        super()._finish(trace, complete=complete)
 
 
 class WatchedProber(process.Prober):

@@ -136,7 +136,7 @@ class Tracer:
         try:
             flow.socket.send([packet], send_options(target.traffic_class, len(trace.hops) + 1), flow.key[2:])
         except OSError:
-            self._finish(trace, complete=False)
+            self._give_up(trace)
             return
         self._loop.after(_HOP_TIMEOUT, lambda: self._on_timeout(trace, sequence))
 
@@ -156,9 +156,13 @@ class Tracer:
         trace.attempt = 0
         gave_up = trace.hops[-_SILENT_HOPS_GIVEN_UP:] == [None] * _SILENT_HOPS_GIVEN_UP
         if gave_up or len(trace.hops) >= self._max_hops:
-            self._finish(trace, complete=False)
+            self._give_up(trace)
         else:
             self._send(trace)
+
+    def _give_up(self, trace: _Trace) -> None:
+        self._on_trace(trace.flow.key, trace.hops)
+        self._finish(trace, complete=False)
 
     def on_time_exceeded(self, flow: FlowSocket, error: IcmpError) -> None:
         trace = self._by_destination.get((flow, error.destination))
@@ -173,7 +177,8 @@ class Tracer:
         trace = self._by_sequence.get(sequence)
         if trace is None or address != trace.flow.key[2:]:
             return False
-        self._finish(trace, complete=None not in trace.hops, reached=True)
+        self._on_trace(trace.flow.key, [*trace.hops, address[0]])
+        self._finish(trace, complete=None not in trace.hops)
         return True
 
     def _end(self, trace: _Trace) -> None:
@@ -182,10 +187,9 @@ class Tracer:
         self._by_sequence.pop(trace.sequence, None)
         self._by_destination.pop((flow.socket, flow.key[2:]), None)
 
-    def _finish(self, trace: _Trace, *, complete: bool, reached: bool = False) -> None:
+    def _finish(self, trace: _Trace, *, complete: bool) -> None:
         flow = trace.flow
         self._end(trace)
-        self._on_trace(flow.key, [*trace.hops, flow.key[2]] if reached else trace.hops)
         self._counters.begin()
         self._counters.add(_TRACES)
         if not complete:

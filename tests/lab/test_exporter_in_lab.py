@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -45,7 +46,8 @@ class Agent:
     def __init__(self, fabric: Running, host: Host, directory: Path, topology: Path) -> None:
         self.host, self.rnic, self._fabric = host, host.rnics[0], fabric
         directory.mkdir()
-        (directory / "key").write_bytes(b"k" * 32)
+        self.key = directory / "key"
+        self.key.write_bytes(b"k" * 32)
         configuration = {
             "host": host.name,
             "listen": {"address": host.management, "port": PORT},
@@ -187,6 +189,31 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     for labels, lost in near.metrics()[LOST].items():
         if dict(labels)["path"] not in crossing:
             assert lost == returned[labels]  # such a path can only lose its replies on that link
+
+
+def test_probing_by_hand_shows_the_hops_of_each_flow_and_a_port_that_drops_full_size_packets(
+    agents: tuple[Agent, Agent], whole: Running, design: Design
+) -> None:
+    near, far = agents
+
+    def probed(kind: str) -> dict[int, dict[str, Any]]:
+        addresses = [far.rnic.address, "--source", near.rnic.address, "--source-port", f"{PORTS[0]}-{PORTS[-1]}"]
+        options = ["--type", kind, "--key-file", str(near.key), "-c", "4", "-i", "0.2", "--json"]
+        argv = [sys.executable, "-m", "exporter.cli", "probe", *addresses, *options]
+        paths = json.loads(whole.run(near.host.name, argv, check=False).stdout)["paths"]
+        return {path["source_port"]: path for path in paths}
+
+    model = Fabric(design.topology())
+    ends = f"{near.host.name}:{near.rnic.name}", f"{far.host.name}:{far.rnic.name}"
+    spine_ports = [port for link in model.possible_links(*ends) for port in link.split(" -- ") if "spine" in port]
+    hops = {port: [next(iter(hop["addresses"])) for hop in path["hops"]] for port, path in probed("trace").items()}
+    assert {len(addresses) for addresses in hops.values()} == {4}
+    assert {addresses[-1] for addresses in hops.values()} == {far.rnic.address}
+    assert len({tuple(addresses) for addresses in hops.values()}) == len(design.spines)
+    whole.fault("port-mtu", spine_ports[0], "1500")
+    dead = {port for port, path in probed("mtu").items() if not path["answered"]}
+    by_spine = {spine: {port for port in hops if hops[port][1] == spine} for spine in {a[1] for a in hops.values()}}
+    assert dead in by_spine.values()  # the flows over one spine, and no other
 
 
 def test_routers_that_send_no_icmp_leave_traces_incomplete_and_make_no_links(

@@ -28,6 +28,7 @@ from exporter.probe.session import Session
 from exporter.probe.statistics import WINDOW, PathSummary, Sample, Tally
 from exporter.probe.units import percent, seconds
 from exporter.probe.verdict import problems
+from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
@@ -52,7 +53,7 @@ class Responding:
     def __init__(self, codec: Codec) -> None:
         loop = Loop()
         counters = Store([(PROBER, 1)]).writer(PROBER).add(())
-        udp = UdpResponder(codec, FAR, 0, 1, Streams(), counters)
+        udp = UdpResponder(codec, FAR, 0, 1, Streams(), SourceLimit(1000), counters)
         self.port: int = socket.socket(fileno=os.dup(udp.fileno())).getsockname()[1]
         tcp = TcpResponder(loop, FAR, self.port)
         loop.watch(udp)
@@ -335,7 +336,7 @@ def test_a_probe_that_a_busy_host_sent_late_is_starved_and_none_is_made_up_for(
 ) -> None:
     options = arguments(responder, key_file)
     session = Session(read_request(_parser().parse_args(options)), keep_samples=True)
-    session._loop.after(0.1, lambda: time.sleep(0.2))  # five periods
+    session._loop.after(0.12, lambda: time.sleep(0.2))  # between two probes; five periods
     session.start()
     assert session.wait(20)
     (path,) = session.summaries()
