@@ -138,8 +138,10 @@ def notes(paths: Sequence[PathSummary]) -> list[str]:
         lines.append(f"{label(told, paths)}: an MTU of {mtu} bytes was reported")
     if unsent := sum(path.unsent for path in paths):
         lines.append(f"{unsent} could not be sent by this host: not counted as lost")
+    if unjudged := sum(path.unjudged for path in paths):
+        lines.append(f"{unjudged} outlived by a stall of this host: not counted as lost")
     if starved := sum(path.starved for path in paths):
-        lines.append(f"{starved} starved ({_STARVED}): sent over 5 ms late because this host was busy")
+        lines.append(f"{starved} starved ({_STARVED}): sent or judged over 5 ms late because this host was busy")
     return lines
 
 

@@ -17,7 +17,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Target
 from exporter.probe.request import Request
 from exporter.probe.statistics import Outcome, PathSummary, Sample, Tally
-from exporter.probing.loop import LATE_NS, Loop
+from exporter.probing.loop import Loop
 from exporter.probing.packet import Codec
 from exporter.probing.paths import LOST_RETURN, Flow, Path
 from exporter.probing.settings import prober_tables
@@ -38,20 +38,22 @@ class _Sent(NamedTuple):
 
     number: int
     before_ns: int
-    starved: bool
 
 
 class ProbedPath(Path):
     """A path of the prober that also tells what is booked on it."""
 
-    __slots__ = ("_number", "_samples", "_under_way", "handshake", "mtu_reported", "socket", "tally", "unsent")
+    __slots__ = (
+        "_number", "_samples", "_under_way",
+        "handshake", "mtu_reported", "socket", "tally", "unjudged", "unsent",
+    )  # fmt: skip
 
     def __init__(
         self, target: Target, row: RowWriter, histogram: RowWriter, results: ResultRing, samples: Samples
     ) -> None:
         super().__init__(target, secrets.randbits(64), row, histogram, results)
         self.tally = Tally()
-        self.unsent = 0
+        self.unsent = self.unjudged = 0
         self.mtu_reported: int | None = None
         self.socket: FlowSocket | None = None
         self.handshake: Handshake | None = None
@@ -72,9 +74,9 @@ class ProbedPath(Path):
     def settled(self) -> bool:
         return not self._under_way
 
-    def begin(self, *, starved: bool) -> None:
+    def begin(self) -> None:
         """Call right before a probe is sent: the bookings that follow name it by the time of its sending."""
-        self._under_way.append(_Sent(self._number, time.time_ns(), starved))
+        self._under_way.append(_Sent(self._number, time.time_ns()))
         self._number += 1
 
     def book_unsent(self) -> None:
@@ -101,12 +103,21 @@ class ProbedPath(Path):
         super().book_reported_mtu(mtu)
         self.mtu_reported = mtu
 
-    def _end(self, outcome: Outcome, time_ns: int, rtt: float | None, *, starved: bool = False) -> None:
+    def leave_unjudged(self, time_ns: int) -> None:
+        super().leave_unjudged(time_ns)
+        self._take(time_ns)
+        self.unjudged += 1
+
+    def _take(self, time_ns: int) -> int:
+        """The number of the probe that was sent at ``time_ns``, which is under way no more."""
         earlier = [sent for sent in self._under_way if sent.before_ns <= time_ns]
         sent = (earlier or self._under_way)[-1]
         self._under_way.remove(sent)
-        starved |= sent.starved
-        sample = Sample(number=sent.number, time=time_ns / 1e9, outcome=outcome, rtt_seconds=rtt, starved=starved)
+        return sent.number
+
+    def _end(self, outcome: Outcome, time_ns: int, rtt: float | None, *, starved: bool = False) -> None:
+        number = self._take(time_ns)
+        sample = Sample(number=number, time=time_ns / 1e9, outcome=outcome, rtt_seconds=rtt, starved=starved)
         self.tally.add(sample)
         self._samples.append((self, sample))
 
@@ -128,6 +139,7 @@ class ProbedPath(Path):
             lost_return=None if tcp else int(self.row.get(LOST_RETURN)),
             refused=refused,
             unsent=self.unsent,
+            unjudged=self.unjudged,
             starved=self.tally.starved,
             lost_ratio=lost / ended if ended else None,
             mtu_reported_bytes=self.mtu_reported,
@@ -149,11 +161,10 @@ class Session:
         """Open the sockets. ``keep_samples`` where somebody takes them. Raise ContractError."""
         self.samples: Samples = deque(maxlen=None if keep_samples else 0)
         self._request = request
-        self._late = False
         self._stopping = False
         self._failure: BaseException | None = None
         self._ended = threading.Event()
-        self._loop = Loop(self._on_slot)
+        self._loop = Loop()
         self._udp = UdpProber(self._loop, Codec(request.key), request.timeout)
         store = Store(prober_tables(len(request.targets)))
         histogram, results = store.writer(RTT_TABLE).add(()), ResultRing(1)  # nobody reads them: the tallies tell more
@@ -225,9 +236,6 @@ class Session:
         finally:
             self._ended.set()
 
-    def _on_slot(self, delay_ns: int) -> None:
-        self._late = delay_ns > LATE_NS
-
     def _on_trace(self, flow: Flow, hops: list[str | None]) -> None:
         self._by_flow[flow].tally.add_trace(hops)
         self._untraced.discard(flow)
@@ -242,10 +250,10 @@ class Session:
         if self._finished(path):
             return
         if path.socket is not None:
-            path.begin(starved=self._late)
+            path.begin()
             self._udp.send(path, path.socket)
         elif path.handshake is None or not path.handshake.under_way:  # else its source port is taken: next time
-            path.begin(starved=self._late)
+            path.begin()
             path.handshake = Handshake(self._loop, path, self._request.timeout)
         now = self._loop.clock()
         due_ns += period_ns

@@ -29,7 +29,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     rtt_seconds: float | None
     """None when lost. A closed TCP port refuses and has a round trip all the same."""
     starved: bool
-    """Sent over 5 ms late because this host was busy: its round trip may be the host's, not the network's."""
+    """Sent or judged over 5 ms late because this host was busy: its round trip may be the host's, not the network's."""
 
 
 class RoundTrips(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +68,8 @@ class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     unsent: int
     """This host could not send them: never loss."""
+    unjudged: int
+    """Sent, but this process stood still for so long that nobody can tell what became of them: never loss."""
     starved: int
     lost_ratio: float | None
     """Of the probes that have ended."""

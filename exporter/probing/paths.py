@@ -141,8 +141,11 @@ class Path:
         self.row.end()
         self._results.append(self.row.identity, time_ns, 0, LOST, starved)
 
-    def leave_unjudged(self) -> None:
-        """Book nothing; the responder may have counted the probe, which must not pass for another's lost reply."""
+    def leave_unjudged(self, time_ns: int) -> None:  # noqa: ARG002 - for those who follow single probes
+        """Book nothing of the probe that was sent at ``time_ns`` (Unix): we stood still for too long to tell.
+
+        The responder may have counted it, which must not pass for another's lost reply.
+        """
         self._afresh = True
 
     def book_refusal(self, time_ns: int) -> None:

@@ -135,6 +135,7 @@ class Handshake:
                 self._book_loss()
             else:
                 self._on_starved(False)
+                self._path.leave_unjudged(self._unix_ns)
             self._socket.close()
 
 

@@ -257,7 +257,7 @@ class UdpProber:
             if judged:
                 probe.path.book_loss(probe.unix_ns, now, starved)
             else:
-                probe.path.leave_unjudged()
+                probe.path.leave_unjudged(probe.unix_ns)
 
     def on_datagram(self, datagram: Datagram) -> None:
         packet = self.codec.parse(datagram.data)

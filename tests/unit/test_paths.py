@@ -85,7 +85,7 @@ def test_a_restart_of_the_responder_is_counted_and_is_no_loss() -> None:
 def test_a_probe_left_unjudged_makes_no_other_loss_one_on_the_way_back() -> None:
     booked = Booked()
     booked.path.reconcile(1, 1, 1)
-    booked.path.leave_unjudged()  # the responder counted it: 2
+    booked.path.leave_unjudged(0)  # the responder counted it: 2
     booked.path.book_loss(1, 1)  # and never saw this one
     booked.path.reconcile(3, 1, 1)
     assert booked[paths.LOST_RETURN] == 0

@@ -348,6 +348,21 @@ def test_a_probe_that_a_busy_host_sent_late_is_starved_and_none_is_made_up_for(
     assert sum(gap < 0.005 for gap in gaps) == 0  # not in a clump afterwards
 
 
+def test_a_run_ends_after_a_stall_that_outlived_its_probes(key_file: str) -> None:
+    """Ctrl-Z and fg: nobody can tell what became of the probes that were under way, and none is waited for."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((FAR, 0))
+        options = ["probe", FAR, "--source", NEAR, "--port", str(silent.getsockname()[1]), "--key-file", key_file]
+        options += ["--count", "4", "--interval", "0.05", "--timeout", "0.3"]
+        session = Session(read_request(_parser().parse_args(options)))
+        session._loop.after(0.25, lambda: time.sleep(1))
+        session.start()
+        assert session.wait(10)
+    (path,) = session.summaries()
+    assert (path.sent, path.answered, path.lost) == (4, 0, 4 - path.unjudged)
+    assert path.unjudged > 0
+
+
 def sample(rtt: float | None, *, number: int = 0, starved: bool = False) -> Sample:
     outcome = "lost" if rtt is None else "answered"
     return Sample(number=number, time=1.0, outcome=outcome, rtt_seconds=rtt, starved=starved)
@@ -394,7 +409,7 @@ def test_a_destination_whose_answers_were_lost_is_no_hop_after_itself() -> None:
 def path_summary(**changes: object) -> PathSummary:
     basis = PathSummary(
         destination="gpu-1", destination_address=FAR, destination_port=65300, source_address=NEAR, source_port=50000,
-        sent=8, answered=8, lost=0, lost_return=0, refused=0, unsent=0, starved=0, lost_ratio=0.0,
+        sent=8, answered=8, lost=0, lost_return=0, refused=0, unsent=0, unjudged=0, starved=0, lost_ratio=0.0,
         mtu_reported_bytes=None, rtt_seconds=None, hops=None,
     )  # fmt: skip
     return msgspec.structs.replace(basis, **changes)
