@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from lab.running import Running
 
@@ -20,3 +26,20 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < ends, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
+
+
+def exporter(config: Path) -> int:
+    """Process identifier, out here, of the exporter with this configuration: Popen knows only the way into the lab."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_text().split("\0")
+            if words[0] == sys.executable and str(config) in words:
+                return int(entry.name)
+    raise AssertionError(f"no exporter runs with {config}")
+
+
+def stop_exporter(way_in: subprocess.Popen[bytes], config: Path) -> int:
+    """End the exporter that ``way_in`` started, and return its exit code."""
+    os.kill(way_in.pid, signal.SIGCONT)  # nsenter stops when what it has started is stopped
+    os.kill(exporter(config), signal.SIGTERM)
+    return way_in.wait(10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from lab import sandbox
 from lab.errors import LabError
 from lab.network.design import Design, Host, Rnic
 from lab.running import Running
+from tests.lab.processes import exporter, stop_exporter
 
 PORT, PORTS = 9405, range(50_000, 50_016)
 SENT, LOST = "fabric_path_probes_sent_total", "fabric_path_probes_lost_total"
@@ -107,26 +107,15 @@ class Agent:
             found[dict(labels)["path"]].add(dict(labels)["link"])
         return found
 
-    def _control(self) -> int:
-        """Process identifier of the exporter, from out here: what ``self.process`` runs is only the way in."""
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_text().split("\0")
-                if words[0] == sys.executable and str(self._config) in words:
-                    return int(entry.name)
-        raise AssertionError("the exporter does not run")
-
     def prober(self) -> int:
         """Process identifier of its prober, from out here."""
-        control = self._control()
+        control = exporter(self._config)
         children = Path(f"/proc/{control}/task/{control}/children").read_text().split()
         return next(int(pid) for pid in children if "probing" in Path(f"/proc/{pid}/cmdline").read_text())
 
     def stop(self) -> int:
         """End the exporter and return its exit code."""
-        os.kill(self.process.pid, signal.SIGCONT)  # nsenter stops when what it has started is stopped
-        os.kill(self._control(), signal.SIGTERM)
-        return self.process.wait(10)
+        return stop_exporter(self.process, self._config)
 
 
 @pytest.fixture
@@ -182,13 +171,16 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     time.sleep(1.5)
     assert dropped > 50
     # What the standstill outlived by its timeout is unjudged: the prober cannot know that the fabric did it.
-    assert near.total(LOST) + near.total("fabric_exporter_prober_unjudged_probes_total") == dropped
+    unjudged = near.total("fabric_exporter_prober_unjudged_probes_total")
+    assert near.total(LOST) + unjudged == dropped
     assert near.total(LOST) > dropped * 0.8
     crossing = {path for path, links in near.links().items() if spine_link in links}
     returned = near.metrics()["fabric_path_probes_lost_return_total"]
     for labels, lost in near.metrics()[LOST].items():
         if dict(labels)["path"] not in crossing:
-            assert lost == returned[labels]  # such a path can only lose its replies on that link
+            # Such a path can only lose its replies on that link. One whose last probe stayed unjudged does not say on
+            # which way the losses just before it were: five in a row are one in three thousand.
+            assert lost - (4 if unjudged else 0) <= returned[labels] <= lost
 
 
 def test_probing_by_hand_shows_the_hops_of_each_flow_and_a_port_that_drops_full_size_packets(

@@ -27,7 +27,7 @@ from lab.network.design import Design, draw
 from lab.network.registration import Measured, Report, candidates, draw_burst
 from lab.network.resolver import Plan
 from lab.running import Running
-from tests.lab.processes import command_lines
+from tests.lab.processes import command_lines, stop_exporter
 
 # ---- as values
 
@@ -248,8 +248,9 @@ def asking(two_sites: Running, design: Design, plan: Plan, tmp_path: Path) -> It
             "ndots": 1,
         },
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration))
-    argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(tmp_path / "config.yaml")]
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(configuration))
+    argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(config)]
     process = subprocess.Popen(two_sites.command(host.name, argv), env=sandbox.environment())
     script = f"import urllib.request as u; print(u.urlopen('http://{host.management}:9405/metrics').read().decode())"
 
@@ -264,8 +265,7 @@ def asking(two_sites: Running, design: Design, plan: Plan, tmp_path: Path) -> It
     try:
         yield counted
     finally:
-        process.terminate()
-        process.wait(10)
+        assert stop_exporter(process, config) == 0
 
 
 def test_a_resolver_that_is_overwhelmed_fails_the_queries_of_an_exporter_until_it_is_healed(

@@ -32,14 +32,6 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningExporter]
     assert exporter.stop() == 0, exporter.log
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[RunningExporter]:
-    exporter = RunningExporter(tmp_path / "here", "")
-    yield exporter
-    exporter.stop()
-    assert "Traceback" not in exporter.log
-
-
 def answered(exporter: RunningExporter, path: str, probes: int = 10) -> bool:
     return (exporter.value(SENT, path=path) or 0) >= probes
 

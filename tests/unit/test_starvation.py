@@ -24,14 +24,6 @@ STALL_SECONDS = 2.0
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[RunningExporter]:
-    exporter = RunningExporter(tmp_path / "here", "")
-    yield exporter
-    exporter.stop()
-    assert "Traceback" not in exporter.log
-
-
-@pytest.fixture
 def there(tmp_path: Path) -> Iterator[RunningExporter]:
     exporter = RunningExporter(tmp_path / "there", "", address=THERE)
     yield exporter
