@@ -32,7 +32,7 @@ from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
-from exporter.joins import JobPaths, LinkJoin, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, link_info, rnic_info
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
@@ -77,7 +77,9 @@ class Exporter:
         self._plan: Plan | None = None
         self._plan_lapsed, self._plan_gone = False, False
         topology = read_topology(config.topology) if config.topology else None
-        self._links = LinkJoin(Fabric(topology)) if topology is not None else None
+        self._fabric = Fabric(topology) if topology is not None else None
+        self._links = LinkJoin(self._fabric) if self._fabric is not None else None
+        self._last_hops = LastHops(self._fabric)
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths = JobPaths()
         self._prober: Child | None = None
@@ -117,6 +119,7 @@ class Exporter:
             ceilings=probing.ceilings,
             trace_period_seconds=probing.trace_period_seconds,
             trace_max_hops=probing.trace_max_hops,
+            switches=dict(self._fabric.switch_addresses) if self._fabric is not None else {},
             dns=dns,
         )
         descriptors = (self._probed.descriptor, self._results.descriptor)
@@ -258,7 +261,7 @@ class Exporter:
         """Every family that is no column of a table; called with the lock on rendering."""
         joined = list(self._fixed)
         if self._prober is not None:
-            joined.append(self._job_paths.series(self._probed))
+            joined += [self._job_paths.series(self._probed), self._last_hops.series(self._probed)]
             if self._links is not None:
                 joined.append(self._links.series(self._probed))
         return joined + self._process_metrics.series()

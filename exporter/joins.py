@@ -1,11 +1,21 @@
-"""Families that join others: which links a path crosses, which job probes it, which RNICs there are."""
+"""Families that join others: which links a path crosses, where a failing one ends, whose job it is."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from exporter.contracts.catalogue import JOB_PATH_INFO, LINK_INFO, PATH, PATH_LINK_INFO, RNIC_INFO, ROUTE
+from exporter.contracts.catalogue import (
+    FAILING_TRACE,
+    JOB_PATH_INFO,
+    LINK_INFO,
+    PATH,
+    PATH_LINK_INFO,
+    RNIC_INFO,
+    ROUTE,
+    TRACE_LAST_HOP_INFO,
+)
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_port
 from exporter.contracts.plan import Plan
@@ -15,8 +25,8 @@ from exporter.store import Store
 
 _PROBE = PATH.labels.index("probe")
 
-Flow = tuple[str, str, str, str]
-"""Source address and port, destination address and port, as text."""
+Flow = tuple[str, str, str, str, str]
+"""Source address and port, destination address and port, protocol, as text."""
 
 _Routed = tuple[str, str, tuple[str, ...]]
 """Source address, destination address, hops."""
@@ -25,14 +35,33 @@ _Routed = tuple[str, str, tuple[str, ...]]
 def flow_of_labels(labels: Sequence[str]) -> Flow:
     """The flow of a PATH row: its hidden labels follow the rendered ones."""
     start = len(PATH.labels)
-    return (labels[start], labels[start + 1], labels[start + 2], labels[start + 3])
+    protocol = "tcp" if labels[_PROBE] == "tcp" else "udp"
+    return (labels[start], labels[start + 1], labels[start + 2], labels[start + 3], protocol)
 
 
 def routes(store: Store) -> dict[Flow, list[str]]:
     """Last complete route of each traced flow, as hop addresses without the destination."""
+    found: dict[Flow, list[str]] = {}
+    for row in store.read(ROUTE):
+        source, source_port, destination, destination_port, protocol, hops = row.labels
+        found[source, source_port, destination, destination_port, protocol] = json.loads(hops)
+    return found
+
+
+class FailingTrace(NamedTuple):
+    """The last trace of a path that loses probes."""
+
+    hops: list[str | None]
+    last_hop: str
+    """Address; empty where none answered."""
+    outcome: str
+
+
+def failing_traces(store: Store) -> dict[int, FailingTrace]:
+    """{identity of a PATH row: its trace}."""
     return {
-        (row.labels[0], row.labels[1], row.labels[2], row.labels[3]): json.loads(row.labels[4])
-        for row in store.read(ROUTE)
+        int(row.labels[0]): FailingTrace(json.loads(row.labels[1]), row.labels[2], row.labels[3])
+        for row in store.read(FAILING_TRACE)
     }
 
 
@@ -64,8 +93,6 @@ class LinkJoin:
         known = routes(store)
         before, links = self._known, {}
         for row in store.read(PATH):
-            if row.labels[_PROBE] == "tcp":
-                continue  # ECMP hashes the protocol too: the route of a UDP flow says nothing of it
             flow = flow_of_labels(row.labels)
             hops = known.get(flow)
             if hops is None:
@@ -76,6 +103,32 @@ class LinkJoin:
             for link in links[routed]:
                 yield (row.labels[0], link), 1.0
         self._known = links
+
+
+class LastHops:
+    """Names where the traces of failing paths ended: by the topology where it knows the address, else as it is."""
+
+    def __init__(self, fabric: Fabric | None) -> None:
+        self._fabric = fabric
+        self._series = Series(TRACE_LAST_HOP_INFO, ())
+        self._versions: tuple[int, int] | None = None
+
+    def series(self, store: Store) -> Series:
+        """The same object again while no path or trace comes or goes, so that renderers keep what they made of it."""
+        versions, torn = (store.version(PATH), store.version(FAILING_TRACE)), store.torn_reads
+        if versions != self._versions:
+            found = failing_traces(store)
+            paths = ((row, found[row.identity]) for row in store.read(PATH) if row.identity in found)
+            samples = [((row.labels[0], self._name(trace.last_hop), trace.outcome), 1.0) for row, trace in paths]
+            self._series = Series(TRACE_LAST_HOP_INFO, samples)
+            self._versions = versions if store.torn_reads == torn else None
+        return self._series
+
+    def _name(self, address: str) -> str:
+        if self._fabric is None or not address:
+            return address or "none"
+        interface = self._fabric.by_address.get(address)
+        return interface.id if interface is not None else self._fabric.locate(address) or address
 
 
 class JobPaths:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from exporter.contracts.catalogue import PATH
 from exporter.contracts.plan import UDP_HEADERS, Plan, Target
 from exporter.contracts.tables import ProbeRecord, TaskType
-from exporter.joins import Flow, flow_of_labels, routes
+from exporter.joins import Flow, failing_traces, flow_of_labels, routes
 from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, Result, ResultRing
 from exporter.store import Store
 
@@ -62,7 +62,10 @@ class RecordWriter:
             self._labels = labels
 
     def csv(self, since: float, plan: Plan | None) -> bytes:
-        """Records of probes sent after ``since`` (Unix seconds), then a TRACEROUTE record per traced flow."""
+        """Records of probes sent after ``since`` (Unix seconds), then a TRACEROUTE record per traced flow.
+
+        And one for each path that loses probes and whose trace does not come to its destination: how far it comes.
+        """
         with self._formatting:
             return self._csv(since, plan)
 
@@ -73,6 +76,7 @@ class RecordWriter:
         writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         latest: dict[Flow, dict[str, object]] = {}
+        latest_of: dict[int, dict[str, object]] = {}
         for result, error in _with_errors(self._results.read(0)[0]):
             labels = self._labels.get(result.path)
             if labels is None or result.time_ns < since * 1e9:
@@ -81,11 +85,17 @@ class RecordWriter:
             record = _path_columns(labels, target, plan.job if plan is not None and target is not None else "")
             record |= self._real_columns(record)
             writer.writerow(record | _outcome_columns(result, error))
-            latest[flow_of_labels(labels)] = record
+            latest[flow_of_labels(labels)] = latest_of[result.path] = record
+        trace = {"task_type": "TRACEROUTE", "ping_time": time.time_ns(), "probe_bytes": ""}
         for flow, hops in routes(self._store).items():
             if flow in latest:
-                traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": ""}
-                writer.writerow(latest[flow] | {"ping_time": time.time_ns()} | traced)
+                done = {"dial": "success", "route": json.dumps(hops), "protocol": flow[-1]}
+                writer.writerow(latest[flow] | trace | done)
+        for path, failing in failing_traces(self._store).items():
+            if path in latest_of and failing.outcome != "reached":
+                ended = {"dial": "fail", "route": json.dumps(failing.hops), "error": failing.outcome}
+                protocol = flow_of_labels(self._labels[path])[-1]
+                writer.writerow(latest_of[path] | trace | ended | {"protocol": protocol})
         return text.getvalue().encode()
 
     def _real_columns(self, record: Mapping[str, object]) -> dict[str, object]:
@@ -114,7 +124,7 @@ def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:
 
 def _path_columns(labels: Sequence[str], target: Target | None, job: str) -> dict[str, object]:
     _, source_host, source_rnic, destination_host, destination_rnic, probe = labels[: len(PATH.labels)]
-    source, source_port, destination, destination_port = flow_of_labels(labels)
+    source, source_port, destination, destination_port, _ = flow_of_labels(labels)
     return {
         "task_type": _TASK[probe],
         "src_node_id": target.source.rpartition("/")[0] if target else source_host,

@@ -28,7 +28,7 @@ DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
-    "traced paths": "those of `paths` that are not TCP and whose flow has a complete route",
+    "traced paths": "those of `paths` whose flow has a complete route",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric",
     "rnics": "RNICs of the host",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
@@ -124,6 +124,12 @@ PATH_MTU = _path(
     "mtu.reported", "gauge", "By", "Next-hop MTU that a router reported for this path (frag needed, RFC 1191)."
 )
 ROUTE_CHANGES = _path("route.changes", "counter", "{change}", "Complete traces that differ from the one before.")
+ROUTE_HASH = _path(
+    "route.hash",
+    "gauge",
+    "",
+    "Hash of the hops of the last complete trace, 52 bits: the same number is the same route. Frozen while it fails.",
+)
 
 PATH = _table(
     "path",
@@ -138,6 +144,7 @@ PATH = _table(
     RESPONDER_RESTARTS,
     PATH_MTU,
     ROUTE_CHANGES,
+    ROUTE_HASH,
     # what ties a row to its flow, for joining routes and writing probe records
     hidden=("source_address", "source_port", "destination_address", "destination_port", "traffic_class"),
 )
@@ -160,6 +167,15 @@ PATH_LINK_INFO = Metric(
     ("path", "link"),
     "1 for each link the path crosses: its last complete trace before the first loss, frozen while it fails.",
     "traced paths x links a path",
+)
+TRACE_LAST_HOP_INFO = Metric(
+    "fabric.path.trace.last_hop.info",
+    "gauge",
+    "",
+    ("path", "hop", "outcome"),
+    "1 for a path that loses probes: the last hop that answered a trace of its flow meanwhile, or `none`. "
+    "`reached`: the destination itself; `unreachable`: it knows no way on; `silent`: nothing behind it answered.",
+    "paths",
 )
 JOB_PATH_INFO = Metric(
     "fabric.job.path.info",
@@ -288,6 +304,12 @@ PROBER_LIMITED = _self(
 )
 PROBER_TRACES = _self("traces", "counter", "{trace}", "Traces that came to an end, complete or not.")
 PROBER_TRACES_INCOMPLETE = _self("traces.incomplete", "counter", "{trace}", "Traces with a silent hop or no end.")
+PROBER_TRACES_DELAYED = _self(
+    "traces.delayed",
+    "counter",
+    "{packet}",
+    "Packets of traces put off for a switch's sake (probing.ceilings.trace_packets_per_second_per_switch).",
+)
 PROBER_PATHS = _self("paths", "gauge", "{path}", "Paths being probed.")
 PROBER_UNSUPPORTED = _self(
     "unsupported_targets", "gauge", "{target}", "Planned targets this exporter cannot probe (type or source address)."
@@ -309,6 +331,7 @@ PROBER = _table(
     PROBER_LIMITED,
     PROBER_TRACES,
     PROBER_TRACES_INCOMPLETE,
+    PROBER_TRACES_DELAYED,
     PROBER_PATHS,
     PROBER_UNSUPPORTED,
     PROBER_WAITING,
@@ -316,10 +339,13 @@ PROBER = _table(
 
 ROUTE = Table(
     "route",
-    ("source_address", "source_port", "destination_address", "destination_port", "hops"),
+    ("source_address", "source_port", "destination_address", "destination_port", "protocol", "hops"),
     (),
 )
 """Last complete route per flow; not rendered itself, but joined with the topology into PATH_LINK_INFO."""
+
+FAILING_TRACE = Table("failing_trace", ("path_row", "hops", "last_hop", "outcome"), ())
+"""Last trace of each path that loses probes, by the identity of its row in PATH; becomes TRACE_LAST_HOP_INFO."""
 
 
 def _dns(name: str, kind: Kind, unit: str, text: str) -> Metric:
@@ -416,6 +442,7 @@ CATALOGUE: tuple[Metric, ...] = (
     *PATH.metrics,
     RTT,
     PATH_LINK_INFO,
+    TRACE_LAST_HOP_INFO,
     JOB_PATH_INFO,
     LINK_INFO,
     RNIC_INFO,

@@ -38,6 +38,9 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     the responder was restarting), ``reply lost`` (the responder's count proves
     that the probe arrived), or ``timeout`` (none of these); absent where the writer does not tell. ``starved``
     is 1 where the prober was short of CPU as it sent or judged the probe, 0 where it was not.
+
+    A TRACEROUTE that fails has an ``error`` too: ``silent``, or ``unreachable`` where a router said so. ``protocol`` is
+    that of the flow it traced; absent is ``udp``.
     """
 
     task_type: TaskType
@@ -67,6 +70,7 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     probe_bytes: int | None = None
     error: str | None = None
     starved: Literal[0, 1] | None = None
+    protocol: Literal["udp", "tcp"] | None = None
 
 
 class CounterSample(Contract, frozen=True, kw_only=True):

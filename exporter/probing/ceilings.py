@@ -15,6 +15,8 @@ from exporter.contracts.plan import Target
 
 PacketsPerSecond = Annotated[float, Meta(ge=1, le=1_000_000)]
 
+PACKETS_PER_SECOND_PER_SWITCH = 1.0
+"""Packets of traces that end at one switch, which polices its answers to all agents together, often at 100/s."""
 _PACKETS = {"tcp": 3}
 """Packets that a probe of the type sends, where it is more than one: SYN, ACK and RST of a handshake."""
 
@@ -32,6 +34,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     packets_per_second: PacketsPerSecond = 10_000.0
     packets_per_second_per_destination: PacketsPerSecond = 1000.0
+    trace_packets_per_second_per_switch: Annotated[float, Meta(ge=0.01, le=10_000)] = PACKETS_PER_SECOND_PER_SWITCH
     transits: tuple[Transit, ...] = ()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from exporter.contracts.catalogue import PATH, RTT_BUCKETS
 from exporter.contracts.plan import Target
@@ -20,18 +22,36 @@ LAST_REPLY = _COLUMN["last_reply.timestamp"]
 RESTARTS = _COLUMN["responder.restarts"]
 MTU_REPORTED = _COLUMN["mtu.reported"]
 ROUTE_CHANGES = _COLUMN["route.changes"]
+ROUTE_HASH = _COLUMN["route.hash"]
 
 RESTART_NS = 5_000_000_000
 """A responder that died is back within so long; a longer silence is more than its restart (a host, or the network)."""
 
 _RTT_SUM = len(RTT_BUCKETS) + 1
 
-Flow = tuple[str, int, str, int]
-"""(source address, source port, destination address, destination port): what ECMP hashes on."""
+
+class Flow(NamedTuple):
+    """What ECMP hashes on."""
+
+    source_address: str
+    source_port: int
+    destination_address: str
+    destination_port: int
+    protocol: Literal["udp", "tcp"]
+
+    @property
+    def destination(self) -> tuple[str, int]:
+        return (self.destination_address, self.destination_port)
 
 
 def flow_of(target: Target) -> Flow:
-    return (target.source_address, target.source_ports[0], target.destination_address, target.destination_port)
+    return Flow(
+        target.source_address,
+        target.source_ports[0],
+        target.destination_address,
+        target.destination_port,
+        "tcp" if target.probe == "tcp" else "udp",
+    )
 
 
 class Path:
@@ -45,7 +65,7 @@ class Path:
     __slots__ = (
         "_afresh", "_answers", "_answers_before", "_histogram", "_losses", "_missed", "_results", "_silent_since_ns",
         "_stream", "_unanswered",
-        "flow", "last_loss_ns", "row", "target", "token",
+        "flow", "last_loss_ns", "on_loss", "row", "target", "token",
     )  # fmt: skip
 
     def __init__(self, target: Target, token: int, row: RowWriter, histogram: RowWriter, results: ResultRing) -> None:
@@ -54,6 +74,7 @@ class Path:
         self.token = token
         self.row = row
         self.last_loss_ns = 0  # monotonic; 0 = never
+        self.on_loss: Callable[[], None] | None = None
         self._histogram = histogram
         self._results = results
         self._stream: tuple[int, int] | None = None
@@ -140,6 +161,8 @@ class Path:
         self.row.add(LOSSES)
         self.row.end()
         self._results.append(self.row.identity, time_ns, 0, LOST, starved)
+        if self.on_loss is not None:
+            self.on_loss()
 
     def leave_unjudged(self, time_ns: int) -> None:  # noqa: ARG002 - for those who follow single probes
         """Book nothing of the probe that was sent at ``time_ns`` (Unix): we stood still for too long to tell.
@@ -160,7 +183,10 @@ class Path:
         self.row.set(MTU_REPORTED, mtu)
         self.row.end()
 
-    def book_route_change(self) -> None:
+    def book_route(self, route_hash: int, *, changed: bool) -> None:
+        """A complete trace; ``changed`` when it differs from the one before."""
         self.row.begin()
-        self.row.add(ROUTE_CHANGES)
+        self.row.set(ROUTE_HASH, route_hash)
+        if changed:
+            self.row.add(ROUTE_CHANGES)
         self.row.end()

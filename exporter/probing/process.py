@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import (
+    FAILING_TRACE,
     PROBER,
     PROBER_LATE,
     PROBER_OVER_CEILING,
@@ -32,6 +32,7 @@ from exporter.contracts.catalogue import (
     ROUTE,
     RTT_TABLE,
 )
+from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
 from exporter.probing.ceilings import Thinning, shares
@@ -45,7 +46,9 @@ from exporter.probing.registration import Registration
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.probing.tcp import Handshake, TcpResponder
-from exporter.probing.trace import Tracer
+from exporter.probing.trace import Carrier, Tracer
+from exporter.probing.trace_tcp import TcpCarrier
+from exporter.probing.trace_udp import UdpCarrier, UdpTraces
 from exporter.probing.udp import FlowSocket, UdpProber
 from exporter.results import ResultRing
 from exporter.store import RowWriter, Store, StoreFullError
@@ -99,12 +102,15 @@ class Prober:
         self._udp = UdpProber(self._loop, codec, settings.timeout_seconds, self._on_starved)
         self._tracer = Tracer(
             self._loop,
-            self._udp,
             store.writer(ROUTE),
+            store.writer(FAILING_TRACE),
             self._counters,
             period_seconds=settings.trace_period_seconds,
             max_hops=settings.trace_max_hops,
+            packets_per_second_per_switch=settings.ceilings.trace_packets_per_second_per_switch,
+            switches=settings.switches,
         )
+        self._udp_traces = UdpTraces(self._udp)
         self._registration = Registration(self._loop, self._udp, self._start_all)
         self._probing: dict[str, _Probing] = {}
         self._phases: dict[str, float] = {}
@@ -221,22 +227,31 @@ class Prober:
             print(f"cannot probe {target.path}: {error}", file=sys.stderr, flush=True)
             return None
         path = Path(target, secrets.randbits(64), row, histogram, self._results)
-        if flow is not None:
-            self._tracer.add(path, flow)
         period_ns = int(target.period_seconds * 1e9)
         due = next_due(self._phases[target.path], period_ns, self._loop.clock(), time.time_ns())
         thinning = Thinning(self._shares[target.path], zlib.crc32(target.path.encode()) / 2**32)
         probing = _Probing(path, flow, due, thinning)
         probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+        self._tracer.add(path, self._carrier(probing))
         return probing
+
+    def _carrier(self, probing: _Probing) -> Carrier:
+        if probing.flow is not None:
+            return UdpCarrier(self._udp_traces, probing.path, probing.flow)
+        return TcpCarrier(
+            self._loop,
+            probing.path,
+            lambda: probing.handshake is not None and probing.handshake.under_way,
+            lambda: probing.due_ns,
+        )
 
     def _stop(self, probing: _Probing) -> None:
         probing.removed = True
         path = probing.path
         if probing.timer is not None:
             self._loop.cancel(probing.timer)
+        self._tracer.remove(path)
         if probing.flow is not None:
-            self._tracer.remove(path)
             self._udp.release(probing.flow)
         if probing.handshake is not None:
             probing.handshake.abandon()
@@ -265,6 +280,7 @@ class Prober:
         elif probing.handshake is not None and probing.handshake.under_way:
             path.book_unsent()  # its source port is still in use by the last one
         else:
+            self._tracer.give_way(path)
             probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds, self._on_starved)
 
     def _is_below_ceilings(self, probing: _Probing) -> bool:

@@ -59,9 +59,9 @@ class _Outstanding:
 class Tracing(Protocol):
     """Where a flow socket hands what belongs to a trace."""
 
-    def on_time_exceeded(self, flow: FlowSocket, error: IcmpError) -> None: ...
+    def on_icmp(self, flow: FlowSocket, error: IcmpError) -> bool: ...
 
-    def on_reply(self, sequence: int, address: tuple[str, int]) -> bool: ...
+    def on_reply(self, packet: Packet, datagram: Datagram) -> bool: ...
 
 
 class Registering(Protocol):
@@ -129,10 +129,7 @@ class FlowSocket:
                 # A count that has slipped would pair a probe with another's time: such a time lies far off.
                 if probe is not None and abs(item.sent_ns - probe.unix_ns) < _TIME_SLACK_NS + probe.sending_ns:
                     probe.kernel_ns = item.sent_ns
-            elif item.kind == "time_exceeded":
-                if self._prober.tracing is not None:
-                    self._prober.tracing.on_time_exceeded(self, item)
-            else:
+            elif self._prober.tracing is None or not self._prober.tracing.on_icmp(self, item):
                 self._prober.on_icmp(item)
         if len(self._awaiting_time) > _TIMES_AWAITED:  # times that never came (a driver without support)
             self._awaiting_time.clear()
@@ -265,9 +262,9 @@ class UdpProber:
             return
         probe = self._outstanding.get(packet.sequence)
         if probe is None:
-            for asked in (self.tracing, self.registration):
-                if asked is not None and asked.on_reply(packet.sequence, datagram.address):
-                    break
+            traced = self.tracing is not None and self.tracing.on_reply(packet, datagram)
+            if not traced and self.registration is not None:
+                self.registration.on_reply(packet.sequence, datagram.address)
             return
         target = probe.path.target
         if (

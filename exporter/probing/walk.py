@@ -21,19 +21,27 @@ _GRACE_SECONDS = 0.1
 class Walk:
     """A trace under way: ``hops`` holds the addresses that answered so far in order, None for silence.
 
+    ``rtts_ns`` holds the round trip to each of them and at last to the destination, None where nobody knows it.
+
     ``ask(hop_limit)`` sends a packet with that hop limit and returns 0, or the seconds after which the walk may ask for
     that again; where it raises OSError the walk ends. Answers come later, to ``on_hop`` and ``on_destination``: never
     out of ``ask``. ``on_end`` is called once, unless the walk is stopped before.
     """
 
-    __slots__ = ("_ask", "_asked", "_loop", "_max_hops", "_on_end", "_timer", "ended", "hops", "reached")
+    __slots__ = (
+        "_ask", "_asked", "_loop", "_max_hops", "_on_end", "_timer",
+        "ended", "hops", "reached", "rtts_ns", "unreachable_from",
+    )  # fmt: skip
 
     def __init__(
         self, loop: Loop, ask: Callable[[int], float], on_end: Callable[[Walk], None], *, max_hops: int
     ) -> None:
         self.hops: list[str | None] = []
+        self.rtts_ns: list[int | None] = []
         self.reached = False
         """Whether the destination answered, which is no hop of its own."""
+        self.unreachable_from: str | None = None
+        """The router that ended the walk: it knows no way to the destination."""
         self.ended = False
         self._loop = loop
         self._ask = ask
@@ -53,19 +61,30 @@ class Walk:
     def stop(self) -> None:
         """End without a word: nobody wants the rest."""
         self.ended = True
-        if self._timer is not None:
-            self._loop.cancel(self._timer)
+        self._cancel()
 
-    def on_hop(self, address: str) -> None:
+    def on_hop(self, address: str, rtt_ns: int | None = None) -> None:
         """A router says that the packet of the hop under way ended there."""
         if not self.ended:
-            self._advance(address)
+            self._advance(address, rtt_ns)
 
-    def on_destination(self) -> None:
+    def on_destination(self, rtt_ns: int | None = None) -> None:
         """The destination itself answered the packet of the hop under way."""
         if not self.ended:
             self.reached = True
+            self.rtts_ns.append(rtt_ns)
             self._end()
+
+    def on_unreachable(self, address: str) -> None:
+        """A router, not always that of the hop under way, says that no way leads on."""
+        if not self.ended:
+            self.unreachable_from = address
+            self._end()
+
+    def give_way(self) -> None:
+        """What was asked can be answered no more, for the sender needed its port: as if its time were up."""
+        if not self.ended:
+            self._on_silence()
 
     def _send(self) -> None:
         if self.ended:
@@ -86,15 +105,24 @@ class Walk:
             return
         if self._loop.late_ns > LATEST_NS:
             self._timer = self._loop.after(_GRACE_SECONDS, self._on_timeout)
-        elif self._asked < _ATTEMPTS:
-            self._send()
         else:
-            self._advance(None)
+            self._on_silence()
 
-    def _advance(self, address: str | None) -> None:
+    def _on_silence(self) -> None:
+        if self._asked >= _ATTEMPTS:
+            self._advance(None)
+            return
+        self._cancel()
+        self._send()
+
+    def _cancel(self) -> None:
         if self._timer is not None:
             self._loop.cancel(self._timer)
+
+    def _advance(self, address: str | None, rtt_ns: int | None = None) -> None:
+        self._cancel()
         self.hops.append(address)
+        self.rtts_ns.append(rtt_ns)
         self._asked = 0
         gave_up = self.hops[-_SILENT_HOPS_GIVEN_UP:] == [None] * _SILENT_HOPS_GIVEN_UP
         if gave_up or len(self.hops) >= self._max_hops:

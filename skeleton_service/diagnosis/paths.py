@@ -56,17 +56,17 @@ def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
     if not rows:
         return []
     last = {row["src_node_sn"]: row["ping_time"] for row in rows if row["task_type"] != "TRACEROUTE"}
-    routes: dict[Flow, tuple[str, ...]] = {}
+    routes: dict[tuple[Flow, bool], tuple[str, ...]] = {}  # ECMP hashes the protocol too
     histories: dict[tuple[Flow, str], PathHistory] = {}
     for row in rows:
         source, destination = _interface(row, "src", fabric), _interface(row, "dst", fabric)
         if source is None or destination is None:
             continue
         flow = (source, destination, row["src_port"])
-        if row["route"]:
+        if row["route"] and row["dial"] == "success":
             links = fabric.links_of_route(source, _hops(row["route"]), destination)
             if links is not None:
-                routes[flow] = links
+                routes[flow, _is_tcp(row)] = links
         if row["task_type"] in ("TRACEROUTE", "DNS"):
             continue
         if row["ping_time"] < last[row["src_node_sn"]] - int(RECENT_SECONDS * 1e9):
@@ -80,8 +80,7 @@ def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
             history = histories[flow, row["task_type"]] = PathHistory(flow, row["task_type"], row["job"] or job, ends)
         _count(history, row)
     for history in histories.values():
-        if history.task != "TCP_PING":  # ECMP hashes the protocol too: a UDP flow's route is not its own
-            history.links = routes.get(history.flow)
+        history.links = routes.get((history.flow, history.task == "TCP_PING"))
     return [histories[key] for key in sorted(histories, key=str)]
 
 
@@ -117,6 +116,10 @@ def _interface(row: dict[str, Any], side: str, fabric: Fabric) -> str | None:
         return f"{host}:{rnic}"
     interface = fabric.by_address.get(row[f"{side}_real_ip"] or "")
     return None if interface is None else interface.id
+
+
+def _is_tcp(row: dict[str, Any]) -> bool:
+    return "tcp" in (row["task_type"][:3].lower(), row["protocol"])
 
 
 def _hops(text: str) -> list[str | None]:

@@ -54,7 +54,7 @@ def rendered() -> str:
         for column in range(column_count(table)):
             row.set(column, column + 0.5 if column % 3 == 0 else column)
         row.end()
-    store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "[]"))
+    store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "udp", "[]"))
     joined = [Series(metric, [([f"{label}-0" for label in metric.labels], 1.0)]) for metric in INFO]
     return Renderer().render([store], joined).decode()
 

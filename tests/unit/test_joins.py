@@ -14,14 +14,16 @@ from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, ad
 from tests.unit.test_plan_contract import PLAN, TARGET
 
 
-def store(*paths: tuple[str, str, str], hops: list[str] | None = None) -> Store:
+def store(*paths: tuple[str, str, str], hops: list[str] | None = None, protocol: str = "udp") -> Store:
     """Paths of (name, probe, source port) between NEAR and FAR, and a route of the flow from port 49152."""
     made = Store([(PATH, 8), (ROUTE, 8)])
     near, far = (FABRIC.interfaces[end].rnic.ip for end in (NEAR, FAR))
     writer = made.writer(PATH)
     for name, probe, port in paths:
         writer.add((name, "h", "r", "h", "r", probe, near, port, far, "65300", "106"))
-    made.writer(ROUTE).add((near, "49152", far, "65300", json.dumps(hops or [address(port) for port in PORTS])))
+    made.writer(ROUTE).add(
+        (near, "49152", far, "65300", protocol, json.dumps(hops or [address(port) for port in PORTS]))
+    )
     return made
 
 
@@ -38,8 +40,10 @@ def test_an_mtu_path_shares_the_route_of_its_flow_and_another_port_does_not() ->
     assert {path for path, _ in made} == {"p"}
 
 
-def test_a_tcp_path_has_no_links_since_ecmp_hashes_the_protocol_too() -> None:
-    assert samples(store(("p", "tcp", "49152"))) == []
+def test_a_route_is_that_of_its_protocol_since_ecmp_hashes_it_too() -> None:
+    paths = ("p", "tcp", "49152"), ("q", "udp", "49152")
+    assert {path for path, _ in samples(store(*paths))} == {"q"}
+    assert {path for path, _ in samples(store(*paths, protocol="tcp"))} == {"p"}
 
 
 def test_a_route_the_topology_contradicts_makes_no_series() -> None:

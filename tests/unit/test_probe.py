@@ -390,7 +390,7 @@ def test_a_sparkline_marks_what_was_lost_and_starved_and_steps_by_the_square_roo
 def test_hops_that_differ_are_shown_together_and_silence_at_the_end_is_left_out() -> None:
     tally = Tally()
     for hops in (["a", None, "c"], ["a", None, "d"], ["a", None, "c"], ["b", None, None, None]):
-        tally.add_trace(hops)
+        tally.add_trace(hops, [1000] * len(hops))
     assert [(hop.traces, hop.addresses) for hop in tally.hops("z")] == [
         (4, {"a": 3, "b": 1}),
         (4, {}),
@@ -402,7 +402,7 @@ def test_a_destination_whose_answers_were_lost_is_no_hop_after_itself() -> None:
     """A path that lost 30 % used to be one hop longer than it was."""
     tally = Tally()
     for hops in (["a", "z"], ["a", None, "z"], ["a", None, None, "z"]):
-        tally.add_trace(hops)
+        tally.add_trace(hops, [1000] * len(hops))
     assert [hop.addresses for hop in tally.hops("z")] == [{"a": 3}, {"z": 1}]
 
 
