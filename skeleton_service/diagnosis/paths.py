@@ -119,7 +119,7 @@ def _interface(row: dict[str, Any], side: str, fabric: Fabric) -> str | None:
 
 
 def _is_tcp(row: dict[str, Any]) -> bool:
-    return "tcp" in (row["task_type"][:3].lower(), row["protocol"])
+    return bool(row["task_type"] == "TCP_PING" or row["protocol"] == "tcp")
 
 
 def _hops(text: str) -> list[str | None]:

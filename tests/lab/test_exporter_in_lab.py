@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.contracts.codec import encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
-from exporter.contracts.plan import Plan, Target
+from exporter.contracts.plan import Plan, ProbeType, Target
 from lab import sandbox
 from lab.errors import LabError
 from lab.network.design import Design, Host, Rnic
@@ -43,7 +43,9 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 class Agent:
     """An exporter on a host of the lab."""
 
-    def __init__(self, fabric: Running, host: Host, directory: Path, topology: Path) -> None:
+    def __init__(
+        self, fabric: Running, host: Host, directory: Path, topology: Path, trace_period_seconds: float = 3600
+    ) -> None:
         self.host, self.rnic, self._fabric = host, host.rnics[0], fabric
         directory.mkdir()
         self.key = directory / "key"
@@ -54,7 +56,12 @@ class Agent:
             "topology": str(topology),
             "plan": "plan.json",
             # Each flow is traced once, soon after it is planned: trace packets are not in any path's counts.
-            "probing": {"key_file": "key", "trace_period_seconds": 3600, "timeout_seconds": 0.5},
+            "probing": {
+                "key_file": "key",
+                "trace_period_seconds": trace_period_seconds,
+                "timeout_seconds": 0.5,
+                "ceilings": {"trace_packets_per_second_per_switch": 20},
+            },
             "throughput": {"step_seconds": 0.2},
         }
         self._config = directory / "config.yaml"
@@ -75,20 +82,22 @@ class Agent:
     def total(self, name: str) -> float:
         return sum(self.metrics()[name].values())
 
-    def probe(self, destination: Host, rnic: Rnic, generation: int) -> None:
-        """Probe one RNIC from sixteen source ports, twenty times a second each."""
+    def probe(
+        self, destination: Host, rnic: Rnic, generation: int, kind: ProbeType = "udp", period: float = 0.05
+    ) -> None:
+        """Probe one RNIC from sixteen source ports, by default twenty times a second each."""
         targets = tuple(
             Target(
-                path=path_id(self.host.name, self.rnic.name, destination.name, rnic.name, "udp", 0, port),
+                path=path_id(self.host.name, self.rnic.name, destination.name, rnic.name, kind, 0, port),
                 source="a/0",
                 destination="b/0",
-                probe="udp",
+                probe=kind,
                 source_address=self.rnic.address,
                 destination_address=rnic.address,
                 source_ports=(port,),
                 traffic_class=0,
                 payload_bytes=64,
-                period_seconds=0.05,
+                period_seconds=period,
                 active=True,
                 destination_host=destination.name,
                 destination_rnic=rnic.name,

@@ -1,0 +1,95 @@
+"""Traces in a real fabric: the flow's own way over UDP and TCP, what a failing one shows, and what switches are asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.contracts.codec import encode
+from exporter.contracts.fabric import Fabric
+from lab.network.design import Design
+from lab.running import Running
+from tests.lab.test_exporter_in_lab import LOST, PORTS, SENT, Agent, until
+from tests.lab.test_icmp import counters
+
+UNSENT = "fabric_path_probes_unsent_total"
+REFUSED = "fabric_path_probes_refused_total"
+
+
+@pytest.fixture
+def agents(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
+    """Agents on two hosts of two pods; the first traces every two seconds, the second answers only."""
+    near = design.hosts[0]
+    far = next(host for host in design.hosts if host.pod != near.pod)
+    topology = tmp_path / "topology.json"
+    topology.write_bytes(encode(design.topology()))
+    pair = [Agent(fabric, host, tmp_path / host.name, topology, 2.0) for host in (near, far)]
+    try:
+        until(lambda: all(agent.metrics() for agent in pair))
+        yield pair[0], pair[1]
+    finally:
+        codes = [agent.stop() for agent in pair]
+    assert codes == [0, 0]
+
+
+def by_path(agent: Agent, name: str) -> dict[str, float]:
+    return {dict(labels)["path"]: value for labels, value in agent.metrics()[name].items()}
+
+
+def last_hops(agent: Agent) -> dict[str, tuple[str, str]]:
+    """{failing path: (hop, outcome)}."""
+    found = (dict(labels) for labels in agent.metrics()["fabric_path_trace_last_hop_info"])
+    return {labels["path"]: (labels["hop"], labels["outcome"]) for labels in found}
+
+
+@pytest.mark.parametrize("period", [1.0, 0.1])
+def test_a_tcp_path_is_traced_on_its_own_flow_between_its_probes(
+    agents: tuple[Agent, Agent], whole: Running, design: Design, period: float
+) -> None:
+    near, far = agents
+    near.probe(far.host, far.rnic, 1, "tcp", period)
+    until(lambda: len(near.links()) == len(PORTS))
+    until(lambda: near.total("fabric_exporter_traces_total") > 3 * len(PORTS))
+    assert (near.total(LOST), near.total(UNSENT), near.total(REFUSED)) == (0, 0, 0)
+    model = Fabric(design.topology())
+    ends = f"{near.host.name}:{near.rnic.name}", f"{far.host.name}:{far.rnic.name}"
+    links = near.links()
+    assert all(len(crossed) == 4 for crossed in links.values())
+    assert set().union(*links.values()) == model.possible_links(*ends)
+    # The proof that it is the flow's own way: what crosses a link that drops everything answers no more.
+    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
+    crossing = {path for path, crossed in links.items() if link in crossed}
+    whole.fault("silent-loss", link, "100")
+    time.sleep(2)
+    before = by_path(near, "fabric_path_last_reply_timestamp_seconds")
+    time.sleep(2)
+    after = by_path(near, "fabric_path_last_reply_timestamp_seconds")
+    assert {path for path in after if after[path] == before[path]} >= crossing
+    assert {path for path, crossed in near.links().items() if link in crossed} == crossing, "the route is frozen"
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_a_failing_path_says_where_its_trace_ends_and_keeps_its_route(
+    agents: tuple[Agent, Agent], whole: Running, design: Design, kind: Any
+) -> None:
+    near, far = agents
+    near.probe(far.host, far.rnic, 1, kind, 0.5)
+    until(lambda: len(near.links()) == len(PORTS))
+    assert last_hops(near) == {}
+    links, hashes = near.links(), by_path(near, "fabric_path_route_hash")
+    leaf = design.leaf_of(near.rnic) if hasattr(design, "leaf_of") else None  # noqa: F841
+    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
+    whole.fault("silent-loss", link, "100")
+    crossing = {path for path, crossed in links.items() if link in crossed}
+    until(lambda: len({path for path, (_, outcome) in last_hops(near).items() if outcome == "silent"} & crossing) > 1)
+    print(link, last_hops(near), links)
+    time.sleep(5)
+    assert near.links() == links
+    assert by_path(near, "fabric_path_route_hash") == hashes
