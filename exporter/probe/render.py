@@ -116,7 +116,7 @@ def _hops(hops: Sequence[Hop]) -> list[str]:
         answers = ", ".join(f"{address} ({count} of {hop.traces})" for address, count in hop.addresses.items())
         text = f"  {number:>2}  {answers or f'silent (0 of {hop.traces})'}"
         if (trips := hop.rtt_seconds) is not None:
-            text += f"  {'/'.join(seconds(value) for value in (trips.min, trips.median, trips.max))}"
+            text += f"  {trips.text()}"
         lines.append(text)
     return lines
 

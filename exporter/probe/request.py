@@ -50,6 +50,8 @@ class Request:
 def read_request(options: argparse.Namespace) -> Request:
     """Resolve, check and complete the options; raise ContractError that names option and remedy."""
     kind: Type = options.type
+    if options.ecmp and kind != "trace":
+        raise ContractError("--ecmp", f"is of no use with --type {kind}", "add --type trace")
     if kind == "tcp":
         key = bytes(16)
         if options.size is not None:

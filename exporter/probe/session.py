@@ -31,8 +31,8 @@ from exporter.store import RowWriter, Store
 
 _LOOK_SECONDS = 0.05  # how often the loop looks whether it is done
 _START_NS = 20_000_000
-_TRACE_PACKETS_PER_SECOND = 100.0
-"""That may end at one switch: a person looks at a few flows for a short while."""
+TRACE_PACKETS_PER_SECOND = 20.0
+"""That may end at one switch: a person looks at a few flows for a short while, and exporters need their share too."""
 _SWITCH_SECONDS = 0.0005
 """How long the drawing thread may keep the probing one from running: Python's 5 ms would make slots late."""
 
@@ -188,7 +188,7 @@ class Session:
                 store.writer(PROBER).add(()),
                 period_seconds=max(request.interval, 1.0) / 0.9,
                 max_hops=request.max_hops,
-                packets_per_second_per_switch=_TRACE_PACKETS_PER_SECOND,
+                packets_per_second_per_switch=TRACE_PACKETS_PER_SECOND,
                 at_once=len(self.paths),
                 spread=lambda: 0.0,
                 on_trace=self._on_trace,
@@ -204,7 +204,7 @@ class Session:
             except OSError as error:
                 raise ContractError("--source-port", f"{port} of {source}: {error.strerror or error}") from error
             if tracer is not None:
-                tracer.add(path, UdpCarrier(traces, path, path.socket))
+                tracer.add(path, UdpCarrier(traces, path.flow, path.target.traffic_class, path.socket))
 
     def start(self) -> None:
         sys.setswitchinterval(_SWITCH_SECONDS)

@@ -6,10 +6,12 @@ import math
 import threading
 from bisect import bisect_left, insort
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
+
+from exporter.probe.units import seconds
 
 Outcome = Literal["answered", "lost", "refused"]
 
@@ -50,6 +52,17 @@ class HopRoundTrips(msgspec.Struct, frozen=True, kw_only=True):
     min: float
     median: float
     max: float
+
+    @staticmethod
+    def of(values: Iterable[float]) -> HopRoundTrips | None:
+        """None for none."""
+        ordered = sorted(values)
+        if not ordered:
+            return None
+        return HopRoundTrips(min=ordered[0], median=ordered[(len(ordered) - 1) // 2], max=ordered[-1])
+
+    def text(self) -> str:
+        return "/".join(seconds(value) for value in (self.min, self.median, self.max))
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +133,7 @@ class _HopTally:
             self._rtts.append(rtt_ns / 1e9)
 
     def hop(self) -> Hop:
-        ordered = sorted(self._rtts)
-        trips = None
-        if ordered:
-            trips = HopRoundTrips(min=ordered[0], median=ordered[(len(ordered) - 1) // 2], max=ordered[-1])
+        trips = HopRoundTrips.of(self._rtts)
         return Hop(traces=self._traces, addresses=dict(self._addresses.most_common()), rtt_seconds=trips)
 
 

@@ -50,9 +50,11 @@ from exporter.probing.trace import Carrier, Tracer
 from exporter.probing.trace_tcp import TcpCarrier
 from exporter.probing.trace_udp import UdpCarrier, UdpTraces
 from exporter.probing.udp import FlowSocket, UdpProber
+from exporter.probing.walk import HOP_TIMEOUT_SECONDS
 from exporter.results import ResultRing
 from exporter.store import RowWriter, Store, StoreFullError
 
+_AFTER_PROBE_SECONDS = 0.02
 _DELAY_WINDOW_NS = 10_000_000_000
 _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
@@ -236,14 +238,21 @@ class Prober:
         return probing
 
     def _carrier(self, probing: _Probing) -> Carrier:
+        flow, traffic_class = probing.path.flow, probing.path.target.traffic_class
         if probing.flow is not None:
-            return UdpCarrier(self._udp_traces, probing.path, probing.flow)
-        return TcpCarrier(
-            self._loop,
-            probing.path,
-            lambda: probing.handshake is not None and probing.handshake.under_way,
-            lambda: probing.due_ns,
-        )
+            return UdpCarrier(self._udp_traces, flow, traffic_class, probing.flow)
+        return TcpCarrier(self._loop, flow, traffic_class, lambda: self._port_taken(probing))
+
+    def _port_taken(self, probing: _Probing) -> float:
+        """Seconds until a trace may use the port of a TCP path.
+
+        Its handshake may be under way, or due before an answer to the trace can be waited for.
+        """
+        if probing.handshake is not None and probing.handshake.under_way:
+            return _AFTER_PROBE_SECONDS
+        left = (probing.due_ns - self._loop.clock()) / 1e9
+        needed = min(HOP_TIMEOUT_SECONDS, probing.path.target.period_seconds / 2)
+        return max(left, 0.0) + _AFTER_PROBE_SECONDS if left < needed else 0.0
 
     def _stop(self, probing: _Probing) -> None:
         probing.removed = True

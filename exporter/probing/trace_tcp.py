@@ -18,45 +18,34 @@ import time
 from collections.abc import Callable
 
 from exporter.probing.loop import Loop
-from exporter.probing.paths import Path
+from exporter.probing.paths import Flow
 from exporter.probing.sockets import IcmpError, error_queue, open_traced_connection
 from exporter.probing.trace_udp import round_trip
-from exporter.probing.walk import HOP_TIMEOUT_SECONDS, Walk
+from exporter.probing.walk import Walk
 
 _ERRORS_READ = 8
-_AFTER_PROBE_SECONDS = 0.02
 
 
 class TcpCarrier:
-    """Sends the SYNs of a path's traces.
+    """Sends the SYNs of a flow's traces; ``taken`` says for how many seconds the port is another's."""
 
-    ``handshaking`` says whether a handshake of the path is under way, ``due_ns`` when its next one is due (monotonic).
-    """
-
-    def __init__(self, loop: Loop, path: Path, handshaking: Callable[[], bool], due_ns: Callable[[], int]) -> None:
+    def __init__(self, loop: Loop, flow: Flow, traffic_class: int, taken: Callable[[], float] = lambda: 0.0) -> None:
         self._loop = loop
-        self._path = path
-        self._handshaking = handshaking
-        self._due_ns = due_ns
+        self._flow = flow
+        self._traffic_class = traffic_class
+        self._taken = taken
         self._socket: socket.socket | None = None
         self._walk: Walk | None = None
         self._unix_ns = 0
         self._monotonic_ns = 0
 
     def busy(self) -> float:
-        """A SYN is sent only with the time before the next probe that an answer may take, or half the period."""
-        if self._handshaking():
-            return _AFTER_PROBE_SECONDS
-        left = (self._due_ns() - self._loop.clock()) / 1e9
-        needed = min(HOP_TIMEOUT_SECONDS, self._path.target.period_seconds / 2)
-        return max(left, 0.0) + _AFTER_PROBE_SECONDS if left < needed else 0.0
+        return self._taken()
 
     def ask(self, walk: Walk, hop_limit: int) -> None:
         self.end()
-        flow = self._path.flow
-        connection = open_traced_connection(
-            flow.source_address, flow.source_port, self._path.target.traffic_class, hop_limit
-        )
+        flow = self._flow
+        connection = open_traced_connection(flow.source_address, flow.source_port, self._traffic_class, hop_limit)
         self._unix_ns, self._monotonic_ns = time.time_ns(), time.monotonic_ns()
         error = connection.connect_ex(flow.destination)
         if error not in (0, errno.EINPROGRESS):
@@ -80,7 +69,7 @@ class TcpCarrier:
         if self._socket is None:
             return
         for item in error_queue(self._socket, _ERRORS_READ):
-            if isinstance(item, IcmpError) and item.destination == self._path.flow.destination:
+            if isinstance(item, IcmpError) and item.destination == self._flow.destination:
                 self._on_icmp(item)
                 return
 
@@ -91,7 +80,7 @@ class TcpCarrier:
         self.end()
         if error.kind == "time_exceeded":
             walk.on_hop(error.offender, rtt_ns)
-        elif error.offender == self._path.flow.destination_address:
+        elif error.offender == self._flow.destination_address:
             walk.on_destination(rtt_ns)
         else:
             walk.on_unreachable(error.offender)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from exporter.probing.packet import TRACE, Packet, quoted_sequence
-from exporter.probing.paths import Path
+from exporter.probing.paths import Flow
 from exporter.probing.sockets import Datagram, IcmpError, send_options
 from exporter.probing.udp import FlowSocket, UdpProber
 from exporter.probing.walk import Walk
@@ -30,11 +30,12 @@ class UdpTraces:
 
 
 class UdpCarrier:
-    """Sends the requests of a path's traces."""
+    """Sends the requests of a flow's traces."""
 
-    def __init__(self, traces: UdpTraces, path: Path, socket: FlowSocket) -> None:
+    def __init__(self, traces: UdpTraces, flow: Flow, traffic_class: int, socket: FlowSocket) -> None:
         self._traces = traces
-        self._path = path
+        self._flow = flow
+        self._traffic_class = traffic_class
         self._socket = socket
         self._walk: Walk | None = None
         self._sequence = 0
@@ -50,16 +51,16 @@ class UdpCarrier:
         self._walk = walk
         self._sequence = prober.next_sequence()
         self._traces.by_sequence[self._sequence] = self
-        self._traces.by_destination[self._socket, self._path.flow.destination] = self
+        self._traces.by_destination[self._socket, self._flow.destination] = self
         packet = prober.codec.request(TRACE, self._sequence, 0)
-        options = send_options(self._path.target.traffic_class, hop_limit)
+        options = send_options(self._traffic_class, hop_limit)
         self._unix_ns, self._monotonic_ns = time.time_ns(), time.monotonic_ns()
-        self._socket.send([packet], options, self._path.flow.destination)
+        self._socket.send([packet], options, self._flow.destination)
 
     def end(self) -> None:
         self._walk = None
         self._traces.by_sequence.pop(self._sequence, None)
-        self._traces.by_destination.pop((self._socket, self._path.flow.destination), None)
+        self._traces.by_destination.pop((self._socket, self._flow.destination), None)
 
     def on_icmp(self, error: IcmpError) -> bool:
         """Whether the error was about our request."""
@@ -70,14 +71,14 @@ class UdpCarrier:
             self._walk.on_hop(error.offender, self._round_trip(error.received_ns))
         elif quoted is None or error.kind == "too_big":
             return False
-        elif error.offender == self._path.flow.destination_address:
+        elif error.offender == self._flow.destination_address:
             self._walk.on_destination(self._round_trip(error.received_ns))  # no responder listens, but the way is known
         else:
             self._walk.on_unreachable(error.offender)
         return True
 
     def on_reply(self, packet: Packet, datagram: Datagram) -> bool:
-        if self._walk is None or datagram.address != self._path.flow.destination:
+        if self._walk is None or datagram.address != self._flow.destination:
             return False
         rtt_ns = self._round_trip(datagram.received_ns)
         self._walk.on_destination(max(rtt_ns - packet.delay, 0))

@@ -1,14 +1,12 @@
-"""Traces in a real fabric: the flow's own way over UDP and TCP, what a failing one shows, and what switches are asked."""
+"""Traces in a real fabric: a flow's own way over UDP and TCP, and what a failing one shows."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,8 +14,7 @@ from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
 from lab.network.design import Design
 from lab.running import Running
-from tests.lab.test_exporter_in_lab import LOST, PORTS, SENT, Agent, until
-from tests.lab.test_icmp import counters
+from tests.lab.test_exporter_in_lab import LOST, PORTS, Agent, until
 
 UNSENT = "fabric_path_probes_unsent_total"
 REFUSED = "fabric_path_probes_refused_total"
@@ -75,21 +72,30 @@ def test_a_tcp_path_is_traced_on_its_own_flow_between_its_probes(
     assert {path for path, crossed in near.links().items() if link in crossed} == crossing, "the route is frozen"
 
 
-@pytest.mark.parametrize("kind", ["udp", "tcp"])
-def test_a_failing_path_says_where_its_trace_ends_and_keeps_its_route(
-    agents: tuple[Agent, Agent], whole: Running, design: Design, kind: Any
+def test_ecmp_enumeration_finds_every_spine_and_the_share_of_each(
+    agents: tuple[Agent, Agent], whole: Running, design: Design
 ) -> None:
     near, far = agents
-    near.probe(far.host, far.rnic, 1, kind, 0.5)
-    until(lambda: len(near.links()) == len(PORTS))
-    assert last_hops(near) == {}
-    links, hashes = near.links(), by_path(near, "fabric_path_route_hash")
-    leaf = design.leaf_of(near.rnic) if hasattr(design, "leaf_of") else None  # noqa: F841
-    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
-    whole.fault("silent-loss", link, "100")
-    crossing = {path for path, crossed in links.items() if link in crossed}
-    until(lambda: len({path for path, (_, outcome) in last_hops(near).items() if outcome == "silent"} & crossing) > 1)
-    print(link, last_hops(near), links)
-    time.sleep(5)
-    assert near.links() == links
-    assert by_path(near, "fabric_path_route_hash") == hashes
+    options = ["--source", near.rnic.address, "--type", "trace", "--ecmp", "--key-file", str(near.key)]
+    argv = [sys.executable, "-m", "exporter.cli", "probe", far.rnic.address, *options]
+    found = json.loads(whole.run(near.host.name, [*argv, "--json"], check=False).stdout)
+    print(whole.run(near.host.name, argv, check=False).stdout)
+    assert found["conclusive"]
+    assert found["reached"] == found["flows"] >= 11
+    assert len(found["routes"]) == len(design.spines)
+    second = [hop for hop in found["hops"] if hop["hop"] == 2]
+    assert sum(hop["share_ratio"] for hop in second) == pytest.approx(1, abs=0.001)
+    assert all(hop["rtt_seconds"]["min"] > 0 for hop in found["hops"])
+    for route in found["routes"]:  # and each port goes that way when it is traced alone
+        single = [
+            *argv[:-3],
+            "--key-file",
+            str(near.key),
+            "--source-port",
+            str(route["source_ports"][0]),
+            "-c",
+            "2",
+            "--json",
+        ]
+        (path,) = json.loads(whole.run(near.host.name, single, check=False).stdout)["paths"]
+        assert [next(iter(hop["addresses"])) for hop in path["hops"]] == route["hops"]

@@ -309,7 +309,7 @@ def test_traces_that_outlast_their_period_leave_no_route_of_a_flow_that_is_gone(
     rows = store.writer(PATH).add(("p",)), store.writer(RTT_TABLE).add(("h",))
     path = Path(target, 1, *rows, ResultRing(16))
     try:
-        tracer.add(path, UdpCarrier(traces, path, flow))
+        tracer.add(path, UdpCarrier(traces, path.flow, 106, flow))
         traced = tracer._flows[path.flow]
         tracer._on_period(traced)
         first = prober._sequence
