@@ -54,7 +54,7 @@ from exporter.probing.walk import HOP_TIMEOUT_SECONDS
 from exporter.results import ResultRing
 from exporter.store import RowWriter, Store, StoreFullError
 
-_AFTER_PROBE_SECONDS = 0.02
+_NEXT_SLOT_SECONDS = 0.001
 _DELAY_WINDOW_NS = 10_000_000_000
 _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
@@ -249,10 +249,10 @@ class Prober:
         Its handshake may be under way, or due before an answer to the trace can be waited for.
         """
         if probing.handshake is not None and probing.handshake.under_way:
-            return _AFTER_PROBE_SECONDS
+            return _NEXT_SLOT_SECONDS
         left = (probing.due_ns - self._loop.clock()) / 1e9
-        needed = min(HOP_TIMEOUT_SECONDS, probing.path.target.period_seconds / 2)
-        return max(left, 0.0) + _AFTER_PROBE_SECONDS if left < needed else 0.0
+        needed = min(HOP_TIMEOUT_SECONDS, probing.path.target.period_seconds / 4)
+        return max(left, _NEXT_SLOT_SECONDS) if left < needed else 0.0
 
     def _stop(self, probing: _Probing) -> None:
         probing.removed = True

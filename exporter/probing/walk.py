@@ -29,7 +29,7 @@ class Walk:
     """
 
     __slots__ = (
-        "_ask", "_asked", "_loop", "_max_hops", "_on_end", "_timer",
+        "_ask", "_asked", "_is_out", "_loop", "_max_hops", "_number", "_on_end", "_timer",
         "ended", "hops", "reached", "rtts_ns", "unreachable_from",
     )  # fmt: skip
 
@@ -48,7 +48,9 @@ class Walk:
         self._on_end = on_end
         self._max_hops = max_hops
         self._asked = 0  # of the hop under way
+        self._is_out = False  # whether a packet of that hop may still be answered
         self._timer: Timer | None = None
+        self._number = 0  # of the timer: one of the slot under way cannot be cancelled, and must not count
 
     @property
     def complete(self) -> bool:
@@ -83,47 +85,51 @@ class Walk:
 
     def give_way(self) -> None:
         """What was asked can be answered no more, for the sender needed its port: as if its time were up."""
-        if not self.ended:
+        if not self.ended and self._is_out:
             self._on_silence()
 
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._cancel()
+        number = self._number
+        self._timer = self._loop.after(seconds, lambda: action() if number == self._number else None)
+
+    def _cancel(self) -> None:
+        self._number += 1
+        if self._timer is not None:
+            self._loop.cancel(self._timer)
+
     def _send(self) -> None:
-        if self.ended:
-            return
         try:
             wait = self._ask(len(self.hops) + 1)
         except OSError:
             self._end()
             return
         if wait > 0:
-            self._timer = self._loop.after(wait, self._send)
+            self._after(wait, self._send)
             return
         self._asked += 1
-        self._timer = self._loop.after(HOP_TIMEOUT_SECONDS, self._on_timeout)
+        self._is_out = True
+        self._after(HOP_TIMEOUT_SECONDS, self._on_timeout)
 
     def _on_timeout(self) -> None:
-        if self.ended:
-            return
         if self._loop.late_ns > LATEST_NS:
-            self._timer = self._loop.after(_GRACE_SECONDS, self._on_timeout)
+            self._after(_GRACE_SECONDS, self._on_timeout)
         else:
             self._on_silence()
 
     def _on_silence(self) -> None:
-        if self._asked >= _ATTEMPTS:
-            self._advance(None)
-            return
+        self._is_out = False
         self._cancel()
-        self._send()
-
-    def _cancel(self) -> None:
-        if self._timer is not None:
-            self._loop.cancel(self._timer)
+        if self._asked < _ATTEMPTS:
+            self._send()
+        else:
+            self._advance(None)
 
     def _advance(self, address: str | None, rtt_ns: int | None = None) -> None:
         self._cancel()
         self.hops.append(address)
         self.rtts_ns.append(rtt_ns)
-        self._asked = 0
+        self._asked, self._is_out = 0, False
         gave_up = self.hops[-_SILENT_HOPS_GIVEN_UP:] == [None] * _SILENT_HOPS_GIVEN_UP
         if gave_up or len(self.hops) >= self._max_hops:
             self._end()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import msgspec
+import pytest
 
-from exporter.contracts.catalogue import PATH, ROUTE
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, ROUTE
 from exporter.contracts.topology import Rnic
-from exporter.joins import JobPaths, LinkJoin, job_paths, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, job_paths, link_info, rnic_info
 from exporter.store import Store
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
 from tests.unit.test_plan_contract import PLAN, TARGET
@@ -49,6 +50,36 @@ def test_a_route_is_that_of_its_protocol_since_ecmp_hashes_it_too() -> None:
 def test_a_route_the_topology_contradicts_makes_no_series() -> None:
     assert samples(store(("p", "udp", "49152"), hops=[address(port) for port in PORTS[:2]])) == []
     assert samples(store(("p", "udp", "49152"), hops=["203.0.113.1"] * 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("last", "outcome", "hop"),
+    [
+        (address(PORTS[1]), "silent", PORTS[1]),
+        (FABRIC.interfaces[FAR].rnic.ip, "reached", FAR),
+        ("203.0.113.1", "unreachable", "203.0.113.1"),
+        ("", "silent", "none"),
+    ],
+)
+def test_where_a_failing_path_ends_is_named_by_the_topology(last: str, outcome: str, hop: str) -> None:
+    made = Store([(PATH, 8), (FAILING_TRACE, 8)])
+    rows = [made.writer(PATH).add((path, "h", "r", "h", "r", "udp", *"abcde")) for path in ("p",)]
+    failing, join = made.writer(FAILING_TRACE), LastHops(FABRIC)
+    assert list(join.series(made).samples) == []
+    row = failing.add((str(rows[0].identity), "[]", last, outcome))
+    failing.add(("99", "[]", last, outcome))  # of a path that is gone
+    first = join.series(made)
+    assert list(first.samples) == [(("p", hop, outcome), 1.0)]
+    assert join.series(made) is first
+    failing.remove(row)
+    assert list(join.series(made).samples) == []
+
+
+def test_without_a_topology_a_hop_is_its_address() -> None:
+    made = Store([(PATH, 8), (FAILING_TRACE, 8)])
+    row = made.writer(PATH).add(("p", "h", "r", "h", "r", "udp", *"abcde"))
+    made.writer(FAILING_TRACE).add((str(row.identity), "[]", "10.9.0.1", "silent"))
+    assert [labels for labels, _ in LastHops(None).series(made).samples] == [("p", "10.9.0.1", "silent")]
 
 
 def test_each_switch_end_of_a_link_is_named_once() -> None:

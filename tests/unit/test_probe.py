@@ -25,7 +25,7 @@ from exporter.contracts.catalogue import PROBER
 from exporter.probe.render import sparkline
 from exporter.probe.request import read_request
 from exporter.probe.session import Session
-from exporter.probe.statistics import WINDOW, PathSummary, Sample, Tally
+from exporter.probe.statistics import WINDOW, HopRoundTrips, PathSummary, Sample, Tally
 from exporter.probe.units import percent, seconds
 from exporter.probe.verdict import problems
 from exporter.probing.limits import SourceLimit
@@ -404,6 +404,18 @@ def test_a_destination_whose_answers_were_lost_is_no_hop_after_itself() -> None:
     for hops in (["a", "z"], ["a", None, "z"], ["a", None, None, "z"]):
         tally.add_trace(hops, [1000] * len(hops))
     assert [hop.addresses for hop in tally.hops("z")] == [{"a": 3}, {"z": 1}]
+
+
+def test_a_hop_has_the_round_trips_of_the_traces_that_it_answered() -> None:
+    tally = Tally()
+    for rtts in ([30_000, 70_000], [10_000, 90_000], [20_000, None]):
+        tally.add_trace(["a", "z"], rtts)
+    tally.add_trace([None, "z"], [None, 80_000])
+    near, far = tally.hops("z")
+    assert (near.rtt_seconds, far.rtt_seconds) == (
+        HopRoundTrips(min=10e-6, median=20e-6, max=30e-6),
+        HopRoundTrips(min=70e-6, median=80e-6, max=90e-6),
+    )
 
 
 def path_summary(**changes: object) -> PathSummary:

@@ -135,6 +135,20 @@ def test_records_name_the_losses_that_a_restart_explains() -> None:
     assert [row["error"] for row in rows] == ["reply lost", "", "restarted", "restarted"]
 
 
+def test_a_failing_path_whose_trace_does_not_arrive_has_a_record_that_is_no_route(tmp_path: Path) -> None:
+    store, ring = Store([(PATH, 4), (ROUTE, 4), (FAILING_TRACE, 4)]), ResultRing(16)
+    paths, failing = store.writer(PATH), store.writer(FAILING_TRACE)
+    for name, outcome in (("p", "silent"), ("q", "reached")):
+        row = paths.add(labels(name, "tcp"))
+        ring.append(row.identity, 2_000_000_000, 0, LOST)
+        failing.add((str(row.identity), '["10.9.0.1", null]', "10.9.0.1", outcome))
+    (tmp_path / "r.csv").write_bytes(RecordWriter(store, ring).csv(0, None))
+    rows = [row for row in read_records([tmp_path / "r.csv"]).to_pylist() if row["task_type"] == "TRACEROUTE"]
+    assert [(row["dial"], row["error"], row["route"], row["protocol"]) for row in rows] == [
+        ("fail", "silent", '["10.9.0.1", null]', "tcp")
+    ]
+
+
 def test_the_header_is_the_contract() -> None:
     ring = ResultRing(4)
     header = RecordWriter(Store([(PATH, 1), (ROUTE, 1), (FAILING_TRACE, 1)]), ring).csv(0, None)
