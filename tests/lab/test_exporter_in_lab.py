@@ -44,7 +44,13 @@ class Agent:
     """An exporter on a host of the lab."""
 
     def __init__(
-        self, fabric: Running, host: Host, directory: Path, topology: Path, trace_period_seconds: float = 3600
+        self,
+        fabric: Running,
+        host: Host,
+        directory: Path,
+        topology: Path,
+        trace_period_seconds: float = 3600,
+        trace_packets_per_second_per_switch: float = 20,
     ) -> None:
         self.host, self.rnic, self._fabric = host, host.rnics[0], fabric
         directory.mkdir()
@@ -60,7 +66,7 @@ class Agent:
                 "key_file": "key",
                 "trace_period_seconds": trace_period_seconds,
                 "timeout_seconds": 0.5,
-                "ceilings": {"trace_packets_per_second_per_switch": 20},
+                "ceilings": {"trace_packets_per_second_per_switch": trace_packets_per_second_per_switch},
             },
             "throughput": {"step_seconds": 0.2},
         }

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,20 +15,25 @@ from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
 from lab.network.design import Design
 from lab.running import Running
-from tests.lab.test_exporter_in_lab import LOST, PORTS, Agent, until
+from tests.lab.test_exporter_in_lab import LOST, PORTS, Agent, agents, until
+from tests.lab.test_icmp import counters
+
+__all__ = ["agents"]
 
 UNSENT = "fabric_path_probes_unsent_total"
 REFUSED = "fabric_path_probes_refused_total"
+CEILING = 5.0
+"""Packets a second: less than sixteen flows want that are traced every two seconds."""
 
 
 @pytest.fixture
-def agents(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
-    """Agents on two hosts of two pods; the first traces every two seconds, the second answers only."""
+def tracing(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
+    """Agents on two hosts of two pods; the first traces every two seconds as far as it may, the second answers only."""
     near = design.hosts[0]
     far = next(host for host in design.hosts if host.pod != near.pod)
     topology = tmp_path / "topology.json"
     topology.write_bytes(encode(design.topology()))
-    pair = [Agent(fabric, host, tmp_path / host.name, topology, 2.0) for host in (near, far)]
+    pair = [Agent(fabric, host, tmp_path / host.name, topology, 2.0, CEILING) for host in (near, far)]
     try:
         until(lambda: all(agent.metrics() for agent in pair))
         yield pair[0], pair[1]
@@ -48,9 +54,9 @@ def last_hops(agent: Agent) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize("period", [1.0, 0.1])
 def test_a_tcp_path_is_traced_on_its_own_flow_between_its_probes(
-    agents: tuple[Agent, Agent], whole: Running, design: Design, period: float
+    tracing: tuple[Agent, Agent], whole: Running, design: Design, period: float
 ) -> None:
-    near, far = agents
+    near, far = tracing
     near.probe(far.host, far.rnic, 1, "tcp", period)
     until(lambda: len(near.links()) == len(PORTS))
     until(lambda: near.total("fabric_exporter_traces_total") > 3 * len(PORTS))
@@ -72,10 +78,77 @@ def test_a_tcp_path_is_traced_on_its_own_flow_between_its_probes(
     assert {path for path, crossed in near.links().items() if link in crossed} == crossing, "the route is frozen"
 
 
-def test_ecmp_enumeration_finds_every_spine_and_the_share_of_each(
-    agents: tuple[Agent, Agent], whole: Running, design: Design
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_a_failing_path_says_where_its_trace_ends_and_keeps_its_route(
+    agents: tuple[Agent, Agent], whole: Running, design: Design, kind: Literal["udp", "tcp"]
 ) -> None:
+    """Each flow is traced once an hour: what is seen here, losses have brought about."""
     near, far = agents
+    near.probe(far.host, far.rnic, 1, kind, 0.7)
+    until(lambda: len(near.links()) == len(PORTS))
+    assert last_hops(near) == {}
+    links, hashes = near.links(), by_path(near, "fabric_path_route_hash")
+    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
+    crossing = {path for path, crossed in links.items() if link in crossed}
+    traces = near.total("fabric_exporter_traces_total")
+    whole.fault("silent-loss", link, "100")
+    until(lambda: {path for path, (_, outcome) in last_hops(near).items() if outcome == "silent"} & crossing)
+    time.sleep(4)
+    cable = design.link_at(design.rnic_end(f"{near.host.name}:{near.rnic.name}"))
+    leaf = next(end.node for end in (cable.a, cable.b) if end.node != near.host.name)
+    ends = [end.partition(":")[0] for end in link.split(" -- ")]
+    before = leaf if leaf in ends else next(end for end in ends if end in {spine.name for spine in design.spines})
+    found = last_hops(near)
+    assert {found[path][0].partition(":")[0] for path in found.keys() & crossing} == {before}
+    assert len(found) <= 5, "a few of a destination's flows stand for all"
+    assert near.total("fabric_exporter_traces_total") - traces <= 6
+    assert near.links() == links
+    assert by_path(near, "fabric_path_route_hash") == hashes
+    whole.act("heal", "all")
+    until(lambda: last_hops(near) == {}, 40)
+
+
+def test_a_change_and_a_change_back_show_in_the_hash(tracing: tuple[Agent, Agent], whole: Running) -> None:
+    near, far = tracing
+    near.probe(far.host, far.rnic, 1, "udp", 0.5)
+    until(lambda: len(near.links()) == len(PORTS))
+    hashes, links = by_path(near, "fabric_path_route_hash"), near.links()
+    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
+    crossing = {path for path, crossed in links.items() if link in crossed}
+    whole.fault("link-down", link)
+    until(lambda: not any(link in crossed for crossed in near.links().values()), 60)
+    now, changes = by_path(near, "fabric_path_route_hash"), by_path(near, "fabric_path_route_changes_total")
+    assert all(now[path] != hashes[path] and changes[path] >= 1 for path in crossing)
+    assert all(now[path] == hashes[path] for path in hashes.keys() - crossing if not changes[path])
+    whole.act("heal", "all")
+    until(lambda: by_path(near, "fabric_path_route_hash") == hashes, 60)
+    assert near.links() == links
+
+
+def test_no_switch_is_asked_more_often_than_the_ceiling_says(
+    tracing: tuple[Agent, Agent], whole: Running, design: Design
+) -> None:
+    """By the switches' own counters of the ICMP errors that they sent and policed."""
+    near, far = tracing
+    near.probe(far.host, far.rnic, 1, "udp", 0.5)
+    switches = [switch.name for switch in design.switches]
+
+    def answered() -> dict[str, int]:
+        counts = {switch: counters(whole, switch) for switch in switches}
+        return {switch: counts[switch]["errors_sent"] + counts[switch]["errors_policed"] for switch in switches}
+
+    before, began = answered(), time.monotonic()
+    time.sleep(10)
+    rates = {switch: (count - before[switch]) / (time.monotonic() - began) for switch, count in answered().items()}
+    assert max(rates.values()) <= CEILING * 1.05
+    assert max(rates.values()) >= CEILING * 0.7, "the leaf's turns are all used"
+    assert near.total("fabric_exporter_traces_delayed_total") > 10
+
+
+def test_ecmp_enumeration_finds_every_spine_and_the_share_of_each(
+    tracing: tuple[Agent, Agent], whole: Running, design: Design
+) -> None:
+    near, far = tracing
     options = ["--source", near.rnic.address, "--type", "trace", "--ecmp", "--key-file", str(near.key)]
     argv = [sys.executable, "-m", "exporter.cli", "probe", far.rnic.address, *options]
     found = json.loads(whole.run(near.host.name, [*argv, "--json"], check=False).stdout)
