@@ -26,8 +26,8 @@ from exporter.store import RowWriter, TableWriter
 _FIRST_SECONDS, _SPREAD_SECONDS = 0.2, 3.0
 _AT_ONCE = 4
 """Traces under way from one source address; the others wait in turn."""
-_LONGEST_NS = 60_000_000_000
-"""A trace that has not ended by then is given up."""
+_LONGEST_BUSY_NS = 60_000_000_000
+"""A trace that could not send for so long, though it was its turn, is given up."""
 FREEZE_SECONDS = 15.0
 """A flow that lost a probe this recently keeps the route it had: a rerouted trace must not vote."""
 FREEZE_LIMIT_SECONDS = 600.0
@@ -69,16 +69,14 @@ class TracedFlow:
         self.walk: Walk | None = None
         self.carrier: Carrier | None = None
         """That of the walk."""
-        self.began_ns = 0
-        """When the walk did, or the one before; monotonic."""
         self.paced = 0
         """Hop limit of the packet that has a turn at its switch; 0 = none."""
         self.turn_ns = 0
-        """When that turn is; monotonic."""
+        """When that turn is, or at first when the walk began; monotonic."""
         self.met: Sequence[str | None] = ()
-        """Hops of the last trace, whatever its end: who is going to answer the next one."""
+        """Hops of the last trace that reached the destination, or else of the last one: who is going to answer."""
         self.met_end = False
-        """Whether that trace reached the destination."""
+        """Whether one has."""
         self.timer: Timer | None = None
         self.loss_timer: Timer | None = None
         self.loss_ns = 0
@@ -214,8 +212,7 @@ class Tracer:
     def _begin(self, flow: TracedFlow) -> None:
         self._lane(flow).under_way += 1
         flow.carrier = next(iter(flow.carriers.values()))
-        flow.began_ns = self._loop.clock()
-        flow.paced = 0
+        flow.paced, flow.turn_ns = 0, self._loop.clock()
         flow.walk = Walk(
             self._loop,
             lambda hop_limit: self._ask(flow, hop_limit),
@@ -227,12 +224,12 @@ class Tracer:
     def _ask(self, flow: TracedFlow, hop_limit: int) -> float:
         if flow.walk is None or flow.carrier is None:
             raise OSError("the trace is over")
-        if self._loop.clock() - flow.began_ns > _LONGEST_NS:
-            raise TimeoutError("the trace takes too long")
+        now = self._loop.clock()
         busy = max(carrier.busy() for carrier in flow.carriers.values())
         if busy:
+            if now - flow.turn_ns > _LONGEST_BUSY_NS:
+                raise TimeoutError("the port of the flow is always in use")
             return busy
-        now = self._loop.clock()
         if flow.paced != hop_limit or self._loop.late_ns > LATEST_NS:  # after a stall all turns have come at once
             self._take_turn(flow, hop_limit, now)
         if now < flow.turn_ns:
@@ -279,7 +276,8 @@ class Tracer:
         for place, address in enumerate(walk.hops):  # who answered out of turn has answered all the same
             if address is not None and self._expiring_at(flow, place + 1) != self._switches.get(address, address):
                 self._turns.take(self._switches.get(address, address))
-        flow.met, flow.met_end = walk.hops, walk.reached
+        if walk.reached or not flow.met_end:
+            flow.met, flow.met_end = walk.hops, walk.reached
         self._on_trace(flow.key, walk)
         self._counters.begin()
         self._counters.add(_TRACES)

@@ -330,3 +330,21 @@ def test_a_path_that_leaves_takes_all_that_was_kept_of_it_along() -> None:
     fabric.clock.pass_by(0.05)
     assert not any(fabric.clock.loop._slots.values())
     small.book_loss(0, fabric.clock.now_ns)
+
+
+def test_a_low_ceiling_makes_traces_slow_and_no_worse() -> None:
+    fabric = Fabric(packets_per_second_per_switch=0.02)
+    for port in range(50_000, 50_003):
+        fabric.add(port)
+    fabric.clock.pass_by(800, step=0.05)
+    assert len(fabric.routes()) == 3
+
+
+def test_a_failing_flow_whose_way_is_known_is_not_kept_waiting_by_hops_that_are_silent() -> None:
+    """What does not arrive ends at the switches that were met before: no distance of its own has to be paced."""
+    fabric = Fabric(packets_per_second_per_switch=1.0)
+    path, _ = fabric.add(50_000)
+    fabric.clock.pass_by(10)
+    fabric.ways[50_000], fabric.dead = [LEAF, None, None, None, None], True
+    fabric.lose(path, 8)
+    assert [row.labels[2:] for row in fabric.failing()] == [(LEAF, "silent")]
