@@ -29,6 +29,7 @@ DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
     "traced paths": "those of `paths` that are not TCP and whose flow has a complete route",
+    "tcp paths": "those of `paths` that are TCP",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric",
     "rnics": "RNICs of the host",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
@@ -125,6 +126,28 @@ PATH_MTU = _path(
 )
 ROUTE_CHANGES = _path("route.changes", "counter", "{change}", "Complete traces that differ from the one before.")
 
+
+def _tcp_path(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.path.tcp.{name}", kind, unit, PATH_LABELS, text, "tcp paths")
+
+
+TCP_SYN_RETRANSMITS = _tcp_path(
+    "syn.retransmits",
+    "counter",
+    "{segment}",
+    "SYNs sent again, a second after one that was not answered (tcpi_total_retrans); loss is what this did not mend.",
+)
+TCP_RETRANSMITS = _tcp_path(
+    "retransmits", "counter", "{segment}", "Echo requests sent again on a connection that stands (tcpi_total_retrans)."
+)
+TCP_RESETS = _tcp_path("resets", "counter", "{connection}", "Connections reset after their handshake.")
+TCP_ECHO_RTT = _tcp_path(
+    "echo.rtt",
+    "gauge",
+    "s",
+    "Network round trip of the last echo, responder delay excluded; absent while the last connection had none.",
+)
+
 PATH = _table(
     "path",
     PATH_LABELS,
@@ -138,6 +161,10 @@ PATH = _table(
     RESPONDER_RESTARTS,
     PATH_MTU,
     ROUTE_CHANGES,
+    TCP_SYN_RETRANSMITS,
+    TCP_RETRANSMITS,
+    TCP_RESETS,
+    TCP_ECHO_RTT,
     # what ties a row to its flow, for joining routes and writing probe records
     hidden=("source_address", "source_port", "destination_address", "destination_port", "traffic_class"),
 )

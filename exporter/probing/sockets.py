@@ -1,4 +1,4 @@
-"""UDP sockets with kernel timestamps and ICMP errors, no privilege needed.
+"""Sockets with kernel timestamps and ICMP errors, no privilege needed.
 
 Kernel documents: Documentation/networking/timestamping.rst (SO_TIMESTAMPING), ip(7) (IP_RECVERR,
 IP_MTU_DISCOVER). Python's socket module lacks most of these constants.
@@ -18,6 +18,7 @@ _SCM_TIMESTAMPING = _SO_TIMESTAMPING
 _TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE = 1 << 1, 1 << 3, 1 << 4
 _OPT_ID, _OPT_TSONLY = 1 << 7, 1 << 11
 _IP_TOS, _IP_TTL, _IP_MTU_DISCOVER, _IP_RECVERR, _IP_RECVTOS = 1, 2, 10, 11, 13
+_IP_PKTOPTIONS = 9
 _PMTUDISC_PROBE = 3
 _ORIGIN_ICMP, _ORIGIN_TIMESTAMPING = 2, 4
 _ICMP_UNREACHABLE, _ICMP_TIME_EXCEEDED = 3, 11
@@ -26,6 +27,7 @@ _CODE_PORT_UNREACHABLE, _CODE_FRAGMENTATION_NEEDED = 3, 4
 _EXTENDED_ERROR = struct.Struct("=IBBBBII")
 _TIMESPEC = struct.Struct("=qq")
 _INT = struct.Struct("=i")
+_CONTROL_HEADER = 16  # struct cmsghdr (cmsg(3)) on 64 bits
 _ANCILLARY_BYTES = 512
 _MAX_DATAGRAM = 9216
 _BUFFER_BYTES = 4 << 20
@@ -110,6 +112,41 @@ def receive(sock: socket.socket, limit: int) -> Iterator[Datagram]:
 def _nanoseconds(timestamps: bytes) -> int | None:
     seconds, nanoseconds = _TIMESPEC.unpack_from(timestamps)
     return int(seconds * 1_000_000_000 + nanoseconds) or None
+
+
+def time_stream(connection: socket.socket) -> None:
+    """Have the kernel time what is sent and received on a connection, as ``open_flow`` does for datagrams."""
+    flags = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_TSONLY
+    connection.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, flags)
+
+
+def open_listener(address: str, port: int) -> socket.socket:
+    """A non-blocking listening socket whose connections tell kernel receive times and ``traffic_class_of``."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
+        listener.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+        listener.bind((address, port))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def receive_bytes(connection: socket.socket, limit: int) -> tuple[bytes, int | None]:
+    """What waits in a stream, at most ``limit`` bytes, and the kernel receive time of the last; raise OSError."""
+    data, ancillary, _, _ = connection.recvmsg(limit, _ANCILLARY_BYTES)
+    times = [v for level, kind, v in ancillary if (level, kind) == (socket.SOL_SOCKET, _SCM_TIMESTAMPING)]
+    return data, _nanoseconds(times[0]) if times else None
+
+
+def traffic_class_of(connection: socket.socket) -> int:
+    """Traffic class that a connection of ``open_listener`` came in with (IP_PKTOPTIONS: one control message)."""
+    message = connection.getsockopt(socket.IPPROTO_IP, _IP_PKTOPTIONS, _ANCILLARY_BYTES)
+    return message[_CONTROL_HEADER] if len(message) > _CONTROL_HEADER else 0
 
 
 class TransmitTime(NamedTuple):

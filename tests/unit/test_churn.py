@@ -141,6 +141,8 @@ class Host:
             path.book_sent()
             path.book_answer(15_000, 10**9)
             path.book_reported_mtu(9000)
+            if path.target.probe == "tcp":
+                path.book_echo(20_000, 0)
         tracer = self.prober._tracer
         for flow in tracer._flows.values():
             if flow.route is None:
@@ -164,6 +166,7 @@ class Host:
         return dict.fromkeys(SERIES_TERMS, 0) | {
             "paths": len(targets),
             "traced paths": sum(target.probe != "tcp" for target in targets),
+            "tcp paths": sum(target.probe == "tcp" for target in targets),
             "links a path": 4,
             "rnics": RNICS,
             "roles": len({target.role for target in targets}),
