@@ -361,9 +361,7 @@ DNS_UNREACHABLE = _dns(
 DNS_UNSENT = _dns(
     "unsent", "counter", "{query}", "Queries the prober could not send in time or at all; never booked as a timeout."
 )
-DNS_TRUNCATED = _dns(
-    "truncated", "counter", "{answer}", "Truncated answers, after which a stub resolver asks again over TCP."
-)
+DNS_TRUNCATED = _dns("truncated", "counter", "{answer}", "Truncated answers, each asked for again over TCP.")
 DNS_REJECTED = _dns(
     "rejected", "counter", "{packet}", "Datagrams dropped: forged, malformed, or answers to other queries."
 )
@@ -375,6 +373,19 @@ DNS_RESOLUTION_FAILURES = _dns(
 )
 DNS_RESOLUTION_QUERIES = _dns("resolution.queries", "gauge", "{query}", "Queries that the last resolution took.")
 DNS_RTT = _dns("rtt", "gauge", "s", "Time from the last answered query to its answer.")
+DNS_TCP_QUERIES = _dns("tcp.queries", "counter", "{query}", "Queries asked again over TCP after a truncated answer.")
+DNS_TCP_FAILURES = _dns(
+    "tcp.failures",
+    "counter",
+    "{query}",
+    "Queries over TCP without an acceptable answer: refused, reset, closed, unsound or not within the timeout.",
+)
+DNS_TCP_RTT = _dns(
+    "tcp.rtt",
+    "gauge",
+    "s",
+    "Time from the last answered query over TCP to its answer, opening the connection included.",
+)
 DNS = _table(
     "dns",
     DNS_LABELS,
@@ -388,6 +399,10 @@ DNS = _table(
     DNS_RESOLUTION_FAILURES,
     DNS_RESOLUTION_QUERIES,
     DNS_RTT,
+    DNS_TCP_QUERIES,
+    DNS_TCP_FAILURES,
+    DNS_TCP_RTT,
+    hidden=("address", "port"),  # for probe records
 )
 DNS_ANSWERS = Metric(
     "fabric.dns.answers",

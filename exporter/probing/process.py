@@ -112,7 +112,7 @@ class Prober:
         self._shares: dict[str, float] = {}
         self._unsupported = 0
         if settings.dns is not None:
-            DnsProber(self._loop, settings.dns, settings.host, store).start()
+            DnsProber(self._loop, settings.dns, settings.host, store, results).start()
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
             limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
