@@ -284,7 +284,7 @@ class Exporter:
         try:
             return Response(200, _RECORD_TYPES[form], parquet.from_csv(text), compresses=False)
         except parquet.ParquetError as error:
-            return Response(500, "text/plain", f"{error}\n".encode())
+            return Response(503, "text/plain", f"{error}\n".encode())
 
     def _health(self, _: Query) -> Response:
         return Response(200, "text/plain", b"ok\n")

@@ -17,8 +17,8 @@ from typing import get_args, get_type_hints
 from exporter.child import child_environment
 from exporter.contracts.tables import ProbeRecord
 
-TIMEOUT_SECONDS = 60.0
-_ONE = threading.Lock()  # its memory once, however many ask
+TIMEOUT_SECONDS = 20.0
+_ONE = threading.Lock()  # its memory once, however many ask; and who waits holds up other answers
 
 
 class ParquetError(RuntimeError):
@@ -32,19 +32,22 @@ def is_possible() -> bool:
 def from_csv(text: bytes) -> bytes:
     """Probe records in CSV as Parquet; raise ParquetError."""
     command = [sys.executable, "-m", "exporter.parquet"]
+    if not _ONE.acquire(blocking=False):
+        raise ParquetError("another answer is being converted to Parquet: ask again in a few seconds")
     try:
-        with _ONE:
-            done = subprocess.run(
-                command,
-                input=text,
-                capture_output=True,
-                check=False,
-                timeout=TIMEOUT_SECONDS,
-                cwd="/",
-                env=child_environment(),
-            )
+        done = subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            check=False,
+            timeout=TIMEOUT_SECONDS,
+            cwd="/",
+            env=child_environment(),
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ParquetError(f"cannot convert to Parquet: {error}") from error
+    finally:
+        _ONE.release()
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise ParquetError(f"cannot convert to Parquet: exit code {done.returncode}: {reason}")

@@ -89,11 +89,14 @@ class RecordWriter:
             writer.writerows(self._records(since, plan))
             return text.getvalue().encode()
 
-    def jsonl(self, since: float, plan: Plan | None) -> bytes:
+    def jsonl(self, since: float, plan: Plan | None) -> bytearray:
         """The same, an object a line; what is optional and absent is left out."""
         with self._formatting:
-            rows = [ProbeRecord(**(_NEEDED | record)) for record in self._records(since, plan)]  # type: ignore[arg-type]
-            return msgspec.json.Encoder().encode_lines(rows)
+            lines, encoder = bytearray(), msgspec.json.Encoder()
+            for record in self._records(since, plan):
+                encoder.encode_into(ProbeRecord(**(_NEEDED | record)), lines, -1)  # type: ignore[arg-type]
+                lines += b"\n"
+            return lines
 
     def _records(self, since: float, plan: Plan | None) -> Iterator[Record]:
         self.remember()

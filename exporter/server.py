@@ -23,7 +23,7 @@ _GZIP_LEVEL = 1  # level 9 costs ten times as much for 15 % fewer bytes
 class Response:
     status: int
     content_type: str
-    body: bytes
+    body: bytes | bytearray
     compresses: bool = True
     """False where the body is compressed already."""
 

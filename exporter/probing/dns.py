@@ -254,6 +254,7 @@ class _TcpQuery:
         self._lookup = lookup
         self._ended = ended
         self._message = message
+        self._timeout_seconds = timeout_seconds
         self._received = bytearray()
         self._unix_ns, self._monotonic_ns = time.time_ns(), loop.clock()
         self._socket = socket.socket(socket.AF_INET6 if ":" in lookup.address[0] else socket.AF_INET)
@@ -273,7 +274,9 @@ class _TcpQuery:
         return self._socket.fileno()
 
     def on_output(self) -> None:
-        """Connected, or not."""
+        """Connected, or not. The answer has a timeout of its own, so that a stall before the query is no failure."""
+        self._loop.cancel(self._timer)
+        self._timer = self._loop.after(self._timeout_seconds, self._on_timeout)
         self._loop.forget(self)
         try:
             self._socket.send(len(self._message).to_bytes(2, "big") + self._message)  # whole: its buffer is empty
@@ -283,7 +286,7 @@ class _TcpQuery:
             self._loop.watch(self)
 
     def on_error(self) -> None:
-        self._fail()
+        self.on_input()  # which raises it, after an answer that came before
 
     def on_input(self) -> None:
         try:

@@ -398,7 +398,8 @@ def test_a_sparkline_marks_what_was_lost_and_starved_and_steps_by_the_square_roo
     for rtt in (1e-5, None, 1.3e-5, 1.5e-5, 2.1e-5, 1.0):
         tally.add(sample(rtt))
     tally.add(sample(1e-5, starved=True))
-    assert sparkline(tally.recent(), tally.round_trips()) == "▁x▁▂▃█!"
+    tally.add(Sample(number=0, time=0.0, outcome="answered", rtt_seconds=None, starved=False))  # its SYN was sent again
+    assert sparkline(tally.recent(), tally.round_trips()) == "▁x▁▂▃█!s"
 
 
 def test_hops_that_differ_are_shown_together_and_silence_at_the_end_is_left_out() -> None:

@@ -174,7 +174,10 @@ def refused(url: str) -> tuple[int, str]:
 def test_what_cannot_be_served_says_why(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(f"{served}?format=xml") == (400, "parameter 'format' is 'xml', not one of csv, jsonl, parquet\n")
     monkeypatch.setattr(parquet, "TIMEOUT_SECONDS", 0.001)
-    assert refused(f"{served}?format=parquet")[0] == 500
+    assert refused(f"{served}?format=parquet")[0] == 503
+    with parquet._ONE:
+        code, line = refused(f"{served}?format=parquet")
+    assert (code, line) == (503, "another answer is being converted to Parquet: ask again in a few seconds\n")
     monkeypatch.setattr(parquet, "find_spec", lambda _: None)
     code, line = refused(f"{served}?format=parquet")
     assert (code, line) == (406, "no Parquet without pyarrow: install it here, or ask for csv or jsonl\n")
