@@ -18,6 +18,7 @@ from exporter.contracts.plan import UDP_HEADERS, Target
 from exporter.probe.arguments import MOST_BYTES
 from exporter.probing.packet import PACKET_BYTES
 from exporter.probing.sockets import local_mtu
+from exporter.probing.tcp import SYN_RETRANSMIT_SECONDS
 
 Type = Literal["udp", "tcp", "mtu", "trace"]
 
@@ -40,6 +41,11 @@ class Request:
     max_hops: int
     max_lost_ratio: float | None
     max_rtt: float | None
+
+    @property
+    def longest(self) -> float:
+        """Seconds within which a probe has ended, whatever becomes of it."""
+        return 2 * self.timeout + SYN_RETRANSMIT_SECONDS if self.type == "tcp" else self.timeout
 
     @property
     def packet_bytes(self) -> int:

@@ -146,6 +146,7 @@ class Handshake:
                     return
                 if error and elapsed < self._timeout_ns:  # else its far end was tired of waiting for us
                     self._path.book_reset()
+                    self._path.book_echo(None, 0)
         elif error == errno.ECONNREFUSED:
             self._path.book_refusal(self._unix_ns)
         else:

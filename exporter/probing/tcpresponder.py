@@ -79,6 +79,7 @@ class TcpResponder:
         self._limit = limit
         self._counters = counters
         self._open: dict[_Connection, None] = {}  # oldest first
+        self._closing = False
         self._socket = open_listener(address, port)
 
     def fileno(self) -> int:
@@ -91,7 +92,8 @@ class TcpResponder:
 
     def on_input(self) -> None:
         now = time.monotonic()
-        if not self._open:
+        if not self._closing:  # one timer, however often the last connection goes and another comes
+            self._closing = True
             self._loop.after(HOLD_SECONDS, self._close_old)
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
@@ -143,7 +145,8 @@ class TcpResponder:
             if connection.accepted > oldest:
                 break
             self.drop(connection)
-        if self._open:
+        self._closing = bool(self._open)
+        if self._closing:
             self._loop.after(HOLD_SECONDS, self._close_old)
 
     def _book(self, column: int) -> None:

@@ -472,6 +472,14 @@ def test_nobody_holds_more_than_so_many_connections_and_probers_are_served_meanw
     assert not serving.responder._open
 
 
+def test_connections_that_come_and_go_leave_one_timer(serving: Serving) -> None:
+    """Each that came while there was no other would have left one, and each of these another."""
+    probed = Probed(serving.port)
+    for _ in range(30):
+        probed.probe()
+    assert sum(map(len, serving.loop._slots.values())) <= 2, "that, and the test's own"
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_no_input_stops_the_responder(pieces: list[bytes]) -> None:
