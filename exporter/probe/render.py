@@ -140,6 +140,8 @@ def notes(paths: Sequence[PathSummary]) -> list[str]:
         for path in paths
         if (trips := path.echo_rtt_seconds) is not None
     ]
+    if mute := [path for path in paths if path.echoes == 0 and path.answered > path.refused]:
+        lines.append(f"{label(mute, paths)}: no echo; is fabric-exporter running there, under the key of --key-file?")
     for path in paths:
         happened = (
             (path.syn_retransmits, "SYNs sent again after a second"),

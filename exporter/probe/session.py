@@ -158,7 +158,7 @@ class ProbedPath(Path):
             lost_ratio=lost / ended if ended else None,
             mtu_reported_bytes=self.mtu_reported,
             rtt_seconds=self.tally.round_trips(),
-            echoes=self.echoes.counts().get("answered", 0) if tcp else None,
+            echoes=self.echoes.counts().get("answered", 0) if tcp and target.payload_bytes else None,
             echo_rtt_seconds=self.echoes.round_trips(),
             syn_retransmits=int(self.row.get(TCP_SYN_RETRANSMITS)) if tcp else None,
             retransmits=int(self.row.get(TCP_RETRANSMITS)) if tcp else None,

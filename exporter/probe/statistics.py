@@ -77,7 +77,7 @@ class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The last MTU that a router, or this host, said a probe was too large for."""
     rtt_seconds: RoundTrips | None
     echoes: int | None = None
-    """Connections whose echo was answered and timed; this and what follows is of tcp alone, else None."""
+    """Connections whose echo was answered and timed; None where none was asked for. The rest is of tcp alone."""
     echo_rtt_seconds: RoundTrips | None = None
     syn_retransmits: int | None = None
     """SYNs that the kernel sent again, answered then or not."""

@@ -207,13 +207,16 @@ def test_another_key_is_silence_with_the_remedy(
 
 
 def test_echoes_of_tcp_connections_are_told_apart_and_asked_for_by_key_alone(
-    responder: Responding, key_file: str, capsys: pytest.CaptureFixture[str]
+    responder: Responding, key_file: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(arguments(responder, key_file, "--type", "tcp", "--source-port", "50110")) == 0
     told = f"{FAR} from port 50110: echo on 8 of 8 connections, min/median/p90/p99/max = "
     assert told in capsys.readouterr().out
     assert main(["probe", FAR, "--type", "tcp", "--port", str(responder.port), "-c", "2", "-i", "0.02"]) == 0
     assert "echo" not in capsys.readouterr().out
+    (other := tmp_path / "other.key").write_bytes(b"z" * 32)
+    assert main(arguments(responder, str(other), "--type", "tcp")) == 0, "a handshake was answered"
+    assert f"{FAR}: no echo; is fabric-exporter running there, under the key" in capsys.readouterr().out
 
 
 def test_a_closed_tcp_port_is_measured_and_needs_no_key(
