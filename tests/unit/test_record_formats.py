@@ -163,6 +163,7 @@ def test_no_record_is_a_table_without_rows(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(get(f"{url}?format={name}")[0])
             assert read_records([tmp_path / name]).num_rows == 0
         assert get(f"{url}?format=jsonl")[0] == b""
+        assert read_records([f"{url}?format=jsonl"]).num_rows == 0
 
 
 def refused(url: str) -> tuple[int, str]:
