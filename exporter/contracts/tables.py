@@ -37,10 +37,10 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     ``refused`` (the far host answered that nobody listens), ``restarted`` (the next reply's boot epoch shows that
     the responder was restarting), ``reply lost`` (the responder's count proves
     that the probe arrived), or ``timeout`` (none of these); absent where the writer does not tell. ``starved``
-    is 1 where the prober was short of CPU as it sent or judged the probe, 0 where it was not.
-
-    A TRACEROUTE that fails has an ``error`` too: ``silent``, or ``unreachable`` where a router said so. ``protocol`` is
-    that of the flow it traced; absent is ``udp``.
+    is 1 where the prober was short of CPU as it sent or judged the probe, 0 where it was not. A DNS record is a
+    query for ``dns_name`` to the resolver ``dst_node_id``; one that was answered, but with no address, has failed
+    with loss rate 0. A TRACEROUTE that fails has an ``error`` too: ``silent``, or ``unreachable`` where a router said
+    so. ``protocol`` is that of the flow it traced; absent is ``udp``.
     """
 
     task_type: TaskType
@@ -70,6 +70,7 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     probe_bytes: int | None = None
     error: str | None = None
     starved: Literal[0, 1] | None = None
+    dns_name: str | None = None
     protocol: Literal["udp", "tcp"] | None = None
 
 

@@ -12,13 +12,14 @@ from msgspec import Meta
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Target
+from exporter.probing.packet import PACKET_BYTES
 
 PacketsPerSecond = Annotated[float, Meta(ge=1, le=1_000_000)]
 
 PACKETS_PER_SECOND_PER_SWITCH = 1.0
 """Packets of traces that end at one switch, which polices its answers to all agents together, often at 100/s."""
-_PACKETS = {"tcp": 3}
-"""Packets that a probe of the type sends, where it is more than one: SYN, ACK and RST of a handshake."""
+_HANDSHAKE, _ECHO = 3, 2
+"""Packets of a TCP probe: SYN, ACK and RST; and where an echo is asked for, the request and an ACK of its reply."""
 
 
 class Transit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +52,10 @@ def check_ceilings(ceilings: Ceilings, source: str) -> None:
 
 def packets_per_second(target: Target) -> float:
     """What the probes of a target send, without replies, traces and greetings."""
-    return _PACKETS.get(target.probe, 1) / target.period_seconds
+    packets = 1
+    if target.probe == "tcp":
+        packets = _HANDSHAKE + (_ECHO if target.payload_bytes >= PACKET_BYTES else 0)
+    return packets / target.period_seconds
 
 
 def shares(targets: Sequence[Target], ceilings: Ceilings) -> dict[str, float]:
