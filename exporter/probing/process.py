@@ -117,7 +117,9 @@ class Prober:
             limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
             for address in settings.addresses:
                 port, heard = settings.responder_port, self._registration.on_hello
-                self._loop.watch(UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard))
+                self._loop.watch_patiently(
+                    UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
+                )
                 self._loop.watch(TcpResponder(self._loop, address, port))
         self._loop.watch(self)
 

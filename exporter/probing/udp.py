@@ -106,7 +106,6 @@ class FlowSocket:
         self._awaiting_time[number] = probe
 
     def on_input(self) -> None:
-        self.on_error()
         for datagram in receive(self._socket, _BATCH):
             self._prober.on_datagram(datagram)
 
@@ -173,7 +172,7 @@ class UdpProber:
         flow = self._flows.get((address, port))
         if flow is None:
             flow = self._flows[address, port] = FlowSocket(self, address, port)
-            self._loop.watch(flow)
+            self._loop.watch_patiently(flow)
         flow.users += 1
         return flow
 
@@ -277,7 +276,7 @@ class UdpProber:
             return
         del self._outstanding[packet.sequence]
         probe.path.reconcile(packet.answered, packet.epoch, packet.stream)
-        read_late = datagram.received_ns is not None and time.time_ns() - datagram.received_ns > LATE_NS
+        read_late = datagram.received_ns is not None and time.time_ns() - datagram.received_ns > SLOT_NS + LATE_NS
         starved = probe.starved or read_late
         if starved:
             self._on_starved(True)
