@@ -40,7 +40,7 @@ from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
 from exporter.probing.packet import Codec
 from exporter.probing.paths import Path
-from exporter.probing.phase import next_due, phases
+from exporter.probing.phase import next_due, phases, slots_apart
 from exporter.probing.registration import Registration
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
@@ -109,6 +109,7 @@ class Prober:
         self._probing: dict[str, _Probing] = {}
         self._phases: dict[str, float] = {}
         self._shares: dict[str, float] = {}
+        self._rate = 0.0  # probes a second that the plan asks for
         self._unsupported = 0
         if settings.dns is not None:
             DnsProber(self._loop, settings.dns, settings.host, store).start()
@@ -117,7 +118,7 @@ class Prober:
             limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
             for address in settings.addresses:
                 port, heard = settings.responder_port, self._registration.on_hello
-                self._loop.watch_patiently(
+                self._loop.watch_for_requests(
                     UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
                 )
                 self._loop.watch(TcpResponder(self._loop, address, port))
@@ -181,6 +182,7 @@ class Prober:
         supported = [target for target in plan.targets if self._supports(target)]
         self._unsupported = len(plan.targets) - len(supported)
         self._shares = shares(supported, self._settings.ceilings)
+        self._rate = sum(1 / target.period_seconds for target in supported)
         for name, probing in self._probing.items():
             probing.thinning.share = self._shares[name]
         ready: list[Target] = []
@@ -229,7 +231,7 @@ class Prober:
         due = next_due(self._phases[target.path], period_ns, self._loop.clock(), time.time_ns())
         thinning = Thinning(self._shares[target.path], zlib.crc32(target.path.encode()) / 2**32)
         probing = _Probing(path, flow, due, thinning)
-        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+        self._fire_later(probing, period_ns)
         return probing
 
     def _stop(self, probing: _Probing) -> None:
@@ -256,7 +258,11 @@ class Prober:
             if self._is_below_ceilings(probing):
                 path.book_unsent()
             probing.due_ns += period_ns
-        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+        self._fire_later(probing, period_ns)
+
+    def _fire_later(self, probing: _Probing, period_ns: int) -> None:
+        every = slots_apart(period_ns / 1e9, self._rate)
+        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns), every=every)
 
     def _send(self, probing: _Probing) -> None:
         path = probing.path

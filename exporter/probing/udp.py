@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
-from exporter.probing.loop import LATE_NS, SLOT_NS, Loop
-from exporter.probing.packet import PACKET_BYTES, REPLY, REQUEST, Codec, Packet, quoted_sequence
+from exporter.probing.loop import FEW, LATE_NS, SLOT_NS, Loop
+from exporter.probing.packet import PACKET_BYTES, REPLY, REQUEST, Codec, quoted_sequence
 from exporter.probing.paths import Path
 from exporter.probing.sockets import (
     Datagram,
@@ -98,6 +98,7 @@ class FlowSocket:
         except OSError:
             self._socket.sendmsg(parts, options, 0, destination)
         self._transmitted += 1
+        self._prober.expect_answer()
 
     def send_probe(self, probe: _Outstanding, parts: list[bytes], options: list[tuple[int, int, bytes]]) -> None:
         number = self._transmitted & 0xFFFFFFFF
@@ -167,12 +168,16 @@ class UdpProber:
         self._sequence += 1
         return self._sequence
 
+    def expect_answer(self) -> None:
+        """Something was sent now that may be answered."""
+        self._loop.look_by(self._loop.clock() + SLOT_NS)
+
     def acquire(self, address: str, port: int) -> FlowSocket:
         """The socket of a flow, opened at its first user; raise OSError (address not ours, port taken)."""
         flow = self._flows.get((address, port))
         if flow is None:
             flow = self._flows[address, port] = FlowSocket(self, address, port)
-            self._loop.watch_patiently(flow)
+            self._loop.watch_for_answers(flow)
         flow.users += 1
         return flow
 
@@ -204,7 +209,7 @@ class UdpProber:
         path.book_sent()
         self._outstanding[sequence] = probe
         self._by_age.append((probe.monotonic_ns, sequence))
-        self._loop.at(probe.monotonic_ns + self._timeout_ns, self._expire)
+        self._loop.at(probe.monotonic_ns + self._timeout_ns, self._expire, every=FEW)
 
     def _on_send_error(self, probe: _Outstanding, error: OSError) -> None:
         path = probe.path
@@ -225,7 +230,7 @@ class UdpProber:
         late: list[int] = []
         while self._by_age and self._by_age[0][0] + self._timeout_ns <= now:
             sent_ns, sequence = self._by_age.popleft()
-            stalled = now - sent_ns - self._timeout_ns > SLOT_NS + LATE_NS  # its slot began within SLOT_NS
+            stalled = now - sent_ns - self._timeout_ns > FEW * SLOT_NS + LATE_NS  # its slot began within so many
             (late if stalled else due).append(sequence)
         self._judge(due)
         if late:
@@ -276,20 +281,14 @@ class UdpProber:
             return
         del self._outstanding[packet.sequence]
         probe.path.reconcile(packet.answered, packet.epoch, packet.stream)
-        read_late = datagram.received_ns is not None and time.time_ns() - datagram.received_ns > SLOT_NS + LATE_NS
-        starved = probe.starved or read_late
+        elapsed = self._loop.clock() - probe.monotonic_ns
+        rtt = (datagram.received_ns or 0) - (probe.kernel_ns or probe.unix_ns)
+        # Kernel times are wall-clock: a step between the two shows as a time that cannot be. Ours is late, and says so.
+        measured = 0 < rtt <= elapsed
+        starved = probe.starved or self._loop.late_ns > LATE_NS or not measured
         if starved:
             self._on_starved(True)
-        probe.path.book_answer(self._round_trip(probe, datagram, packet), probe.unix_ns, starved)
-
-    def _round_trip(self, probe: _Outstanding, datagram: Datagram, packet: Packet) -> int:
-        elapsed = self._loop.clock() - probe.monotonic_ns
-        if datagram.received_ns:
-            rtt = datagram.received_ns - (probe.kernel_ns or probe.unix_ns)
-            # Kernel times are wall-clock: a step between the two shows as a time that cannot be.
-            if 0 < rtt <= elapsed:
-                elapsed = rtt
-        return max(elapsed - packet.delay, 0)
+        probe.path.book_answer(max((rtt if measured else elapsed) - packet.delay, 0), probe.unix_ns, starved)
 
     def on_icmp(self, error: IcmpError) -> None:
         sequence = quoted_sequence(error.quoted)
