@@ -129,6 +129,8 @@ class FlowSocket:
                 # A count that has slipped would pair a probe with another's time: such a time lies far off.
                 if probe is not None and abs(item.sent_ns - probe.unix_ns) < _TIME_SLACK_NS + probe.sending_ns:
                     probe.kernel_ns = item.sent_ns
+                if not self._awaiting_time:
+                    break  # an error that may follow is still there at the next look
             elif item.kind == "time_exceeded":
                 if self._prober.tracing is not None:
                     self._prober.tracing.on_time_exceeded(self, item)
@@ -162,6 +164,7 @@ class UdpProber:
         self._sequence = secrets.randbits(48)
         self._outstanding: dict[int, _Outstanding] = {}
         self._by_age: deque[tuple[int, int]] = deque()  # (monotonic ns, sequence)
+        self._expires_ns = 0  # what is sent before this has a time-out already
         self._options: dict[int, list[tuple[int, int, bytes]]] = {}
 
     def next_sequence(self) -> int:
@@ -209,7 +212,9 @@ class UdpProber:
         path.book_sent()
         self._outstanding[sequence] = probe
         self._by_age.append((probe.monotonic_ns, sequence))
-        self._loop.at(probe.monotonic_ns + self._timeout_ns, self._expire, every=FEW)
+        if probe.monotonic_ns >= self._expires_ns:
+            self._expires_ns = probe.monotonic_ns + FEW * SLOT_NS
+            self._loop.at(self._expires_ns + self._timeout_ns, self._expire, every=FEW)
 
     def _on_send_error(self, probe: _Outstanding, error: OSError) -> None:
         path = probe.path
@@ -230,7 +235,7 @@ class UdpProber:
         late: list[int] = []
         while self._by_age and self._by_age[0][0] + self._timeout_ns <= now:
             sent_ns, sequence = self._by_age.popleft()
-            stalled = now - sent_ns - self._timeout_ns > FEW * SLOT_NS + LATE_NS  # its slot began within so many
+            stalled = now - sent_ns - self._timeout_ns > 2 * FEW * SLOT_NS + LATE_NS  # its slot began within so many
             (late if stalled else due).append(sequence)
         self._judge(due)
         if late:
