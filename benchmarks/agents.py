@@ -55,12 +55,13 @@ class Agent:
         self._url = f"http://{listen['address']}:{listen['port']}"
         self._config.write_text(yaml.safe_dump({"plan": self._plan.name, **configuration}))
         argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(self._config)]
-        self._process = subprocess.Popen(enter(argv), env=sandbox.environment())
+        with open(directory / "log", "wb") as log:
+            self._process = subprocess.Popen(enter(argv), env=sandbox.environment(), stderr=log)
         self._generation = 0
         deadline = time.monotonic() + 20
         while not self.read("/metrics"):
             if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError(f"the exporter of {self._config} does not answer")
+                raise RuntimeError(f"the exporter does not answer: {(directory / 'log').read_text()}")
             time.sleep(0.1)
 
     def plan(self, targets: Sequence[Target]) -> None:

@@ -154,14 +154,19 @@ def round_trips(rounds: int, seconds: float, period: float) -> None:
 def loss(probes: int, clean: int, rate: int) -> bool:
     """Whether the agent lost exactly what the injector dropped, and nothing on a clean path."""
     print(f"\nLoss on a path both ways, {rate} probes a second")
-    print(f"{'injected':>10}{'probes':>10}{'dropped':>10}{'lost':>8}{'unsent':>8}{'unjudged':>10}{'flagged':>9}{'s':>7}")
+    print(
+        f"{'injected':>10}{'probes':>10}{'dropped':>10}{'lost':>8}{'unsent':>8}{'unjudged':>10}{'flagged':>9}{'s':>7}"
+    )
     good = True
     for percent, wanted in ((0.1, probes), (1.0, probes), (5.0, probes), (0.0, clean)):
         with stage() as made:
+            paths, ends = 100, made.ends
+            made.near.plan([target(ends.source, ends.destination, 40000 + n, paths / rate) for n in range(paths)])
+            while made.near.totals()["fabric_exporter_traces_total"] < paths:
+                time.sleep(1)  # the packets of a trace are not probes, but would be dropped as well
+            began = time.monotonic()
             if percent:
                 made.lab.fault("silent-loss", made.spine_link, percent)
-            paths, ends, began = 100, made.ends, time.monotonic()
-            made.near.plan([target(ends.source, ends.destination, 40000 + n, paths / rate) for n in range(paths)])
             while made.near.totals()[SENT] < wanted:
                 time.sleep(1)
             # The prober stands still, for less than its timeout, while what is under way is answered.
@@ -191,7 +196,7 @@ def pair(near: Sequence[str], far: Sequence[str], **more: object) -> Iterator[tu
     with tempfile.TemporaryDirectory() as directory:
         agents = []
         for number, addresses in enumerate((near, far)):
-            rnics = [{"name": f"mlx5_{rail}", "ip": address} for rail, address in enumerate(addresses)]
+            rnics = [{"name": f"mlx5_{rail}", "ip": address, "netdev": "lo"} for rail, address in enumerate(addresses)]
             listen = {"address": "127.0.0.1", "port": PORT + number}
             configuration = {"host": f"host-{number}", "listen": listen, "rnics": rnics, "probing": probing(**more)}
             agents.append(Agent(list, Path(directory, str(number)), configuration))
@@ -211,9 +216,11 @@ def saturation(seconds: float) -> None:
         with pair(near, far) as (asking, _):
             places = [(rail, port, step) for rail in range(8) for port in range(8) for step in range(4)]
             asking.plan(
-                target(near[rail], far[(rail + step) % 8], 40000 + port, len(places) / rate)
-                for rail, port, step in places
-            )  # type: ignore[arg-type]
+                [
+                    target(near[rail], far[(rail + step) % 8], 40000 + port, len(places) / rate)
+                    for rail, port, step in places
+                ]
+            )
             time.sleep(3)
             first, before, began = asking.totals(), asking.cost()["probing"], time.monotonic()
             time.sleep(seconds)
@@ -242,8 +249,8 @@ def agent(seconds: float) -> None:
             time.sleep(min(15.0, max(0.0, ends - time.monotonic())))
         return before, asking.cost(), time.monotonic() - began
 
-    print(f"\nAn agent: 8 RNICs x 25 paths at 1 Hz, scraped each 15 s, {seconds:g} s each; percent of one core, MiB PSS")
-    print(f"{'process':12}{'idle':>10}{'probes':>10}{'both ways':>12}{'PSS':>8}")
+    print(f"\nAn agent: 8 RNICs x 25 paths at 1 Hz, scraped each 15 s, {seconds:g} s each")
+    print(f"{'of one core':12}{'idle':>10}{'probes':>10}{'both ways':>12}{'MiB PSS':>10}")
     columns: list[dict[str, float]] = []
     with pair(near, far) as (asking, answering):
         for ours, theirs in (((), ()), (plan(near, far), ()), (plan(near, far), plan(far, near))):
@@ -251,12 +258,15 @@ def agent(seconds: float) -> None:
             answering.plan(theirs)
             time.sleep(5)
             before, after, spent = measure(asking)
-            columns.append({name: (after[name].seconds - before[name].seconds) / spent for name in after})
+            columns.append({name: (cost.seconds - before[name].seconds) / spent for name, cost in after.items()})
         memory = {name: cost.pss_mib for name, cost in asking.cost().items()}
-    for name in memory:
-        print(f"{name:12}" + "".join(f"{c[name]:{w}.2%}" for c, w in zip(columns, (10, 10, 12), strict=True)) + f"{memory[name]:8.1f}")
-    totals = [sum(column.values()) for column in columns]
-    print(f"{'in all':12}" + "".join(f"{t:{w}.2%}" for t, w in zip(totals, (10, 10, 12), strict=True)) + f"{sum(memory.values()):8.1f}")
+    for name, pss in memory.items():
+        print(f"{name:12}" + _shares([column[name] for column in columns]) + f"{pss:10.1f}")
+    print(f"{'in all':12}" + _shares([sum(column.values()) for column in columns]) + f"{sum(memory.values()):10.1f}")
+
+
+def _shares(values: Sequence[float]) -> str:
+    return "".join(f"{value:{width}.2%}" for value, width in zip(values, (10, 10, 12), strict=True))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -59,7 +58,8 @@ def fping(ends: Ends, period: float, seconds: float) -> Probed:
     lines = re.findall(r"\[([\d.]+)\] \S+ : \[\d+\], \d+ bytes, ([\d.]+) ms", str(told["output"]))
     counts = re.search(r"xmt/rcv/%loss = (\d+)/", str(told["errors"]) + str(told["output"]))
     sent = int(counts[1]) if counts else len(lines)
-    return Probed([float(ms) * 1e3 for _, ms in lines], [float(at) for at, _ in lines], float(str(told["seconds"])), sent)
+    spent = float(str(told["seconds"]))
+    return Probed([float(ms) * 1e3 for _, ms in lines], [float(at) for at, _ in lines], spent, sent)
 
 
 def blackbox(ends: Ends, module: str, phase: str, period: float, seconds: float, directory: Path) -> Probed:
@@ -71,7 +71,8 @@ def blackbox(ends: Ends, module: str, phase: str, period: float, seconds: float,
     listen = f"127.0.0.1:{BLACKBOX_PORT}"
     target = ends.destination if module == "icmp" else f"{ends.destination}:65300"
     command = [
-        "prometheus-blackbox-exporter", f"--config.file={config}", f"--web.listen-address={listen}", "--log.level=error",
+        "prometheus-blackbox-exporter", f"--config.file={config}", f"--web.listen-address={listen}",
+        "--log.level=error",
     ]  # fmt: skip
     url = f"http://{listen}/probe?target={target}&module={module}"
     told = _measured(ends, seconds, "SIGTERM", command, "--ask", url, "--period", str(period))
@@ -93,7 +94,7 @@ def _sample(page: str, phase: str) -> float | None:
 
 
 class Echo:
-    """The client and the server of echo.c, compiled for the occasion; None of it where there is no compiler."""
+    """The client and the server of echo.c, compiled for the occasion."""
 
     def __init__(self, ends: Ends, directory: Path) -> None:
         self._ends = ends
@@ -104,10 +105,6 @@ class Echo:
         self._server = subprocess.Popen(command, env=sandbox.environment())
         time.sleep(0.3)
 
-    @staticmethod
-    def possible() -> bool:
-        return shutil.which("cc") is not None
-
     def probe(self, period: float, seconds: float) -> Probed:
         count = round(seconds / period)
         ends = self._ends
@@ -115,7 +112,8 @@ class Echo:
         command = [self._program, "client", *addresses, str(round(period * 1e6)), str(count)]
         told = _measured(ends, seconds + 1, "SIGINT", command)
         rows = [tuple(map(int, line.split())) for line in str(told["output"]).splitlines()]
-        return Probed([row[1] / 1e3 for row in rows], [row[0] / 1e9 for row in rows], float(str(told["seconds"])), count)
+        spent = float(str(told["seconds"]))
+        return Probed([row[1] / 1e3 for row in rows], [row[0] / 1e9 for row in rows], spent, count)
 
     def stop(self) -> None:
         subprocess.run(self._ends.far(["pkill", "-f", self._program]), env=sandbox.environment(), check=False)

@@ -105,9 +105,7 @@ def test_a_loop_that_was_busy_listens_again(loop: Loop, reader: Reader, running:
     assert sorted(reader.late)[2] < 5_000_000
 
 
-def test_answers_wait_for_the_slot_that_was_asked_for(
-    loop: Loop, reader: Reader, running: Callable[[], None]
-) -> None:
+def test_answers_wait_for_the_slot_that_was_asked_for(loop: Loop, reader: Reader, running: Callable[[], None]) -> None:
     loop.watch_for_answers(reader)
     loop.look_by(loop.clock() + 300_000_000)
     running()
