@@ -25,6 +25,9 @@ LATEST_NS = 100_000_000
 
 _LONGEST_WAIT_NS = 1_000_000_000
 _LOOK_NS = 2 * SLOT_NS
+_BRIEF_NS = 500_000
+"""A look that took longer is followed by one ``_SOON_NS`` later: what a socket can hold is a few full-size packets."""
+_SOON_NS = SLOT_NS // 2
 _BUSY_WAKES = 4
 """So many wakes more than looks would have been make the loop look instead; it listens again after ``_QUIET_NS``."""
 _QUIET_NS = 4 * _LOOK_NS
@@ -69,6 +72,7 @@ class Loop:
         self._epoll.register(self._requests, select.EPOLLIN)
         self._listening = True  # for requests; else they are looked for
         self._busy_until_ns = 0
+        self._look_at_ns = 0
         self._wakes = 0.0  # by requests, one less for each look that there could have been
         self._woken_ns = 0
         self._slots: dict[int, dict[int, Callable[[], None]]] = {}
@@ -135,7 +139,7 @@ class Loop:
             now = self.clock()
             due_ns = min(now + _LONGEST_WAIT_NS, self._order[0] * SLOT_NS if self._order else now + _LONGEST_WAIT_NS)
             if not self._listening:
-                due_ns = min(due_ns, (now // _LOOK_NS + 1) * _LOOK_NS)
+                due_ns = min(due_ns, self._look_at_ns)
             self._handle(self._epoll.poll(max(0, due_ns - now) / 1e9))
             now = self.clock()
             if now >= due_ns:
@@ -157,6 +161,8 @@ class Loop:
             self._handle(ready)
             now = self.clock()
             self._busy_until_ns = now + _QUIET_NS
+        # On a grid of its own, which the slots of light plans are on.
+        self._look_at_ns = (now // _LOOK_NS + 1) * _LOOK_NS if now - started < _BRIEF_NS else now + _SOON_NS
         if now >= self._busy_until_ns:
             self._listen(True)
 
@@ -169,6 +175,7 @@ class Loop:
         if self._wakes > _BUSY_WAKES:
             self._wakes = 0.0
             self._busy_until_ns = now + _QUIET_NS
+            self._look_at_ns = now + _SOON_NS
             self._listen(False)
 
     def _listen(self, listening: bool) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import (
     PROBER,
+    PROBER_DROPPED,
     PROBER_LATE,
     PROBER_OVER_CEILING,
     PROBER_PATHS,
@@ -54,6 +55,7 @@ _DELAY_WINDOW_NS = 10_000_000_000
 _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
 _STARVED = PROBER.metrics.index(PROBER_STARVED)
+_DROPPED = PROBER.metrics.index(PROBER_DROPPED)
 _UNJUDGED = PROBER.metrics.index(PROBER_UNJUDGED)
 _OVER_CEILING = PROBER.metrics.index(PROBER_OVER_CEILING)
 _PATHS = PROBER.metrics.index(PROBER_PATHS)
@@ -96,7 +98,7 @@ class Prober:
         self._window_ends_ns = 0
         self._loop = Loop(self._on_slot)
         codec = Codec(settings.key)
-        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds, self._on_starved)
+        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds, self._on_starved, self._on_dropped)
         self._tracer = Tracer(
             self._loop,
             self._udp,
@@ -158,6 +160,11 @@ class Prober:
         self._counters.add(_STARVED)
         if not judged:
             self._counters.add(_UNJUDGED)
+        self._counters.end()
+
+    def _on_dropped(self, packets: int) -> None:
+        self._counters.begin()
+        self._counters.add(_DROPPED, packets)
         self._counters.end()
 
     def obey(self, plan: Plan) -> None:

@@ -7,7 +7,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_LIMITED, PROBER_REJECTED, PROBER_REPLAYED
+from exporter.contracts.catalogue import (
+    PROBER,
+    PROBER_ANSWERED,
+    PROBER_DROPPED,
+    PROBER_LIMITED,
+    PROBER_REJECTED,
+    PROBER_REPLAYED,
+)
 from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import HELLO, REQUEST, TRACE, Codec
 from exporter.probing.sockets import open_responder, receive, send_options
@@ -22,6 +29,7 @@ _BATCH = 64
 _SEALING_STEP_NS = 100
 """A reply says how long it was held, which its own sealing makes longer: by what sealing took in the median, which the
 estimate follows in steps (Robbins and Monro, 1951)."""
+_DROPPED = PROBER.metrics.index(PROBER_DROPPED)
 _ANSWERED = PROBER.metrics.index(PROBER_ANSWERED)
 _REJECTED = PROBER.metrics.index(PROBER_REJECTED)
 _REPLAYED = PROBER.metrics.index(PROBER_REPLAYED)
@@ -116,6 +124,7 @@ class UdpResponder:
         self._streams = streams
         self._limit = limit
         self._counters = counters
+        self._dropped = 0
         self._sealing_ns = 0
         self._socket = open_responder(address, port)
 
@@ -127,6 +136,9 @@ class UdpResponder:
 
     def on_input(self) -> None:
         for datagram in receive(self._socket, _BATCH):
+            if datagram.dropped != self._dropped:
+                self._book(_DROPPED, (datagram.dropped - self._dropped) & 0xFFFFFFFF)
+                self._dropped = datagram.dropped
             request = self._codec.parse(datagram.data)
             if request is None or request.kind not in (REQUEST, TRACE, HELLO):
                 self._book(_REJECTED)
@@ -160,9 +172,9 @@ class UdpResponder:
             if request.kind == HELLO:
                 self._on_hello(self._address, datagram.address[0])
 
-    def _book(self, column: int) -> None:
+    def _book(self, column: int, times: int = 1) -> None:
         self._counters.begin()
-        self._counters.add(column)
+        self._counters.add(column, times)
         self._counters.end()
 
     def on_error(self) -> None:

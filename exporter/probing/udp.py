@@ -80,6 +80,7 @@ class FlowSocket:
         self._prober = prober
         self._socket = open_flow(address, port)
         self._transmitted = 0
+        self._dropped = 0
         self._awaiting_time: dict[int, _Outstanding] = {}
 
     def fileno(self) -> int:
@@ -107,14 +108,19 @@ class FlowSocket:
         self._awaiting_time[number] = probe
 
     def on_input(self) -> None:
-        for datagram in receive(self._socket, _BATCH):
+        self._receive(_BATCH)
+
+    def _receive(self, limit: int) -> None:
+        for datagram in receive(self._socket, limit):
+            if datagram.dropped != self._dropped:
+                self._prober.on_dropped((datagram.dropped - self._dropped) & 0xFFFFFFFF)
+                self._dropped = datagram.dropped
             self._prober.on_datagram(datagram)
 
     def drain(self) -> None:
         """Take in all that waits, bounded: a flood must not hold the loop."""
         self._read_errors(_DRAIN)
-        for datagram in receive(self._socket, _DRAIN):
-            self._prober.on_datagram(datagram)
+        self._receive(_DRAIN)
 
     def on_output(self) -> None:
         """Never asked for: a datagram socket is written without waiting."""
@@ -144,7 +150,7 @@ class UdpProber:
     """Sends UDP and MTU probes and books what comes back.
 
     ``on_starved`` is called for each probe that was sent or judged late for want of CPU, with whether it could be
-    judged at all.
+    judged at all; ``on_dropped`` with the number of packets that found a socket full.
     """
 
     def __init__(
@@ -153,7 +159,9 @@ class UdpProber:
         codec: Codec,
         timeout_seconds: float,
         on_starved: Callable[[bool], None] = lambda _: None,
+        on_dropped: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self.on_dropped = on_dropped
         self.tracing: Tracing | None = None
         self.registration: Registering | None = None
         self.codec = codec
