@@ -45,7 +45,8 @@ from exporter.probing.phase import next_due, phases, slots_apart
 from exporter.probing.registration import Registration
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
-from exporter.probing.tcp import Handshake, TcpResponder
+from exporter.probing.tcp import Handshake
+from exporter.probing.tcpresponder import TcpResponder
 from exporter.probing.trace import Tracer
 from exporter.probing.udp import FlowSocket, UdpProber
 from exporter.results import ResultRing
@@ -114,7 +115,7 @@ class Prober:
         self._rate = 0.0  # probes a second that the plan asks for
         self._unsupported = 0
         if settings.dns is not None:
-            DnsProber(self._loop, settings.dns, settings.host, store).start()
+            DnsProber(self._loop, settings.dns, settings.host, store, results).start()
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
             limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
@@ -123,7 +124,7 @@ class Prober:
                 self._loop.watch_for_requests(
                     UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
                 )
-                self._loop.watch(TcpResponder(self._loop, address, port))
+                self._loop.watch(TcpResponder(self._loop, codec, address, port, epoch, limit, self._counters))
         self._loop.watch(self)
 
     def run(self) -> None:
@@ -278,9 +279,10 @@ class Prober:
         elif probing.flow is not None:
             self._udp.send(path, probing.flow)
         elif probing.handshake is not None and probing.handshake.under_way:
-            path.book_unsent()  # its source port is still in use by the last one
+            pass  # the flow is being asked: the kernel sends its SYN again, which takes the place of this one
         else:
-            probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds, self._on_starved)
+            timeout = self._settings.timeout_seconds
+            probing.handshake = Handshake(self._loop, path, timeout, self._on_starved, self._udp.codec)
 
     def _is_below_ceilings(self, probing: _Probing) -> bool:
         """Whether the probe that is due may be sent; counts it if not."""
