@@ -312,6 +312,12 @@ PROBER_UNJUDGED = _self(
     "{probe}",
     "Unanswered probes whose timeout passed while the prober did not run for as long; never booked as loss.",
 )
+PROBER_DROPPED = _self(
+    "prober.dropped",
+    "counter",
+    "{packet}",
+    "Packets that came in and were dropped by the kernel since the prober had not read its socket in time.",
+)
 PROBER_OVER_CEILING = _self(
     "prober.over_ceiling_probes",
     "counter",
@@ -351,6 +357,7 @@ PROBER = _table(
     PROBER_SLOT_DELAY,
     PROBER_STARVED,
     PROBER_UNJUDGED,
+    PROBER_DROPPED,
     PROBER_OVER_CEILING,
     PROBER_REJECTED,
     PROBER_ANSWERED,

@@ -10,9 +10,11 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+_SO_RCVBUFFORCE, _SO_RXQ_OVFL = 33, 40
 _SO_TIMESTAMPING = 37
 _SCM_TIMESTAMPING = _SO_TIMESTAMPING
 _TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE = 1 << 1, 1 << 3, 1 << 4
@@ -33,7 +35,8 @@ _CONTROL_HEADER = 16  # struct cmsghdr (cmsg(3)) on 64 bits
 _ANCILLARY_BYTES = 512
 _MAX_DATAGRAM = 9216
 _BUFFER_BYTES = 4 << 20
-"""Asked for; the kernel grants up to net.core.rmem_max. A default buffer holds a dozen full-size probes."""
+"""Asked for; without CAP_NET_ADMIN the kernel grants up to net.core.rmem_max. A default buffer holds a dozen full-size
+probes."""
 
 AncillaryData = list[tuple[int, int, bytes]]
 
@@ -48,7 +51,7 @@ def open_flow(address: str, port: int) -> socket.socket:
     flow = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         flow.setblocking(False)
-        flow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        _enlarge(flow)
         if six:
             flow.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
             flow.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
@@ -68,7 +71,7 @@ def open_responder(address: str, port: int) -> socket.socket:
     responder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         responder.setblocking(False)
-        responder.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        _enlarge(responder)
         responder.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
         responder.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         responder.bind((address, port))
@@ -76,6 +79,15 @@ def open_responder(address: str, port: int) -> socket.socket:
         responder.close()
         raise
     return responder
+
+
+def _enlarge(sock: socket.socket) -> None:
+    """Give it a large receive buffer, and let it say how many packets found it full (SO_RXQ_OVFL, socket(7))."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
 
 
 def open_traced_connection(address: str, port: int, traffic_class: int, hop_limit: int) -> socket.socket:
@@ -111,6 +123,8 @@ class Datagram(NamedTuple):
     received_ns: int | None
     """Kernel receive time, CLOCK_REALTIME."""
     traffic_class: int
+    dropped: int
+    """Packets that had found the socket's buffer full when this one came, since it was opened, modulo 2^32."""
 
 
 def receive(sock: socket.socket, limit: int) -> Iterator[Datagram]:
@@ -126,13 +140,15 @@ def receive(sock: socket.socket, limit: int) -> Iterator[Datagram]:
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise
             continue
-        received, traffic_class = None, 0
+        received, traffic_class, dropped = None, 0, 0
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == _SCM_TIMESTAMPING:
                 received = _nanoseconds(value)
             elif level == socket.IPPROTO_IP and kind == _IP_TOS:
                 traffic_class = value[0]
-        yield Datagram(data, address[:2], received, traffic_class)
+            elif level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL:
+                dropped = int.from_bytes(value, sys.byteorder)
+        yield Datagram(data, address[:2], received, traffic_class, dropped)
 
 
 def _nanoseconds(timestamps: bytes) -> int | None:

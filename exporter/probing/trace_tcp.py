@@ -91,9 +91,7 @@ class TcpCarrier:
             return
         walk = self._walk
         error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        rtt_ns = round_trip(self._unix_ns, self._monotonic_ns, None)
-        if error == 0:
-            rtt_ns = _handshake_rtt_ns(self._socket) or rtt_ns
+        rtt_ns = _handshake_rtt_ns(self._socket) if error == 0 else None
         self.end()
         if error in (0, errno.ECONNREFUSED):
             walk.on_destination(rtt_ns)
@@ -101,7 +99,8 @@ class TcpCarrier:
     on_output = on_input
 
 
-def _handshake_rtt_ns(connection: socket.socket) -> int:
-    """The kernel's own measure (tcpi_rtt, tcp(7)); 0 where a SYN was repeated, which makes it ambiguous."""
+def _handshake_rtt_ns(connection: socket.socket) -> int | None:
+    """The kernel's own measure (tcpi_rtt, tcp(7)); None where a SYN was repeated, which makes it ambiguous."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    return 0 if struct.unpack_from("=I", info, 100)[0] else int(struct.unpack_from("=I", info, 68)[0]) * 1000
+    rtt_us, retransmits = (struct.unpack_from("=I", info, offset)[0] for offset in (68, 100))
+    return None if retransmits else int(rtt_us) * 1000

@@ -81,17 +81,17 @@ class UdpCarrier:
         if self._walk is None or datagram.address != self._flow.destination:
             return False
         rtt_ns = self._round_trip(datagram.received_ns)
-        self._walk.on_destination(max(rtt_ns - packet.delay, 0))
+        self._walk.on_destination(None if rtt_ns is None else max(rtt_ns - packet.delay, 0))
         return True
 
-    def _round_trip(self, received_ns: int | None) -> int:
+    def _round_trip(self, received_ns: int | None) -> int | None:
         return round_trip(self._unix_ns, self._monotonic_ns, received_ns)
 
 
-def round_trip(unix_ns: int, monotonic_ns: int, received_ns: int | None) -> int:
-    """From just before a packet was sent (by both clocks) to when the kernel received its answer, or else to now."""
-    elapsed = time.monotonic_ns() - monotonic_ns
+def round_trip(unix_ns: int, monotonic_ns: int, received_ns: int | None) -> int | None:
+    """From just before a packet was sent, by both clocks, to when the kernel received its answer; None if unknown."""
+    if received_ns is None:
+        return None
     # The kernel's time is wall-clock: a step between the two shows as a time that cannot be.
-    if received_ns is not None and 0 < received_ns - unix_ns <= elapsed:
-        return received_ns - unix_ns
-    return elapsed
+    rtt_ns = received_ns - unix_ns
+    return rtt_ns if 0 < rtt_ns <= time.monotonic_ns() - monotonic_ns else None

@@ -321,7 +321,7 @@ def test_traces_that_outlast_their_period_leave_no_route_of_a_flow_that_is_gone(
         tracer.remove(path)
         reply = Codec(KEY).reply(Codec(KEY).parse(Codec(KEY).request(TRACE, first, 0)), 0, 1, 0, 0)  # type: ignore[arg-type]
         assert Codec(KEY).parse(reply).kind == REPLY  # type: ignore[union-attr]
-        prober.on_datagram(Datagram(reply, path.flow.destination, None, 0))
+        prober.on_datagram(Datagram(reply, path.flow.destination, None, 0, 0))
         assert not list(store.read(ROUTE))
         assert not traces.by_sequence
         assert not traces.by_destination
