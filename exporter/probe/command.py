@@ -25,12 +25,12 @@ _SHOW_SECONDS = 0.2
 def run(options: argparse.Namespace) -> int:
     """Probe and show. 0: every path answered within the thresholds; 1: not so. Raise ContractError for wrong usage."""
     request = read_request(options)
-    if options.ecmp:
-        return _enumerate(request, options)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the bars' characters still shows the numbers
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # timeout(1) ends it as Ctrl-C does
+    if options.ecmp:
+        return _enumerate(request, options)
     view = view_for(request, json=options.json, json_lines=options.json_lines)
     session = Session(request, keep_samples=view.keeps_samples)
     started = time.monotonic()
