@@ -165,7 +165,7 @@ class Enumerator:
             flows=ways.flows,
             reached=self._reached,
             confidence_ratio=CONFIDENCE,
-            conclusive=ways.conclusive,
+            conclusive=ways.conclusive and bool(met),
             hops=[
                 WayHop(
                     hop=number,
@@ -187,6 +187,8 @@ def lines(found: Enumeration) -> list[str]:
     sure = f"{percent(found.confidence_ratio)} confidence at each hop"
     if not found.conclusive:
         sure = "not conclusive: there may be more (trace more flows: --max-flows, --source-port)"
+    if not found.hops:
+        sure = "no hop answered"
     ways = f"{len(found.routes)} {'way' if len(found.routes) == 1 else 'ways'}"
     text = [
         f"{found.destination} port {found.destination_port}: {ways} by {found.flows} flows, {sure}",

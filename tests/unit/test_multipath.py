@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,21 @@ def test_ports_that_were_given_are_the_only_ones(
     assert found["conclusive"] is False
     assert main([*argv, "--max-flows", "2"]) == 0
     assert "not conclusive" in capsys.readouterr().out
+
+
+def test_silence_is_not_called_a_way_that_is_known(
+    responder: Responding, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One flow under another key: nothing on the way to a host nearby, and no answer from it."""
+    (tmp_path / "key").write_bytes(b"another key, 16 and more")
+    argv = arguments(
+        responder, str(tmp_path / "key"), "--type", "trace", "--ecmp", "--max-flows", "1", "--max-hops", "1"
+    )
+    assert main([*argv, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["flows"], found["reached"], found["hops"], found["conclusive"]) == (1, 0, [], False)
+    assert main(argv) == 1
+    assert "no hop answered" in capsys.readouterr().out
 
 
 def test_it_is_for_traces_only(key_file: str, capsys: pytest.CaptureFixture[str]) -> None:
