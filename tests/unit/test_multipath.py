@@ -96,9 +96,8 @@ def test_silence_is_not_called_a_way_that_is_known(
 ) -> None:
     """One flow under another key: nothing on the way to a host nearby, and no answer from it."""
     (tmp_path / "key").write_bytes(b"another key, 16 and more")
-    argv = arguments(
-        responder, str(tmp_path / "key"), "--type", "trace", "--ecmp", "--max-flows", "1", "--max-hops", "1"
-    )
+    few = ("--max-flows", "1", "--max-hops", "1")
+    argv = arguments(responder, str(tmp_path / "key"), "--type", "trace", "--ecmp", *few)
     assert main([*argv, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["flows"], found["reached"], found["hops"], found["conclusive"]) == (1, 0, [], False)
