@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from exporter.contracts.catalogue import PATH
 from exporter.contracts.plan import UDP_HEADERS, Plan, Target
@@ -61,17 +62,14 @@ class RecordWriter:
                 self._prune_at = len(labels) + _SLACK
             self._labels = labels
 
-    def csv(self, since: float, plan: Plan | None) -> bytes:
-        """Records of probes sent after ``since`` (Unix seconds), then a TRACEROUTE record per traced flow."""
+    def csv(self, since: float, plan: Plan | None, others: Iterable[Mapping[str, object]] = ()) -> bytes:
+        """Records of probes sent after ``since`` (Unix seconds), one TRACEROUTE per traced flow, then ``others``."""
         with self._formatting:
-            return self._csv(since, plan)
+            return to_csv(chain(self._rows(since, plan), others))
 
-    def _csv(self, since: float, plan: Plan | None) -> bytes:
+    def _rows(self, since: float, plan: Plan | None) -> Iterator[Mapping[str, object]]:
         self.remember()
         targets = {target.path: target for target in plan.targets} if plan is not None else {}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
         latest: dict[Flow, dict[str, object]] = {}
         for result, error in _with_errors(self._results.read(0)[0]):
             labels = self._labels.get(result.path)
@@ -80,18 +78,26 @@ class RecordWriter:
             target = targets.get(labels[0])
             record = _path_columns(labels, target, plan.job if plan is not None and target is not None else "")
             record |= self._real_columns(record)
-            writer.writerow(record | _outcome_columns(result, error))
+            yield record | _outcome_columns(result, error)
             latest[flow_of_labels(labels)] = record
         for flow, hops in routes(self._store).items():
             if flow in latest:
                 traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": ""}
-                writer.writerow(latest[flow] | {"ping_time": time.time_ns()} | traced)
-        return text.getvalue().encode()
+                yield latest[flow] | {"ping_time": time.time_ns()} | traced
 
     def _real_columns(self, record: Mapping[str, object]) -> dict[str, object]:
         ends = (("src", "src_node_sn", "src_rnic"), ("dst", "dst_node_sn", "dst_rnic"))
         known = {f"{end}_real_ip": self._underlay.get((str(record[h]), str(record[r]))) for end, h, r in ends}
         return {name: address for name, address in known.items() if address}
+
+
+def to_csv(records: Iterable[Mapping[str, object]]) -> bytes:
+    """Probe records, with the header line also where there is none."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
 
 
 def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:

@@ -2,9 +2,9 @@
 
     outer IPv4 | UDP, destination port 4789 | VXLAN header | Ethernet | inner IPv4 | UDP | "FSKP", version, kind, ...
 
-Both IPv4 headers may have options. A VLAN tag of the underlay is no matter: the kernel takes it off with the rest of the
-link layer (packet(7), SOCK_DGRAM). What is not looked at: fragments, inner frames with a tag (which RFC 7348, section
-6.1, forbids), IPv6 inside or outside.
+Both IPv4 headers may have options. A VLAN tag of the underlay does not matter: the kernel takes it off with the rest of
+the link layer (packet(7), SOCK_DGRAM). Not looked at are fragments, inner frames with a tag (a tunnel's end does not
+send them: RFC 7348, section 6.1), and IPv6 inside or outside.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _datagram(packet: bytes, at: int) -> _Datagram | None:
 def trace_payload(number: int) -> bytes:
     """A VXLAN header that names no network, since its I flag is 0: a tunnel end that gets it must drop it.
 
-    Its reserved bytes and the bytes of the VNI, both to be ignored by a receiver, carry ``number`` (RFC 7348, section 5).
+    What would be the VNI and a reserved byte carry ``number`` (RFC 7348, section 5).
     """
     return _TRACE.pack(0, number & 0xFFFFFFFF)
 

@@ -1,8 +1,8 @@
 """Which outer source port an overlay's flows have: learnt by looking, because it cannot be computed.
 
-The port is a hash of the inner flow under a key that the kernel draws as it boots, or whatever an RNIC that encapsulates
-makes it. Of a connected socket Linux takes a number drawn for the socket instead, so each TCP handshake has another
-port: those have no route to be found. A prober's UDP sockets are unconnected.
+Linux makes the port a hash of the inner flow, under a key that is drawn as the kernel boots; but of a connected socket's
+packets it takes a number drawn for the socket. So each TCP handshake has another port, and no route to be found, while
+a prober's UDP sockets, which are unconnected, have one that stays.
 """
 
 from __future__ import annotations
@@ -47,10 +47,6 @@ class LearntFlow:
     def forget(self) -> None:
         self.outer = self._last = None
 
-    def is_settled(self, since_ns: int) -> bool:
-        """Whether it was seen since then, under the tuple that is known."""
-        return self.outer is not None and self.seen_ns >= since_ns and self._last == self.outer
-
 
 class Learner:
     """Sorts packets into the flows that plans name; what no plan names leaves nothing behind."""
@@ -58,6 +54,8 @@ class Learner:
     def __init__(self, port: int, tenants: Sequence[tuple[int | None, bytes]], clock: Callable[[], int]) -> None:
         """``tenants``: VXLAN network (None for any) and key of each plan's probers, in the order of the plans."""
         self.flows: dict[FlowKey, LearntFlow] = {}
+        self.awaited: set[LearntFlow] = set()
+        """Those of a look that were not seen yet under the tuple that is known."""
         self._port = port
         self._tenants = [(vni, Codec(key)) for vni, key in tenants]
         self._clock = clock
@@ -80,6 +78,8 @@ class Learner:
         own = [learnt for learnt in self._by_inner.get(seen.inner, ()) if self._is_of(seen, learnt.plan)]
         for learnt in own:
             learnt.see(seen.outer, seen.traffic_class, self._clock())
+            if learnt.outer == seen.outer:
+                self.awaited.discard(learnt)
         return bool(own)
 
     def _is_of(self, seen: Encapsulated, plan: int) -> bool:
@@ -87,12 +87,10 @@ class Learner:
         request = codec.parse(seen.payload) if vni in (None, seen.vni) else None
         return request is not None and request.kind == REQUEST
 
-    def age(self) -> None:
-        """Forget what was not seen for ``IDLE_SECONDS``."""
+    def begin_look(self) -> None:
+        """Await every flow; forget what was not seen for ``IDLE_SECONDS``."""
         oldest = self._clock() - int(IDLE_SECONDS * 1e9)
         for learnt in self.flows.values():
             if learnt.outer is not None and learnt.seen_ns < oldest:
                 learnt.forget()
-
-    def is_settled(self, since_ns: int) -> bool:
-        return all(learnt.is_settled(since_ns) for learnt in self.flows.values())
+        self.awaited = set(self.flows.values())

@@ -33,7 +33,7 @@ _REJECTED = UNDERLAY.metrics.index(UNDERLAY_REJECTED)
 
 
 class Looks:
-    """Looks until every flow was seen, once a ``period_seconds``; sooner again, and ever more rarely, while one is not."""
+    """Looks until every flow was seen, once a period; sooner again, but ever more rarely, while one is not."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Looks:
         self._begin()
 
     def _begin(self) -> None:
-        self._learner.age()
+        self._learner.begin_look()
         self._book()
         if not self._learner.flows:
             return
@@ -93,11 +93,11 @@ class Looks:
         self._counters.add(_SEEN if wanted else _REJECTED)
         self._counters.end()
         self._packets += 1
-        if self._packets >= _MOST_PACKETS or (wanted and self._learner.is_settled(self._began_ns)):
+        if self._packets >= _MOST_PACKETS or not self._learner.awaited:
             self._finish()
 
     def _finish(self) -> None:
-        settled = self._learner.is_settled(self._began_ns)
+        settled = not self._learner.awaited
         self._end()
         self._pause = _FIRST_PAUSE if settled else min(2 * self._pause, self._period)
         self._timer = self._loop.after(self._period if settled else self._pause, self._begin)

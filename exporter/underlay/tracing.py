@@ -82,13 +82,13 @@ class _Trace:
         last: frozenset[str],
         max_hops: int,
     ) -> None:
-        """``last``: addresses of the last switches. Raise OSError where the address is not ours or the port another's."""
+        """``last``: addresses of the last switches. Raise OSError: an address not ours, a port that another has."""
         self.outer = outer
         self.walk = Walk(loop, self._ask, on_end, max_hops=max_hops, last=last)
         self._loop = loop
         self._to = (outer.destination, port)
         self._traffic_class = traffic_class
-        self._number = random.getrandbits(31)  # noqa: S311 - apart from the trace before
+        self._number = random.getrandbits(31)  # apart from those of the trace before
         self._socket = open_flow(outer.source, outer.port)
         self._loop.watch(self)
 
@@ -132,6 +132,18 @@ class _Trace:
         """Never asked for."""
 
 
+class _Traced:
+    """A flow, its route, and the trace under way."""
+
+    def __init__(self, key: FlowKey, learnt: LearntFlow, hold_ns: int) -> None:
+        self.key = key
+        self.learnt = learnt
+        self.route = Route(hold_ns)
+        self.row: RowWriter | None = None
+        self.trace: _Trace | None = None
+        self.removed = False
+
+
 class UnderlayTracer:
     """Traces each learnt flow every period, ``_MOST_WALKS`` at a time."""
 
@@ -158,7 +170,7 @@ class UnderlayTracer:
                 self._begin_within(traced, _FIRST_SECONDS, _SPREAD_SECONDS)
 
     def _begin_within(self, traced: _Traced, least: float, spread: float) -> None:
-        self._loop.after(least + spread * random.random(), lambda: self._begin(traced))  # noqa: S311 - a phase
+        self._loop.after(least + spread * random.random(), lambda: self._begin(traced))
 
     def _begin(self, traced: _Traced) -> None:
         if traced.removed:
