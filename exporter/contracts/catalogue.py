@@ -28,7 +28,7 @@ DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
-    "traced paths": "those of `paths` that are not TCP and whose flow has a complete route; with the section `underlay` "
+    "traced paths": "those of `paths` that are not TCP and whose flow has a complete route; with `underlay` "
     "also those of the host's containers",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric",
     "rnics": "RNICs of the host",

@@ -14,7 +14,6 @@ import struct
 from typing import NamedTuple
 
 from exporter.probing.packet import MAGIC, PACKET_BYTES, REQUEST
-from exporter.probing.paths import Flow
 
 VXLAN_PORT = 4789
 LONGEST_HEADERS = 60 + 8 + 8 + 14 + 60 + 8
@@ -36,6 +35,10 @@ _PACKET_OUTGOING = 4  # linux/if_packet.h
 _INSTRUCTION = struct.Struct("=HBBI")
 
 
+Inner = tuple[str, int, str, int]
+"""Source address and port, destination address and port of a probe, as it leaves its container."""
+
+
 class Outer(NamedTuple):
     """What ECMP hashes of an encapsulated packet; the destination port is that of VXLAN."""
 
@@ -48,7 +51,7 @@ class Encapsulated(NamedTuple):
     outer: Outer
     traffic_class: int
     vni: int
-    inner: Flow
+    inner: Inner
     payload: bytes
     """Of the inner datagram: cut short by the snap length, and by whoever sent it."""
 

@@ -1,7 +1,7 @@
 """Which outer source port an overlay's flows have: learnt by looking, because it cannot be computed.
 
-Linux makes the port a hash of the inner flow, under a key that is drawn as the kernel boots; but of a connected socket's
-packets it takes a number drawn for the socket. So each TCP handshake has another port, and no route to be found, while
+Linux makes the port a hash of the inner flow, under a key that is drawn as the kernel boots; but for a connected socket
+it takes a number drawn for the socket. So each TCP handshake has another port, and no route to be found, while
 a prober's UDP sockets, which are unconnected, have one that stays.
 """
 
@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from exporter.probing.packet import REQUEST, Codec
-from exporter.probing.paths import Flow
-from exporter.underlay.encapsulation import Encapsulated, Outer, parse
+from exporter.underlay.encapsulation import Encapsulated, Inner, Outer, parse
 from exporter.underlay.settings import FlowKey, OverlayFlow
 
 _TURNS = 4
@@ -59,12 +58,12 @@ class Learner:
         self._port = port
         self._tenants = [(vni, Codec(key)) for vni, key in tenants]
         self._clock = clock
-        self._by_inner: dict[Flow, list[LearntFlow]] = {}
+        self._by_inner: dict[Inner, list[LearntFlow]] = {}
 
     def follow(self, flows: Iterable[OverlayFlow]) -> None:
         """Look for these flows and no others; what is known of those that stay is kept."""
         self.flows = {flow.key: self.flows.get(flow.key) or LearntFlow(flow.plan) for flow in flows}
-        by_inner: dict[Flow, list[LearntFlow]] = defaultdict(list)
+        by_inner: dict[Inner, list[LearntFlow]] = defaultdict(list)
         for (_, inner), learnt in self.flows.items():
             by_inner[inner].append(learnt)
         self._by_inner = dict(by_inner)

@@ -11,15 +11,16 @@ from collections.abc import Iterator, Sequence
 from exporter.contracts.catalogue import PATH_LINK_INFO, UNDERLAY_ROUTE
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import port_id, split_endpoint
-from exporter.contracts.plan import Target
+from exporter.contracts.plan import Plan, Target
 from exporter.exposition import Series
 from exporter.planfile import PlanFile, one_per_port
-from exporter.probing.paths import flow_of
 from exporter.store import Row, Store
+from exporter.underlay.encapsulation import Inner
 from exporter.underlay.settings import FlowKey, OverlayFlow, Underlay, UnderlaySettings
 
 _PROBES = ("udp", "mtu")
 """A handshake's outer source port is another each time (exporter.underlay.learning)."""
+
 
 NO_LINKS = Series(PATH_LINK_INFO, ())
 
@@ -89,29 +90,36 @@ class OverlayPaths:
         valid = [plan is not None for plan in plans]
         if not any(changed) and valid == self._valid and own is self._own:
             return False
-        self._valid, self._own, self._version = valid, own, None
-        named = set(own)
-        targets: dict[FlowKey, list[tuple[str, Target]]] = defaultdict(list)
-        twice = 0
-        for number, plan in enumerate(plans):
-            for target in plan.targets if plan is not None else ():
-                for each in one_per_port(target) if self._is_ours(target) else ():
-                    if each.path in named:
-                        twice += 1
-                    else:
-                        named.add(each.path)
-                        targets[number, flow_of(each)].append((plan.job if plan is not None else "", each))
-        keys = sorted(targets, key=lambda key: zlib.crc32(repr(key).encode()))  # cut over all pairs alike
-        over = len(keys) - self._most
-        for count, why in ((twice, "paths are in another plan too"), (over, "flows are more than underlay.max_flows")):
-            if count > 0:
-                print(f"underlay: {count} {why}: left out", file=sys.stderr, flush=True)
-        self._targets = {key: targets[key] for key in keys[: self._most]}
+        self._valid, self._own = valid, own
+        self._targets = self._sort(plans, own)
+        self._version = None  # at last: another thread may be at the series
         self.flows = [
             OverlayFlow(plan=number, inner=inner, period_seconds=min(target.period_seconds for _, target in served))
             for (number, inner), served in self._targets.items()
         ]
         return True
+
+    def _sort(self, plans: Sequence[Plan | None], own: frozenset[str]) -> dict[FlowKey, list[tuple[str, Target]]]:
+        """{flow: (job, target) of each path that it carries}, without those that cannot be told; says how many."""
+        named = set(own)
+        targets: dict[FlowKey, list[tuple[str, Target]]] = defaultdict(list)
+        twice = 0
+        for number, plan in enumerate(plans):
+            if plan is None:
+                continue
+            ours = (each for target in plan.targets if self._is_ours(target) for each in one_per_port(target))
+            for target in ours:
+                if target.path in named:
+                    twice += 1
+                    continue
+                named.add(target.path)
+                targets[number, _inner(target)].append((plan.job, target))
+        keys = sorted(targets, key=lambda key: zlib.crc32(repr(key).encode()))  # cut over all pairs alike
+        over = len(keys) - self._most
+        for count, why in ((twice, "paths are in another plan too"), (over, "flows are more than underlay.max_flows")):
+            if count > 0:
+                print(f"underlay: {count} {why}: left out", file=sys.stderr, flush=True)
+        return {key: targets[key] for key in keys[: self._most]}
 
     def _is_ours(self, target: Target) -> bool:
         """Whether its packets are encapsulated here: nothing is that stays on the host."""
@@ -124,9 +132,10 @@ class OverlayPaths:
         """
         version, torn = store.version(UNDERLAY_ROUTE), store.torn_reads
         if version != self._version or prober is not self._prober:
+            self._version, self._prober = version, prober
             self._series = Series(PATH_LINK_INFO, [*prober.samples, *self._samples(store)])
-            # A row that could not be read is looked for again the next time.
-            self._version, self._prober = version if store.torn_reads == torn else None, prober
+            if store.torn_reads != torn:  # a row that could not be read is looked for again the next time
+                self._version = None
         return self._series
 
     def _samples(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
@@ -174,3 +183,7 @@ class OverlayPaths:
                     "dst_rnic": target.destination_rnic,
                     "dscp": target.traffic_class >> 2,
                 }
+
+
+def _inner(target: Target) -> Inner:
+    return (target.source_address, target.source_ports[0], target.destination_address, target.destination_port)

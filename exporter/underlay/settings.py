@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE, Table
-from exporter.probing.paths import Flow
-from exporter.underlay.encapsulation import VXLAN_PORT
+from exporter.underlay.encapsulation import VXLAN_PORT, Inner
 
 
 class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,16 +33,16 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A changed route is taken when it has been the route for so long."""
 
 
-FlowKey = tuple[int, Flow]
-"""Place of a plan in the configuration, and a flow of it."""
+FlowKey = tuple[int, Inner]
+"""Place of a plan in the configuration, and a flow of its probes."""
 
 
 class OverlayFlow(msgspec.Struct, frozen=True, kw_only=True):
-    """A flow of probes over the overlay, as it leaves its container."""
+    """A flow of probes over the overlay."""
 
     plan: int
     """Place of its plan in the configuration."""
-    inner: Flow
+    inner: Inner
     period_seconds: float
     """From one of its probes to the next."""
 

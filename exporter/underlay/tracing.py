@@ -147,8 +147,16 @@ class _Traced:
 class UnderlayTracer:
     """Traces each learnt flow every period, ``_MOST_WALKS`` at a time."""
 
-    def __init__(self, loop: Loop, settings: UnderlaySettings, routes: TableWriter, counters: RowWriter) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        settings: UnderlaySettings,
+        routes: TableWriter,
+        counters: RowWriter,
+        spread: Callable[[], float] = random.random,
+    ) -> None:
         self._loop = loop
+        self._spread = spread
         self._settings = settings
         self._routes = routes
         self._counters = counters
@@ -170,7 +178,7 @@ class UnderlayTracer:
                 self._begin_within(traced, _FIRST_SECONDS, _SPREAD_SECONDS)
 
     def _begin_within(self, traced: _Traced, least: float, spread: float) -> None:
-        self._loop.after(least + spread * random.random(), lambda: self._begin(traced))
+        self._loop.after(least + spread * self._spread(), lambda: self._begin(traced))
 
     def _begin(self, traced: _Traced) -> None:
         if traced.removed:
