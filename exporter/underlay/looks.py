@@ -44,6 +44,7 @@ class Looks:
         devices: Sequence[str],
         port: int,
         period_seconds: float,
+        look_at: type[Capture] = Capture,
     ) -> None:
         self._loop = loop
         self._learner = learner
@@ -51,6 +52,7 @@ class Looks:
         self._devices = devices
         self._program = filter_program(port)
         self._period = period_seconds
+        self._look_at = look_at
         self._longest = _SHORTEST_SECONDS
         self._pause = _FIRST_PAUSE
         self._captures: list[Capture] = []
@@ -74,7 +76,7 @@ class Looks:
         self._began_ns, self._packets = self._loop.clock(), 0
         for device in self._devices:
             try:
-                capture = Capture(device, self._program, self._on_packet)
+                capture = self._look_at(device, self._program, self._on_packet)
             except OSError as error:
                 if device not in self._missing:
                     print(f"underlay: cannot look at {device}: {error.strerror}", file=sys.stderr, flush=True)
