@@ -47,6 +47,7 @@ def underlay_settings(
         max_flows=underlay.max_flows,
         trace_period_seconds=underlay.trace_period_seconds,
         trace_max_hops=underlay.trace_max_hops,
+        trace_packets_per_second_per_switch=underlay.trace_packets_per_second_per_switch,
         hold_seconds=underlay.hold_seconds,
     )
 

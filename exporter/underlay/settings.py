@@ -29,6 +29,8 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_flows: Annotated[int, Meta(ge=1, le=100_000)] = 4096
     trace_period_seconds: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     trace_max_hops: Annotated[int, Meta(ge=1, le=32)] = 8
+    trace_packets_per_second_per_switch: Annotated[float, Meta(ge=0.01, le=10_000)] = 1.0
+    """From each VTEP address of the host; a switch polices its answers to all hosts together, often at 100/s."""
     hold_seconds: Annotated[float, Meta(ge=0, le=86400)] = 90.0
     """A changed route is taken when it has been the route for so long."""
 
@@ -65,6 +67,7 @@ class UnderlaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_flows: int
     trace_period_seconds: float
     trace_max_hops: int
+    trace_packets_per_second_per_switch: float
     hold_seconds: float
 
 

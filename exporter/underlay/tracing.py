@@ -18,6 +18,7 @@ from exporter.contracts.catalogue import (
     UNDERLAY_TRACES,
     UNDERLAY_TRACES_INCOMPLETE,
 )
+from exporter.probing.limits import Pace
 from exporter.probing.loop import LATEST_NS, Loop
 from exporter.probing.sockets import IcmpError, error_queue, open_flow, receive, send_options
 from exporter.probing.walk import Walk
@@ -78,12 +79,15 @@ class _Trace:
         port: int,
         traffic_class: int,
         on_end: Callable[[Walk], None],
+        turns: Pace,
         *,
         last: frozenset[str],
         max_hops: int,
     ) -> None:
         """``last``: addresses of the last switches. Raise OSError: an address not ours, a port that another has."""
         self.outer = outer
+        self._turns = turns
+        self._turn_ns: int | None = None
         self.walk = Walk(loop, self._ask, on_end, max_hops=max_hops, last=last)
         self._loop = loop
         self._to = (outer.destination, port)
@@ -101,6 +105,13 @@ class _Trace:
         self._socket.close()
 
     def _ask(self, hop_limit: int) -> float:
+        now = self._loop.clock()
+        if self._turn_ns is None:
+            # Which switch drops it is known of the first only; so all that may be second have a rate together.
+            self._turn_ns = now + int(self._turns.take(f"{self.outer.source}/{hop_limit}") * 1e9)
+        if now < self._turn_ns:
+            return (self._turn_ns - now) / 1e9
+        self._turn_ns = None
         self._number += 1
         packet, options = trace_payload(self._number), send_options(self._traffic_class, hop_limit)
         try:
@@ -160,6 +171,7 @@ class UnderlayTracer:
         self._settings = settings
         self._routes = routes
         self._counters = counters
+        self._turns = Pace(settings.trace_packets_per_second_per_switch, clock=loop.clock)
         self._flows: dict[FlowKey, _Traced] = {}
         self._ports: set[tuple[str, int]] = set()
         self._told: set[str] = set()
@@ -209,6 +221,7 @@ class UnderlayTracer:
                 settings.port,
                 traced.learnt.traffic_class,
                 lambda walk: self._on_end(traced, walk),
+                self._turns,
                 last=last,
                 max_hops=settings.trace_max_hops,
             )

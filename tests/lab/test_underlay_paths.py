@@ -129,7 +129,12 @@ class Overlay:
                     self.agents.append(agent)
                     if container is source:
                         self.sidecars.append(agent)
-            underlay = {"plans": plans, "trace_period_seconds": 3, "hold_seconds": HOLD}
+            underlay = {
+                "plans": plans,
+                "trace_period_seconds": 3,
+                "trace_packets_per_second_per_switch": 40,
+                "hold_seconds": HOLD,
+            }
             self.host = Agent(
                 fabric,
                 self.near.name,
