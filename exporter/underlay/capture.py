@@ -14,6 +14,8 @@ _ETH_P_ALL = 0x0003  # linux/if_ether.h: what leaves a device is shown to nobody
 _SO_ATTACH_FILTER = 26
 _PROGRAM = struct.Struct("@HP")  # struct sock_fprog
 _BATCH = 64
+_BUFFER_BYTES = 4 << 20
+"""Asked for, as of every socket here: a full-size packet takes its whole size of it, however little of it is read."""
 
 
 def require_capability() -> None:
@@ -37,6 +39,7 @@ class Capture:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         try:
             self._socket.setblocking(False)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
             memory = ctypes.create_string_buffer(program, len(program))
             attached = _PROGRAM.pack(len(program) // 8, ctypes.addressof(memory))
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
