@@ -80,8 +80,8 @@ class Exporter:
         self._plan: Plan | None = None
         self._plan_lapsed, self._plan_gone = False, False
         topology = read_topology(config.topology) if config.topology else None
-        fabric = Fabric(topology) if topology is not None else None
-        self._links = LinkJoin(fabric) if fabric is not None else None
+        self._fabric = Fabric(topology) if topology is not None else None
+        self._links = LinkJoin(self._fabric) if self._fabric is not None else None
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths = JobPaths()
         self._prober: Child | None = None
@@ -89,8 +89,8 @@ class Exporter:
         self._overlay: OverlayPaths | None = None
         if config.probing is not None:
             self._start_prober(config, topology)
-        if config.underlay is not None and fabric is not None:
-            self._start_underlay(config, config.underlay, fabric)
+        if config.underlay is not None and self._fabric is not None:
+            self._start_underlay(config, config.underlay, self._fabric)
         if config.switches is not None:
             self._start_poller(config, topology)
             if topology is not None:

@@ -9,8 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 
 from exporter.contracts.catalogue import PATH
 from exporter.contracts.plan import UDP_HEADERS, Plan, Target
@@ -63,13 +62,16 @@ class RecordWriter:
             self._labels = labels
 
     def csv(self, since: float, plan: Plan | None, others: Iterable[Mapping[str, object]] = ()) -> bytes:
-        """Records of probes sent after ``since`` (Unix seconds), one TRACEROUTE per traced flow, then ``others``."""
+        """Records of probes sent after ``since`` (Unix seconds), a TRACEROUTE per traced flow, then ``others``."""
         with self._formatting:
-            return to_csv(chain(self._rows(since, plan), others))
+            return self._csv(since, plan, others)
 
-    def _rows(self, since: float, plan: Plan | None) -> Iterator[Mapping[str, object]]:
+    def _csv(self, since: float, plan: Plan | None, others: Iterable[Mapping[str, object]]) -> bytes:
         self.remember()
         targets = {target.path: target for target in plan.targets} if plan is not None else {}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
         latest: dict[Flow, dict[str, object]] = {}
         for result, error in _with_errors(self._results.read(0)[0]):
             labels = self._labels.get(result.path)
@@ -78,12 +80,14 @@ class RecordWriter:
             target = targets.get(labels[0])
             record = _path_columns(labels, target, plan.job if plan is not None and target is not None else "")
             record |= self._real_columns(record)
-            yield record | _outcome_columns(result, error)
+            writer.writerow(record | _outcome_columns(result, error))
             latest[flow_of_labels(labels)] = record
         for flow, hops in routes(self._store).items():
             if flow in latest:
                 traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": ""}
-                yield latest[flow] | {"ping_time": time.time_ns()} | traced
+                writer.writerow(latest[flow] | {"ping_time": time.time_ns()} | traced)
+        writer.writerows(others)
+        return text.getvalue().encode()
 
     def _real_columns(self, record: Mapping[str, object]) -> dict[str, object]:
         ends = (("src", "src_node_sn", "src_rnic"), ("dst", "dst_node_sn", "dst_rnic"))
@@ -92,7 +96,7 @@ class RecordWriter:
 
 
 def to_csv(records: Iterable[Mapping[str, object]]) -> bytes:
-    """Probe records, with the header line also where there is none."""
+    """Probe records of an exporter that does not probe itself."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()

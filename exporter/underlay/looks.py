@@ -22,6 +22,8 @@ from exporter.underlay.learning import Learner
 _PERIODS = 2.5
 """A look lasts for so many probes of the slowest flow: two in a row must agree."""
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 1.0, 30.0
+_LOOKS_TO_PAUSE = 10
+"""A pause is so many times as long as a look at least, but for the first few while a flow is not seen."""
 _FIRST_PAUSE = 1.0
 _MOST_PACKETS = 50_000
 """Of one look. Far more than probers send; whoever forges what the filter passes ends the look, and no more."""
@@ -54,6 +56,7 @@ class Looks:
         self._period = period_seconds
         self._look_at = look_at
         self._longest = _SHORTEST_SECONDS
+        self._longest_pause = period_seconds
         self._pause = _FIRST_PAUSE
         self._captures: list[Capture] = []
         self._began_ns = 0
@@ -64,6 +67,7 @@ class Looks:
     def follow(self, slowest_seconds: float) -> None:
         """There are other flows now: look at once."""
         self._longest = min(max(_PERIODS * slowest_seconds, _SHORTEST_SECONDS), _LONGEST_SECONDS)
+        self._longest_pause = max(self._period, _LOOKS_TO_PAUSE * self._longest)
         self._pause = _FIRST_PAUSE
         self._end()
         self._begin()
@@ -101,8 +105,8 @@ class Looks:
     def _finish(self) -> None:
         settled = not self._learner.awaited
         self._end()
-        self._pause = _FIRST_PAUSE if settled else min(2 * self._pause, self._period)
-        self._timer = self._loop.after(self._period if settled else self._pause, self._begin)
+        self._pause = _FIRST_PAUSE if settled else min(2 * self._pause, self._longest_pause)
+        self._timer = self._loop.after(self._longest_pause if settled else self._pause, self._begin)
 
     def _end(self) -> None:
         if self._timer is not None:

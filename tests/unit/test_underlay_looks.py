@@ -63,10 +63,10 @@ class Host:
             loop, self.learner, self._row, devices=("d0", "d1"), port=4789, period_seconds=60.0, look_at=Fake
         )
 
-    def follow(self, *ports: int) -> None:
-        flows = [OverlayFlow(plan=0, inner=(INNER[0], port, *INNER[2:]), period_seconds=1.0) for port in ports]
+    def follow(self, *ports: int, period: float = 1.0) -> None:
+        flows = [OverlayFlow(plan=0, inner=(INNER[0], port, *INNER[2:]), period_seconds=period) for port in ports]
         self.learner.follow(flows)
-        self.looks.follow(1.0)
+        self.looks.follow(period)
 
     def see(self, port: int, times: int = 1) -> None:
         for _ in range(times):
@@ -117,6 +117,15 @@ def test_a_flow_that_is_never_seen_is_looked_for_ever_more_rarely(host: Host) ->
     assert host.value(UNDERLAY_LOOKING) < 0.06 * 600
     host.follow(1, 2)
     assert Fake.open  # a new flow is looked for at once
+
+
+def test_a_flow_that_is_rarely_sent_does_not_make_the_host_look_for_long(host: Host) -> None:
+    host.follow(1, period=3600.0)
+    for _ in range(3):
+        host.clock.pass_by(3600, step=0.5)
+        looked = host.value(UNDERLAY_LOOKING)
+    host.clock.pass_by(3600, step=0.5)
+    assert host.value(UNDERLAY_LOOKING) - looked == pytest.approx(0.1 * 3600, rel=0.15)
 
 
 def test_whoever_forges_what_the_filter_passes_ends_a_look_and_no_more(host: Host) -> None:
