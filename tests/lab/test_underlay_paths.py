@@ -20,8 +20,10 @@ from exporter.contracts.codec import encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
 from exporter.contracts.plan import Plan, Target
+from exporter.underlay.encapsulation import trace_payload
 from lab import sandbox
 from lab.network.design import Container, Design, Tenant
+from lab.network.overlay import tunnel
 from lab.running import Running
 from tests.lab.processes import stop_exporter, until
 
@@ -296,3 +298,34 @@ def test_a_changed_route_takes_its_place_once_losses_on_the_old_one_are_out_of_s
     until(lambda: overlay.host.links() == overlay.truth(1.0), 40, "links are those of the new route")
     assert time.monotonic() - began > HOLD
     assert moved == {path for path, crossed in overlay.host.links().items() if crossed != links[path]}
+
+
+def test_what_reaches_the_far_end_of_the_tunnel_is_dropped_and_no_error(fabric: Running, design: Design) -> None:
+    """Of an incomplete trace, that is: a complete one ends before."""
+    near, far = design.hosts[0], next(host for host in design.hosts if host.pod != design.hosts[0].pod)
+    devices = [*(tunnel(tenant) for tenant in design.tenants), *(rnic.netdev for rnic in far.rnics)]
+
+    def counted() -> dict[str, int]:
+        lines = fabric.run(far.name, ["cat", "/proc/net/snmp"]).stdout.splitlines()
+        values = dict[str, int]()
+        for names, numbers in zip(lines[::2], lines[1::2], strict=True):
+            protocol = names.split()[0]
+            values |= {protocol + name: int(n) for name, n in zip(names.split()[1:], numbers.split()[1:], strict=True)}
+        for device in devices:
+            (shown,) = json.loads(fabric.run(far.name, ["ip", "-s", "-s", "-j", "link", "show", "dev", device]).stdout)
+            values |= {f"{device} {name}": value for name, value in shown["stats64"]["rx"].items()}
+        return values
+
+    program = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(({near.rnics[0].address!r}, 0))
+for _ in range(500):
+    s.sendto({trace_payload(7)!r}, ({far.rnics[0].address!r}, 4789))
+"""
+    before = counted()
+    fabric.run(near.name, [sys.executable, "-c", program])
+    until(lambda: counted()["Udp:InDatagrams"] - before["Udp:InDatagrams"] >= 500, 5, "they arrive")
+    grown = {name for name, value in counted().items() if value - before[name] >= 100}
+    traffic = {f"{device} {name}" for device in devices for name in ("bytes", "packets")}  # containers probe meanwhile
+    assert grown - traffic <= {"Ip:InReceives", "Ip:InDelivers", "Ip:OutRequests", "Ip:OutTransmits", "Udp:InDatagrams"}
