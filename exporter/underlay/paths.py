@@ -178,6 +178,8 @@ class OverlayPaths:
                     "src_port": target.source_ports[0],
                     "dst_port": target.destination_port,
                     "dial": "success",
+                    "latency": None,
+                    "loss_rate": None,
                     "route": row.labels[7],
                     "job": job,
                     "src_rnic": target.source_rnic,
