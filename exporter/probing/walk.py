@@ -29,17 +29,24 @@ class Walk:
     """
 
     __slots__ = (
-        "_ask", "_asked", "_is_out", "_loop", "_max_hops", "_number", "_on_end", "_timer",
+        "_ask", "_asked", "_is_out", "_last", "_loop", "_max_hops", "_number", "_on_end", "_timer",
         "ended", "hops", "reached", "rtts_ns", "unreachable_from",
     )  # fmt: skip
 
     def __init__(
-        self, loop: Loop, ask: Callable[[int], float], on_end: Callable[[Walk], None], *, max_hops: int
+        self,
+        loop: Loop,
+        ask: Callable[[int], float],
+        on_end: Callable[[Walk], None],
+        *,
+        max_hops: int,
+        last: frozenset[str] = frozenset(),
     ) -> None:
+        """``last`` holds the addresses of routers behind which the destination is, where it does not answer itself."""
         self.hops: list[str | None] = []
         self.rtts_ns: list[int | None] = []
         self.reached = False
-        """Whether the destination answered, which is no hop of its own."""
+        """Whether the destination answered, which is no hop of its own; or a router of ``last``."""
         self.unreachable_from: str | None = None
         """The router that ended the walk: it knows no way to the destination."""
         self.ended = False
@@ -47,6 +54,7 @@ class Walk:
         self._ask = ask
         self._on_end = on_end
         self._max_hops = max_hops
+        self._last = last
         self._asked = 0  # of the hop under way
         self._is_out = False  # whether a packet of that hop may still be answered
         self._timer: Timer | None = None
@@ -130,8 +138,9 @@ class Walk:
         self.hops.append(address)
         self.rtts_ns.append(rtt_ns)
         self._asked, self._is_out = 0, False
+        self.reached = address in self._last
         gave_up = self.hops[-_SILENT_HOPS_GIVEN_UP:] == [None] * _SILENT_HOPS_GIVEN_UP
-        if gave_up or len(self.hops) >= self._max_hops:
+        if self.reached or gave_up or len(self.hops) >= self._max_hops:
             self._end()
         else:
             self._send()

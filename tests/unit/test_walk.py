@@ -151,3 +151,19 @@ def test_a_router_without_a_way_on_ends_it(clock: Clock) -> None:
     asked.walk.on_unreachable("10.0.0.2")
     assert (asked.walk.hops, asked.walk.unreachable_from, asked.walk.reached) == (["10.0.0.1"], "10.0.0.2", False)
     assert (asked.walk.rtts_ns, asked.ends) == ([1500], [asked.walk])
+
+
+def test_a_router_behind_which_the_destination_keeps_silent_is_the_last_one_asked() -> None:
+    clock, limits, ends = Clock(), list[int](), list[Walk]()
+
+    def ask(hop_limit: int) -> float:
+        limits.append(hop_limit)
+        return 0.0
+
+    walk = Walk(clock.loop, ask, ends.append, max_hops=8, last=frozenset({"c", "d"}))
+    walk.start()
+    for address in ("a", "b", "c"):
+        walk.on_hop(address)
+    assert ends == [walk]
+    assert walk.complete
+    assert (walk.hops, limits) == (["a", "b", "c"], [1, 2, 3])
