@@ -32,7 +32,7 @@ from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
-from exporter.joins import JobPaths, LinkJoin, link_info, rnic_info
+from exporter.joins import JobPaths, LinkJoin, PathInfo, link_info, rnic_info
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
@@ -79,7 +79,7 @@ class Exporter:
         topology = read_topology(config.topology) if config.topology else None
         self._links = LinkJoin(Fabric(topology)) if topology is not None else None
         self._fixed = [rnic_info(config.host, config.rnics)]
-        self._job_paths = JobPaths()
+        self._job_paths, self._path_info = JobPaths(), PathInfo()
         self._prober: Child | None = None
         if config.probing is not None:
             self._start_prober(config, topology)
@@ -117,6 +117,7 @@ class Exporter:
             ceilings=probing.ceilings,
             trace_period_seconds=probing.trace_period_seconds,
             trace_max_hops=probing.trace_max_hops,
+            spraying=probing.spraying,
             dns=dns,
         )
         descriptors = (self._probed.descriptor, self._results.descriptor)
@@ -258,9 +259,10 @@ class Exporter:
         """Every family that is no column of a table; called with the lock on rendering."""
         joined = list(self._fixed)
         if self._prober is not None:
-            joined.append(self._job_paths.series(self._probed))
+            joined += self._job_paths.series(self._probed)
+            joined += self._path_info.series(self._probed)
             if self._links is not None:
-                joined.append(self._links.series(self._probed))
+                joined += self._links.series(self._probed)
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:

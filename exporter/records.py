@@ -83,7 +83,7 @@ class RecordWriter:
             writer.writerow(record | _outcome_columns(result, error))
             latest[flow_of_labels(labels)] = record
         for flow, hops in routes(self._store).items():
-            if flow in latest:
+            if flow in latest and hops is not None:
                 traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": ""}
                 writer.writerow(latest[flow] | {"ping_time": time.time_ns()} | traced)
         return text.getvalue().encode()

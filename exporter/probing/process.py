@@ -104,6 +104,7 @@ class Prober:
             self._counters,
             period_seconds=settings.trace_period_seconds,
             max_hops=settings.trace_max_hops,
+            spraying=settings.spraying,
         )
         self._registration = Registration(self._loop, self._udp, self._start_all)
         self._probing: dict[str, _Probing] = {}

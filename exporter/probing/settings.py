@@ -50,6 +50,7 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
     ceilings: Ceilings = Ceilings()
     trace_period_seconds: float
     trace_max_hops: int
+    spraying: bool = False
     dns: DnsSettings | None = None
 
 

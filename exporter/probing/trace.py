@@ -11,11 +11,12 @@ import json
 import random
 from collections.abc import Callable
 
-from exporter.contracts.catalogue import PROBER, PROBER_TRACES, PROBER_TRACES_INCOMPLETE
+from exporter.contracts.catalogue import PROBER, PROBER_SPRAYED, PROBER_TRACES, PROBER_TRACES_INCOMPLETE
 from exporter.probing.loop import LATEST_NS, Loop, Timer
 from exporter.probing.packet import TRACE, quoted_sequence
 from exporter.probing.paths import Flow, Path
 from exporter.probing.sockets import IcmpError, send_options
+from exporter.probing.spraying import RecentRoutes
 from exporter.probing.udp import FlowSocket, UdpProber
 from exporter.store import RowWriter, TableWriter
 
@@ -30,6 +31,7 @@ FREEZE_LIMIT_SECONDS = 600.0
 
 _TRACES = PROBER.metrics.index(PROBER_TRACES)
 _INCOMPLETE = PROBER.metrics.index(PROBER_TRACES_INCOMPLETE)
+_SPRAYED = PROBER.metrics.index(PROBER_SPRAYED)
 
 
 class TracedFlow:
@@ -40,6 +42,8 @@ class TracedFlow:
         self.key = key
         self.paths: list[Path] = []
         self.route: list[str] | None = None
+        """None where none is known, or the fabric sprays the flow."""
+        self.recent = RecentRoutes()
         self.route_row: RowWriter | None = None
         self.frozen_since_ns = 0
         self.removed = False
@@ -70,15 +74,20 @@ class Tracer:
         *,
         period_seconds: float,
         max_hops: int,
+        spraying: bool = False,
         spread: Callable[[], float] = random.random,
         on_trace: Callable[[Flow, list[str | None]], None] = lambda _, __: None,
     ) -> None:
-        """``on_trace`` is called with every trace that ended: its hops, and the destination if it was reached."""
+        """``on_trace`` is called with every trace that ended: its hops, and the destination if it was reached.
+
+        Where the fabric is said to be ``spraying``, no flow has a route and none is traced.
+        """
         self._loop = loop
         self._routes = routes
         self._counters = counters
         self._period = period_seconds
         self._max_hops = max_hops
+        self._spraying = spraying
         self._spread = spread
         self._on_trace = on_trace
         self._prober = prober
@@ -86,13 +95,19 @@ class Tracer:
         self._flows: dict[Flow, TracedFlow] = {}
         self._by_destination: dict[tuple[FlowSocket, tuple[str, int]], _Trace] = {}
         self._by_sequence: dict[int, _Trace] = {}
+        self._sprayed: set[Flow] = set()
+        counters.set(_SPRAYED, 0)
 
     def add(self, path: Path, socket: FlowSocket) -> None:
         """Trace the flow of ``path``, soon for the first time, then every period."""
         flow = self._flows.get(path.flow)
         if flow is None:
             flow = self._flows[path.flow] = TracedFlow(socket, path.flow)
-            self._begin_soon(flow)
+            if self._spraying:
+                flow.recent.sprayed = True
+                self._set_route(flow, None)
+            else:
+                self._begin_soon(flow)
         flow.paths.append(path)
 
     def remove(self, path: Path) -> None:
@@ -107,6 +122,7 @@ class Tracer:
                 self._end(flow.trace)
             if flow.route_row is not None:
                 self._routes.remove(flow.route_row)
+            self._count_sprayed(flow)
 
     def _begin_soon(self, flow: TracedFlow) -> None:
         wait = _FIRST_SECONDS + _SPREAD_SECONDS * self._spread()
@@ -195,12 +211,18 @@ class Tracer:
         if not complete:
             self._counters.add(_INCOMPLETE)
         self._counters.end()
-        if not complete or not self._may_replace(flow):
+        if not complete:
             return
         hops = [hop for hop in trace.hops if hop is not None]
-        if hops == flow.route:
-            return
+        flow.recent.add(hops, self._loop.clock(), max(path.last_loss_ns for path in flow.paths))
+        if self._may_replace(flow):
+            self._set_route(flow, None if flow.recent.sprayed else hops)
+
+    def _set_route(self, flow: TracedFlow, hops: list[str] | None) -> None:
+        """Publish the flow's route, None where the fabric sprays it."""
         if flow.route_row is not None:
+            if hops == flow.route:
+                return
             self._routes.remove(flow.route_row)
             for path in flow.paths:
                 path.book_route_change()
@@ -208,6 +230,12 @@ class Tracer:
         source, source_port, destination, destination_port = flow.key
         labels = (source, str(source_port), destination, str(destination_port), json.dumps(hops))
         flow.route_row = self._routes.add(labels)
+        self._count_sprayed(flow)
+
+    def _count_sprayed(self, flow: TracedFlow) -> None:
+        sprayed = not flow.removed and flow.route is None and flow.route_row is not None
+        (self._sprayed.add if sprayed else self._sprayed.discard)(flow.key)
+        self._counters.set(_SPRAYED, len(self._sprayed))
 
     def _may_replace(self, flow: TracedFlow) -> bool:
         """Whether a complete trace may stand for the flow: it lost nothing around it, or has no route yet."""
@@ -217,4 +245,4 @@ class Tracer:
             flow.frozen_since_ns = 0
             return True
         flow.frozen_since_ns = flow.frozen_since_ns or now
-        return flow.route is None or now - flow.frozen_since_ns > FREEZE_LIMIT_SECONDS * 1e9
+        return flow.route_row is None or now - flow.frozen_since_ns > FREEZE_LIMIT_SECONDS * 1e9
