@@ -169,7 +169,7 @@ def _diagnose(options: argparse.Namespace) -> int:
 
     skeleton = read_skeleton(options.skeleton)
     fabric = Fabric(read_topology(options.topology))
-    diagnosis = diagnose(read_records(options.probes), fabric, skeleton)
+    diagnosis = diagnose(read_records(options.probes), fabric, skeleton, spraying=options.spraying)
     write(options.output, encode(diagnosis))
     for failure in diagnosis.failures:
         print(
@@ -261,6 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--probes", required=True, nargs="+", metavar="FILE", help="CSV, JSONL, Parquet or URL")
     diagnose.add_argument("--topology", required=True, metavar="FILE")
     diagnose.add_argument("--skeleton", required=True, metavar="FILE")
+    diagnose.add_argument(
+        "--spraying", action="store_true", help="the fabric sprays packets: a path without a route takes every way"
+    )
     diagnose.add_argument("--output", required=True, metavar="FILE")
     diagnose.set_defaults(run=_diagnose)
     return parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ Flow = tuple[str, str, int | None]
 
 @dataclass(slots=True)
 class PathHistory:
-    """The recent probes of one path and type; times are seconds since the epoch, in order."""
+    """The recent probes of one path, type and traffic class; times are seconds since the epoch, in order."""
 
     flow: Flow
     task: str
@@ -32,7 +32,11 @@ class PathHistory:
     sent: int = 0
     losses: list[float] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)
-    links: tuple[str, ...] | None = None
+    dscp: int | None = None
+    shares: Mapping[str, float] | None = None
+    """{link: share of its probes that cross it}, 1 for those of a route; None where it has none."""
+    sprayed: bool = False
+    """Whether each probe, and each reply, takes some equal-cost path of its own."""
     replies_lost: int = 0
     """Of the losses, those whose probe arrived: lost on the way back."""
     since_answer: int = 0
@@ -46,8 +50,10 @@ class PathHistory:
         return len(self.losses) / self.sent if self.sent else 0.0
 
 
-def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
+def collect(records: pa.Table, fabric: Fabric, job: str, *, spraying: bool) -> list[PathHistory]:
     """Group the recent records by path; those that name no job are of ``job``.
+
+    A path without a route crosses no link that anybody knows; in a fabric that is ``spraying``, all that it may.
 
     Rows may come in any order; records of RNICs outside the topology are left out. Recent is counted back
     from the last probe of each source host: the clocks of two hosts are never compared.
@@ -57,7 +63,7 @@ def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
         return []
     last = {row["src_node_sn"]: row["ping_time"] for row in rows if row["task_type"] != "TRACEROUTE"}
     routes: dict[Flow, tuple[str, ...]] = {}
-    histories: dict[tuple[Flow, str], PathHistory] = {}
+    histories: dict[tuple[Flow, str, int | None], PathHistory] = {}
     for row in rows:
         source, destination = _interface(row, "src", fabric), _interface(row, "dst", fabric)
         if source is None or destination is None:
@@ -71,17 +77,24 @@ def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
             continue
         if row["ping_time"] < last[row["src_node_sn"]] - int(RECENT_SECONDS * 1e9):
             continue
-        history = histories.get((flow, row["task_type"]))
+        key = (flow, row["task_type"], row["dscp"])
+        history = histories.get(key)
         if history is None:
             ends = (
                 endpoint_id(row["src_node_id"], source.partition(":")[2]),
                 endpoint_id(row["dst_node_id"], destination.partition(":")[2]),
             )
-            history = histories[flow, row["task_type"]] = PathHistory(flow, row["task_type"], row["job"] or job, ends)
+            history = PathHistory(flow, row["task_type"], row["job"] or job, ends, dscp=row["dscp"])
+            histories[key] = history
         _count(history, row)
     for history in histories.values():
-        if history.task != "TCP_PING":  # ECMP hashes the protocol too: a UDP flow's route is not its own
-            history.links = routes.get(history.flow)
+        if history.task == "TCP_PING":  # ECMP hashes the protocol too: a UDP flow's route is not its own
+            continue
+        if history.flow in routes:
+            history.shares = dict.fromkeys(routes[history.flow], 1.0)
+        elif spraying:
+            history.shares = fabric.link_shares(*history.flow[:2]) or None
+            history.sprayed = True
     return [histories[key] for key in sorted(histories, key=str)]
 
 
@@ -128,6 +141,14 @@ def _hops(text: str) -> list[str | None]:
     if not isinstance(hops, list) or not all(hop is None or isinstance(hop, str) for hop in hops):
         return [None]
     return hops
+
+
+def by_class(paths: Sequence[PathHistory]) -> list[list[PathHistory]]:
+    """The paths of each traffic class, that of most paths first: a queue loses packets of its own class alone."""
+    classes: dict[int | None, list[PathHistory]] = defaultdict(list)
+    for path in paths:
+        classes[path.dscp].append(path)
+    return sorted(classes.values(), key=len, reverse=True)
 
 
 def by_job(histories: list[PathHistory]) -> dict[str, list[PathHistory]]:
