@@ -24,7 +24,6 @@ from exporter.exposition import Renderer
 from exporter.joins import LinkJoin, PathInfo, job_paths, rnic_info
 from exporter.probing.process import Prober
 from exporter.probing.settings import ProberSettings, prober_tables
-from exporter.probing.trace import _Trace
 from exporter.results import ResultRing
 from exporter.store import Store
 
@@ -90,6 +89,4 @@ def _answer_and_trace_all(prober: Prober) -> None:
         path.book_answer(15_000, 10**9)
         path.book_reported_mtu(9000)
     for flow in prober._tracer._flows.values():
-        trace = flow.trace = _Trace(flow, 0)
-        trace.hops = list(route(flow.key[0], flow.key[1], flow.key[2]))
-        prober._tracer._finish(trace, complete=True)
+        prober._tracer._replace(flow, list(route(flow.key[0], flow.key[1], flow.key[2])))

@@ -22,7 +22,7 @@ from exporter.probing.loop import Loop
 from exporter.probing.responder import UdpResponder
 from exporter.probing.settings import ProberSettings
 from exporter.probing.tcp import TcpResponder
-from exporter.probing.trace import Tracer, _Trace
+from exporter.probing.trace import TracedFlow, Tracer
 from exporter.results import ResultRing
 from exporter.store import Store
 
@@ -50,11 +50,9 @@ class FastLoop(Loop):
 
 
 class SimulatedTracer(Tracer):
-    def _finish(self, trace: _Trace, *, complete: bool) -> None:
-        if complete:
-            source, port, destination, _ = trace.flow.key
-            trace.hops = list(route(source, port, destination))
-        super()._finish(trace, complete=complete)
+    def _replace(self, flow: TracedFlow, hops: list[str] | None) -> None:  # noqa: ARG002 - none on loopback
+        source, port, destination, _ = flow.key
+        super()._replace(flow, list(route(source, port, destination)))
 
 
 class WatchedProber(process.Prober):

@@ -182,7 +182,7 @@ class Fabric:
         between = self._shares(leaf, root)
         if between is None:
             return {}
-        cables = {self.link_of(source), self.link_of(destination)}
+        cables = (self.link_of(source), self.link_of(destination))
         return {link: 1.0 for link in cables if link is not None} | between
 
     def _shares_between(self, start: str, root: str) -> dict[str, float] | None:

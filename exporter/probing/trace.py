@@ -1,8 +1,7 @@
 """Traceroute that keeps the probed flow's 5-tuple, so that ECMP sends it where the probes go.
 
-Requests leave from the flow's own socket with a growing hop limit, one at a time: a router may quote
-as little as 8 bytes of payload, too few to tell two outstanding hops apart, and one at a time is
-gentle with the control plane that answers. A trace ends when the responder itself replies.
+Requests leave from the flow's own socket with a growing hop limit (exporter.probing.walk). A trace ends when the
+responder itself replies.
 """
 
 from __future__ import annotations
@@ -18,11 +17,9 @@ from exporter.probing.paths import Flow, Path
 from exporter.probing.sockets import IcmpError, send_options
 from exporter.probing.spraying import RecentRoutes
 from exporter.probing.udp import FlowSocket, UdpProber
+from exporter.probing.walk import Walk
 from exporter.store import RowWriter, TableWriter
 
-_HOP_TIMEOUT = 0.3
-_ATTEMPTS = 2
-_SILENT_HOPS_GIVEN_UP = 3
 _FIRST_SECONDS, _SPREAD_SECONDS = 0.2, 3.0
 FREEZE_SECONDS = 15.0
 """A flow that lost a probe this recently keeps the route it had: a rerouted trace must not vote."""
@@ -48,20 +45,9 @@ class TracedFlow:
         self.frozen_since_ns = 0
         self.removed = False
         self.timer: Timer | None = None
-        self.trace: _Trace | None = None
-
-
-class _Trace:
-    """A trace under way: ``hops`` holds what answered so far, None for silence."""
-
-    __slots__ = ("attempt", "flow", "hops", "sequence", "started_ns")
-
-    def __init__(self, flow: TracedFlow, started_ns: int) -> None:
-        self.flow = flow
-        self.hops: list[str | None] = []
+        self.walk: Walk | None = None
         self.sequence = 0
-        self.attempt = 0
-        self.started_ns = started_ns
+        """Of the request that the walk waits for."""
 
 
 class Tracer:
@@ -93,8 +79,8 @@ class Tracer:
         self._prober = prober
         prober.tracing = self
         self._flows: dict[Flow, TracedFlow] = {}
-        self._by_destination: dict[tuple[FlowSocket, tuple[str, int]], _Trace] = {}
-        self._by_sequence: dict[int, _Trace] = {}
+        self._by_destination: dict[tuple[FlowSocket, tuple[str, int]], TracedFlow] = {}
+        self._by_sequence: dict[int, TracedFlow] = {}
         self._sprayed: set[Flow] = set()
         counters.set(_SPRAYED, 0)
 
@@ -105,7 +91,7 @@ class Tracer:
             flow = self._flows[path.flow] = TracedFlow(socket, path.flow)
             if self._spraying:
                 flow.recent.sprayed = True
-                self._set_route(flow, None)
+                self._replace(flow, None)
             else:
                 self._begin_soon(flow)
         flow.paths.append(path)
@@ -118,8 +104,9 @@ class Tracer:
             del self._flows[path.flow]
             if flow.timer is not None:
                 self._loop.cancel(flow.timer)
-            if flow.trace is not None:
-                self._end(flow.trace)
+            if flow.walk is not None:
+                flow.walk.stop()
+                self._forget(flow)
             if flow.route_row is not None:
                 self._routes.remove(flow.route_row)
             self._count_sprayed(flow)
@@ -135,90 +122,64 @@ class Tracer:
             self._begin_soon(flow)
             return
         flow.timer = self._loop.after(self._period * (0.9 + 0.2 * self._spread()), lambda: self._begin(flow))
-        if flow.trace is not None:  # longer under way than the period: two at once would take each other's answers
+        if flow.walk is not None:  # longer under way than the period: two at once would take each other's answers
             return
-        trace = flow.trace = _Trace(flow, self._loop.clock())
-        self._by_destination[flow.socket, flow.key[2:]] = trace
-        self._send(trace)
+        self._by_destination[flow.socket, flow.key[2:]] = flow
+        flow.walk = Walk(
+            self._loop,
+            lambda hop_limit: self._ask(flow, hop_limit),
+            lambda walk: self._on_end(flow, walk),
+            max_hops=self._max_hops,
+        )
+        flow.walk.start()
 
-    def _send(self, trace: _Trace) -> None:
-        flow = trace.flow
-        trace.attempt += 1
-        self._by_sequence.pop(trace.sequence, None)
-        trace.sequence = sequence = self._prober.next_sequence()
-        self._by_sequence[sequence] = trace
-        target = flow.paths[0].target
-        packet = self._prober.codec.request(TRACE, sequence, 0)
-        try:
-            flow.socket.send([packet], send_options(target.traffic_class, len(trace.hops) + 1), flow.key[2:])
-        except OSError:
-            self._give_up(trace)
-            return
-        self._loop.after(_HOP_TIMEOUT, lambda: self._on_timeout(trace, sequence))
-
-    def _on_timeout(self, trace: _Trace, sequence: int) -> None:
-        if trace.flow.removed or self._by_sequence.get(sequence) is not trace:
-            return
-        if self._loop.late_ns > LATEST_NS:
-            self._loop.after(_HOP_TIMEOUT * self._spread(), lambda: self._on_timeout(trace, sequence))
-            return
-        if trace.attempt < _ATTEMPTS:
-            self._send(trace)
-        else:
-            self._advance(trace, None)
-
-    def _advance(self, trace: _Trace, hop: str | None) -> None:
-        trace.hops.append(hop)
-        trace.attempt = 0
-        gave_up = trace.hops[-_SILENT_HOPS_GIVEN_UP:] == [None] * _SILENT_HOPS_GIVEN_UP
-        if gave_up or len(trace.hops) >= self._max_hops:
-            self._give_up(trace)
-        else:
-            self._send(trace)
-
-    def _give_up(self, trace: _Trace) -> None:
-        self._on_trace(trace.flow.key, trace.hops)
-        self._finish(trace, complete=False)
+    def _ask(self, flow: TracedFlow, hop_limit: int) -> float:
+        self._by_sequence.pop(flow.sequence, None)
+        flow.sequence = self._prober.next_sequence()
+        self._by_sequence[flow.sequence] = flow
+        packet = self._prober.codec.request(TRACE, flow.sequence, 0)
+        options = send_options(flow.paths[0].target.traffic_class, hop_limit)
+        flow.socket.send([packet], options, flow.key[2:])
+        return 0.0
 
     def on_time_exceeded(self, flow: FlowSocket, error: IcmpError) -> None:
-        trace = self._by_destination.get((flow, error.destination))
-        if trace is None:
+        traced = self._by_destination.get((flow, error.destination))
+        if traced is None or traced.walk is None:
             return
         quoted = quoted_sequence(error.quoted)
-        if quoted is not None and quoted != trace.sequence:
+        if quoted is not None and quoted != traced.sequence:
             return  # a late answer to an earlier hop, or an ordinary probe caught in a loop
-        self._advance(trace, error.offender)
+        traced.walk.on_hop(error.offender)
 
     def on_reply(self, sequence: int, address: tuple[str, int]) -> bool:
-        trace = self._by_sequence.get(sequence)
-        if trace is None or address != trace.flow.key[2:]:
+        flow = self._by_sequence.get(sequence)
+        if flow is None or flow.walk is None or address != flow.key[2:]:
             return False
-        self._on_trace(trace.flow.key, [*trace.hops, address[0]])
-        self._finish(trace, complete=None not in trace.hops)
+        flow.walk.on_destination()
         return True
 
-    def _end(self, trace: _Trace) -> None:
-        flow = trace.flow
-        flow.trace = None
-        self._by_sequence.pop(trace.sequence, None)
+    def _forget(self, flow: TracedFlow) -> None:
+        """The walk of the flow has ended."""
+        flow.walk = None
+        self._by_sequence.pop(flow.sequence, None)
         self._by_destination.pop((flow.socket, flow.key[2:]), None)
 
-    def _finish(self, trace: _Trace, *, complete: bool) -> None:
-        flow = trace.flow
-        self._end(trace)
+    def _on_end(self, flow: TracedFlow, walk: Walk) -> None:
+        self._forget(flow)
+        self._on_trace(flow.key, [*walk.hops, flow.key[2]] if walk.reached else walk.hops)
         self._counters.begin()
         self._counters.add(_TRACES)
-        if not complete:
+        if not walk.complete:
             self._counters.add(_INCOMPLETE)
         self._counters.end()
-        if not complete:
+        if not walk.complete:
             return
-        hops = [hop for hop in trace.hops if hop is not None]
+        hops = [hop for hop in walk.hops if hop is not None]
         flow.recent.add(hops, self._loop.clock(), max(path.last_loss_ns for path in flow.paths))
         if self._may_replace(flow):
-            self._set_route(flow, None if flow.recent.sprayed else hops)
+            self._replace(flow, None if flow.recent.sprayed else hops)
 
-    def _set_route(self, flow: TracedFlow, hops: list[str] | None) -> None:
+    def _replace(self, flow: TracedFlow, hops: list[str] | None) -> None:
         """Publish the flow's route, None where the fabric sprays it."""
         if flow.route_row is not None:
             if hops == flow.route:

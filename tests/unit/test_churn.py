@@ -36,7 +36,7 @@ from exporter.probing.responder import IDLE_SECONDS, Streams
 from exporter.probing.settings import ProberSettings, prober_tables
 from exporter.probing.sockets import Datagram
 from exporter.probing.tcp import Handshake
-from exporter.probing.trace import Tracer, _Trace
+from exporter.probing.trace import Tracer
 from exporter.probing.udp import UdpProber
 from exporter.records import RecordWriter
 from exporter.results import LOST, ResultRing
@@ -71,7 +71,7 @@ FABRIC = fabric()
 OTHERS = [host for host in FABRIC.topology.hosts if not host.name.startswith("host-p0-")]
 
 
-def hops_to(address: str) -> list[str | None]:
+def hops_to(address: str) -> list[str]:
     """What a trace from HOST meets on the way to another pod: four links."""
     there = FABRIC.by_address[address]
     rail = there.rnic.name.removeprefix("mlx5_")
@@ -144,9 +144,7 @@ class Host:
         tracer = self.prober._tracer
         for flow in tracer._flows.values():
             if flow.route is None:
-                trace = flow.trace = _Trace(flow, 0)
-                trace.hops = hops_to(flow.key[2])
-                tracer._finish(trace, complete=True)
+                tracer._replace(flow, hops_to(flow.key[2]))
 
     def series(self) -> Counter[str]:
         """Series on the page by family."""

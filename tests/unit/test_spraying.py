@@ -16,8 +16,9 @@ from exporter.probing.packet import Codec
 from exporter.probing.paths import ROUTE_CHANGES, Path
 from exporter.probing.settings import prober_tables
 from exporter.probing.spraying import RecentRoutes
-from exporter.probing.trace import FREEZE_SECONDS, Tracer, _Trace
+from exporter.probing.trace import FREEZE_SECONDS, Tracer
 from exporter.probing.udp import FlowSocket, UdpProber
+from exporter.probing.walk import Walk
 from exporter.results import ResultRing
 from exporter.store import Store
 from tests.unit.test_plan_contract import TARGET
@@ -70,6 +71,7 @@ class Traced:
     """A flow whose traces end as they are told to, and what is published of it."""
 
     def __init__(self, flow: FlowSocket, loop: Loop, prober: UdpProber, *, spraying: bool = False) -> None:
+        self._loop = loop
         self.store = Store(prober_tables(4))
         self.counters = self.store.writer(PROBER).add(())
         self.tracer = Tracer(
@@ -83,9 +85,9 @@ class Traced:
     def trace(self, *routes: str) -> None:
         flow = self.tracer._flows[self.path.flow]
         for route in routes:
-            trace = flow.trace = _Trace(flow, 0)
-            trace.hops = list(route)
-            self.tracer._finish(trace, complete=True)
+            walk = Walk(self._loop, lambda _: 0.0, lambda walk: self.tracer._on_end(flow, walk), max_hops=8)
+            walk.hops += route
+            walk.on_destination()
 
     @property
     def published(self) -> list[object]:

@@ -1,0 +1,107 @@
+"""One trace as a state machine: hop limit after hop limit until the destination answers, or too many hops are silent.
+
+It knows neither packets nor sockets: whoever traces gives it a way to ask and tells it what came back. One hop is asked
+at a time: a router may quote as little as 8 bytes of what it dropped (RFC 792), too few to tell two outstanding hops
+apart, and one at a time is gentle with the control plane that answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from exporter.probing.loop import LATEST_NS, Loop, Timer
+
+HOP_TIMEOUT_SECONDS = 0.3
+_ATTEMPTS = 2
+_SILENT_HOPS_GIVEN_UP = 3
+_GRACE_SECONDS = 0.1
+"""After a stall, for the answers that wait in sockets: they are read before a hop is taken for silent."""
+
+
+class Walk:
+    """A trace under way: ``hops`` holds the addresses that answered so far in order, None for silence.
+
+    ``ask(hop_limit)`` sends a packet with that hop limit and returns 0, or the seconds after which the walk may ask for
+    that again; where it raises OSError the walk ends. Answers come later, to ``on_hop`` and ``on_destination``: never
+    out of ``ask``. ``on_end`` is called once, unless the walk is stopped before.
+    """
+
+    __slots__ = ("_ask", "_asked", "_loop", "_max_hops", "_on_end", "_timer", "ended", "hops", "reached")
+
+    def __init__(
+        self, loop: Loop, ask: Callable[[int], float], on_end: Callable[[Walk], None], *, max_hops: int
+    ) -> None:
+        self.hops: list[str | None] = []
+        self.reached = False
+        """Whether the destination answered, which is no hop of its own."""
+        self.ended = False
+        self._loop = loop
+        self._ask = ask
+        self._on_end = on_end
+        self._max_hops = max_hops
+        self._asked = 0  # of the hop under way
+        self._timer: Timer | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every hop up to the destination is known."""
+        return self.reached and None not in self.hops
+
+    def start(self) -> None:
+        self._send()
+
+    def stop(self) -> None:
+        """End without a word: nobody wants the rest."""
+        self.ended = True
+        if self._timer is not None:
+            self._loop.cancel(self._timer)
+
+    def on_hop(self, address: str) -> None:
+        """A router says that the packet of the hop under way ended there."""
+        if not self.ended:
+            self._advance(address)
+
+    def on_destination(self) -> None:
+        """The destination itself answered the packet of the hop under way."""
+        if not self.ended:
+            self.reached = True
+            self._end()
+
+    def _send(self) -> None:
+        if self.ended:
+            return
+        try:
+            wait = self._ask(len(self.hops) + 1)
+        except OSError:
+            self._end()
+            return
+        if wait > 0:
+            self._timer = self._loop.after(wait, self._send)
+            return
+        self._asked += 1
+        self._timer = self._loop.after(HOP_TIMEOUT_SECONDS, self._on_timeout)
+
+    def _on_timeout(self) -> None:
+        if self.ended:
+            return
+        if self._loop.late_ns > LATEST_NS:
+            self._timer = self._loop.after(_GRACE_SECONDS, self._on_timeout)
+        elif self._asked < _ATTEMPTS:
+            self._send()
+        else:
+            self._advance(None)
+
+    def _advance(self, address: str | None) -> None:
+        if self._timer is not None:
+            self._loop.cancel(self._timer)
+        self.hops.append(address)
+        self._asked = 0
+        gave_up = self.hops[-_SILENT_HOPS_GIVEN_UP:] == [None] * _SILENT_HOPS_GIVEN_UP
+        if gave_up or len(self.hops) >= self._max_hops:
+            self._end()
+        else:
+            self._send()
+
+    def _end(self) -> None:
+        self.stop()
+        self._on_end(self)
