@@ -79,12 +79,16 @@ def _only_large(component: Component, large: Sequence[PathHistory], small: Seque
 
 
 def _compared(failure: Failure, own: Sequence[PathHistory], other: Sequence[PathHistory]) -> str | None:
-    """What another traffic class's fate over the component says; None when it says nothing."""
+    """What another traffic class's fate over the component says; None when it says nothing.
+
+    Compared are flows that are probed in both: they take the same way, in the same direction.
+    """
     failing, beside = _over(failure.component, own, own), _over(failure.component, other, own)
-    if not failing or not beside or failing[0].dscp is None or beside[0].dscp is None:
-        return None
+    both = {path.flow for path in failing} & {path.flow for path in beside}
+    failing = [path for path in failing if path.flow in both]
+    beside = [path for path in beside if path.flow in both]
     ratio, sent = _mean_loss(failing), sum(path.sent for path in beside)
-    if ratio * sent < _EXPECTED_LOSSES:
+    if ratio * sent < _EXPECTED_LOSSES or failing[0].dscp is None or beside[0].dscp is None:
         return None
     said = f"{len(beside)} path(s) of DSCP {beside[0].dscp} over the same lose {_mean_loss(beside):.1%}"
     if _mean_loss(beside) < ratio / _CONTRAST:

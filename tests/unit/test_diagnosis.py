@@ -283,6 +283,15 @@ def test_a_class_of_few_probes_and_one_that_no_record_names_acquit_nobody() -> N
         assert not any("queue" in line for line in failure.evidence)
 
 
+def test_a_class_that_crosses_a_link_in_its_healthy_direction_alone_acquits_it_of_nothing() -> None:
+    inward = [path for path in PATHS if path[1].startswith("host-p0") and path[2] == 0]
+    rows = [record(path, second, dscp=0) for path in inward for second in range(SECONDS)]
+    rows += [row for row in probed(third_over_broken, dscp=26) if row["dst_node_sn"][:7] != "host-p0"]
+    (failure,) = verdict(*TRACES, *rows).failures
+    assert failure.component.name == BROKEN
+    assert not any("queue" in line for line in failure.evidence)
+
+
 def test_full_size_probes_are_compared_with_small_ones_of_their_class() -> None:
     large = probed(lambda path, second: crosses(path) and second % 2 == 0, task_type="MTU", dscp=26)
     rows = [*large, *probed(dscp=26), *probed(lambda path, second: crosses(path) and second % 2 == 0, dscp=0)]
