@@ -52,6 +52,10 @@ def test_udp_mtu_and_tcp_paths_are_answered(here: RunningExporter, there: Runnin
         assert 0 < rtt < 0.3
         buckets = here.value("fabric_rtt_seconds_count", probe=probe, src_rnic="r0", role="basic")
         assert 10 <= (buckets or 0) <= (here.value(SENT, path=path) or 0)
+    ((echoed, seconds),) = metrics["fabric_path_tcp_echo_rtt_seconds"].items()
+    assert dict(echoed)["path"] == "t"
+    assert 0 < seconds < 0.3
+    assert {dict(key)["path"] for key in metrics["fabric_path_tcp_syn_retransmits_total"]} == {"t"}, "absent, not 0"
     labels = dict(next(iter(metrics[SENT])))
     assert (labels["src_host"], labels["src_rnic"], labels["dst_host"]) == (f"host-{HERE}", "r0", "there")
     assert here.value("fabric_job_path_info", path="u", training_job="job-1") == 1
