@@ -53,7 +53,7 @@ class PathHistory:
         return len(self.losses) / self.sent if self.sent else 0.0
 
 
-def collect(records: pa.Table, fabric: Fabric, job: str, *, spraying: bool) -> list[PathHistory]:
+def collect(records: pa.Table, fabric: Fabric, job: str, *, spraying: bool = False) -> list[PathHistory]:
     """Group the recent records by path; those that name no job are of ``job``.
 
     A path without a route crosses no link that anybody knows; in a fabric that is ``spraying``, all that it may.
