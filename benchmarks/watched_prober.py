@@ -50,7 +50,7 @@ class FastLoop(Loop):
 
 
 class SimulatedTracer(Tracer):
-    def _replace(self, flow: TracedFlow, hops: list[str]) -> None:  # noqa: ARG002 - none on loopback
+    def _replace(self, flow: TracedFlow, hops: list[str] | None) -> None:  # noqa: ARG002 - none on loopback
         key = flow.key
         super()._replace(flow, list(route(key.source_address, key.source_port, key.destination_address)))
 

@@ -47,6 +47,8 @@ class Probing(_Section, frozen=True, kw_only=True):
     ceilings: Ceilings = Ceilings()
     trace_period_seconds: Seconds = 60.0
     trace_max_hops: Annotated[int, Meta(ge=1, le=32)] = 8
+    spraying: bool = False
+    """Whether the fabric sends the packets of one flow over all its equal-cost paths (packet spraying)."""
 
 
 class Throughput(_Section, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
-from exporter.joins import JobPaths, LastHops, LinkJoin, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, PathInfo, link_info, rnic_info
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
@@ -85,7 +85,7 @@ class Exporter:
         self._links = LinkJoin(self._fabric) if self._fabric is not None else None
         self._last_hops = LastHops(self._fabric)
         self._fixed = [rnic_info(config.host, config.rnics)]
-        self._job_paths = JobPaths()
+        self._job_paths, self._path_info = JobPaths(), PathInfo()
         self._prober: Child | None = None
         self._own_paths: frozenset[str] = frozenset()
         self._overlay: OverlayPaths | None = None
@@ -128,6 +128,7 @@ class Exporter:
             trace_period_seconds=probing.trace_period_seconds,
             trace_max_hops=probing.trace_max_hops,
             switches=dict(self._fabric.switch_addresses) if self._fabric is not None else {},
+            spraying=probing.spraying,
             dns=dns,
         )
         descriptors = (self._probed.descriptor, self._results.descriptor)
@@ -288,9 +289,12 @@ class Exporter:
         """Every family that is no column of a table; called with the lock on rendering."""
         joined, links = list(self._fixed), NO_LINKS
         if self._prober is not None:
-            joined += [self._job_paths.series(self._probed), self._last_hops.series(self._probed)]
+            joined += self._job_paths.series(self._probed)
+            joined += self._path_info.series(self._probed)
+            joined += self._last_hops.series(self._probed)
             if self._links is not None:
-                links = self._links.series(self._probed)
+                links, *coverage = self._links.series(self._probed)
+                joined += coverage
         if self._overlay is not None:
             links = self._overlay.series(self._outer_routes, links)
         joined.append(links)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from exporter.contracts.catalogue import (
     FAILING_TRACE,
     JOB_PATH_INFO,
     LINK_INFO,
+    LINKS_COVERED,
+    LINKS_POSSIBLE,
     PATH,
+    PATH_INFO,
     PATH_LINK_INFO,
     RNIC_INFO,
     ROUTE,
     TRACE_LAST_HOP_INFO,
+    Table,
 )
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_port
@@ -23,13 +29,13 @@ from exporter.contracts.topology import Rnic, Topology
 from exporter.exposition import Series
 from exporter.store import Store
 
-_PROBE = PATH.labels.index("probe")
+_PROBE, _SOURCE = PATH.labels.index("probe"), PATH.labels.index("src_host")
 
 Flow = tuple[str, str, str, str, str]
 """Source address and port, destination address and port, protocol, as text."""
 
-_Routed = tuple[str, str, tuple[str, ...]]
-"""Source address, destination address, hops."""
+_Routed = tuple[str, str, tuple[str, ...] | None]
+"""Source address, destination address, hops; None for hops where the fabric sprays the flow."""
 
 
 def flow_of_labels(labels: Sequence[str]) -> Flow:
@@ -39,9 +45,9 @@ def flow_of_labels(labels: Sequence[str]) -> Flow:
     return (labels[start], labels[start + 1], labels[start + 2], labels[start + 3], protocol)
 
 
-def routes(store: Store) -> dict[Flow, list[str]]:
-    """Last complete route of each traced flow, as hop addresses without the destination."""
-    found: dict[Flow, list[str]] = {}
+def routes(store: Store) -> dict[Flow, list[str] | None]:
+    """Last complete route of each traced flow, as hop addresses without the destination; None where it is sprayed."""
+    found: dict[Flow, list[str] | None] = {}
     for row in store.read(ROUTE):
         source, source_port, destination, destination_port, protocol, hops = row.labels
         found[source, source_port, destination, destination_port, protocol] = json.loads(hops)
@@ -65,64 +71,88 @@ def failing_traces(store: Store) -> dict[int, FailingTrace]:
     }
 
 
-class LinkJoin:
-    """Turns routes into links with the topology; remembers the answers of the last time, since routes rarely change."""
+class _Join(ABC):
+    """Families made of the rows of ``tables``: the same objects again while no row comes or goes.
 
-    def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
-        self._series = Series(PATH_LINK_INFO, ())
-        self._versions: tuple[int, int] | None = None
-        self._known: dict[_Routed, tuple[str, ...]] = {}
+    So renderers keep what they made of them.
+    """
 
-    def _resolve(self, source: str, destination: str, hops: tuple[str, ...]) -> tuple[str, ...]:
-        ends = [self._fabric.by_address.get(address) for address in (source, destination)]
-        if ends[0] is None or ends[1] is None:
-            return ()
-        return self._fabric.links_of_route(ends[0].id, hops, ends[1].id) or ()
+    def __init__(self, *tables: Table) -> None:
+        self._tables = tables
+        self._series: list[Series] = []
+        self._versions: tuple[int, ...] | None = None
 
-    def series(self, store: Store) -> Series:
-        """The same object again while no path or route comes or goes, so that renderers keep what they made of it."""
-        versions, torn = (store.version(PATH), store.version(ROUTE)), store.torn_reads
+    @abstractmethod
+    def _make(self, store: Store) -> list[Series]: ...
+
+    def series(self, store: Store) -> list[Series]:
+        versions, torn = tuple(map(store.version, self._tables)), store.torn_reads
         if versions != self._versions:
-            self._series = Series(PATH_LINK_INFO, list(self._samples(store)))
+            self._series = self._make(store)
             # A row that could not be read is looked for again the next time.
             self._versions = versions if store.torn_reads == torn else None
         return self._series
 
-    def _samples(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
+
+class LinkJoin(_Join):
+    """Turns routes into links with the topology; remembers the answers of the last time, since routes rarely change."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        super().__init__(PATH, ROUTE)
+        self._fabric = fabric
+        self._known: dict[_Routed, Mapping[str, float]] = {}
+
+    def _resolve(self, source: str, destination: str, hops: tuple[str, ...] | None) -> Mapping[str, float]:
+        """{link: the share of the flow's packets that cross it}."""
+        ends = [self._fabric.by_address.get(address) for address in (source, destination)]
+        if ends[0] is None or ends[1] is None:
+            return {}
+        if hops is None:
+            return self._fabric.link_shares(ends[0].id, ends[1].id)
+        return dict.fromkeys(self._fabric.links_of_route(ends[0].id, hops, ends[1].id) or (), 1.0)
+
+    def _make(self, store: Store) -> list[Series]:
+        """Links of each path, and for each RNIC how many its paths could and do cross. O(paths x links a path)."""
         known = routes(store)
-        before, links = self._known, {}
+        before, self._known = self._known, {}
+        crossing: list[tuple[Sequence[str], float]] = []
+        pairs: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+        crossed: dict[tuple[str, str], set[str]] = defaultdict(set)
         for row in store.read(PATH):
-            flow = flow_of_labels(row.labels)
-            hops = known.get(flow)
-            if hops is None:
+            flow, rnic = flow_of_labels(row.labels), (row.labels[_SOURCE], row.labels[_SOURCE + 1])
+            pairs[rnic].add((flow[0], flow[2]))
+            if flow not in known:
                 continue
-            routed = (flow[0], flow[2], tuple(hops))
-            if routed not in links:
-                links[routed] = before[routed] if routed in before else self._resolve(*routed)
-            for link in links[routed]:
-                yield (row.labels[0], link), 1.0
-        self._known = links
+            hops = known[flow]
+            routed = (flow[0], flow[2], None if hops is None else tuple(hops))
+            if routed not in self._known:
+                self._known[routed] = before[routed] if routed in before else self._resolve(*routed)
+            links = self._known[routed]
+            crossing += (((row.labels[0], link), share) for link, share in links.items())
+            crossed[rnic].update(links)
+        possible = {
+            rnic: set[str]().union(*(self._resolve(*pair, None) for pair in own)) for rnic, own in pairs.items()
+        }
+        reached = {rnic: links for rnic, links in possible.items() if links}  # those that the topology knows
+        return [
+            Series(PATH_LINK_INFO, crossing),
+            Series(LINKS_POSSIBLE, [(rnic, len(links)) for rnic, links in reached.items()]),
+            Series(LINKS_COVERED, [(rnic, len(links & crossed[rnic])) for rnic, links in reached.items()]),
+        ]
 
 
-class LastHops:
+class LastHops(_Join):
     """Names where the traces of failing paths ended: by the topology where it knows the address, else as it is."""
 
     def __init__(self, fabric: Fabric | None) -> None:
+        super().__init__(PATH, FAILING_TRACE)
         self._fabric = fabric
-        self._series = Series(TRACE_LAST_HOP_INFO, ())
-        self._versions: tuple[int, int] | None = None
 
-    def series(self, store: Store) -> Series:
-        """The same object again while no path or trace comes or goes, so that renderers keep what they made of it."""
-        versions, torn = (store.version(PATH), store.version(FAILING_TRACE)), store.torn_reads
-        if versions != self._versions:
-            found = failing_traces(store)
-            paths = ((row, found[row.identity]) for row in store.read(PATH) if row.identity in found)
-            samples = [((row.labels[0], self._name(trace.last_hop), trace.outcome), 1.0) for row, trace in paths]
-            self._series = Series(TRACE_LAST_HOP_INFO, samples)
-            self._versions = versions if store.torn_reads == torn else None
-        return self._series
+    def _make(self, store: Store) -> list[Series]:
+        found = failing_traces(store)
+        paths = ((row, found[row.identity]) for row in store.read(PATH) if row.identity in found)
+        samples = [((row.labels[0], self._name(trace.last_hop), trace.outcome), 1.0) for row, trace in paths]
+        return [Series(TRACE_LAST_HOP_INFO, samples)]
 
     def _name(self, address: str) -> str:
         if self._fabric is None or not address:
@@ -131,26 +161,36 @@ class LastHops:
         return interface.id if interface is not None else self._fabric.locate(address) or address
 
 
-class JobPaths:
+class PathInfo(_Join):
+    """What of a path is the same for all its series: in an info series, so that none of them grows by it."""
+
+    def __init__(self) -> None:
+        super().__init__(PATH)
+
+    def _make(self, store: Store) -> list[Series]:
+        return [
+            Series(
+                PATH_INFO,
+                [
+                    ((row.labels[0], str(int(row.labels[-1]) >> 2), flow_of_labels(row.labels)[1]), 1.0)
+                    for row in store.read(PATH)
+                ],
+            )
+        ]
+
+
+class JobPaths(_Join):
     """Binds the paths that are probed to the plan's job; a target that waits for its destination is no path yet."""
 
     def __init__(self) -> None:
+        super().__init__(PATH)
         self._plan: Plan | None = None
-        self._series = job_paths(None)
-        self._version: int | None = None
 
     def follow(self, plan: Plan | None) -> None:
-        self._plan, self._version = plan, None
+        self._plan, self._versions = plan, None
 
-    def series(self, store: Store) -> Series:
-        """The same object again while no path comes or goes, so that renderers keep what they made of it."""
-        version, torn = store.version(PATH), store.torn_reads
-        if version != self._version:
-            self._version = version
-            self._series = job_paths(self._plan, {row.labels[0] for row in store.read(PATH)})
-            if store.torn_reads != torn:  # a row that could not be read is looked for again the next time
-                self._version = None
-        return self._series
+    def _make(self, store: Store) -> list[Series]:
+        return [job_paths(self._plan, {row.labels[0] for row in store.read(PATH)})]
 
 
 def job_paths(plan: Plan | None, probed: Collection[str] = ()) -> Series:

@@ -118,7 +118,7 @@ class RecordWriter:
         trace: Record = {"task_type": "TRACEROUTE", "ping_time": time.time_ns(), "probe_bytes": None}
         trace |= {"latency": None, "loss_rate": None}
         for flow, hops in routes(self._store).items():
-            if flow in latest:
+            if flow in latest and hops is not None:
                 yield latest[flow] | trace | {"dial": "success", "route": json.dumps(hops), "protocol": flow[-1]}
         for path, failing in failing_traces(self._store).items():
             if path in latest_of and failing.outcome != "reached":

@@ -83,7 +83,12 @@ def _plan(options: argparse.Namespace) -> int:
         generation=options.generation if options.generation is not None else int(time.time()),
         expires=time.time() + options.valid_seconds,
         settings=Settings(
-            path_probability=options.coverage, max_paths=options.max_paths, exploration=options.exploration
+            path_probability=options.coverage,
+            max_paths=options.max_paths,
+            exploration=options.exploration,
+            rotation=options.rotation,
+            traffic_class=options.traffic_class,
+            default_traffic_class=options.default_traffic_class,
         ),
     )
     if options.split_by_host:
@@ -164,7 +169,7 @@ def _diagnose(options: argparse.Namespace) -> int:
 
     skeleton = read_skeleton(options.skeleton)
     fabric = Fabric(read_topology(options.topology))
-    diagnosis = diagnose(read_records(options.probes), fabric, skeleton)
+    diagnosis = diagnose(read_records(options.probes), fabric, skeleton, spraying=options.spraying)
     write(options.output, encode(diagnosis))
     for failure in diagnosis.failures:
         print(
@@ -223,6 +228,19 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--exploration", type=_share, default=0.05, metavar="S", help="share of pairs probed beside the skeleton"
     )
+    plan.add_argument(
+        "--rotation", type=_share, default=0.25, metavar="S", help="share of source ports drawn anew each generation"
+    )
+    plan.add_argument(
+        "--traffic-class", type=int, default=106, metavar="N", help="of the job, (DSCP << 2) | 2; default: DSCP 26"
+    )
+    plan.add_argument(
+        "--default-traffic-class",
+        type=_class_or_none,
+        default=2,
+        metavar="N|none",
+        help="probed beside it, for comparison; default: DSCP 0",
+    )
     plan.add_argument("--generation", type=int, metavar="N", help="default: now, in Unix seconds")
     plan.add_argument("--valid-seconds", type=float, default=86400.0, metavar="S")
     plan.add_argument("--split-by-host", action="store_true", help="write OUTPUT/HOST.json, each host's part alone")
@@ -243,6 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--probes", required=True, nargs="+", metavar="FILE", help="CSV, JSONL, Parquet or URL")
     diagnose.add_argument("--topology", required=True, metavar="FILE")
     diagnose.add_argument("--skeleton", required=True, metavar="FILE")
+    diagnose.add_argument(
+        "--spraying", action="store_true", help="the fabric sprays packets: a path without a route takes every way"
+    )
     diagnose.add_argument("--output", required=True, metavar="FILE")
     diagnose.set_defaults(run=_diagnose)
     return parser
@@ -280,6 +301,10 @@ def _share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
     return value
+
+
+def _class_or_none(text: str) -> int | None:
+    return None if text == "none" else int(text)
 
 
 def _count(text: str) -> int:

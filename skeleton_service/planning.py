@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil, log
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -19,6 +17,7 @@ from exporter.contracts.topology import Topology
 from skeleton_service.identifiability import separate
 from skeleton_service.routes import Routes
 from skeleton_service.selection import Member, Pair, Selection, target_count
+from skeleton_service.sourceports import SourcePorts, path_probability, port_count
 
 RESERVED = 0.1
 """Share of an exporter's paths left for the pairs that tell links apart, and for exploring."""
@@ -26,10 +25,20 @@ RESERVED = 0.1
 LARGEST_FILE = 1_000_000
 """Paths in one file: 0.7 GB, where a reader takes 1 GiB at most."""
 
+ECT_0 = 2
+"""ECN-capable transport (RFC 3168, section 5): the two low bits of a traffic class, below its DSCP."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a site may choose. Periods in seconds; ``mtu`` is the largest IP packet the fabric promises.
+
+    ``traffic_class`` is the lossless one, which the job uses. ``default_traffic_class`` is probed beside it, None for
+    not at all: one small probe a pair and ``default_udp_period``, for comparison. A loss of both is a path's, a loss of
+    one its queue's. That is one target of 2 n + 2, n being the pair's source ports, and half a probe a second.
+
+    ``rotation`` is the share of a pair's source ports that are drawn anew each generation of a skeleton's plan, so that
+    equal-cost paths which the others miss have their turn. The series of the other paths go on.
 
     ``max_paths`` is what a host may be asked for, its exporter's ``probing.max_paths``: with these periods 4,096 paths
     are 3,000 probes a second, each path a second to five apart. ``exploration`` is the share of pairs probed beside
@@ -39,8 +48,11 @@ class Settings:
     path_probability: float = 0.99
     largest_port_count: int = 64
     first_source_port: int = 61000  # above the ephemeral range (32768-60999), below the responder
-    traffic_class: int = (26 << 2) | 2  # DSCP 26, ECT(0): an ECN queue drops packets that are not ECN-capable
+    rotation: float = 0.25
+    traffic_class: int = (26 << 2) | ECT_0
+    default_traffic_class: int | None = (0 << 2) | ECT_0
     udp_period: float = 1.0
+    default_udp_period: float = 2.0
     mtu_period: float = 2.0
     tcp_period: float = 5.0
     udp_payload: int = 64
@@ -49,6 +61,33 @@ class Settings:
     redundancy: int = 2
     max_paths: int = 4096
     exploration: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Raise ContractError for traffic classes that would measure something else than the fabric."""
+        for field, value in self._classes.items():
+            problem = f"field '{field}': {value} "
+            if not 0 <= value <= 255:
+                raise ContractError("planning", f"{problem}is no traffic class", "(DSCP << 2) | 2, at most 254")
+            if value & 3 != ECT_0:
+                problem += "is not ECN-capable, ECT(0): a queue with ECN drops such packets where it marks the job's"
+                raise ContractError("planning", problem, f"write {value & ~3 | ECT_0} for DSCP {value >> 2}")
+        if len(set(self._classes.values())) < len(self._classes):
+            problem = f"field 'default_traffic_class': {self.default_traffic_class} is the lossless one too"
+            raise ContractError("planning", problem, "choose another DSCP, or None")
+
+    @property
+    def _classes(self) -> dict[str, int]:
+        default = self.default_traffic_class
+        both = {"traffic_class": self.traffic_class}
+        return both if default is None else {**both, "default_traffic_class": default}
+
+    @property
+    def class_count(self) -> int:
+        return len(self._classes)
+
+
+_Probe = tuple[ProbeType, int, int, float]
+"""Type, traffic class, payload bytes, period in seconds."""
 
 
 class Draft:
@@ -62,6 +101,9 @@ class Draft:
         self._routes = routes
         self._settings = settings
         self._inactive = inactive
+        self._ports = SourcePorts(
+            settings.first_source_port, settings.largest_port_count, settings.rotation, head.generation
+        )
         self._toward: dict[str, list[Pair]] = defaultdict(list)
         for pair in pairs:
             self._toward[pair.one.endpoint.id].append(pair)
@@ -69,7 +111,8 @@ class Draft:
 
     @property
     def paths(self) -> int:
-        return sum(target_count(pair.ports) for pairs in self._toward.values() for pair in pairs)
+        classes = self._settings.class_count
+        return sum(target_count(pair.ports, classes) for pairs in self._toward.values() for pair in pairs)
 
     def whole(self) -> Plan:
         """The plan in one file; raise ContractError when no reader would take it."""
@@ -97,28 +140,35 @@ class Draft:
         return made
 
     def _targets(self, pair: Pair) -> Iterator[Target]:
-        """One target per path: UDP and MTU probes share source ports, hence the route that ECMP gives them."""
+        """One target per path: UDP and MTU probes share source ports, hence the route that ECMP gives them.
+
+        So does the default class the first port: switches hash no DSCP, and a loss of one class alone is no link's.
+        """
         settings = self._settings
         source, destination = pair.one.interface, pair.other.interface
         jumbo = self._routes.mtu(pair.one.id, pair.other.id, settings.mtu) - UDP_HEADERS
-        udp: tuple[ProbeType, int, float] = ("udp", settings.udp_payload, settings.udp_period)
-        mtu: tuple[ProbeType, int, float] = ("mtu", jumbo, settings.mtu_period)
-        tcp: tuple[ProbeType, int, float] = ("tcp", settings.tcp_payload, settings.tcp_period)
+        lossless, default = settings.traffic_class, settings.default_traffic_class
+        each: list[_Probe] = [
+            ("udp", lossless, settings.udp_payload, settings.udp_period),
+            ("mtu", lossless, jumbo, settings.mtu_period),
+        ]
+        once: list[_Probe] = [("tcp", lossless, settings.tcp_payload, settings.tcp_period)]
+        if default is not None:
+            once.append(("udp", default, settings.udp_payload, settings.default_udp_period))
         ends = {pair.one.endpoint.id, pair.other.endpoint.id}
         active = self._inactive is not None and not ends & self._inactive
         names = (source.host.name, source.rnic.name, destination.host.name, destination.rnic.name)
-        for index in range(pair.ports):
-            port = settings.first_source_port + index
-            for probe, payload, period in (udp, mtu, tcp) if index == 0 else (udp, mtu):
+        for index, port in enumerate(self._ports.of(pair.one.id, pair.other.id, pair.ports)):
+            for probe, traffic_class, payload, period in (*each, *once) if index == 0 else each:
                 yield Target(
-                    path=path_id(*names, probe, settings.traffic_class, port),
+                    path=path_id(*names, probe, traffic_class, port),
                     source=pair.one.endpoint.id,
                     destination=pair.other.endpoint.id,
                     probe=probe,
                     source_address=source.rnic.ip,
                     destination_address=destination.rnic.ip,
                     source_ports=(port,),
-                    traffic_class=settings.traffic_class,
+                    traffic_class=traffic_class,
                     payload_bytes=payload,
                     period_seconds=period,
                     active=active,
@@ -143,16 +193,19 @@ def draft(
     """Choose the pairs of one job's probe list; pure and deterministic.
 
     ``preload`` probes every same-rail pair of the skeleton's endpoints and needs no structure (SkeletonHunter,
-    section 5.1); all its targets wait for their destination to register. ``skeleton`` probes the skeleton's pairs,
-    and off it a few same-rail pairs, others each ``generation`` (role ``basic``); of these, targets from or to an
-    endpoint in ``inactive`` (not yet started) wait. Both add the fewest pairs that tell the links on those paths
-    apart (role ``basic``). Every pair is probed in both directions. ``expires`` is in seconds since the epoch.
+    section 5.1), in the lossless class alone; all its targets wait for their destination to register. ``skeleton``
+    probes the skeleton's pairs, and off it a few same-rail pairs (role ``basic``); these and some source ports are
+    others each ``generation``. Of its targets, those from or to an endpoint in ``inactive`` (not yet started) wait.
+    Both phases add the fewest pairs that tell the links on those paths apart (role ``basic``). Every pair is probed in
+    both directions. ``expires`` is in seconds since the epoch.
 
     A group of more pairs than ``max_paths`` has room for is probed by a connected, redundant part of them
     (skeleton_service.mesh); the coverage says how many. Time and memory are linear in the pairs probed.
     Raises ContractError when the skeleton lists no endpoints or the topology lacks one of them.
     """
     settings = settings or Settings()
+    if phase == "preload":  # as many peers as there is room for; nothing else is worth as much before the job runs
+        settings = replace(settings, default_traffic_class=None, rotation=0.0)
     fabric = Fabric(topology)
     routes = Routes(fabric)
     if not skeleton.endpoints:
@@ -161,7 +214,9 @@ def draft(
     member_at = {member.id: member for member in sorted(members.values(), key=lambda m: m.endpoint.id, reverse=True)}
     room = settings.max_paths // max(Counter(member.endpoint.host for member in member_at.values()).values())
     selection = Selection(
-        routes, lambda paths: min(port_count(paths, settings.path_probability), settings.largest_port_count)
+        routes,
+        lambda paths: min(port_count(paths, settings.path_probability), settings.largest_port_count),
+        settings.class_count,
     )
     rails = _rails(members.values())
     if phase == "preload":
@@ -217,22 +272,6 @@ def in_probing_order(pairs: Sequence[Pair]) -> list[Pair]:
     So all sources of a ring are at different destinations, if they go through their lists together.
     """
     return sorted(pairs, key=lambda pair: (pair.other.id < pair.one.id, pair.other.id))
-
-
-@lru_cache(maxsize=1024)
-def port_count(paths: int, probability: float) -> int:
-    """How many random source ports cover all of ``paths`` equal-cost paths with ``probability`` (R-Pingmesh).
-
-    ceil(ln(1 - P^(1/m)) / ln((m - 1)/m)): each path is missed by one port with probability (m - 1)/m.
-    """
-    if paths <= 1:
-        return 1
-    return ceil(log(1 - probability ** (1 / paths)) / log((paths - 1) / paths))
-
-
-def path_probability(paths: int, ports: int) -> float:
-    """With what probability ``ports`` random source ports cover all of ``paths`` equal-cost paths."""
-    return 1.0 if paths <= 1 else (1 - ((paths - 1) / paths) ** ports) ** paths
 
 
 def _bind(endpoint: Endpoint, fabric: Fabric) -> Member:

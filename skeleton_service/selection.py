@@ -42,27 +42,26 @@ class Pair:
     ports: int
 
 
-def target_count(ports: int) -> int:
-    """Targets of a pair, one way: UDP and full size from each source port, TCP from the first."""
-    return 2 * ports + 1
-
-
-def _ports_within(targets: int) -> int:
-    return max((targets - 1) // 2, 1)
+def target_count(ports: int, classes: int) -> int:
+    """Targets of a pair, one way: UDP and full size from each source port; TCP and each further class from one."""
+    return 2 * ports + classes
 
 
 class Selection:
     """Pairs taken so far, each pair of RNICs once; ``wanted_ports`` gives the ports for a number of paths.
 
+    ``classes`` is how many traffic classes are probed.
+
     ``wanted`` counts the pairs that were asked for, joined by any path or not. A ``limit`` is of targets that start at
     one RNIC, all of its pairs together. Time and memory grow with the pairs taken, not with those asked for.
     """
 
-    def __init__(self, routes: Routes, wanted_ports: Callable[[int], int]) -> None:
+    def __init__(self, routes: Routes, wanted_ports: Callable[[int], int], classes: int) -> None:
         self.pairs: list[Pair] = []
         self.wanted = 0
         self._routes = routes
         self._wanted_ports = wanted_ports
+        self._classes = classes
         self._targets: Counter[str] = Counter()
         self._known: set[tuple[str, str]] = set()
         self._meshes: defaultdict[str, set[int]] = defaultdict(set)
@@ -73,7 +72,7 @@ class Selection:
         asked = [edge for edge in edges if edge[0].id != edge[1].id]
         asked.sort(key=lambda edge: zlib.crc32(" ".join(self._key(*edge[:2])).encode()))
         degree = Counter(member.id for one, other, _ in asked for member in (one, other))
-        most = _ports_within(limit // min(max(degree.values(), default=1), LEAST_PEERS))
+        most = self._ports_within(limit // min(max(degree.values(), default=1), LEAST_PEERS))
         for one, other, role in asked:
             if self._key(one, other) not in self._known:
                 self.wanted += 1
@@ -90,7 +89,7 @@ class Selection:
             self._meshes[member.id].add(self._mesh_count)
         self.wanted += pair_count([member.interface for member in ring])
         free = limit - max((self._targets[member.id] for member in ring), default=0)
-        most = _ports_within(free // max(min(len(ring) - 1, LEAST_PEERS), 1))
+        most = self._ports_within(free // max(min(len(ring) - 1, LEAST_PEERS), 1))
         for stride in strides(len(ring)):
             step: dict[tuple[str, str], Pair | None] = {}
             known = 0
@@ -113,7 +112,7 @@ class Selection:
 
     def add(self, one: Member, other: Member, limit: int) -> None:
         """Take a pair that nobody asked for."""
-        pair = self._pair(one, other, "basic", _ports_within(limit // LEAST_PEERS))
+        pair = self._pair(one, other, "basic", self._ports_within(limit // LEAST_PEERS))
         if pair is not None:
             self._known.add(self._key(one, other))
             self._take(pair)
@@ -131,11 +130,14 @@ class Selection:
             one, other = _pair_at(rings, number)
             if one.endpoint.host == other.endpoint.host or self._asked_for(one, other):
                 continue
-            pair = self._pair(one, other, "basic", _ports_within(limit // LEAST_PEERS))
+            pair = self._pair(one, other, "basic", self._ports_within(limit // LEAST_PEERS))
             if pair is not None and self._fits([pair], limit):
                 self._known.add(self._key(one, other))
                 self._take(pair)
                 missing -= 1
+
+    def _ports_within(self, targets: int) -> int:
+        return max((targets - self._classes) // 2, 1)
 
     def _asked_for(self, one: Member, other: Member) -> bool:
         both = self._meshes.get(one.id, set()) & self._meshes.get(other.id, set())
@@ -151,14 +153,14 @@ class Selection:
     def _fits(self, pairs: Sequence[Pair], limit: int) -> bool:
         more: Counter[str] = Counter()
         for pair in pairs:
-            more[pair.one.id] += target_count(pair.ports)
-            more[pair.other.id] += target_count(pair.ports)
+            more[pair.one.id] += target_count(pair.ports, self._classes)
+            more[pair.other.id] += target_count(pair.ports, self._classes)
         return all(self._targets[name] + targets <= limit for name, targets in more.items())
 
     def _take(self, pair: Pair) -> None:
         self.pairs.append(pair)
-        self._targets[pair.one.id] += target_count(pair.ports)
-        self._targets[pair.other.id] += target_count(pair.ports)
+        self._targets[pair.one.id] += target_count(pair.ports, self._classes)
+        self._targets[pair.other.id] += target_count(pair.ports, self._classes)
 
 
 def _ring(members: Iterable[Member]) -> list[Member]:

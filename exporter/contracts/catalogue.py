@@ -28,9 +28,10 @@ DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
-    "traced paths": "those of `paths` whose flow has a complete route; with `underlay` also those of its containers",
+    "traced paths": "those of `paths` whose flow has a complete route, or is sprayed; with `underlay` also those of "
+    "its containers",
     "tcp paths": "those of `paths` that are TCP",
-    "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric",
+    "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric; sprayed, all it may cross",
     "rnics": "RNICs of the host",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
     "probe types": "probe types of the planned paths, at most 3 (`udp`, `mtu`, `tcp`)",
@@ -124,12 +125,14 @@ RESPONDER_RESTARTS = _path("responder.restarts", "counter", "{restart}", "Boot e
 PATH_MTU = _path(
     "mtu.reported", "gauge", "By", "Next-hop MTU that a router reported for this path (frag needed, RFC 1191)."
 )
-ROUTE_CHANGES = _path("route.changes", "counter", "{change}", "Complete traces that differ from the one before.")
 ROUTE_HASH = _path(
     "route.hash",
     "gauge",
     "",
     "Hash of the hops of the last complete trace, 52 bits: the same number is the same route. Frozen while it fails.",
+)
+ROUTE_CHANGES = _path(
+    "route.changes", "counter", "{change}", "Changes of the path's route, without those of a sprayed flow."
 )
 
 
@@ -192,7 +195,8 @@ PATH_LINK_INFO = Metric(
     "gauge",
     "",
     ("path", "link"),
-    "1 for each link the path crosses: its last complete trace before the first loss, frozen while it fails.",
+    "1 for each link the path crosses: its last complete trace before the first loss, frozen while it fails. "
+    "Where the fabric sprays the flow: for each link that it may cross, the share of its packets that do.",
     "traced paths x links a path",
 )
 TRACE_LAST_HOP_INFO = Metric(
@@ -202,6 +206,14 @@ TRACE_LAST_HOP_INFO = Metric(
     ("path", "hop", "outcome"),
     "1 for a path that loses probes: the last hop that answered a trace of its flow meanwhile, or `none`. "
     "`reached`: the destination itself; `unreachable`: it knows no way on; `silent`: nothing behind it answered.",
+    "paths",
+)
+PATH_INFO = Metric(
+    "fabric.path.info",
+    "gauge",
+    "",
+    ("path", "dscp", "source_port"),
+    "1 for each path that is probed, with the DSCP of its traffic class (0 is the default class) and its source port.",
     "paths",
 )
 JOB_PATH_INFO = Metric(
@@ -234,6 +246,12 @@ def _rnic(name: str, kind: Kind, unit: str, text: str) -> Metric:
     return Metric(f"fabric.rnic.{name}", kind, unit, RNIC_LABELS, text, "rnics")
 
 
+LINKS_POSSIBLE = _rnic(
+    "links.possible", "gauge", "{link}", "Links on some equal-cost shortest path of the pairs that the RNIC probes."
+)
+LINKS_COVERED = _rnic(
+    "links.covered", "gauge", "{link}", "Of the possible links, those on the route of a path that the RNIC probes."
+)
 RNIC_RECEIVE = _rnic("receive", "counter", "By", "Bytes received by the RNIC's network device.")
 RNIC_TRANSMIT = _rnic("transmit", "counter", "By", "Bytes sent by the RNIC's network device.")
 RNIC_MTU = _rnic("mtu", "gauge", "By", "MTU of the RNIC's network device.")
@@ -343,6 +361,12 @@ PROBER_TRACES_DELAYED = _self(
     "{packet}",
     "Packets of traces put off for a switch's sake (probing.ceilings.trace_packets_per_second_per_switch).",
 )
+PROBER_SPRAYED = _self(
+    "sprayed_flows",
+    "gauge",
+    "{flow}",
+    "Flows that the fabric sprays over their equal-cost paths, by probing.spraying or by traces that keep changing.",
+)
 PROBER_PATHS = _self("paths", "gauge", "{path}", "Paths being probed.")
 PROBER_UNSUPPORTED = _self(
     "unsupported_targets", "gauge", "{target}", "Planned targets this exporter cannot probe (type or source address)."
@@ -366,6 +390,7 @@ PROBER = _table(
     PROBER_TRACES,
     PROBER_TRACES_INCOMPLETE,
     PROBER_TRACES_DELAYED,
+    PROBER_SPRAYED,
     PROBER_PATHS,
     PROBER_UNSUPPORTED,
     PROBER_WAITING,
@@ -376,7 +401,10 @@ ROUTE = Table(
     ("source_address", "source_port", "destination_address", "destination_port", "protocol", "hops"),
     (),
 )
-"""Last complete route per flow; not rendered itself, but joined with the topology into PATH_LINK_INFO."""
+"""Last complete route per flow; not rendered itself, but joined with the topology into PATH_LINK_INFO.
+
+``hops`` is JSON: a list of addresses, or null where the fabric sprays the flow, so that it has no one route.
+"""
 
 FAILING_TRACE = Table("failing_trace", ("path_row", "hops", "last_hop", "outcome"), ())
 """Last trace of each path that loses probes, by the identity of its row in PATH; becomes TRACE_LAST_HOP_INFO."""
@@ -548,9 +576,12 @@ CATALOGUE: tuple[Metric, ...] = (
     RTT,
     PATH_LINK_INFO,
     TRACE_LAST_HOP_INFO,
+    PATH_INFO,
     JOB_PATH_INFO,
     LINK_INFO,
     RNIC_INFO,
+    LINKS_POSSIBLE,
+    LINKS_COVERED,
     *RNIC.metrics,
     *SWITCH_PORT.metrics,
     *SWITCH.metrics,

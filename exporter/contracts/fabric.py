@@ -55,6 +55,7 @@ class Fabric:
                 if self._vertex(own) not in self.interfaces:
                     self._into.setdefault(hop[2], []).append((self._vertex(own), hop))
         self._onward = lru_cache(maxsize=4096)(self._onward_to)
+        self._shares = lru_cache(maxsize=1024)(self._shares_between)
 
     def _vertex(self, end: str) -> str:
         """An RNIC is a vertex of its own (a host does not forward); a switch is one with all its ports."""
@@ -176,10 +177,25 @@ class Fabric:
         return frozenset(self.link_shares(source, destination))
 
     def link_shares(self, source: str, destination: str) -> dict[str, float]:
-        """Probability that a flow between two RNICs crosses each link, when ECMP splits evenly at every hop."""
-        root, onward = self._ways(destination)
+        """Probability that a packet between two RNICs crosses each link, when ECMP splits evenly at every hop.
+
+        O(links between them), worked out once for all RNICs of two leaves.
+        """
+        if source == destination:
+            return {}
+        root, _ = self._ways(destination)
+        leaf = self.leaf_of(source)
+        between = self._shares(leaf, root)
+        if between is None:
+            return {}
+        cables = (self.link_of(source), self.link_of(destination))
+        return {link: 1.0 for link in cables if link is not None} | between
+
+    def _shares_between(self, start: str, root: str) -> dict[str, float] | None:
+        """{link: probability to cross it} from one switch to another; None when there is no way."""
+        onward = self._onward(root)
         shares: dict[str, float] = {}
-        here = {source: 1.0} if source != destination else {}
+        here = {start: 1.0}
         while here and root not in here:
             reached: dict[str, float] = {}
             for vertex, probability in here.items():
@@ -188,7 +204,4 @@ class Fabric:
                     shares[link_id(own, far)] = probability / len(hops)
                     reached[there] = reached.get(there, 0.0) + probability / len(hops)
             here = reached
-        last = self.link_of(destination)
-        if here and root != destination and last is not None:
-            shares[last] = 1.0
-        return shares
+        return shares if here else None

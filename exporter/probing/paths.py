@@ -215,8 +215,8 @@ class Path:
         self.row.set(MTU_REPORTED, mtu)
         self.row.end()
 
-    def book_route(self, route_hash: int, *, changed: bool) -> None:
-        """A complete trace; ``changed`` when it differs from the one before."""
+    def book_route(self, route_hash: float, *, changed: bool) -> None:
+        """A complete trace, NaN where the flow is sprayed; ``changed`` when it differs from the one before."""
         self.row.begin()
         self.row.set(ROUTE_HASH, route_hash)
         if changed:

@@ -114,6 +114,7 @@ class Prober:
             max_hops=settings.trace_max_hops,
             packets_per_second_per_switch=settings.ceilings.trace_packets_per_second_per_switch,
             switches=settings.switches,
+            spraying=settings.spraying,
         )
         self._udp_traces = UdpTraces(self._udp)
         self._registration = Registration(self._loop, self._udp, self._start_all)

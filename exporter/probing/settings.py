@@ -53,6 +53,7 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
     trace_max_hops: int
     switches: dict[str, str] = {}
     """Address -> switch, for traces: a switch answers from the address of the port where the packet came in."""
+    spraying: bool = False
     dns: DnsSettings | None = None
 
 

@@ -8,6 +8,7 @@ replaces no route; it tells where it ended.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,18 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Protocol
 
-from exporter.contracts.catalogue import PROBER, PROBER_TRACES, PROBER_TRACES_DELAYED, PROBER_TRACES_INCOMPLETE
+from exporter.contracts.catalogue import (
+    PROBER,
+    PROBER_SPRAYED,
+    PROBER_TRACES,
+    PROBER_TRACES_DELAYED,
+    PROBER_TRACES_INCOMPLETE,
+)
 from exporter.probing.ceilings import PACKETS_PER_SECOND_PER_SWITCH
 from exporter.probing.limits import Pace
 from exporter.probing.loop import LATEST_NS, Loop, Timer
 from exporter.probing.paths import Flow, Path
+from exporter.probing.spraying import RecentRoutes
 from exporter.probing.walk import Walk
 from exporter.store import RowWriter, TableWriter
 
@@ -42,6 +50,7 @@ _LOSS_TRACES = 4
 _TRACES = PROBER.metrics.index(PROBER_TRACES)
 _INCOMPLETE = PROBER.metrics.index(PROBER_TRACES_INCOMPLETE)
 _DELAYED = PROBER.metrics.index(PROBER_TRACES_DELAYED)
+_SPRAYED = PROBER.metrics.index(PROBER_SPRAYED)
 
 
 class Carrier(Protocol):
@@ -64,6 +73,8 @@ class TracedFlow:
         self.key = key
         self.carriers: dict[Path, Carrier] = {}
         self.route: list[str] | None = None
+        """None where none is known, or the fabric sprays the flow."""
+        self.recent = RecentRoutes()
         self.route_row: RowWriter | None = None
         self.frozen_since_ns = 0
         self.walk: Walk | None = None
@@ -110,10 +121,14 @@ class Tracer:
         packets_per_second_per_switch: float = PACKETS_PER_SECOND_PER_SWITCH,
         at_once: int = _AT_ONCE,
         switches: Mapping[str, str] | None = None,
+        spraying: bool = False,
         spread: Callable[[], float] = random.random,
         on_trace: Callable[[Flow, Walk], None] = lambda _, __: None,
     ) -> None:
-        """``switches`` is {address: switch}, for switches that answer from several; ``on_trace`` gets every trace."""
+        """``switches`` is {address: switch}, for switches that answer from several; ``on_trace`` gets every trace.
+
+        Where the fabric is said to be ``spraying``, no flow has a route and none is traced.
+        """
         self._loop = loop
         self._routes = routes
         self._failing = failing
@@ -122,21 +137,29 @@ class Tracer:
         self._max_hops = max_hops
         self._at_once = at_once
         self._switches = switches or {}
+        self._spraying = spraying
         self._spread = spread
         self._on_trace = on_trace
         self._flows: dict[Flow, TracedFlow] = {}
         self._lanes: dict[str, _Lane] = {}
         self._turns = Pace(packets_per_second_per_switch, clock=loop.clock)
         self._loss_turns = Pace(_LOSS_TRACES / _LOSS_AGAIN_SECONDS, burst=_LOSS_TRACES, clock=loop.clock)
+        self._sprayed: set[Flow] = set()
+        counters.set(_SPRAYED, 0)
 
     def add(self, path: Path, carrier: Carrier) -> None:
         """Trace the flow of ``path``, soon for the first time, then every period."""
         flow = self._flows.get(path.flow)
         if flow is None:
             flow = self._flows[path.flow] = TracedFlow(path.flow)
-            self._come_soon(flow)
+            if self._spraying:
+                flow.recent.sprayed = True
+                self._replace(flow, None)
+            else:
+                self._come_soon(flow)
         flow.carriers[path] = carrier
-        path.on_loss = lambda: self._on_loss(flow)
+        if not self._spraying:
+            path.on_loss = lambda: self._on_loss(flow)
         if flow.route is not None:
             path.book_route(route_hash(flow.route), changed=False)
 
@@ -158,6 +181,7 @@ class Tracer:
             self._forget_walk(flow)
         if flow.route_row is not None:
             self._routes.remove(flow.route_row)
+        self._count_sprayed(flow.key, sprayed=False)
 
     def give_way(self, path: Path) -> None:
         """A probe of ``path`` needs the port of its flow now; what a trace has asked from it is asked again."""
@@ -284,22 +308,31 @@ class Tracer:
         if not walk.complete:
             self._counters.add(_INCOMPLETE)
         self._counters.end()
-        if walk.complete and self._may_replace(flow):
-            self._replace(flow, [hop for hop in walk.hops if hop is not None])
+        if walk.complete:
+            hops = [hop for hop in walk.hops if hop is not None]
+            flow.recent.add(hops, self._loop.clock(), flow.last_loss_ns)
+            if self._may_replace(flow):
+                self._replace(flow, None if flow.recent.sprayed else hops)
         self._tell_where_it_ended(flow, walk)
 
-    def _replace(self, flow: TracedFlow, hops: list[str]) -> None:
-        if hops == flow.route:
-            return
+    def _replace(self, flow: TracedFlow, hops: list[str] | None) -> None:
+        """Publish the flow's route, None where the fabric sprays it."""
         changed = flow.route_row is not None
         if flow.route_row is not None:
+            if hops == flow.route:
+                return
             self._routes.remove(flow.route_row)
         flow.route = hops
         source, source_port, destination, destination_port, protocol = flow.key
         labels = (source, str(source_port), destination, str(destination_port), protocol, json.dumps(hops))
         flow.route_row = self._routes.add(labels)
         for path in flow.carriers:
-            path.book_route(route_hash(hops), changed=changed)
+            path.book_route(math.nan if hops is None else route_hash(hops), changed=changed)
+        self._count_sprayed(flow.key, sprayed=hops is None)
+
+    def _count_sprayed(self, flow: Flow, *, sprayed: bool) -> None:
+        (self._sprayed.add if sprayed else self._sprayed.discard)(flow)
+        self._counters.set(_SPRAYED, len(self._sprayed))
 
     def _may_replace(self, flow: TracedFlow) -> bool:
         """Whether a complete trace may stand for the flow: it lost nothing around it, or has no route yet."""
@@ -308,7 +341,7 @@ class Tracer:
             flow.frozen_since_ns = 0
             return True
         flow.frozen_since_ns = flow.frozen_since_ns or now
-        return flow.route is None or now - flow.frozen_since_ns > FREEZE_LIMIT_SECONDS * 1e9
+        return flow.route_row is None or now - flow.frozen_since_ns > FREEZE_LIMIT_SECONDS * 1e9
 
     def _is_failing(self, last_loss_ns: int) -> bool:
         return last_loss_ns != 0 and self._loop.clock() - last_loss_ns <= FREEZE_SECONDS * 1e9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ Flow = tuple[str, str, int | None]
 
 @dataclass(slots=True)
 class PathHistory:
-    """The recent probes of one path and type; times are seconds since the epoch, in order."""
+    """The recent probes of one path, type and traffic class; times are seconds since the epoch, in order."""
 
     flow: Flow
     task: str
@@ -35,7 +35,11 @@ class PathHistory:
     sent: int = 0
     losses: list[float] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)
-    links: tuple[str, ...] | None = None
+    dscp: int | None = None
+    shares: Mapping[str, float] | None = None
+    """{link: share of its probes that cross it}, 1 for those of a route; None where it has none."""
+    sprayed: bool = False
+    """Whether each probe, and each reply, takes some equal-cost path of its own."""
     replies_lost: int = 0
     """Of the losses, those whose probe arrived: lost on the way back."""
     since_answer: int = 0
@@ -49,8 +53,10 @@ class PathHistory:
         return len(self.losses) / self.sent if self.sent else 0.0
 
 
-def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
+def collect(records: pa.Table, fabric: Fabric, job: str, *, spraying: bool = False) -> list[PathHistory]:
     """Group the recent records by path; those that name no job are of ``job``.
+
+    A path without a route crosses no link that anybody knows; in a fabric that is ``spraying``, all that it may.
 
     Rows may come in any order; records of RNICs outside the topology are left out. Recent is counted back
     from the last probe of each source host: the clocks of two hosts are never compared.
@@ -60,7 +66,7 @@ def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
         return []
     last = {row["src_node_sn"]: row["ping_time"] for row in rows if row["task_type"] not in _NO_PROBES}
     routes: dict[tuple[Flow, bool], tuple[str, ...]] = {}  # ECMP hashes the protocol too
-    histories: dict[tuple[Flow, str], PathHistory] = {}
+    histories: dict[tuple[Flow, str, int | None], PathHistory] = {}
     for row in rows:
         source, destination = _interface(row, "src", fabric), _interface(row, "dst", fabric)
         if source is None or destination is None:
@@ -74,16 +80,23 @@ def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
             continue
         if row["ping_time"] < last[row["src_node_sn"]] - int(RECENT_SECONDS * 1e9):
             continue
-        history = histories.get((flow, row["task_type"]))
+        key = (flow, row["task_type"], row["dscp"])
+        history = histories.get(key)
         if history is None:
             ends = (
                 endpoint_id(row["src_node_id"], source.partition(":")[2]),
                 endpoint_id(row["dst_node_id"], destination.partition(":")[2]),
             )
-            history = histories[flow, row["task_type"]] = PathHistory(flow, row["task_type"], row["job"] or job, ends)
+            history = PathHistory(flow, row["task_type"], row["job"] or job, ends, dscp=row["dscp"])
+            histories[key] = history
         _count(history, row)
     for history in histories.values():
-        history.links = routes.get((history.flow, history.task == "TCP_PING"))
+        route = routes.get((history.flow, history.task == "TCP_PING"))
+        if route is not None:
+            history.shares = dict.fromkeys(route, 1.0)
+        elif spraying:
+            history.shares = fabric.link_shares(*history.flow[:2]) or None
+            history.sprayed = True
     return [histories[key] for key in sorted(histories, key=str)]
 
 
@@ -134,6 +147,14 @@ def _hops(text: str) -> list[str | None]:
     if not isinstance(hops, list) or not all(hop is None or isinstance(hop, str) for hop in hops):
         return [None]
     return hops
+
+
+def by_class(paths: Sequence[PathHistory]) -> list[list[PathHistory]]:
+    """The paths of each traffic class, that of most paths first: a queue loses packets of its own class alone."""
+    classes: dict[int | None, list[PathHistory]] = defaultdict(list)
+    for path in paths:
+        classes[path.dscp].append(path)
+    return sorted(classes.values(), key=len, reverse=True)
 
 
 def by_job(histories: list[PathHistory]) -> dict[str, list[PathHistory]]:

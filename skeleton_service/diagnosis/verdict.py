@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
 
+import msgspec
 import pyarrow as pa
 
 from exporter.contracts.diagnosis import Alternative, Component, Diagnosis, Failure, Layer, Symptom
@@ -13,44 +14,86 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service.diagnosis.detection import UNREACHABLE_RATIO, is_failing, is_refused
-from skeleton_service.diagnosis.paths import PathHistory, by_job, collect
+from skeleton_service.diagnosis.paths import PathHistory, by_class, by_job, collect
 from skeleton_service.diagnosis.votes import Suspect, rank_links
 
 _THIRD = 3
 _ALTERNATIVE_PROBABILITY = 0.01
 _MAX_ALTERNATIVES = 3
 _MTU_LOSS_RATIO = 0.1  # of full-size probes over a link; the fault may be younger than the records
-_MTU_CONTRAST = 4  # how many times more they lose than small ones
+_CONTRAST = 4  # how many times more the probes of one kind lose than those of another that live
+_EXPECTED_LOSSES = 5  # of probes that lived, had they lost as those that did not: fewer prove nothing
 
 
-def diagnose(records: pa.Table, fabric: Fabric, skeleton: Skeleton) -> Diagnosis:
+def diagnose(records: pa.Table, fabric: Fabric, skeleton: Skeleton, *, spraying: bool = False) -> Diagnosis:
     """Judge the recent records: one failure a job and symptom, plus one for each responder that refuses.
 
-    Full-size probes (MTU) that fail where small ones live are an MTU failure; where both fail, it is loss.
+    Full-size probes (MTU) that fail where small ones live are an MTU failure; where both fail, it is loss. Traffic
+    classes are judged apart, first that of most paths; how another fares over the component is evidence. ``spraying``
+    says that the fabric sprays packets, so that paths without a route cross all links that they may.
     """
     failures: list[Failure] = []
-    for job, paths in by_job(collect(records, fabric, skeleton.job)).items():
+    for job, paths in by_job(collect(records, fabric, skeleton.job, spraying=spraying)).items():
         failures += _refusals(job, paths)
-        small = [path for path in paths if path.task != "MTU"]
-        large = [path for path in paths if path.task == "MTU"]
-        loss = _failure(job, small, fabric, "loss")
-        size = _failure(job, large, fabric, "mtu")
-        if loss is not None:
-            failures.append(loss)
-        if size is not None and _only_large(size.component, large, small):
-            failures.append(size)
+        classes = by_class(paths)
+        found = (_loss(job, classes, fabric), _mtu(job, classes, fabric))
+        failures += [failure for failure in found if failure is not None]
     return Diagnosis(version=1, failures=tuple(failures))
+
+
+def _small(paths: Sequence[PathHistory]) -> list[PathHistory]:
+    return [path for path in paths if path.task != "MTU"]
+
+
+def _loss(job: str, classes: Sequence[Sequence[PathHistory]], fabric: Fabric) -> Failure | None:
+    for own in classes:
+        failure = _failure(job, _small(own), fabric, "loss")
+        if failure is not None:
+            others = (_small(other) for other in classes if other is not own)
+            lines = tuple(line for other in others if (line := _compared(failure, _small(own), other)))
+            return msgspec.structs.replace(failure, evidence=failure.evidence + lines)
+    return None
+
+
+def _mtu(job: str, classes: Sequence[Sequence[PathHistory]], fabric: Fabric) -> Failure | None:
+    for own in classes:
+        large = [path for path in own if path.task == "MTU"]
+        failure = _failure(job, large, fabric, "mtu")
+        if failure is not None and _only_large(failure.component, large, _small(own)):
+            return failure
+    return None
+
+
+def _over(component: Component, paths: Sequence[PathHistory], like: Sequence[PathHistory]) -> list[PathHistory]:
+    """Those of ``paths`` that cross a link; of another component, those of the flows that fail among ``like``."""
+    if component.kind == "link":
+        return [path for path in paths if component.name in (path.shares or ())]
+    flows = {path.flow for path in like if is_failing(path)}
+    return [path for path in paths if path.flow in flows]
 
 
 def _only_large(component: Component, large: Sequence[PathHistory], small: Sequence[PathHistory]) -> bool:
     """Whether full-size probes over a component die where small ones live: a lossy link loses both alike."""
-    if component.kind == "link":
-        paths = [[path for path in kind if component.name in (path.links or ())] for kind in (large, small)]
-    else:  # too few to vote: compare the failing paths with their own small probes
-        flows = {path.flow for path in large if is_failing(path)}
-        paths = [[path for path in kind if path.flow in flows] for kind in (large, small)]
-    ratio = _mean_loss(paths[0])
-    return ratio >= _MTU_LOSS_RATIO and _mean_loss(paths[1]) < ratio / _MTU_CONTRAST
+    ratio = _mean_loss(_over(component, large, large))
+    return ratio >= _MTU_LOSS_RATIO and _mean_loss(_over(component, small, large)) < ratio / _CONTRAST
+
+
+def _compared(failure: Failure, own: Sequence[PathHistory], other: Sequence[PathHistory]) -> str | None:
+    """What another traffic class's fate over the component says; None when it says nothing.
+
+    Compared are flows that are probed in both: they take the same way, in the same direction.
+    """
+    failing, beside = _over(failure.component, own, own), _over(failure.component, other, own)
+    both = {path.flow for path in failing} & {path.flow for path in beside}
+    failing = [path for path in failing if path.flow in both]
+    beside = [path for path in beside if path.flow in both]
+    ratio, sent = _mean_loss(failing), sum(path.sent for path in beside)
+    if ratio * sent < _EXPECTED_LOSSES or failing[0].dscp is None or beside[0].dscp is None:
+        return None
+    said = f"{len(beside)} path(s) of DSCP {beside[0].dscp} over the same lose {_mean_loss(beside):.1%}"
+    if _mean_loss(beside) < ratio / _CONTRAST:
+        return f"{said}: look at the queue of DSCP {failing[0].dscp} (buffer, ECN, PFC), not at the cable"
+    return f"{said}: not the fault of one queue"
 
 
 def _mean_loss(paths: Sequence[PathHistory]) -> float:
@@ -65,7 +108,7 @@ def _failure(job: str, paths: Sequence[PathHistory], fabric: Fabric, symptom: Sy
     if symptom == "loss" and all(path.loss_ratio >= UNREACHABLE_RATIO for path in failing):
         symptom = "unreachable"
     suspects = rank_links(paths, failing, fabric, replies_suffer=symptom != "mtu")
-    voters = [path for path in failing if path.links is not None]
+    voters = [path for path in failing if path.shares is not None and not path.sprayed]
     layer: Layer = "underlay"
     if suspects and len(suspects[0].failing) > 1:
         best = suspects[0]
@@ -83,7 +126,7 @@ def _failure(job: str, paths: Sequence[PathHistory], fabric: Fabric, symptom: Sy
         layer = "unknown"
         source = failing[0].flow[0]
         component = Component(kind="rnic", name=source, location=None)
-        links = failing[0].links or ()
+        links = failing[0].shares or ()
         alternatives = [Alternative(kind="link", name=link, score=1.0) for link in links][:_MAX_ALTERNATIVES]
         confidence = 0.0
         evidence = (f"{len(failing)} failing path(s), {len(voters)} of them traced: too few to vote",)
@@ -106,8 +149,9 @@ def _failure(job: str, paths: Sequence[PathHistory], fabric: Fabric, symptom: Sy
 
 def _evidence(best: Suspect, others: Sequence[Suspect], symptom: Symptom) -> tuple[str, ...]:
     what = "full-size probes (small ones live)" if symptom == "mtu" else "probes"
+    known = "sprayed" if best.failing[0].sprayed else "traced"
     lines = [
-        f"{len(best.failing)} of {best.crossing} traced paths over {best.link} lose {what}, "
+        f"{len(best.failing)} of {best.crossing} {known} paths over {best.link} lose {what}, "
         f"{best.loss_ratio:.1%} on average"
     ]
     lines += [

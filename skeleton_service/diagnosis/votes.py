@@ -7,6 +7,9 @@ way a probe was lost are judged each way by itself: with switches that hash both
 alone could not tell the broken link from its neighbour. The link under which the observed losses are
 likeliest is the suspect. Per-link voting as in 007 (NSDI'18) counts accusers only, and blames what many
 paths share.
+
+Where the fabric sprays packets, every probe and every reply takes a path of its own: each is lost with the share of
+packets that cross the link times the ratio.
 """
 
 from __future__ import annotations
@@ -31,17 +34,17 @@ class Suspect:
     probability: float
     """Of this link among all suspects, each held equally likely beforehand."""
     loss_ratio: float
-    """Mean loss of the paths whose probes cross it."""
+    """Mean loss of the paths whose probes cross it, all or some of them."""
     failing: tuple[PathHistory, ...]
     crossing: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """A path as it bears on one link: does its probe cross the link, and with what probability its reply."""
+    """A path as it bears on one link: what share of its probes crosses the link, and how probably its replies do."""
 
     path: PathHistory
-    forward: bool
+    forward: float
     back: float
 
 
@@ -57,24 +60,26 @@ def _log_mixture(weighted: Sequence[tuple[float, float]]) -> float:
     return highest + log(sum(exp(value - highest) for value in known))
 
 
-def _loss_over(crossings: int, ratio: float) -> float:
-    return 1 - (1 - BACKGROUND_LOSS) * (1 - ratio) ** crossings
+def _loss_over(forward: float, back: float, ratio: float) -> float:
+    """Loss ratio of what crosses a link that loses ``ratio`` with these shares, there and back."""
+    return 1 - (1 - BACKGROUND_LOSS) * (1 - forward * ratio) * (1 - back * ratio)
 
 
 def _log_likelihood(evidence: Sequence[_Evidence], ratio: float) -> float:
     """How much likelier the evidence is if the link loses ``ratio`` of its packets than if nothing is broken."""
     total = 0.0
     for item in evidence:
-        path, crossings = item.path, int(item.forward)
+        path = item.path
         if path.tells_direction and path.answered:
             sent = path.sent - path.since_answer
             there = len(path.losses) - path.since_answer - path.replies_lost
-            steps = [(there, sent, crossings, 0.0), (path.replies_lost, sent - there, 0, item.back)]
+            steps = [(there, sent, item.forward, 0.0), (path.replies_lost, sent - there, 0.0, item.back)]
         else:
-            steps = [(len(path.losses), path.sent, crossings, item.back)]
-        for lost, sent, certain, possible in steps:
-            ways = ((possible, certain + 1), (1 - possible, certain))
-            seen = [(weight, _log_binomial(lost, sent, _loss_over(n, ratio))) for weight, n in ways]
+            steps = [(len(path.losses), path.sent, item.forward, item.back)]
+        for lost, sent, forward, back in steps:
+            # The replies of a flow all take one way, which may be over the link; sprayed ones take every way.
+            ways = ((1.0, back),) if path.sprayed else ((back, 1.0), (1 - back, 0.0))
+            seen = [(weight, _log_binomial(lost, sent, _loss_over(forward, way, ratio))) for weight, way in ways]
             total += _log_mixture(seen) - _log_binomial(lost, sent, BACKGROUND_LOSS)
     return total
 
@@ -82,25 +87,24 @@ def _log_likelihood(evidence: Sequence[_Evidence], ratio: float) -> float:
 def rank_links(
     paths: Sequence[PathHistory], failing: Sequence[PathHistory], fabric: Fabric, *, replies_suffer: bool
 ) -> list[Suspect]:
-    """Links crossed by at least one failing traced path, likeliest first.
+    """Links crossed by at least one failing path whose links are known, likeliest first.
 
     ``replies_suffer`` says whether the fault takes replies too: an MTU mismatch lets small replies pass.
     O(paths x links a path x loss ratios).
     """
-    traced = [path for path in paths if path.links is not None]
+    traced = [path for path in paths if path.shares is not None]
     failed = {id(path) for path in failing}
-    candidates = sorted({link for path in traced if id(path) in failed for link in path.links or ()})
+    candidates = sorted({link for path in traced if id(path) in failed for link in path.shares or ()})
     evidence: dict[str, list[_Evidence]] = {link: [] for link in candidates}
     crossing: dict[str, list[PathHistory]] = {link: [] for link in candidates}
     for path in traced:
-        links = frozenset(path.links or ())
+        shares = path.shares or {}
         source, destination, _ = path.flow
         back = fabric.link_shares(destination, source) if replies_suffer else {}
-        for link in links | back.keys():
+        for link in shares.keys() | back.keys():
             if link in evidence:
-                forward = link in links
-                evidence[link].append(_Evidence(path, forward, min(back.get(link, 0.0), 1.0)))
-                if forward:
+                evidence[link].append(_Evidence(path, shares.get(link, 0.0), min(back.get(link, 0.0), 1.0)))
+                if link in shares:
                     crossing[link].append(path)
     likelihood = {link: max(_log_likelihood(evidence[link], ratio) for ratio in LOSS_RATIOS) for link in candidates}
     if not likelihood:

@@ -44,15 +44,7 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 class Agent:
     """An exporter on a host of the lab."""
 
-    def __init__(
-        self,
-        fabric: Running,
-        host: Host,
-        directory: Path,
-        topology: Path,
-        trace_period_seconds: float = 3600,
-        trace_packets_per_second_per_switch: float = 20,
-    ) -> None:
+    def __init__(self, fabric: Running, host: Host, directory: Path, topology: Path, **probing: object) -> None:
         self.host, self.rnic, self._fabric = host, host.rnics[0], fabric
         directory.mkdir()
         self.key = directory / "key"
@@ -65,9 +57,10 @@ class Agent:
             # Each flow is traced once, soon after it is planned: trace packets are not in any path's counts.
             "probing": {
                 "key_file": "key",
-                "trace_period_seconds": trace_period_seconds,
+                "trace_period_seconds": 3600,
                 "timeout_seconds": 0.5,
-                "ceilings": {"trace_packets_per_second_per_switch": trace_packets_per_second_per_switch},
+                "ceilings": {"trace_packets_per_second_per_switch": 20},
+                **probing,
             },
             "throughput": {"step_seconds": 0.2},
         }
@@ -77,11 +70,16 @@ class Agent:
         argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(self._config)]
         self.process = subprocess.Popen(fabric.command(host.name, argv), env=sandbox.environment())
 
-    def metrics(self) -> Samples:
-        program = f"import urllib.request as u; print(u.urlopen('http://{self.host.management}:{PORT}/metrics').read().decode())"
+    def get(self, path: str) -> str:
+        """What it serves there; nothing before it serves."""
+        url = f"http://{self.host.management}:{PORT}{path}"
+        program = f"import urllib.request as u; print(u.urlopen({url!r}).read().decode())"
         done = self._fabric.run(None, [sys.executable, "-c", program], check=False)
+        return done.stdout if done.returncode == 0 else ""
+
+    def metrics(self) -> Samples:
         samples: Samples = defaultdict(dict)
-        for family in text_string_to_metric_families(done.stdout if done.returncode == 0 else ""):
+        for family in text_string_to_metric_families(self.get("/metrics")):
             for sample in family.samples:
                 samples[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
         return samples

@@ -33,7 +33,8 @@ def tracing(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[A
     far = next(host for host in design.hosts if host.pod != near.pod)
     topology = tmp_path / "topology.json"
     topology.write_bytes(encode(design.topology()))
-    pair = [Agent(fabric, host, tmp_path / host.name, topology, 2.0, CEILING) for host in (near, far)]
+    probing = {"trace_period_seconds": 2.0, "ceilings": {"trace_packets_per_second_per_switch": CEILING}}
+    pair = [Agent(fabric, host, tmp_path / host.name, topology, **probing) for host in (near, far)]
     try:
         until(lambda: all(agent.metrics() for agent in pair))
         yield pair[0], pair[1]

@@ -25,7 +25,7 @@ from exporter.contracts.plan import Plan, Target
 from exporter.contracts.topology import Rnic
 from exporter.control import Exporter
 from exporter.exposition import Renderer
-from exporter.joins import LinkJoin, job_paths, rnic_info
+from exporter.joins import LinkJoin, PathInfo, job_paths, rnic_info
 from exporter.planfile import PlanFile, own_part
 from exporter.probing import tcp
 from exporter.probing.loop import Loop
@@ -152,7 +152,8 @@ class Host:
 
     def series(self) -> Counter[str]:
         """Series on the page by family."""
-        joined = [rnic_info(HOST, FABRIC.topology.hosts[0].rnics), job_paths(self.plan), self.links.series(self.store)]
+        joined = [rnic_info(HOST, FABRIC.topology.hosts[0].rnics), job_paths(self.plan)]
+        joined += PathInfo().series(self.store) + self.links.series(self.store)
         count: Counter[str] = Counter()
         for line in self.renderer.render([self.store], joined).decode().splitlines():
             if not line.startswith("#"):
@@ -239,7 +240,8 @@ def test_the_formulas_are_sharp_once_every_path_was_heard_and_traced(host: Host)
     host.follow(1, tuple(job_targets(1, 3, ("dp",), dice(7))))
     host.book()
     terms, counted = host.terms(), host.series()
-    joined = {"fabric_job_path_info", "fabric_path_link_info", "fabric_rnic_info"}
+    joined = {"fabric_job_path_info", "fabric_path_info", "fabric_path_link_info", "fabric_rnic_info"}
+    joined |= {"fabric_rnic_links_possible", "fabric_rnic_links_covered"}
     sharp = {*(metric.name for metric in PATH.metrics), RTT.name, *joined}
     for metric in CATALOGUE:
         if metric.name in sharp - {"fabric_path_probes_lost_return_total"}:
@@ -447,7 +449,7 @@ def test_links_are_remembered_for_the_routes_of_now_only() -> None:
             paths.add(("p", "h", "r", "h", "r", "udp", *flow, "106")),
             routes.add((*flow, "udp", json.dumps(["leaf-p0-r0"]))),
         )
-        list(join.series(store).samples)
+        list(join.series(store)[0].samples)
         assert len(join._known) == 1
         paths.remove(rows[0])
         routes.remove(rows[1])

@@ -246,6 +246,22 @@ def test_what_a_plan_is_made_from_is_said_in_one_line(
     assert not (tmp_path / "plan.json").exists()
 
 
+def test_the_classes_of_a_plan_can_be_chosen_and_one_that_ecn_drops_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.json"
+    options = ["--skeleton", SKELETON, "--traffic-class"]
+    assert planned(file, *options, "98", "--default-traffic-class", "none") == 0
+    assert {target.traffic_class for target in read_plan(file).targets} == {98}
+    assert planned(file, *options, "98") == 0
+    assert {target.traffic_class for target in read_plan(file).targets} == {98, 2}
+    capsys.readouterr()
+    assert planned(file, *options, "96") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("skeleton-service: planning: field 'traffic_class': 96 is not ECN-capable, ECT(0): a queue")
+    assert error.endswith("(write 98 for DSCP 24)\n")
+
+
 @pytest.mark.parametrize("option", ["--max-paths=0", "--max-paths=x", "--exploration=-0.1", "--exploration=nan"])
 def test_limits_out_of_range_are_exit_2(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

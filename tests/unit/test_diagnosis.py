@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -85,8 +86,8 @@ def probed(lost: Any = lambda *_: False, *, fate: dict[str, Any] = LOST, **chang
 TRACES = [trace(path) for path in PATHS]
 
 
-def verdict(*rows: dict[str, Any]) -> Diagnosis:
-    return diagnose(table(*rows), FABRIC, SKELETON)
+def verdict(*rows: dict[str, Any], fabric: Fabric = FABRIC, spraying: bool = False) -> Diagnosis:
+    return diagnose(table(*rows), fabric, SKELETON, spraying=spraying)
 
 
 def test_no_loss_is_no_failure() -> None:
@@ -264,3 +265,100 @@ def test_records_without_a_job_and_with_the_skeletons_are_one_failure() -> None:
         for row in probed(lambda path, second: crosses(path) and second % 3 == 0)
     ]
     assert [(failure.job, failure.component.name) for failure in verdict(*TRACES, *rows).failures] == [("j", BROKEN)]
+
+
+def third_over_broken(path: tuple[str, str, int], second: int) -> bool:
+    return crosses(path) and second % 3 == 0
+
+
+def healthy(*_: object) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("lossless", "default", "said"),
+    [
+        (
+            third_over_broken,
+            healthy,
+            "over the same lose 0.0%: look at the queue of DSCP 26 (buffer, ECN, PFC), not at the cable",
+        ),
+        (
+            healthy,
+            third_over_broken,
+            "over the same lose 0.0%: look at the queue of DSCP 0 (buffer, ECN, PFC), not at the cable",
+        ),
+        (third_over_broken, third_over_broken, "over the same lose 16.7%: not the fault of one queue"),
+    ],
+    ids=["lossless", "default", "both"],
+)
+def test_a_loss_is_one_failure_that_says_how_the_other_class_fares(lossless: Any, default: Any, said: str) -> None:
+    """Same flows, hence same routes: a class lost in the other's company used to be taken for half the loss."""
+    rows = [*probed(lossless, dscp=26), *probed(default, dscp=0)]
+    (failure,) = verdict(*TRACES, *rows).failures
+    assert (failure.symptom, failure.component.name) == ("loss", BROKEN)
+    assert failure.evidence[0].startswith(f"8 of 16 traced paths over {BROKEN} lose probes, 16.7% on average")
+    assert failure.evidence[-1].endswith(said)
+
+
+def test_a_class_of_few_probes_and_one_that_no_record_names_acquit_nobody() -> None:
+    lost = probed(third_over_broken, dscp=26)
+    few = [record(PATHS[0], second, dscp=0) for second in range(6)]
+    for rows in (few, probed()):
+        (failure,) = verdict(*TRACES, *lost, *rows).failures
+        assert not any("queue" in line for line in failure.evidence)
+
+
+def test_a_class_that_crosses_a_link_in_its_healthy_direction_alone_acquits_it_of_nothing() -> None:
+    inward = [path for path in PATHS if path[1].startswith("host-p0") and path[2] == 0]
+    rows = [record(path, second, dscp=0) for path in inward for second in range(SECONDS)]
+    rows += [row for row in probed(third_over_broken, dscp=26) if row["dst_node_sn"][:7] != "host-p0"]
+    (failure,) = verdict(*TRACES, *rows).failures
+    assert failure.component.name == BROKEN
+    assert not any("queue" in line for line in failure.evidence)
+
+
+def test_full_size_probes_are_compared_with_small_ones_of_their_class() -> None:
+    large = probed(lambda path, second: crosses(path) and second % 2 == 0, task_type="MTU", dscp=26)
+    rows = [*large, *probed(dscp=26), *probed(lambda path, second: crosses(path) and second % 2 == 0, dscp=0)]
+    assert [(failure.symptom, failure.component.name) for failure in verdict(*TRACES, *rows).failures] == [
+        ("loss", BROKEN),
+        ("mtu", BROKEN),
+    ]
+
+
+def partly_cabled() -> Fabric:
+    """Pod 1 is on spine 0 alone: what is sprayed from pod 0 to pod 2 crosses each spine with a half, to pod 1 that."""
+    topology = FABRIC.topology
+    links = tuple(link for link in topology.links if not ("leaf-p1" in link.id and "spine-1" in link.id))
+    return Fabric(msgspec.structs.replace(topology, links=links))
+
+
+def sprayed_loss(path: tuple[str, str, int], second: int) -> bool:
+    """A third of what crosses BROKEN out of pod 0."""
+    every = 3 if path[1].startswith("host-p1") else 6
+    return path[0].startswith("host-p0") and second % every == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"error": "timeout"}], ids=["round trips", "each way"])
+def test_where_packets_are_sprayed_paths_without_a_route_name_the_link(changes: dict[str, Any]) -> None:
+    rows, fabric = probed(sprayed_loss, fate={**LOST, **changes}), partly_cabled()
+    (failure,) = verdict(*rows, fabric=fabric, spraying=True).failures
+    assert (failure.component.kind, failure.component.name) == ("link", BROKEN)
+    assert failure.confidence > 0.5
+    assert failure.evidence[0].startswith("16 of 32 sprayed paths over")
+    (blind,) = verdict(*rows, fabric=fabric).failures
+    assert (blind.component.kind, blind.confidence) == ("rnic", 0.0)
+
+
+def test_links_that_all_sprayed_paths_cross_alike_share_the_confidence() -> None:
+    lost = probed(lambda path, second: path[0].startswith("host-p0") and second % 4 == 0)
+    (failure,) = verdict(*lost, spraying=True).failures
+    beside = failure.alternatives[0]
+    assert {failure.component.name, beside.name} == {BROKEN, "leaf-p0-r0:Ethernet4 -- spine-1:Ethernet0"}
+    assert failure.confidence == beside.score > 0.4
+
+
+def test_a_route_that_is_known_holds_where_packets_are_sprayed_too() -> None:
+    rows = [*TRACES, *probed(third_over_broken)]
+    assert verdict(*rows, spraying=True) == verdict(*rows)

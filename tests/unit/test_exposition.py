@@ -22,8 +22,11 @@ from exporter.contracts.catalogue import (
     DNS_DURATION_TABLE,
     JOB_PATH_INFO,
     LINK_INFO,
+    LINKS_COVERED,
+    LINKS_POSSIBLE,
     OTLP,
     PATH,
+    PATH_INFO,
     PATH_LINK_INFO,
     PROBER,
     RNIC,
@@ -44,7 +47,16 @@ from exporter.store import Store, column_count
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 DNS_TABLES = [DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE]
 TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, UNDERLAY, CONTROL, CHILDREN, OTLP]
-INFO = [PATH_LINK_INFO, TRACE_LAST_HOP_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO]
+INFO = [
+    PATH_LINK_INFO,
+    TRACE_LAST_HOP_INFO,
+    PATH_INFO,
+    JOB_PATH_INFO,
+    LINK_INFO,
+    RNIC_INFO,
+    LINKS_POSSIBLE,
+    LINKS_COVERED,
+]
 
 
 def rendered() -> str:

@@ -9,10 +9,12 @@ import pytest
 
 from exporter.contracts.catalogue import FAILING_TRACE, PATH, ROUTE
 from exporter.contracts.topology import Rnic
-from exporter.joins import JobPaths, LastHops, LinkJoin, job_paths, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, PathInfo, job_paths, link_info, rnic_info
 from exporter.store import Store
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
 from tests.unit.test_plan_contract import PLAN, TARGET
+
+SPRAYED: list[str] = []
 
 
 def store(*paths: tuple[str, str, str], hops: list[str] | None = None, protocol: str = "udp") -> Store:
@@ -22,14 +24,13 @@ def store(*paths: tuple[str, str, str], hops: list[str] | None = None, protocol:
     writer = made.writer(PATH)
     for name, probe, port in paths:
         writer.add((name, "h", "r", "h", "r", probe, near, port, far, "65300", "106"))
-    made.writer(ROUTE).add(
-        (near, "49152", far, "65300", protocol, json.dumps(hops or [address(port) for port in PORTS]))
-    )
+    route = None if hops is SPRAYED else hops or [address(port) for port in PORTS]
+    made.writer(ROUTE).add((near, "49152", far, "65300", protocol, json.dumps(route)))
     return made
 
 
 def samples(made: Store) -> list[tuple[str, str]]:
-    return [(labels[0], labels[1]) for labels, _ in LinkJoin(FABRIC).series(made).samples]
+    return [(labels[0], labels[1]) for labels, _ in LinkJoin(FABRIC).series(made)[0].samples]
 
 
 def test_a_traced_path_has_a_series_for_each_link() -> None:
@@ -65,21 +66,24 @@ def test_where_a_failing_path_ends_is_named_by_the_topology(last: str, outcome: 
     made = Store([(PATH, 8), (FAILING_TRACE, 8)])
     rows = [made.writer(PATH).add((path, "h", "r", "h", "r", "udp", *"abcde")) for path in ("p",)]
     failing, join = made.writer(FAILING_TRACE), LastHops(FABRIC)
-    assert list(join.series(made).samples) == []
+    (none,) = join.series(made)
+    assert list(none.samples) == []
     row = failing.add((str(rows[0].identity), "[]", last, outcome))
     failing.add(("99", "[]", last, outcome))  # of a path that is gone
-    first = join.series(made)
+    (first,) = join.series(made)
     assert list(first.samples) == [(("p", hop, outcome), 1.0)]
-    assert join.series(made) is first
+    assert join.series(made)[0] is first
     failing.remove(row)
-    assert list(join.series(made).samples) == []
+    (none,) = join.series(made)
+    assert list(none.samples) == []
 
 
 def test_without_a_topology_a_hop_is_its_address() -> None:
     made = Store([(PATH, 8), (FAILING_TRACE, 8)])
     row = made.writer(PATH).add(("p", "h", "r", "h", "r", "udp", *"abcde"))
     made.writer(FAILING_TRACE).add((str(row.identity), "[]", "10.9.0.1", "silent"))
-    assert [labels for labels, _ in LastHops(None).series(made).samples] == [("p", "10.9.0.1", "silent")]
+    (found,) = LastHops(None).series(made)
+    assert [labels for labels, _ in found.samples] == [("p", "10.9.0.1", "silent")]
 
 
 def test_each_switch_end_of_a_link_is_named_once() -> None:
@@ -112,7 +116,40 @@ def test_a_waiting_target_is_bound_to_its_job_once_its_path_exists() -> None:
     jobs = JobPaths()
     jobs.follow(msgspec.structs.replace(PLAN, targets=(TARGET, *waiting)))
     first = jobs.series(made)
-    assert [labels for labels, _ in first.samples] == [("j", TARGET.path, "basic")]
+    assert [labels for labels, _ in first[0].samples] == [("j", TARGET.path, "basic")]
     assert jobs.series(made) is first
     writer.add(("probed", "h", "r", "h", "r", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "106"))
-    assert [labels[1] for labels, _ in jobs.series(made).samples] == [TARGET.path, "probed"]
+    assert [labels[1] for labels, _ in jobs.series(made)[0].samples] == [TARGET.path, "probed"]
+
+
+def test_a_sprayed_path_has_each_link_that_it_may_cross_with_its_share() -> None:
+    made = store(("p", "udp", "49152"), ("t", "tcp", "49152"), hops=SPRAYED)
+    shares = {(path, link): share for (path, link), share in LinkJoin(FABRIC).series(made)[0].samples}
+    assert shares == {("p", link): share for link, share in FABRIC.link_shares(NEAR, FAR).items()}
+    assert sorted(shares.values()) == [0.5] * 4 + [1.0] * 2
+
+
+@pytest.mark.parametrize(("hops", "covered"), [(None, 4), (SPRAYED, 6), (["203.0.113.1"], 0)])
+def test_an_rnic_says_how_many_of_the_links_on_its_pairs_paths_it_crosses(hops: list[str] | None, covered: int) -> None:
+    made = store(("p", "udp", "49152"), ("q", "udp", "49153"), hops=hops)
+    _, possible, crossed = LinkJoin(FABRIC).series(made)
+    assert [tuple(sample) for sample in possible.samples] == [(("h", "r"), 6)]
+    assert [tuple(sample) for sample in crossed.samples] == [(("h", "r"), covered)]
+
+
+def test_an_rnic_outside_the_topology_covers_nothing_that_anybody_knows() -> None:
+    made = Store([(PATH, 1), (ROUTE, 1)])
+    made.writer(PATH).add(("p", "h", "r", "h", "r", "udp", "203.0.113.1", "1", "203.0.113.2", "2", "106"))
+    assert [list(series.samples) for series in LinkJoin(FABRIC).series(made)] == [[], [], []]
+
+
+def test_a_paths_class_and_port_are_in_an_info_series() -> None:
+    made = Store([(PATH, 2)])
+    writer, ends = made.writer(PATH), ("h", "r", "h", "r", "udp")
+    writer.add(("p", *ends, "10.0.0.1", "49152", "10.0.0.2", "65300", "106"))
+    info = PathInfo()
+    first = info.series(made)
+    assert [labels for labels, _ in first[0].samples] == [("p", "26", "49152")]
+    assert info.series(made) is first
+    writer.add(("d", *ends, "10.0.0.1", "49153", "10.0.0.2", "65300", "2"))
+    assert [labels for labels, _ in info.series(made)[0].samples] == [("p", "26", "49152"), ("d", "0", "49153")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from itertools import combinations
 
@@ -17,8 +18,9 @@ from exporter.contracts.skeleton import Edge, Group, Skeleton
 from exporter.contracts.topology import Topology
 from lab.jobs.job import draw_job
 from skeleton_service.identifiability import Partition, separate
-from skeleton_service.planning import Settings, draft, path_probability, port_count
+from skeleton_service.planning import Settings, draft
 from skeleton_service.preload import unobserved
+from skeleton_service.sourceports import SourcePorts, path_probability, port_count, rotated_count
 from tests.unit.fabrics import leaf_spine
 
 FABRIC = leaf_spine()
@@ -48,16 +50,18 @@ def test_each_pair_is_probed_both_ways(seed: int) -> None:
     directed = {(target.source, target.destination) for target in made.targets}
     assert directed == {(b, a) for a, b in directed}
     assert {frozenset(pair) for pair in directed} >= wanted
-    kinds = defaultdict(list)
+    kinds, control = defaultdict(list), defaultdict(list)
     fabric = Fabric(FABRIC)
     for target in made.targets:
-        kinds[target.source, target.destination, target.probe].append(target)
+        ends = target.source, target.destination
+        (control[ends] if target.traffic_class == 2 else kinds[*ends, target.probe]).append(target)
     for a, b in directed:
         one = kinds[a, b, "udp"][0]
         ends = f"{one.source_host}:{one.source_rnic}", f"{one.destination_host}:{one.destination_rnic}"
         assert len(kinds[a, b, "udp"]) == port_count(fabric.path_count(*ends), 0.99)
         assert [t.source_ports for t in kinds[a, b, "udp"]] == [t.source_ports for t in kinds[a, b, "mtu"]]
         assert len(kinds[a, b, "tcp"]) == 1
+        assert [(t.probe, t.source_ports) for t in control[a, b]] == [("udp", one.source_ports)]
         assert {t.payload_bytes for t in kinds[a, b, "mtu"]} == {8972}
     assert made.coverage is not None
     assert made.coverage.path_probability >= 0.99
@@ -122,10 +126,11 @@ def test_the_list_is_the_same_every_time_whatever_the_order_of_the_skeleton() ->
 def test_settings_and_inactive_endpoints() -> None:
     truth = draw_job(0, FABRIC).truth()
     waiting = truth.endpoints[0].id
-    made = make(truth, settings=Settings(mtu=1500, traffic_class=0), inactive=frozenset({waiting}))
+    settings = Settings(mtu=1500, traffic_class=98, default_traffic_class=None)
+    made = make(truth, settings=settings, inactive=frozenset({waiting}))
     assert {t.payload_bytes for t in made.targets if t.probe == "mtu"} == {1472}
     assert all(t.active != (waiting in (t.source, t.destination)) for t in made.targets)
-    assert {t.traffic_class for t in made.targets} == {0}
+    assert {t.traffic_class for t in made.targets} == {98}
     low = make(truth, leaf_spine(mtu=4000))
     assert {t.payload_bytes for t in low.targets if t.probe == "mtu"} == {3972}
 
@@ -243,3 +248,97 @@ def test_a_plan_that_no_reader_would_take_is_refused_with_the_remedy(monkeypatch
     monkeypatch.setattr("skeleton_service.planning.LARGEST_FILE", 10)
     with pytest.raises(ContractError, match=r"paths are too many for one file \(add --split-by-host\)"):
         make(draw_job(0, FABRIC).truth())
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"traffic_class": 104}, r"field 'traffic_class': 104 is not ECN-capable, .* \(write 106 for DSCP 26\)"),
+        ({"traffic_class": 107}, r"field 'traffic_class': 107 is not ECN-capable, .* \(write 106 for DSCP 26\)"),
+        ({"default_traffic_class": 0}, r"field 'default_traffic_class': 0 is not .* \(write 2 for DSCP 0\)"),
+        ({"traffic_class": 258}, r"field 'traffic_class': 258 is no traffic class"),
+        (
+            {"traffic_class": 2},
+            r"field 'default_traffic_class': 2 is the lossless one too \(choose another DSCP, or None\)",
+        ),
+    ],
+)
+def test_a_class_that_an_ecn_queue_drops_is_refused(classes: dict[str, int], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        Settings(**classes)  # type: ignore[arg-type]
+
+
+def ports_of(plan: Plan) -> dict[tuple[str, str], tuple[int, ...]]:
+    """{pair: source ports of its UDP targets in the lossless class}."""
+    found: dict[tuple[str, str], tuple[int, ...]] = defaultdict(tuple)
+    for target in plan.targets:
+        if target.probe == "udp" and target.traffic_class == Settings().traffic_class:
+            found[target.source, target.destination] += target.source_ports
+    return found
+
+
+def test_a_quarter_of_a_pairs_ports_are_others_each_generation_and_the_rest_of_its_paths_stay() -> None:
+    truth = draw_job(0, FABRIC).truth()
+    plans = [make(truth, generation=generation, settings=Settings(exploration=0)) for generation in range(20)]
+    made = [ports_of(plan) for plan in plans]
+    for (one, other), ports in made[0].items():
+        assert ports == made[0][other, one]
+        stay = set.intersection(*(set(each[one, other]) for each in made))
+        assert len(stay) == len(ports) - rotated_count(len(ports), 0.25)
+        assert len(set(ports)) == len(ports)
+        if len(ports) > 1:
+            assert len({each[one, other] for each in made}) > 15
+    assert {rotated_count(ports, 0.25) for ports in (1, 2, 8, 21, 64)} == {0, 1, 2, 5, 16}
+    assert {t.source_ports for t in plans[0].targets if t.probe == "tcp"} == {(61000,)}
+    preload = [make(truth, generation=generation, phase="preload") for generation in (1, 2)]
+    assert {t.path for t in preload[0].targets} == {t.path for t in preload[1].targets}
+    assert {t.traffic_class for t in preload[0].targets} == {106}
+
+
+def test_rotation_costs_an_exporter_no_sockets_and_stays_below_the_responder() -> None:
+    """All pairs of a generation draw from one pool, however many they are."""
+    for generation in range(2000):
+        ports = SourcePorts(61000, 64, 0.25, generation)
+        used = {port for pair in range(50) for count in (1, 8, 64) for port in ports.of("a:0", f"b{pair}:0", count)}
+        assert len(used) == 64
+        assert min(used) == 61000
+        assert max(used) < 65300
+
+
+def test_ports_that_have_no_room_to_rotate_are_refused() -> None:
+    with pytest.raises(ValueError, match="ports 65000 to 65299 leave no room for 290 ports and 72 to rotate"):
+        SourcePorts(65000, 290, 0.25, 1)
+
+
+def crossed(fabric: Fabric, source: str, destination: str, port: int) -> set[str]:
+    """Links of one flow between two leaves, where each leaf hashes it to one of its spines."""
+    up = sorted(fabric.possible_links(source, destination) - {fabric.link_of(source), fabric.link_of(destination)})
+    spines = sorted({end.partition(":")[0] for link in up for end in link.split(" -- ") if end.startswith("spine")})
+    digest = hashlib.blake2s(f"{source} {destination} {port}".encode()).digest()
+    spine = spines[int.from_bytes(digest, "big") % len(spines)]
+    return {link for link in up if f"{spine}:" in link}
+
+
+def covered_after(rotation: float) -> dict[int, int]:
+    """{generations: links between leaves and spines that a pair has crossed}, of 64; eight ports, 32 spines."""
+    topology = leaf_spine(pods=2, rails=1, spines=32, hosts_per_pod=1)
+    fabric = Fabric(topology)
+    base = unobserved("j", topology)
+    skeleton = msgspec.structs.replace(base, edges=(Edge(a=base.endpoints[0].id, b=base.endpoints[1].id, role="pp"),))
+    settings = Settings(largest_port_count=8, rotation=rotation, redundancy=0, exploration=0)
+    found: set[str] = set()
+    covered = {}
+    for generation in range(1, 17):
+        for target in make(skeleton, topology, generation=generation, settings=settings).targets:
+            ends = f"{target.source_host}:{target.source_rnic}", f"{target.destination_host}:{target.destination_rnic}"
+            found |= crossed(fabric, *ends, target.source_ports[0])
+        covered[generation] = len(found)
+    return covered
+
+
+def test_rotation_crosses_in_time_the_links_that_a_few_ports_miss() -> None:
+    fixed, rotated = covered_after(0.0), covered_after(0.25)
+    figures = f"after 1, 4 and 16 generations: {[(fixed[n], rotated[n]) for n in (1, 4, 16)]} of 64 links"
+    assert fixed[1] == fixed[4] == fixed[16] < 32, figures
+    assert rotated[1] < rotated[4] < rotated[16], figures
+    assert rotated[16] > 1.7 * fixed[16], figures

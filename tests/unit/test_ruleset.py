@@ -43,10 +43,29 @@ def over(link: str, *, outward: bool = True) -> list[str]:
     return [path for path in SPINE if link in links(path) and (LEAF[path[0]] == 0) == outward]
 
 
-class Vote:
-    """What the exporters of a job counted: each probe type of each path, as series for promtool."""
+def sprayed_over(spines: dict[int, set[int]]) -> dict[str, dict[str, float]]:
+    """{path: {link: share}} where leaves are cabled to these spines, and packets are sprayed over the common ones."""
+    shares = {}
+    for path in SPINE:
+        near, far = (LEAF[host] for host in path.split(">"))
+        common = spines[near] & spines[far] if near != far else set()
+        shares[path] = {link_id(f"{host}:r0", f"leaf-{LEAF[host]}:{host}"): 1.0 for host in path.split(">")} | {
+            link_id(f"leaf-{leaf}:up{spine}", f"spine-{spine}:down{leaf}"): 1 / len(common)
+            for leaf in (near, far)
+            for spine in common
+        }
+    return shares
 
-    def __init__(self, *probes: str) -> None:
+
+class Vote:
+    """What the exporters of a job counted: each probe type of each path, as series for promtool.
+
+    A probe type is ``udp`` in the job's class, ``udp/0`` in the class of DSCP 0, ``udp/26/61001`` from another port.
+    ``shares`` are those of sprayed paths.
+    """
+
+    def __init__(self, *probes: str, shares: dict[str, dict[str, float]] | None = None) -> None:
+        self.shares = shares or {path: dict.fromkeys(links(path), 1.0) for path in SPINE}
         self.loss: dict[tuple[str, str], tuple[float, float]] = {}
         for probe in probes or ("udp",):
             self.lose(probe, SPINE, 0)
@@ -68,17 +87,19 @@ class Vote:
             name = f"{path}/{probe}"
             labels = {
                 "path": name, "src_host": path[0], "src_rnic": "r0", "dst_host": path[2], "dst_rnic": "r0",
-                "probe": probe,
+                "probe": probe.split("/")[0],
             }  # fmt: skip
             add("fabric_path_probes_sent_total", labels, "0+15x40")
             add("fabric_path_probes_lost_total", labels, f"0+{15 * ratio}x40")
             add("fabric_path_probes_lost_return_total", labels, f"0+{15 * back}x40")
             add("fabric_job_path_info", {"training_job": JOB, "path": name, "role": "dp"}, "1x40")
             add("fabric_job_path_info", {"training_job": "other", "path": name, "role": "pp"}, "1x40")
-            for link in links(path):
+            dscp = probe.split("/")[1] if "/" in probe else "26"
+            add("fabric_path_info", {"path": name, "dscp": dscp, "source_port": "61000"}, "1x40")
+            for link, share in self.shares[path].items():
                 # The same again from a second exporter instance: an overlap must not become many-to-many.
                 for instance in ("x", "y"):
-                    add("fabric_path_link_info", {"path": name, "link": link, "instance": instance}, "1x40")
+                    add("fabric_path_link_info", {"path": name, "link": link, "instance": instance}, f"{share}x40")
         return made
 
     def alerts(self, directory: Path, at: str = "5m") -> list[tuple[dict[str, str], dict[str, str]]]:
@@ -129,6 +150,7 @@ def test_a_link_that_loses_is_named_with_exact_labels_and_evidence(tmp_path: Pat
         "alertname": "FabricLinkLoss",
         "training_job": JOB,
         "probe": "udp",
+        "dscp": "26",
         "link": BROKEN,
         "component": BROKEN,
         "component_kind": "link",
@@ -325,3 +347,94 @@ def test_each_link_of_a_tie_says_that_it_is_one_of_several(tmp_path: Path) -> No
     assert components(alerts, "FabricLinkLoss") == [BROKEN, "leaf-1:up0 -- spine-0:down1"]
     for _, notes in alerts:
         assert notes["description"].endswith(" It is one of 2 links that the probes of this job cannot tell apart.")
+
+
+def notes(alerts: list[tuple[dict[str, str], dict[str, str]]], name: str) -> list[dict[str, str]]:
+    return [annotations for labels, annotations in alerts if labels["alertname"] == name]
+
+
+def test_a_link_that_loses_both_classes_is_one_alert_with_the_figures_of_both(tmp_path: Path) -> None:
+    alerts = Vote("udp", "udp/0").lose("udp", over(BROKEN), 0.3).lose("udp/0", over(BROKEN), 0.3).alerts(tmp_path)
+    ((labels, annotations),) = [alert for alert in alerts if alert[0]["alertname"] == "FabricLinkLoss"]
+    assert (labels["component"], labels["dscp"]) == (BROKEN, "26")
+    assert "probed paths over the link lose probes, those of the default class over it 18%;" in annotations["evidence"]
+
+
+def test_a_loss_of_the_jobs_class_alone_says_that_the_default_class_lives(tmp_path: Path) -> None:
+    alerts = Vote("udp", "udp/0").lose("udp", over(BROKEN), 0.3).alerts(tmp_path)
+    assert components(alerts, "FabricLinkLoss") == [BROKEN]
+    (annotations,) = notes(alerts, "FabricLinkLoss")
+    assert "those of the default class over it 0%;" in annotations["evidence"]
+    assert all("default class" not in each["description"] for each in notes(alerts, "FabricPathLoss"))
+
+
+def test_a_loss_of_the_default_class_alone_says_so_in_each_notification(tmp_path: Path) -> None:
+    alerts = Vote("udp", "udp/0").lose("udp/0", over(BROKEN), 0.3).alerts(tmp_path)
+    assert [labels["dscp"] for labels, _ in alerts] == ["0"] * (1 + len(over(BROKEN)))
+    assert components(alerts, "FabricLinkLoss") == [BROKEN]
+    assert components(alerts, "FabricPathLoss") == [BROKEN] * len(over(BROKEN))
+    (link,) = notes(alerts, "FabricLinkLoss")
+    assert f"Link {BROKEN} loses 18% of the probes of the default class (DSCP 0) that cross it" in link["description"]
+    path = notes(alerts, "FabricPathLoss")[0]["description"]
+    assert path.endswith("loses 30% of its probes in the default class (DSCP 0), which is not the job's.")
+
+
+def test_the_default_class_names_no_other_link_while_the_jobs_class_names_one(tmp_path: Path) -> None:
+    """One port a pair tells fewer links apart: its two failing paths alone would accuse three links."""
+    vote = Vote("udp").lose("udp", over(BROKEN), 0.3).lose("udp/0", ["a>c", "b>c"], 0.3)
+    assert components(vote.alerts(tmp_path), "FabricLinkLoss") == [BROKEN]
+
+
+def test_full_size_loss_is_compared_with_small_probes_of_its_own_class(tmp_path: Path) -> None:
+    both_ways = [*over(BROKEN), *over(BROKEN, outward=False)]
+    alerts = Vote("udp", "udp/0", "mtu").lose("mtu", both_ways, 1.0).lose("udp/0", both_ways, 1.0).alerts(tmp_path)
+    assert components(alerts, "FabricLinkMtuMismatch") == [BROKEN]
+
+
+def lossy(shares: dict[str, dict[str, float]], link: str, ratio: float, ports: int = 1) -> Vote:
+    """Each path outward from leaf-0 loses what it sends over the link."""
+    kinds = [f"udp/26/{port}" for port in range(ports)]
+    vote = Vote(*kinds, shares=shares)
+    for path, own in shares.items():
+        if link in own and LEAF[path[0]] == 0:
+            for kind in kinds:
+                vote.lose(kind, [path], ratio * own[link])
+    return vote
+
+
+def test_where_packets_are_sprayed_the_fractions_name_the_link(tmp_path: Path) -> None:
+    """Every path loses half of what the link does, and no path crosses it for certain as it does its own host's."""
+    shares = sprayed_over({0: {0, 1, 2}, 1: {0, 1}, 2: {0, 2}})
+    alerts = lossy(shares, BROKEN, 0.4).alerts(tmp_path)
+    assert components(alerts, "FabricLinkLoss") == [BROKEN]
+    (annotations,) = notes(alerts, "FabricLinkLoss")
+    assert "loses 20% of the probes that cross it" in annotations["description"]  # 40 % one way, none the other
+    assert annotations["evidence"].startswith("2 of 4 probed paths over the link lose probes;")  # 4 and 8 halves
+    assert components(alerts, "FabricPathLoss") == [BROKEN] * 4
+
+
+def test_where_packets_are_sprayed_a_hosts_own_link_is_told_from_the_links_above_it(tmp_path: Path) -> None:
+    shares = sprayed_over({leaf: {0, 1, 2, 3} for leaf in range(3)})
+    own = link_id("a:r0", "leaf-0:a")
+    assert components(lossy(shares, own, 0.2).alerts(tmp_path), "FabricLinkLoss") == [own]
+
+
+def test_links_that_all_sprayed_paths_cross_alike_are_each_named_as_one_of_several(tmp_path: Path) -> None:
+    """All leaves on all spines: the shares of the four links up are the same."""
+    shares = sprayed_over({leaf: {0, 1, 2, 3} for leaf in range(3)})
+    alerts = lossy(shares, BROKEN, 0.4, ports=2).alerts(tmp_path)
+    links_up = [link_id(f"leaf-0:up{spine}", f"spine-{spine}:down0") for spine in range(4)]
+    assert components(alerts, "FabricLinkLoss") == links_up
+    for note in notes(alerts, "FabricLinkLoss"):
+        assert note["description"].endswith("It is one of 4 links that the probes of this job cannot tell apart.")
+
+
+@pytest.mark.parametrize(("ports", "named"), [(1, []), (2, [BROKEN])])
+def test_many_thin_votes_name_a_link_though_each_path_loses_little(
+    ports: int, named: list[str], tmp_path: Path
+) -> None:
+    """Four paths a port cross it out of leaf-0, each with a third of its packets, and lose 4 %."""
+    shares = sprayed_over({0: {0, 1, 2, 3, 4}, 1: {0, 1, 2}, 2: {0, 3, 4}})
+    alerts = lossy(shares, BROKEN, 0.12, ports).alerts(tmp_path)
+    assert components(alerts, "FabricLinkLoss") == named
+    assert components(alerts, "FabricPathLoss") == []

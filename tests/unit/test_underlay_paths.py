@@ -182,7 +182,7 @@ def test_the_service_binds_an_overlay_path_to_the_links_by_the_record_of_its_und
     blind = {**traced, "route": "[]"}
     (tmp_path / "records.csv").write_bytes(to_csv([traced, probed, blind]))
     (history,) = collect(read_records([tmp_path / "records.csv"]), FABRIC, "j")
-    assert history.links == LINKS
+    assert history.shares == dict.fromkeys(LINKS, 1.0)
 
 
 def test_a_changed_route_is_taken_when_it_has_held() -> None:
