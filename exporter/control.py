@@ -32,7 +32,7 @@ from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
-from exporter.joins import JobPaths, LinkJoin, link_info, rnic_info
+from exporter.joins import JobPaths, LinkJoin, MtuLimitJoin, link_info, rnic_info
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
@@ -77,7 +77,9 @@ class Exporter:
         self._plan: Plan | None = None
         self._plan_lapsed, self._plan_gone = False, False
         topology = read_topology(config.topology) if config.topology else None
-        self._links = LinkJoin(Fabric(topology)) if topology is not None else None
+        fabric = Fabric(topology) if topology is not None else None
+        self._links = LinkJoin(fabric) if fabric is not None else None
+        self._mtu_limits = MtuLimitJoin(fabric, config.host, config.rnics)
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths = JobPaths()
         self._prober: Child | None = None
@@ -259,6 +261,7 @@ class Exporter:
         joined = list(self._fixed)
         if self._prober is not None:
             joined.append(self._job_paths.series(self._probed))
+            joined.append(self._mtu_limits.series(self._probed))
             if self._links is not None:
                 joined.append(self._links.series(self._probed))
         return joined + self._process_metrics.series()

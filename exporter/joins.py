@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from exporter.contracts.catalogue import JOB_PATH_INFO, LINK_INFO, PATH, PATH_LINK_INFO, RNIC_INFO, ROUTE
+from exporter.contracts.catalogue import (
+    JOB_PATH_INFO,
+    LINK_INFO,
+    PATH,
+    PATH_LINK_INFO,
+    PATH_MTU_LIMIT,
+    PATH_MTU_LIMIT_INFO,
+    RNIC_INFO,
+    ROUTE,
+)
 from exporter.contracts.fabric import Fabric
-from exporter.contracts.names import split_port
+from exporter.contracts.names import port_id, split_port
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Rnic, Topology
 from exporter.exposition import Series
@@ -76,6 +85,32 @@ class LinkJoin:
             for link in links[routed]:
                 yield (row.labels[0], link), 1.0
         self._known = links
+
+
+class MtuLimitJoin:
+    """Names what limits the paths below their MTU promise: the hop's port or RNIC, its address where nobody knows it."""
+
+    def __init__(self, fabric: Fabric | None, host: str, rnics: Iterable[Rnic]) -> None:
+        """``rnics`` are those of ``host``, from which the paths start."""
+        self._fabric = fabric
+        self._own = {address: port_id(host, rnic.name) for rnic in rnics for address in (rnic.ip, *rnic.ips)}
+        self._series = Series(PATH_MTU_LIMIT_INFO, ())
+        self._version: int | None = None
+
+    def _name(self, hop: str) -> str:
+        located = self._fabric.locate(hop) if self._fabric is not None else None
+        return self._own.get(hop) or located or hop
+
+    def series(self, store: Store) -> Series:
+        """The same object again while nothing changes, so that renderers keep what they made of it."""
+        version, torn = store.version(PATH_MTU_LIMIT), store.torn_reads
+        if version != self._version:
+            rows = [row.labels for row in store.read(PATH_MTU_LIMIT)]
+            self._series = Series(
+                PATH_MTU_LIMIT_INFO, [((path, kind, self._name(hop)), 1.0) for path, kind, hop in rows]
+            )
+            self._version = version if store.torn_reads == torn else None  # a row that could not be read: look again
+        return self._series
 
 
 class JobPaths:

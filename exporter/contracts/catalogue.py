@@ -123,6 +123,14 @@ RESPONDER_RESTARTS = _path("responder.restarts", "counter", "{restart}", "Boot e
 PATH_MTU = _path(
     "mtu.reported", "gauge", "By", "Next-hop MTU that a router reported for this path (frag needed, RFC 1191)."
 )
+PATH_MTU_FOUND = _path(
+    "mtu",
+    "gauge",
+    "By",
+    "Largest IP packet shown to pass on the way there: the promise while it does, else what a search found; "
+    "absent before, and where small packets fail as well.",
+)
+PATH_MTU_PROMISED = _path("mtu.promised", "gauge", "By", "IP packet size that the plan says the path passes.")
 ROUTE_CHANGES = _path("route.changes", "counter", "{change}", "Complete traces that differ from the one before.")
 
 PATH = _table(
@@ -137,6 +145,8 @@ PATH = _table(
     LAST_REPLY,
     RESPONDER_RESTARTS,
     PATH_MTU,
+    PATH_MTU_FOUND,
+    PATH_MTU_PROMISED,
     ROUTE_CHANGES,
     # what ties a row to its flow, for joining routes and writing probe records
     hidden=("source_address", "source_port", "destination_address", "destination_port", "traffic_class"),
@@ -160,6 +170,15 @@ PATH_LINK_INFO = Metric(
     ("path", "link"),
     "1 for each link the path crosses: its last complete trace before the first loss, frozen while it fails.",
     "traced paths x links a path",
+)
+PATH_MTU_LIMIT_INFO = Metric(
+    "fabric.path.mtu.limit.info",
+    "gauge",
+    "",
+    ("path", "kind", "hop"),
+    "1 for each path whose found MTU is below its promise: black_hole (larger packets vanish without a word), frag_needed "
+    "(the router hop said so) or local (hop is the RNIC that probes, whose own interface is smaller).",
+    "paths",
 )
 JOB_PATH_INFO = Metric(
     "fabric.job.path.info",
@@ -321,6 +340,10 @@ ROUTE = Table(
 )
 """Last complete route per flow; not rendered itself, but joined with the topology into PATH_LINK_INFO."""
 
+PATH_MTU_LIMIT = Table("path_mtu_limit", ("path", "kind", "hop"), ())
+"""What limits each path that fails its promise, ``hop`` as an address; joined with the topology into
+PATH_MTU_LIMIT_INFO."""
+
 
 def _dns(name: str, kind: Kind, unit: str, text: str) -> Metric:
     return Metric(f"fabric.dns.{name}", kind, unit, DNS_LABELS, text, "resolvers x names")
@@ -416,6 +439,7 @@ CATALOGUE: tuple[Metric, ...] = (
     *PATH.metrics,
     RTT,
     PATH_LINK_INFO,
+    PATH_MTU_LIMIT_INFO,
     JOB_PATH_INFO,
     LINK_INFO,
     RNIC_INFO,
