@@ -88,7 +88,7 @@ class LinkJoin:
 
 
 class MtuLimitJoin:
-    """Names what limits the paths below their MTU promise: the hop's port or RNIC, its address where nobody knows it."""
+    """Names what limits the paths below their MTU promise: the hop's port or RNIC, or its address if it is unknown."""
 
     def __init__(self, fabric: Fabric | None, host: str, rnics: Iterable[Rnic]) -> None:
         """``rnics`` are those of ``host``, from which the paths start."""

@@ -176,8 +176,8 @@ PATH_MTU_LIMIT_INFO = Metric(
     "gauge",
     "",
     ("path", "kind", "hop"),
-    "1 for each path whose found MTU is below its promise: black_hole (larger packets vanish without a word), frag_needed "
-    "(the router hop said so) or local (hop is the RNIC that probes, whose own interface is smaller).",
+    "1 for each path whose found MTU is below its promise: black_hole (larger packets vanish without a word), "
+    "frag_needed (the router hop said so) or local (hop is the RNIC that probes, whose own interface is smaller).",
     "paths",
 )
 JOB_PATH_INFO = Metric(

@@ -14,8 +14,8 @@ ROCE_PATH_MTUS = (256, 512, 1024, 2048, 4096)
 """Payload bytes of a packet that a queue pair may be set to (InfiniBand Architecture Specification 1, PathMTU)."""
 
 _ROCE_HEADERS = 20 + 8 + 12 + 16 + 4 + 4
-"""IPv4, UDP, BTH, RETH, ImmDt and ICRC around a full payload: an RDMA WRITE Only with Immediate, the longest packet of a
-reliable connection (InfiniBand Architecture Specification 1, chapter 9; RoCEv2 is its Annex A17)."""
+"""IPv4, UDP, BTH, RETH, ImmDt and ICRC around a full payload: an RDMA WRITE Only with Immediate, the longest packet of
+a reliable connection (InfiniBand Architecture Specification 1, chapter 9; RoCEv2 is its Annex A17)."""
 
 
 def roce_packet_bytes(path_mtu: int) -> int:

@@ -133,6 +133,8 @@ def notes(paths: Sequence[PathSummary]) -> list[str]:
     # No responder counts for tcp, whose refusals are answers.
     if closed := [path for path in paths if path.refused and path.lost_return is None]:
         lines.append(f"{label(closed, paths)}: the port is closed; this process timed its resets, some 0.1 ms high")
+    for found in sorted({str(path.path_mtu) for path in paths if path.path_mtu is not None and not path.path_mtu.kind}):
+        lines.append(f"{label([path for path in paths if str(path.path_mtu) == found], paths)}: {found}")
     for mtu in sorted({path.mtu_reported_bytes for path in paths if path.mtu_reported_bytes is not None}):
         told = [path for path in paths if path.mtu_reported_bytes == mtu]
         lines.append(f"{label(told, paths)}: an MTU of {mtu} bytes was reported")

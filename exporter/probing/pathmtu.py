@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 from exporter.contracts.plan import UDP_HEADERS
 from exporter.contracts.sizes import VXLAN_OVERHEAD, roce_packet_bytes
 from exporter.probing.localmtu import local_mtu
-from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
+from exporter.probing.loop import LATEST_NS, Loop, Timer
 from exporter.probing.packet import PACKET_BYTES, TRACE, quoted_sequence
 from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import IcmpError, send_options
@@ -164,8 +164,8 @@ class _Search:
     """A search under way, at one size: ``answered`` of ``sent`` packets of ``wanted``."""
 
     __slots__ = (
-        "answered", "fails", "needed", "passes", "sent", "sequences", "size", "spoilt", "spoilt_tries", "trial", "wanted",
-        "watched",
+        "answered", "fails", "needed", "passes", "sent", "sequences", "size", "spoilt", "spoilt_tries", "trial",
+        "wanted", "watched",
     )  # fmt: skip
 
     def __init__(self, watched: _Watched) -> None:
@@ -340,7 +340,7 @@ class MtuSearcher:
 
     def _send(self, search: _Search) -> None:
         """Send the next packet of this size, and see to what follows."""
-        search.spoilt |= self._loop.late_ns > LATE_NS
+        search.spoilt |= self._loop.late_ns > LATEST_NS
         target = search.watched.path.target
         sequence = self._prober.next_sequence()
         parts = padded(self._prober.codec.request(TRACE, sequence, 0), search.size - UDP_HEADERS)
@@ -391,7 +391,7 @@ class MtuSearcher:
             search.watched.flow.drain()  # a reply may lie in the socket that came in time
         if not search.is_at(trial):
             return
-        if search.spoilt or self._loop.late_ns > LATE_NS:
+        if search.spoilt or self._loop.late_ns > LATEST_NS:
             self._try_again(search)
         elif search.passes:
             self._judge(search, passed=False)

@@ -329,10 +329,11 @@ class UdpProber:
                 probe.path.book_reported_mtu(error.mtu)  # booked as lost when its time is up
             if self.path_mtu is not None:
                 self.path_mtu.on_too_big(flow, error, None if probe is None else probe.path)
-        elif error.kind == "refused" and sequence is not None and probe is not None:
-            if error.offender == probe.path.target.destination_address:
-                del self._outstanding[sequence]
-                probe.path.book_refusal(probe.unix_ns)
+        elif sequence is None or probe is None:
+            return
+        elif error.kind == "refused" and error.offender == probe.path.target.destination_address:
+            del self._outstanding[sequence]
+            probe.path.book_refusal(probe.unix_ns)
 
     def forget(self, gone: Set[Path]) -> None:
         """Drop the outstanding probes of paths that are no longer planned. O(outstanding): call once for them all."""

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.contracts.codec import encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
-from exporter.contracts.plan import Plan, Target
+from exporter.contracts.plan import Plan, ProbeType, Target
 from lab import sandbox
 from lab.errors import LabError
 from lab.network.design import Design, Host, Rnic
@@ -75,20 +75,29 @@ class Agent:
     def total(self, name: str) -> float:
         return sum(self.metrics()[name].values())
 
-    def probe(self, destination: Host, rnic: Rnic, generation: int) -> None:
+    def probe(
+        self,
+        destination: Host,
+        rnic: Rnic,
+        generation: int,
+        probe: ProbeType = "udp",
+        *,
+        payload_bytes: int = 64,
+        period_seconds: float = 0.05,
+    ) -> None:
         """Probe one RNIC from sixteen source ports, twenty times a second each."""
         targets = tuple(
             Target(
-                path=path_id(self.host.name, self.rnic.name, destination.name, rnic.name, "udp", 0, port),
+                path=path_id(self.host.name, self.rnic.name, destination.name, rnic.name, probe, 0, port),
                 source="a/0",
                 destination="b/0",
-                probe="udp",
+                probe=probe,
                 source_address=self.rnic.address,
                 destination_address=rnic.address,
                 source_ports=(port,),
                 traffic_class=0,
-                payload_bytes=64,
-                period_seconds=0.05,
+                payload_bytes=payload_bytes,
+                period_seconds=period_seconds,
                 active=True,
                 destination_host=destination.name,
                 destination_rnic=rnic.name,
