@@ -29,6 +29,7 @@ DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
     "traced paths": "those of `paths` that are not TCP and whose flow has a complete route",
+    "mtu paths": "those of `paths` that are probed at full size",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric",
     "rnics": "RNICs of the host",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
@@ -97,8 +98,8 @@ def _table(
     return Table(name, labels, metrics, hidden, counts_from_zero)
 
 
-def _path(name: str, kind: Kind, unit: str, text: str) -> Metric:
-    return Metric(f"fabric.path.{name}", kind, unit, PATH_LABELS, text, "paths")
+def _path(name: str, kind: Kind, unit: str, text: str, series: str = "paths") -> Metric:
+    return Metric(f"fabric.path.{name}", kind, unit, PATH_LABELS, text, series)
 
 
 PROBES_SENT = _path("probes.sent", "counter", "{probe}", "Probes sent on the path.")
@@ -129,8 +130,11 @@ PATH_MTU_FOUND = _path(
     "By",
     "Largest IP packet shown to pass on the way there: the promise while it does, else what a search found; "
     "absent before, and where small packets fail as well.",
+    "mtu paths",
 )
-PATH_MTU_PROMISED = _path("mtu.promised", "gauge", "By", "IP packet size that the plan says the path passes.")
+PATH_MTU_PROMISED = _path(
+    "mtu.promised", "gauge", "By", "IP packet size that the plan says the path passes.", "mtu paths"
+)
 ROUTE_CHANGES = _path("route.changes", "counter", "{change}", "Complete traces that differ from the one before.")
 
 PATH = _table(
@@ -178,7 +182,7 @@ PATH_MTU_LIMIT_INFO = Metric(
     ("path", "kind", "hop"),
     "1 for each path whose found MTU is below its promise: black_hole (larger packets vanish without a word), "
     "frag_needed (the router hop said so) or local (hop is the RNIC that probes, whose own interface is smaller).",
-    "paths",
+    "mtu paths",
 )
 JOB_PATH_INFO = Metric(
     "fabric.job.path.info",

@@ -141,6 +141,7 @@ class Host:
             path.book_sent()
             path.book_answer(15_000, 10**9)
             path.book_reported_mtu(9000)
+            self.prober._path_mtu.on_answer(path)
         tracer = self.prober._tracer
         for flow in tracer._flows.values():
             if flow.route is None:
@@ -163,6 +164,7 @@ class Host:
         targets = self.plan.targets if self.plan is not None else ()
         return dict.fromkeys(SERIES_TERMS, 0) | {
             "paths": len(targets),
+            "mtu paths": sum(target.probe == "mtu" for target in targets),
             "traced paths": sum(target.probe != "tcp" for target in targets),
             "links a path": 4,
             "rnics": RNICS,

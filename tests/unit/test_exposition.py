@@ -25,6 +25,7 @@ from exporter.contracts.catalogue import (
     OTLP,
     PATH,
     PATH_LINK_INFO,
+    PATH_MTU_LIMIT_INFO,
     PROBER,
     RNIC,
     RNIC_INFO,
@@ -42,7 +43,7 @@ from exporter.store import Store, column_count
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 DNS_TABLES = [DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE]
 TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, CONTROL, CHILDREN, OTLP]
-INFO = [PATH_LINK_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO]
+INFO = [PATH_LINK_INFO, PATH_MTU_LIMIT_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO]
 
 
 def rendered() -> str:
