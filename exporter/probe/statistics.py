@@ -54,7 +54,7 @@ class PathMtu(msgspec.Struct, frozen=True, kw_only=True):
     """What a search found of a path's MTU. Sizes are of whole IP packets, in bytes."""
 
     bytes: int | None
-    """The largest that passes; None where small packets fail as well: then it is loss, not MTU."""
+    """The largest that passes; None where small packets fail as well (then it is loss, not MTU) or nobody can tell."""
     tried_bytes: int
     """What was asked for: nothing larger is tried."""
     kind: Literal["black_hole", "frag_needed", "local"] | None
@@ -66,7 +66,7 @@ class PathMtu(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         if self.bytes is None:
-            return "small packets are lost as well, so it has no MTU"
+            return "no MTU was found: most small packets are lost as well, or this host was too busy to tell"
         roce = f"RoCE fits at path MTU {self.roce_path_mtu}" if self.roce_path_mtu else "RoCE fits at no path MTU"
         if self.kind is None:
             return f"packets of {self.bytes} bytes pass; {roce}"

@@ -67,7 +67,7 @@ SPACING_SECONDS = 0.05
 MOST_AT_ONCE = 10
 """Searches under way; others wait. With one packet each every ``SPACING_SECONDS`` that is 200 packets a second."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 15.0, 300.0
-"""A path that goes on failing is searched again after so long, twice as long each time while it shows the same."""
+"""A path that goes on failing is searched again after so long, and twice as long each time that shows the same MTU."""
 
 _SPOILT_TRIES = 5  # of one size, before a search is given up because this host is too busy to judge
 _MOST_WORDS = 64
@@ -113,15 +113,14 @@ class _Watched:
     """A path and what is known of its MTU."""
 
     __slots__ = (
-        "failing", "flow", "limit", "local", "losses", "mtu", "path", "promise", "removed", "reported", "row", "search",
-        "timer", "wait_seconds", "words",
+        "failing", "flow", "limit", "local", "losses", "mtu", "path", "promise", "reported", "row", "search", "timer",
+        "wait_seconds", "words",
     )  # fmt: skip
 
     def __init__(self, path: Path, flow: FlowSocket) -> None:
         self.path = path
         self.flow = flow
         self.promise = packet_bytes(path.target)
-        self.removed = False
         self.heal()
         self.row: RowWriter | None = None
         self.search: _Search | None = None
@@ -133,9 +132,6 @@ class _Watched:
         self.mtu: int | None = None  # as booked
         self.limit: Limit | None = None
         self.wait_seconds = FIRST_WAIT_SECONDS
-        self.forget_words()
-
-    def forget_words(self) -> None:
         self.words: dict[int, str] = {}  # {the largest size that would pass, as a router has it: its address}
         self.reported: int | None = None  # the last of them
         self.local: int | None = None  # our interface's MTU, where it is below the promise
@@ -228,7 +224,6 @@ class MtuSearcher:
         watched = self._watched.pop(path, None)
         if watched is None:
             return
-        watched.removed = True
         same = self._by_flow[watched.flow, path.flow[2:]]
         same.remove(watched)
         if not same:
@@ -444,7 +439,8 @@ class MtuSearcher:
         watched = search.watched
         self._leave(search)
         limit = None if mtu is None else self._limit(watched, mtu)
-        same = (mtu, limit) == (watched.mtu, watched.limit)
+        # A dead path is looked at often: a port that was replaced may come back with another MTU.
+        same = mtu is not None and (mtu, limit) == (watched.mtu, watched.limit)
         watched.wait_seconds = min(2 * watched.wait_seconds, LONGEST_WAIT_SECONDS) if same else FIRST_WAIT_SECONDS
         self._last_found = mtu or self._last_found
         self._book(watched, mtu, limit)

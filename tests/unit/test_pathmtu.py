@@ -215,6 +215,21 @@ def test_a_dead_path_has_no_mtu(network: Network, probed: Probed) -> None:
     assert len([size for _, size, kind in network.seen if kind == TRACE]) == CALIBRATION, "and costs little"
 
 
+def test_a_port_that_was_replaced_and_comes_back_with_a_small_mtu_is_found_soon(
+    network: Network, probed: Probed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait does not grow while the path is dead, or its new MTU would go unseen for minutes."""
+    monkeypatch.setattr(pathmtu, "FIRST_WAIT_SECONDS", 0.1)
+    network.mtu = 0
+    probed.searcher.search(probed.path)
+    while len(probed.ended) < 4:
+        probed.search()
+        probed.run(0.1)
+    network.mtu = 1500
+    probed.run(3)
+    assert (probed.mtu, probed.limits) == (1500, [("p0", "black_hole", "")])
+
+
 def test_random_loss_makes_no_mtu(network: Network, probed: Probed) -> None:
     """A fifth each way: three full-size probes in a row are lost now and then, and the search acquits the path."""
     network.loss = 0.2
