@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from exporter.probing.pathmtu import Kind
+
 Outcome = Literal["answered", "lost", "refused"]
 
 WINDOW = 10_000
@@ -57,7 +59,7 @@ class PathMtu(msgspec.Struct, frozen=True, kw_only=True):
     """The largest that passes; None where small packets fail as well (then it is loss, not MTU) or nobody can tell."""
     tried_bytes: int
     """What was asked for: nothing larger is tried."""
-    kind: Literal["black_hole", "frag_needed", "local"] | None
+    kind: Kind | None
     """Why larger ones do not pass: they vanish, a router said so, or this host's interface is smaller."""
     hop: str | None
     """Who said so: the router, or our own address."""

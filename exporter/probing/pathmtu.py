@@ -17,16 +17,15 @@ reachability, and not MTU.
 from __future__ import annotations
 
 import errno
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from exporter.contracts.plan import UDP_HEADERS
-from exporter.contracts.sizes import VXLAN_OVERHEAD, roce_packet_bytes
 from exporter.probing.localmtu import local_mtu
 from exporter.probing.loop import LATEST_NS, Loop, Timer
-from exporter.probing.packet import PACKET_BYTES, TRACE, quoted_sequence
+from exporter.probing.mtusizes import CALIBRATION, SMALLEST, next_size, packets_needed
+from exporter.probing.packet import TRACE, quoted_sequence
 from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import IcmpError, send_options
 from exporter.probing.udp import FlowSocket, UdpProber, padded
@@ -34,35 +33,9 @@ from exporter.store import RowWriter, TableWriter
 
 Kind = Literal["black_hole", "frag_needed", "local"]
 
-SMALLEST = PACKET_BYTES + UDP_HEADERS
-LIKELY = tuple(
-    sorted(
-        {
-            576,  # what every host must take (RFC 791)
-            1280,  # IPv6's least (RFC 8200), common in tunnels
-            1500 - VXLAN_OVERHEAD,
-            1500,  # Ethernet's default
-            1500 + VXLAN_OVERHEAD,
-            4096,
-            roce_packet_bytes(4096),
-            4200,  # set on interfaces for RoCE at path MTU 4096
-            roce_packet_bytes(4096) + VXLAN_OVERHEAD,
-            9000 - VXLAN_OVERHEAD,
-            9000,  # hosts with jumbo frames
-            9100,  # SONiC's default
-            9216,  # what most switches offer
-        }
-    )
-)
-"""MTUs that interfaces are set to, as the plateaus of RFC 1191, section 7.1, were in their time."""
-
 LOSSES = 3
 """So many probes of the promised size in a row must be lost before a search begins; one, where a router or our own
 interface said that it was too large."""
-CALIBRATION = 10
-"""Small packets that show how lossy the path is."""
-MISJUDGED = 1e-5
-"""With what probability, at most, a size that passes is taken for too large."""
 SPACING_SECONDS = 0.05
 MOST_AT_ONCE = 10
 """Searches under way; others wait. With one packet each every ``SPACING_SECONDS`` that is 200 packets a second."""
@@ -71,35 +44,9 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 15.0, 300.0
 
 _SPOILT_TRIES = 5  # of one size, before a search is given up because this host is too busy to judge
 _MOST_WORDS = 64
-
-
-def next_size(passes: int, fails: int, hints: tuple[int, ...]) -> int | None:
-    """Which size to try when ``passes`` was answered and ``fails``, which is larger, was not; None once they touch.
-
-    A hint or likely size that passes is followed by the size one byte above it, which settles most searches.
-    """
-    if fails - passes <= 1:
-        return None
-    for hint in hints:
-        if passes == hint:
-            return passes + 1
-        if passes < hint < fails:
-            return hint
-    if passes in LIKELY:
-        return passes + 1
-    likely = [size for size in LIKELY if passes < size < fails]
-    return likely[len(likely) // 2] if likely else (passes + fails) // 2
-
-
-def packets_needed(lost: int, sent: int = CALIBRATION) -> int | None:
-    """How many unanswered packets of a size prove it too large, where ``lost`` of ``sent`` small ones were lost.
-
-    By Laplace's rule of succession the next one is lost with probability (lost + 1) / (sent + 2). None when more than
-    half are lost: that path is lossy or dead, whatever the size.
-    """
-    if 2 * lost > sent:
-        return None
-    return math.ceil(math.log(MISJUDGED) / math.log((lost + 1) / (sent + 2)))
+_MOST_HINTED = (
+    8  # sizes of a search that hints may choose: they come from the network, and could lead it about for hours
+)
 
 
 class Limit(NamedTuple):
@@ -160,8 +107,8 @@ class _Search:
     """A search under way, at one size: ``answered`` of ``sent`` packets of ``wanted``."""
 
     __slots__ = (
-        "answered", "fails", "needed", "passes", "sent", "sequences", "size", "spoilt", "spoilt_tries", "trial",
-        "wanted", "watched",
+        "answered", "fails", "needed", "passes", "sent", "sequences", "size", "sizes", "spoilt", "spoilt_tries",
+        "trial", "wanted", "watched",
     )  # fmt: skip
 
     def __init__(self, watched: _Watched) -> None:
@@ -170,10 +117,12 @@ class _Search:
         self.fails = watched.promise + 1
         self.needed = 0  # packets that prove a size too large
         self.sequences: set[int] = set()
+        self.sizes = 0  # tried so far
         self.trial = 0  # counts up: what was timed for an earlier one is of no concern
         self.take_up(SMALLEST, CALIBRATION)
 
     def take_up(self, size: int, wanted: int) -> None:
+        self.sizes += 1
         self.size = size
         self.wanted = wanted
         self.spoilt_tries = 0
@@ -427,8 +376,9 @@ class MtuSearcher:
         if search.passes >= watched.promise:
             self._heal(watched)
             return
-        hints = (watched.reported, watched.local, watched.mtu, self._last_found)
-        size = next_size(search.passes, search.fails, tuple(hint for hint in hints if hint))
+        known = (watched.reported, watched.local, watched.mtu, self._last_found)
+        hints = tuple(mtu for mtu in known if mtu) if search.sizes < _MOST_HINTED else ()
+        size = next_size(search.passes, search.fails, hints)
         if size is None:
             self._end(search, search.passes)
         else:

@@ -15,8 +15,9 @@ from exporter.contracts.catalogue import PATH_MTU_LIMIT, RTT_TABLE
 from exporter.contracts.plan import UDP_HEADERS
 from exporter.probing import pathmtu
 from exporter.probing.loop import Loop
+from exporter.probing.mtusizes import CALIBRATION, LIKELY, SMALLEST, next_size, packets_needed
 from exporter.probing.packet import TRACE, Codec
-from exporter.probing.pathmtu import CALIBRATION, MOST_AT_ONCE, SMALLEST, Limit, MtuSearcher, next_size, packets_needed
+from exporter.probing.pathmtu import MOST_AT_ONCE, Limit, MtuSearcher
 from exporter.probing.paths import LOSSES, MTU, MTU_PROMISED, SENT, Path
 from exporter.probing.settings import prober_tables
 from exporter.probing.udp import UdpProber
@@ -40,7 +41,7 @@ def test_the_search_finds_every_mtu_whatever_it_was_told(mtu: int, promise: int,
         tried.append(size)
         passes, fails = (size, fails) if size <= mtu else (passes, size)
     assert (passes, fails) == (mtu, mtu + 1)
-    assert len(tried) <= 2 * (len(pathmtu.LIKELY) + len(hints)) + 16  # and bisection of 65,535
+    assert len(tried) <= 2 * (len(LIKELY) + len(hints)) + 16  # and bisection of 65,535
 
 
 def test_an_mtu_that_a_router_reported_is_settled_by_two_sizes() -> None:
@@ -193,6 +194,24 @@ def test_a_router_that_names_no_mtu_or_a_wrong_one_is_named_and_not_believed(
     probed.probe()
     probed.search()
     assert (probed.mtu, probed.limits) == (1500, [("p0", "frag_needed", ROUTER)])
+
+
+def test_a_forger_of_words_leads_no_search_about(network: Network, probed: Probed) -> None:
+    """Each word one byte below what failed last: believed for ever, it would try every size."""
+    network.mtu = 1500
+    flow = (SOURCE, probed.path.target.source_ports[0])
+
+    def forge() -> None:
+        search = next(iter(probed.searcher._by_sequence.values()), None)
+        if search is not None:
+            forge_icmp(3, 4, flow, (FAR, network.port), search.fails - 1, payload=b"", router=ROUTER)
+        probed.loop.after(0.02, forge)
+
+    probed.searcher.search(probed.path)
+    forge()
+    probed.search(30)
+    assert probed.mtu == 1500
+    assert len({size for _, size, kind in network.seen if kind == TRACE}) < 25
 
 
 def test_a_black_hole_behind_a_router_that_speaks_is_a_black_hole(network: Network, probed: Probed) -> None:
