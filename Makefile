@@ -8,7 +8,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-render bench-rtt-while-rendering victoria-metrics lock clean
+.PHONY: help setup demo test test-slow lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-probes bench-render bench-rtt-while-rendering victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -56,6 +56,11 @@ bench-churn: $(SETUP) ## an hour of 2,000 container creations a minute, in minut
 
 bench-plan: $(SETUP) ## a preload list at 512, 2,048 and 32,768 RNICs: seconds, memory, and that both stay linear
 	$(BIN)/python -m benchmarks.planning
+
+bench-probes: $(SETUP) ## the prober against fping, blackbox_exporter and an echo in C: round trips, speed, cost, loss (ARGS=--quick)
+	@scripts/setup --check
+	@scripts/setup --rivals
+	$(BIN)/python -m benchmarks.probes $(ARGS)
 
 bench-inference: $(SETUP) ## what inference finds of simulated jobs, how sure it is, and what it costs up to 32,768 RNICs (ARGS=--quick)
 	$(BIN)/python -m benchmarks.inference $(ARGS)

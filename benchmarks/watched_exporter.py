@@ -26,6 +26,7 @@ from exporter.child import Child
 from exporter.config import read_config
 from exporter.contracts.catalogue import PATH, ROUTE, RTT_TABLE
 from exporter.control import Exporter
+from exporter.server import Query
 
 _PATIENCE = 30.0
 
@@ -105,7 +106,7 @@ class WatchedExporter:
     def scrape(self) -> Scrape:
         exporter = self._exporter
         began = time.process_time()
-        page = exporter._metrics({}).body
+        page = exporter._metrics(Query()).body
         seconds = time.process_time() - began
         terms = terms_of(exporter._plan, len(exporter._config.rnics), MOST_LINKS, len(exporter._children))
         return Scrape(seconds, len(page), dict(count_series(page.decode())), bounds(terms))
@@ -150,7 +151,7 @@ class WatchedExporter:
         self.tick()
 
     def records(self) -> int:
-        return len(self._exporter._probe_records({}).body)
+        return len(self._exporter._probe_records(Query()).body)
 
     def stop(self) -> None:
         for child in self._exporter._children:

@@ -21,7 +21,7 @@ from exporter.probing import process
 from exporter.probing.loop import Loop
 from exporter.probing.responder import UdpResponder
 from exporter.probing.settings import ProberSettings
-from exporter.probing.tcp import TcpResponder
+from exporter.probing.tcpresponder import TcpResponder
 from exporter.probing.trace import TracedFlow, Tracer
 from exporter.results import ResultRing
 from exporter.store import Store

@@ -67,7 +67,7 @@ class Child:
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 cwd="/",
-                env=_environment(),
+                env=child_environment(),
             )
         self._pipe, self._started = ours, now
         self._send(self._settings)
@@ -107,7 +107,7 @@ class Child:
                 process.wait()
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The child runs in /, so a checkout that is on our path only by the working directory is named."""
     package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.environ.get("PYTHONPATH", "")

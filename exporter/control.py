@@ -11,7 +11,7 @@ from types import FrameType
 
 import msgspec
 
-from exporter import __version__
+from exporter import __version__, parquet
 from exporter.child import Child
 from exporter.config import Config, read_key, read_secret
 from exporter.contracts.catalogue import (
@@ -41,7 +41,7 @@ from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_ta
 from exporter.records import RecordWriter
 from exporter.results import ResultRing
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
-from exporter.server import Query, Response, Server, number_of
+from exporter.server import Query, Response, Server, format_of, number_of
 from exporter.snapshot import Snapshots
 from exporter.stopping import Stopping
 from exporter.store import Store
@@ -52,6 +52,7 @@ _EXPIRES = CONTROL.metrics.index(PLAN_EXPIRES)
 _REFUSED = CONTROL.metrics.index(PLAN_REFUSED)
 _OVER_LIMIT = CONTROL.metrics.index(PLAN_OVER_LIMIT)
 _REJECTED = CONTROL.metrics.index(PLAN_REJECTED)
+_RECORD_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 _LONGEST_TICK = 1.0  # seconds between looks at the other processes and the plan file
 _PAGE = """<!doctype html><title>fabric-exporter</title><h1>fabric-exporter {version} on {host}</h1>
 <p><a href="/metrics">metrics</a> <a href="/v1/throughput">throughput</a>
@@ -273,8 +274,20 @@ class Exporter:
     def _probe_records(self, query: Query) -> Response:
         if self._prober is None:
             return Response(404, "text/plain", b"this exporter does not probe\n")
-        body = self._records.csv(number_of(query, "since", 0.0), self._plan)
-        return Response(200, "text/csv; charset=utf-8", body)
+        form, since = format_of(query, _RECORD_TYPES), number_of(query, "since", 0.0)
+        if form == "jsonl":
+            return Response(200, _RECORD_TYPES[form], self._records.jsonl(since, self._plan))
+        text = self._records.csv(since, self._plan)
+        if form == "csv":
+            return Response(200, f"{_RECORD_TYPES[form]}; charset=utf-8", text)
+        if not parquet.is_possible():
+            return Response(
+                406, "text/plain", b"no Parquet without pyarrow: install it here, or ask for csv or jsonl\n"
+            )
+        try:
+            return Response(200, _RECORD_TYPES[form], parquet.from_csv(text), compresses=False)
+        except parquet.ParquetError as error:
+            return Response(503, "text/plain", f"{error}\n".encode())
 
     def _health(self, _: Query) -> Response:
         return Response(200, "text/plain", b"ok\n")

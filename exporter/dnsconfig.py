@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
@@ -25,7 +26,7 @@ class Dns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     names: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MOST_NAMES)]
     """With a final dot as they are, else by the search list. A first label ``*`` is a new one in each query."""
     resolvers: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MOST_RESOLVERS)] | None = None
-    """``address`` or ``address:port``, IPv4."""
+    """``address`` or ``address:port``; an IPv6 address with a port in brackets."""
     search: Annotated[tuple[str, ...], Meta(max_length=MOST_DOMAINS)] | None = None
     ndots: Annotated[int, Meta(ge=0, le=_MOST_DOTS)] | None = None
     resolv_conf: str = "/etc/resolv.conf"
@@ -46,7 +47,7 @@ def dns_settings(dns: Dns, source: str = "configuration") -> DnsSettings:
     if dns.resolvers is None or dns.search is None or dns.ndots is None:
         stub = _read_resolv_conf(dns.resolv_conf)
     if dns.resolvers is None and not stub.resolvers:
-        raise ContractError(dns.resolv_conf, "names no 'nameserver' with an IPv4 address", "list 'dns.resolvers'")
+        raise ContractError(dns.resolv_conf, "names no 'nameserver' with an IP address", "list 'dns.resolvers'")
     resolvers = stub.resolvers if dns.resolvers is None else dns.resolvers
     search = stub.search if dns.search is None else dns.search
     ndots = stub.ndots if dns.ndots is None else dns.ndots
@@ -86,25 +87,31 @@ def candidates(name: str, search: Sequence[str], ndots: int) -> tuple[str, ...]:
     return (name, *searched) if name.count(".") >= ndots else (*searched, name)
 
 
+_RESOLVER = re.compile(r"\[(?P<six>[^\]]*)\](:(?P<six_port>.*))?|(?P<four>[^:]*)(:(?P<four_port>[^:]*))?|(?P<bare>.*)")
+
+
 def _resolver(text: str, source: str) -> tuple[str, str, int]:
-    """(label, address, port) of ``address`` or ``address:port``."""
-    address, colon, port = text.partition(":")
-    remedy = "write 192.0.2.53 or 192.0.2.53:5353"
-    if not _is_ipv4(address):
-        raise ContractError(source, f"field 'dns.resolvers': {text!r} is no IPv4 address", remedy)
-    if colon and not (port.isdecimal() and 1 <= int(port) <= 65535):
+    """(label, address, port) of an address, or of ``192.0.2.53:5353`` or ``[2001:db8::53]:5353``."""
+    parts = _RESOLVER.fullmatch(text)
+    found = {} if parts is None else {name: value for name, value in parts.groupdict().items() if value is not None}
+    address = found.get("six") or found.get("four") or found.get("bare") or ""
+    port = found.get("six_port", found.get("four_port", "53"))
+    remedy = "write 192.0.2.53, 192.0.2.53:5353, 2001:db8::53 or [2001:db8::53]:5353"
+    if not _is_address(address) or ("six" in found and ":" not in address):
+        raise ContractError(source, f"field 'dns.resolvers': {text!r} is no IP address", remedy)
+    if not (port.isdecimal() and 1 <= int(port) <= 65535):
         raise ContractError(source, f"field 'dns.resolvers': {text!r} has no port of 1 to 65535", remedy)
-    return text, address, int(port) if colon else 53
+    return text, address, int(port)
 
 
 def _read_resolv_conf(path: str) -> _ResolvConf:
-    """As a stub resolver reads it: three resolvers, the last ``search`` or ``domain``. IPv6 ones are left out."""
+    """As a stub resolver reads it: three resolvers, the last ``search`` or ``domain``."""
     resolvers: list[str] = []
     search: tuple[str, ...] = ()
     ndots = 1
     for line in read_bytes(path).decode("utf-8", "replace").splitlines():
         keyword, *values = line.split() or [""]
-        if keyword == "nameserver" and values and _is_ipv4(values[0]) and values[0] not in resolvers:
+        if keyword == "nameserver" and values and _is_address(values[0]) and values[0] not in resolvers:
             resolvers.append(values[0])
         elif keyword in ("search", "domain") and values:
             search = tuple(values[:MOST_DOMAINS])
@@ -114,9 +121,9 @@ def _read_resolv_conf(path: str) -> _ResolvConf:
     return _ResolvConf(tuple(resolvers[:_STUB_RESOLVERS]), search, ndots)
 
 
-def _is_ipv4(text: str) -> bool:
+def _is_address(text: str) -> bool:
     try:
-        ipaddress.IPv4Address(text)
+        ipaddress.ip_address(text)
     except ValueError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Probe results as probe records (exporter.contracts.tables.ProbeRecord), in CSV."""
+"""Probe results as probe records (exporter.contracts.tables.ProbeRecord)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,42 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from exporter.contracts.catalogue import PATH
+import msgspec
+
+from exporter.contracts.catalogue import DNS, PATH
 from exporter.contracts.plan import UDP_HEADERS, Plan, Target
 from exporter.contracts.tables import ProbeRecord, TaskType
 from exporter.joins import Flow, flow_of_labels, routes
-from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, Result, ResultRing
+from exporter.results import (
+    ANSWERED,
+    LOOKUP,
+    LOOKUP_FAILURES,
+    LOST,
+    REFUSED,
+    REPLY_LOST,
+    RESTARTED,
+    UNANSWERED_LOOKUPS,
+    Result,
+    ResultRing,
+)
 from exporter.store import Store
 
 COLUMNS = ProbeRecord.__struct_fields__
 _TASK: dict[str, TaskType] = {"udp": "UDP_PING", "mtu": "MTU", "tcp": "TCP_PING", "rdma": "RDMA_PING"}
 _SLACK = 1024
-_ERROR = {ANSWERED: "", LOST: "timeout", REFUSED: "refused"}
+_ERROR = {ANSWERED: "", LOST: "timeout", REFUSED: "refused", **{n: error for error, n in LOOKUP_FAILURES.items()}}
+_LOST = frozenset({LOST, REFUSED, REPLY_LOST, RESTARTED, *UNANSWERED_LOOKUPS})
+_NEEDED: dict[str, object] = {"dst_node_sn": "", "src_ip": "", "src_real_ip": "", "src_port": None}
+"""Columns of the contract that a DNS record has nothing for."""
+
+Record = dict[str, object]
+"""Column to value; what is missing or None is absent."""
 
 
 class RecordWriter:
-    """Names the paths of results, also of paths that are gone by the time they are asked for."""
+    """Names the paths and DNS lookups of results, also of paths that are gone by the time they are asked for."""
 
     def __init__(
         self, store: Store, results: ResultRing, underlay: Mapping[tuple[str, str], str] | None = None
@@ -64,31 +83,53 @@ class RecordWriter:
     def csv(self, since: float, plan: Plan | None) -> bytes:
         """Records of probes sent after ``since`` (Unix seconds), then a TRACEROUTE record per traced flow."""
         with self._formatting:
-            return self._csv(since, plan)
+            text = io.StringIO()
+            writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._records(since, plan))
+            return text.getvalue().encode()
 
-    def _csv(self, since: float, plan: Plan | None) -> bytes:
+    def jsonl(self, since: float, plan: Plan | None) -> bytearray:
+        """The same, an object a line; what is optional and absent is left out."""
+        with self._formatting:
+            lines, encoder = bytearray(), msgspec.json.Encoder()
+            for record in self._records(since, plan):
+                encoder.encode_into(ProbeRecord(**(_NEEDED | record)), lines, -1)  # type: ignore[arg-type]
+                lines += b"\n"
+            return lines
+
+    def _records(self, since: float, plan: Plan | None) -> Iterator[Record]:
         self.remember()
         targets = {target.path: target for target in plan.targets} if plan is not None else {}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        latest: dict[Flow, dict[str, object]] = {}
+        lookups = self._lookups()
+        latest: dict[Flow, Record] = {}
         for result, error in _with_errors(self._results.read(0)[0]):
+            if result.time_ns < since * 1e9:
+                continue
+            if result.path & LOOKUP:
+                if result.path in lookups:
+                    yield _lookup_columns(lookups[result.path]) | _outcome_columns(result, error)
+                continue
             labels = self._labels.get(result.path)
-            if labels is None or result.time_ns < since * 1e9:
+            if labels is None:
                 continue
             target = targets.get(labels[0])
-            record = _path_columns(labels, target, plan.job if plan is not None and target is not None else "")
+            record = _path_columns(labels, target, plan.job if plan is not None and target is not None else None)
             record |= self._real_columns(record)
-            writer.writerow(record | _outcome_columns(result, error))
+            yield record | _outcome_columns(result, error)
             latest[flow_of_labels(labels)] = record
         for flow, hops in routes(self._store).items():
             if flow in latest:
-                traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": ""}
-                writer.writerow(latest[flow] | {"ping_time": time.time_ns()} | traced)
-        return text.getvalue().encode()
+                traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": None}
+                yield latest[flow] | {"ping_time": time.time_ns(), "latency": None, "loss_rate": None} | traced
 
-    def _real_columns(self, record: Mapping[str, object]) -> dict[str, object]:
+    def _lookups(self) -> dict[int, tuple[str, ...]]:
+        """Labels of the DNS lookups, of which none ever leaves; none without the section ``dns``."""
+        if DNS not in self._store.tables:
+            return {}
+        return {LOOKUP | row.identity: row.labels for row in self._store.read(DNS)}
+
+    def _real_columns(self, record: Mapping[str, object]) -> Record:
         ends = (("src", "src_node_sn", "src_rnic"), ("dst", "dst_node_sn", "dst_rnic"))
         known = {f"{end}_real_ip": self._underlay.get((str(record[h]), str(record[r]))) for end, h, r in ends}
         return {name: address for name, address in known.items() if address}
@@ -112,7 +153,7 @@ def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:
     return [(result, error) for result, error in zip(results, errors, strict=True) if error is not None]
 
 
-def _path_columns(labels: Sequence[str], target: Target | None, job: str) -> dict[str, object]:
+def _path_columns(labels: Sequence[str], target: Target | None, job: str | None) -> Record:
     _, source_host, source_rnic, destination_host, destination_rnic, probe = labels[: len(PATH.labels)]
     source, source_port, destination, destination_port = flow_of_labels(labels)
     return {
@@ -125,25 +166,39 @@ def _path_columns(labels: Sequence[str], target: Target | None, job: str) -> dic
         "dst_ip": destination,
         "src_real_ip": source,
         "dst_real_ip": destination,
-        "src_port": source_port,
-        "dst_port": destination_port,
+        "src_port": int(source_port),
+        "dst_port": int(destination_port),
         "job": job,
         "src_rnic": source_rnic,
         "dst_rnic": destination_rnic,
         "dscp": int(labels[-1]) >> 2,
-        "probe_bytes": target.payload_bytes + UDP_HEADERS if target and probe != "tcp" else "",
+        "probe_bytes": target.payload_bytes + UDP_HEADERS if target and probe != "tcp" else None,
     }
 
 
-def _outcome_columns(result: Result, error: str) -> dict[str, object]:
-    answered = result.outcome == ANSWERED
+def _lookup_columns(labels: Sequence[str]) -> Record:
+    host, resolver, name, address, port = labels
+    return {
+        "task_type": "DNS",
+        "src_node_id": host,
+        "dst_node_id": resolver,
+        "src_node_sn": host,
+        "dst_ip": address,
+        "dst_real_ip": address,
+        "dst_port": int(port),
+        "dns_name": name,
+    }
+
+
+def _outcome_columns(result: Result, error: str) -> Record:
+    lost = int(result.outcome in _LOST)
     return {
         "ping_time": result.time_ns,
-        "dial": "success" if answered else "fail",
-        "latency": f"{result.rtt_ns / 1000:.3f}" if answered else "",
-        "loss_rate": 0 if answered else 1,
+        "dial": "fail" if error else "success",
+        "latency": round(result.rtt_ns / 1000, 3) if result.rtt_ns and not error else None,
+        "loss_rate": lost,
         "packets_sent": 1,
-        "packets_lost": 0 if answered else 1,
-        "error": error,
+        "packets_lost": lost,
+        "error": error or None,
         "starved": int(result.starved),
     }

@@ -18,14 +18,23 @@ REPLY_LOST = 4
 """Not a probe: the responder's count shows that one earlier LOST probe of the path had arrived there."""
 RESTARTED = 5
 """Not a probe: the boot epoch shows that one earlier LOST probe of the path met a responder that was restarting."""
+LOOKUP_FAILURES = {
+    error: 16 + number
+    for number, error in enumerate(
+        ("nxdomain", "servfail", "refused", "other", "nodata", "truncated", "timeout", "unreachable", "tcp failed")
+    )
+}
+"""Error of a DNS query that found no address, and its outcome; ANSWERED found one."""
+UNANSWERED_LOOKUPS = frozenset(LOOKUP_FAILURES[error] for error in ("timeout", "unreachable", "tcp failed"))
 
-
+LOOKUP = 1 << 62
+"""Added to an identity that is not of a path's row but of a row in the DNS table."""
 _STARVED = 1 << 8
 
 
 class Result(NamedTuple):
     path: int
-    """Identity of the path's row in the PATH table."""
+    """Identity of the path's row in the PATH table, or of a row in the DNS table with LOOKUP."""
     time_ns: int
     rtt_ns: int
     outcome: int

@@ -6,6 +6,7 @@ import gzip
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -22,10 +23,18 @@ _GZIP_LEVEL = 1  # level 9 costs ten times as much for 15 % fewer bytes
 class Response:
     status: int
     content_type: str
-    body: bytes
+    body: bytes | bytearray
+    compresses: bool = True
+    """False where the body is compressed already."""
 
 
-Query = Mapping[str, str]
+class Query(dict[str, str]):
+    """Parameters of a request, the last value of each."""
+
+    accept: str = ""
+    """The Accept header: what kinds of answers the client takes."""
+
+
 Route = Callable[[Query], Response]
 
 
@@ -38,6 +47,30 @@ def number_of(query: Query, name: str, default: float) -> float:
         return float(text)
     except ValueError as error:
         raise ValueError(f"parameter {name!r} is {text!r}, not a number") from error
+
+
+def format_of(query: Query, types: Mapping[str, str]) -> str:
+    """Which of ``types`` ({format: media type}) a client wants; raise ValueError with a line for it.
+
+    The parameter ``format`` says so, else the likeliest in its Accept header (RFC 9110, 12.5.1), else it is the first.
+    """
+    asked = query.get("format")
+    if asked is not None and asked not in types:
+        raise ValueError(f"parameter 'format' is {asked!r}, not one of {', '.join(types)}")
+    if asked is not None:
+        return asked
+    best, most = next(iter(types)), 0.0
+    for part in query.accept.lower().split(","):
+        media, *parameters = (text.strip() for text in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                with suppress(ValueError):
+                    weight = float(parameter[2:])
+        for name, own in types.items():
+            if media == own and weight > most:
+                best, most = name, weight
+    return best
 
 
 class Server:
@@ -71,14 +104,16 @@ class Server:
                     route = routes.get(url.path)
                     if route is None:
                         return Response(404, "text/plain", f"no such page; try {' '.join(routes)}\n".encode())
-                    return route({key: values[-1] for key, values in parse_qs(url.query).items()})
+                    query = Query({key: values[-1] for key, values in parse_qs(url.query).items()})
+                    query.accept = self.headers.get("Accept", "")
+                    return route(query)
                 except ValueError as error:
                     return Response(400, "text/plain", f"{error}\n".encode())
 
             def _answer(self, response: Response) -> None:
                 body = response.body
                 self.send_response(response.status)
-                if "gzip" in self.headers.get("Accept-Encoding", "") and len(body) > 1024:
+                if "gzip" in self.headers.get("Accept-Encoding", "") and len(body) > 1024 and response.compresses:
                     body = gzip.compress(body, _GZIP_LEVEL)
                     self.send_header("Content-Encoding", "gzip")
                 self.send_header("Content-Type", response.content_type)

@@ -1,4 +1,4 @@
-"""Reading the tabular contracts piece by piece: CSV, CSV.gz, JSONL, Parquet, or a URL that serves CSV."""
+"""Reading the tabular contracts piece by piece: CSV, CSV.gz, JSONL, Parquet, or a URL that serves one of them."""
 
 from __future__ import annotations
 
@@ -96,9 +96,12 @@ def _read(file: io.BufferedReader, name: str, kinds: Kinds, required: Sequence[s
         if head.startswith(_GZIP):
             file = io.BufferedReader(pa.CompressedInputStream(file, "gzip"), BLOCK_BYTES)
             head = file.peek(4)
+        batches: Iterator[pa.RecordBatch]
         if not head.strip():
-            raise ContractError(name, "is empty", "give a file with a header line and rows")
-        if head.startswith(_PARQUET):
+            if not name.startswith(_LIVE):
+                raise ContractError(name, "is empty", "give a file with a header line and rows")
+            batches = iter(())  # an exporter's JSONL before its first row
+        elif head.startswith(_PARQUET):
             batches = _parquet(file, name, kinds, required)
         elif head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"{"):
             batches = _json(file, name, kinds)

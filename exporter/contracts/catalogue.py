@@ -30,6 +30,7 @@ SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
     "traced paths": "those of `paths` that are not TCP and whose flow has a complete route",
     "mtu paths": "those of `paths` that are probed at full size",
+    "tcp paths": "those of `paths` that are TCP",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric",
     "rnics": "RNICs of the host",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
@@ -137,6 +138,28 @@ PATH_MTU_PROMISED = _path(
 )
 ROUTE_CHANGES = _path("route.changes", "counter", "{change}", "Complete traces that differ from the one before.")
 
+
+def _tcp_path(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.path.tcp.{name}", kind, unit, PATH_LABELS, text, "tcp paths")
+
+
+TCP_SYN_RETRANSMITS = _tcp_path(
+    "syn.retransmits",
+    "counter",
+    "{segment}",
+    "SYNs sent again, a second after one that was not answered (tcpi_total_retrans); loss is what this did not mend.",
+)
+TCP_RETRANSMITS = _tcp_path(
+    "retransmits", "counter", "{segment}", "Echo requests sent again on a connection that stands (tcpi_total_retrans)."
+)
+TCP_RESETS = _tcp_path("resets", "counter", "{connection}", "Connections reset after their handshake.")
+TCP_ECHO_RTT = _tcp_path(
+    "echo.rtt",
+    "gauge",
+    "s",
+    "Network round trip of the last echo, responder delay excluded; absent while the last connection had none.",
+)
+
 PATH = _table(
     "path",
     PATH_LABELS,
@@ -152,6 +175,10 @@ PATH = _table(
     PATH_MTU_FOUND,
     PATH_MTU_PROMISED,
     ROUTE_CHANGES,
+    TCP_SYN_RETRANSMITS,
+    TCP_RETRANSMITS,
+    TCP_RESETS,
+    TCP_ECHO_RTT,
     # what ties a row to its flow, for joining routes and writing probe records
     hidden=("source_address", "source_port", "destination_address", "destination_port", "traffic_class"),
 )
@@ -292,6 +319,12 @@ PROBER_UNJUDGED = _self(
     "{probe}",
     "Unanswered probes whose timeout passed while the prober did not run for as long; never booked as loss.",
 )
+PROBER_DROPPED = _self(
+    "prober.dropped",
+    "counter",
+    "{packet}",
+    "Packets that came in and were dropped by the kernel since the prober had not read its socket in time.",
+)
 PROBER_OVER_CEILING = _self(
     "prober.over_ceiling_probes",
     "counter",
@@ -325,6 +358,7 @@ PROBER = _table(
     PROBER_SLOT_DELAY,
     PROBER_STARVED,
     PROBER_UNJUDGED,
+    PROBER_DROPPED,
     PROBER_OVER_CEILING,
     PROBER_REJECTED,
     PROBER_ANSWERED,
@@ -361,9 +395,7 @@ DNS_UNREACHABLE = _dns(
 DNS_UNSENT = _dns(
     "unsent", "counter", "{query}", "Queries the prober could not send in time or at all; never booked as a timeout."
 )
-DNS_TRUNCATED = _dns(
-    "truncated", "counter", "{answer}", "Truncated answers, after which a stub resolver asks again over TCP."
-)
+DNS_TRUNCATED = _dns("truncated", "counter", "{answer}", "Truncated answers, each asked for again over TCP.")
 DNS_REJECTED = _dns(
     "rejected", "counter", "{packet}", "Datagrams dropped: forged, malformed, or answers to other queries."
 )
@@ -375,6 +407,19 @@ DNS_RESOLUTION_FAILURES = _dns(
 )
 DNS_RESOLUTION_QUERIES = _dns("resolution.queries", "gauge", "{query}", "Queries that the last resolution took.")
 DNS_RTT = _dns("rtt", "gauge", "s", "Time from the last answered query to its answer.")
+DNS_TCP_QUERIES = _dns("tcp.queries", "counter", "{query}", "Queries asked again over TCP after a truncated answer.")
+DNS_TCP_FAILURES = _dns(
+    "tcp.failures",
+    "counter",
+    "{query}",
+    "Queries over TCP without an acceptable answer: refused, reset, closed, unsound or not within the timeout.",
+)
+DNS_TCP_RTT = _dns(
+    "tcp.rtt",
+    "gauge",
+    "s",
+    "Time from the last answered query over TCP to its answer, opening the connection included.",
+)
 DNS = _table(
     "dns",
     DNS_LABELS,
@@ -388,6 +433,10 @@ DNS = _table(
     DNS_RESOLUTION_FAILURES,
     DNS_RESOLUTION_QUERIES,
     DNS_RTT,
+    DNS_TCP_QUERIES,
+    DNS_TCP_FAILURES,
+    DNS_TCP_RTT,
+    hidden=("address", "port"),  # for probe records
 )
 DNS_ANSWERS = Metric(
     "fabric.dns.answers",

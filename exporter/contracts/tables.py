@@ -37,7 +37,9 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     ``refused`` (the far host answered that nobody listens), ``restarted`` (the next reply's boot epoch shows that
     the responder was restarting), ``reply lost`` (the responder's count proves
     that the probe arrived), or ``timeout`` (none of these); absent where the writer does not tell. ``starved``
-    is 1 where the prober was short of CPU as it sent or judged the probe, 0 where it was not.
+    is 1 where the prober was short of CPU as it sent or judged the probe, 0 where it was not. A DNS record is a
+    query for ``dns_name`` to the resolver ``dst_node_id``; one that was answered, but with no address, has failed
+    with loss rate 0.
     """
 
     task_type: TaskType
@@ -67,6 +69,7 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     probe_bytes: int | None = None
     error: str | None = None
     starved: Literal[0, 1] | None = None
+    dns_name: str | None = None
 
 
 class CounterSample(Contract, frozen=True, kw_only=True):

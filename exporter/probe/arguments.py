@@ -15,8 +15,8 @@ LEAST_BYTES, MOST_BYTES = 64 + UDP_HEADERS, 65535
 _DESCRIPTION = """Probes paths from this host now, as the exporter would, and shows round trips and loss.
 
 udp, mtu and trace need a running responder at the destination (fabric-exporter run) and its key; tcp measures the
-handshake with any TCP port, open or closed. Exit code: 0 all destinations answered and are within the thresholds
-(mtu: packets of the size pass), 1 not so, 2 wrong usage."""
+handshake with any TCP port, open or closed, and with a key the responder's echo. Exit code: 0 all destinations answered
+and are within the thresholds (mtu: packets of the size pass), 1 not so, 2 wrong usage."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-P", "--port", type=_whole(1, 65535), default=RESPONDER_PORT, metavar="PORT",
         help="destination port; default: %(default)s, the responder's",
     )  # fmt: skip
-    add("--key-file", metavar="FILE", help="key of the responders; not needed for tcp")
+    add("--key-file", metavar="FILE", help="key of the responders; for tcp only to time an echo")
     add(
         "-c", "--count", type=_whole(1, 10**9), metavar="N",
         help="probes a path; default: until Ctrl-C, or 10 where output is no terminal, and for --json",
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--timeout", type=_number(0.01, 60), default=0.5, metavar="SECONDS",
-        help="unanswered for so long, a probe is lost; default: %(default)s",
+        help="unanswered for so long, a probe is lost; default: %(default)s, and for tcp 1 s more, to see a second SYN",
     )  # fmt: skip
     add(
         "-s", "--size", type=_whole(LEAST_BYTES, MOST_BYTES), metavar="BYTES",

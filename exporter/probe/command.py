@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             session.stop()
             with suppress(KeyboardInterrupt):  # a second one does not wait for what is under way
-                session.wait(request.timeout + _SHOW_SECONDS)
+                session.wait(request.longest + _SHOW_SECONDS)
         found = problems(request, session.summaries())
         view.end(session, found, time.monotonic() - started)
     except BrokenPipeError:  # | head

@@ -15,7 +15,7 @@ from exporter.probe.units import percent, seconds
 Style = Literal["", "header", "bad", "note"]
 
 _BARS = "▁▂▃▄▅▆▇█"
-_LOST, _REFUSED, _STARVED = "x", "r", "!"
+_LOST, _REFUSED, _STARVED, _SENT_AGAIN = "x", "r", "!", "s"
 _TIMES = ("last", "min", "median", "p90", "p99", "max")
 _FEWER_TIMES = ("last", "min", "median", "p99")
 _WIDE = 96  # characters that all columns and the least sparkline need
@@ -92,7 +92,7 @@ def _numbers(path: PathSummary, times: Sequence[str]) -> str:
 
 
 def sparkline(samples: Sequence[Sample], trips: RoundTrips | None) -> str:
-    """A character a sample: 'x' lost, 'r' refused, '!' starved, else a bar.
+    """A character a sample: 'x' lost, 'r' refused, '!' starved, 's' answered when the SYN was sent again, else a bar.
 
     Each bar is 1.4 times the one below it, the lowest the path's least round trip.
     So a bar keeps its height while the line moves on, and jitter of a few per cent looks like none.
@@ -101,6 +101,8 @@ def sparkline(samples: Sequence[Sample], trips: RoundTrips | None) -> str:
 
 
 def _spark(sample: Sample, trips: RoundTrips | None) -> str:
+    if sample.outcome == "answered" and sample.rtt_seconds is None:
+        return _SENT_AGAIN
     if sample.rtt_seconds is None or trips is None:
         return _REFUSED if sample.outcome == "refused" else _LOST
     if sample.starved:
@@ -135,6 +137,20 @@ def notes(paths: Sequence[PathSummary]) -> list[str]:
         lines.append(f"{label(closed, paths)}: the port is closed; this process timed its resets, some 0.1 ms high")
     for found in sorted({str(path.path_mtu) for path in paths if path.path_mtu is not None and not path.path_mtu.kind}):
         lines.append(f"{label([path for path in paths if str(path.path_mtu) == found], paths)}: {found}")
+    lines += [
+        f"{path.name}: echo on {path.echoes} of {path.answered} connections, min/median/p90/p99/max = {_spread(trips)}"
+        for path in paths
+        if (trips := path.echo_rtt_seconds) is not None
+    ]
+    if mute := [path for path in paths if path.echoes == 0 and path.answered > path.refused]:
+        lines.append(f"{label(mute, paths)}: no echo; is fabric-exporter running there, under the key of --key-file?")
+    for path in paths:
+        happened = (
+            (path.syn_retransmits, "SYNs sent again after a second"),
+            (path.retransmits, "echo requests sent again"),
+            (path.resets, "connections reset"),
+        )
+        lines += [f"{path.name}: {count} {what}" for count, what in happened if count]
     for mtu in sorted({path.mtu_reported_bytes for path in paths if path.mtu_reported_bytes is not None}):
         told = [path for path in paths if path.mtu_reported_bytes == mtu]
         lines.append(f"{label(told, paths)}: an MTU of {mtu} bytes was reported")
@@ -153,7 +169,9 @@ def result(path: PathSummary, sample: Sample) -> str:
         what = "lost"
     else:
         what = "refused" if sample.outcome == "refused" else ""
-        if sample.rtt_seconds is not None:
+        if sample.outcome == "answered" and sample.rtt_seconds is None:
+            what = "answered when the SYN was sent again"
+        elif sample.rtt_seconds is not None:
             what = f"{seconds(sample.rtt_seconds)}{' (closed port)' if what else ''}"
     starved = ", starved" if sample.starved else ""
     return f"{path.name} : [{sample.number}] {what}{starved}"
@@ -168,11 +186,14 @@ def summary(paths: Sequence[PathSummary]) -> list[str]:
         text = f"{path.name:<{names}} : sent/answered/lost = {path.sent}/{path.answered}/{lost}"
         trips = path.rtt_seconds
         if trips is not None:
-            times = (trips.min, trips.median, trips.p90, trips.p99, trips.max)
-            text += ", min/median/p90/p99/max = " + "/".join(seconds(value) for value in times)
+            text += f", min/median/p90/p99/max = {_spread(trips)}"
         lines.append(text)
         lines.extend(_hops(path.hops or ()))
     return [*lines, *notes(paths)]
+
+
+def _spread(trips: RoundTrips) -> str:
+    return "/".join(seconds(value) for value in (trips.min, trips.median, trips.p90, trips.p99, trips.max))
 
 
 def totals(paths: Sequence[PathSummary], elapsed: float) -> str:

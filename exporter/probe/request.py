@@ -16,6 +16,7 @@ from exporter.contracts.plan import UDP_HEADERS, Target
 from exporter.probe.arguments import MOST_BYTES
 from exporter.probing.localmtu import local_mtu
 from exporter.probing.packet import PACKET_BYTES
+from exporter.probing.tcp import SYN_RETRANSMIT_SECONDS
 
 Type = Literal["udp", "tcp", "mtu", "trace"]
 
@@ -30,13 +31,18 @@ class Request:
     type: Type
     targets: tuple[Target, ...]
     key: bytes
-    """Of the responders; made up for tcp, which writes no packets under it."""
+    """Of the responders; made up for tcp without one, which writes no packets under it."""
     count: int | None
     interval: float
     timeout: float
     max_hops: int
     max_lost_ratio: float | None
     max_rtt: float | None
+
+    @property
+    def longest(self) -> float:
+        """Seconds within which a probe has ended, whatever becomes of it."""
+        return 2 * self.timeout + SYN_RETRANSMIT_SECONDS if self.type == "tcp" else self.timeout
 
     @property
     def packet_bytes(self) -> int:
@@ -47,18 +53,18 @@ class Request:
 def read_request(options: argparse.Namespace) -> Request:
     """Resolve, check and complete the options; raise ContractError that names option and remedy."""
     kind: Type = options.type
-    if kind == "tcp":
+    if kind == "tcp" and options.size is not None:
+        raise ContractError("--size", "is of no use with --type tcp, whose handshake carries no data")
+    if options.key_file is not None:
+        key = read_key(options.key_file)
+    elif kind == "tcp":
         key = bytes(16)
-        if options.size is not None:
-            raise ContractError("--size", "is of no use with --type tcp, whose handshake carries no data")
-    elif options.key_file is None:
+    else:
         raise ContractError(
             "--key-file",
             f"is missing, and {kind} probes are answered under the responder's key only",
             "name a copy of its probing.key_file, or use --type tcp, which needs none",
         )
-    else:
-        key = read_key(options.key_file)
     targets: dict[str, Target] = {}
     chosen: dict[str, int] = {}
     given = list(dict.fromkeys(port for ports in options.source_port for port in ports))
@@ -87,7 +93,7 @@ def read_request(options: argparse.Namespace) -> Request:
 
 def _target(options: argparse.Namespace, name: str, address: str, source: str, port: int) -> Target:
     if options.type == "tcp":
-        payload = 0
+        payload = 0 if options.key_file is None else PACKET_BYTES  # without its key no responder echoes
     elif options.size is not None:
         payload = options.size - UDP_HEADERS
     elif options.type == "mtu":

@@ -21,7 +21,15 @@ from exporter.probe.statistics import Outcome, PathMtu, PathSummary, Sample, Tal
 from exporter.probing.loop import Loop
 from exporter.probing.packet import Codec
 from exporter.probing.pathmtu import Limit, MtuSearcher
-from exporter.probing.paths import LOST_RETURN, Flow, Path, packet_bytes
+from exporter.probing.paths import (
+    LOST_RETURN,
+    TCP_RESETS,
+    TCP_RETRANSMITS,
+    TCP_SYN_RETRANSMITS,
+    Flow,
+    Path,
+    packet_bytes,
+)
 from exporter.probing.settings import prober_tables
 from exporter.probing.tcp import Handshake
 from exporter.probing.trace import Tracer
@@ -47,14 +55,14 @@ class ProbedPath(Path):
 
     __slots__ = (
         "_number", "_samples", "_under_way",
-        "handshake", "mtu", "mtu_reported", "path_mtu", "socket", "tally", "unjudged", "unsent",
+        "echoes", "handshake", "mtu", "mtu_reported", "path_mtu", "socket", "tally", "unjudged", "unsent",
     )  # fmt: skip
 
     def __init__(
         self, target: Target, row: RowWriter, histogram: RowWriter, results: ResultRing, samples: Samples
     ) -> None:
         super().__init__(target, secrets.randbits(64), row, histogram, results)
-        self.tally = Tally()
+        self.tally, self.echoes = Tally(), Tally()
         self.unsent = self.unjudged = 0
         self.mtu: int | None = None
         self.path_mtu: PathMtu | None = None
@@ -76,7 +84,7 @@ class ProbedPath(Path):
 
     @property
     def settled(self) -> bool:
-        return not self._under_way
+        return not self._under_way and (self.handshake is None or not self.handshake.under_way)
 
     def begin(self) -> None:
         """Call right before a probe is sent: the bookings that follow name it by the time of its sending."""
@@ -88,9 +96,16 @@ class ProbedPath(Path):
         self._under_way.pop()
         self.unsent += 1
 
-    def book_answer(self, rtt_ns: int, time_ns: int, starved: bool = False) -> None:
+    def book_answer(self, rtt_ns: int | None, time_ns: int, starved: bool = False) -> None:
         super().book_answer(rtt_ns, time_ns, starved)
-        self._end("answered", time_ns, rtt_ns / 1e9, starved=starved)
+        self._end("answered", time_ns, None if rtt_ns is None else rtt_ns / 1e9, starved=starved)
+
+    def book_echo(self, rtt_ns: int | None, segments: int) -> None:
+        super().book_echo(rtt_ns, segments)
+        rtt = None if rtt_ns is None else rtt_ns / 1e9
+        outcome: Outcome = "lost" if rtt is None else "answered"
+        echo = Sample(number=self._number - 1, time=time.time(), outcome=outcome, rtt_seconds=rtt, starved=False)
+        self.echoes.add(echo)
 
     def book_loss(self, time_ns: int, now_ns: int, starved: bool = False) -> None:
         super().book_loss(time_ns, now_ns, starved)
@@ -162,6 +177,11 @@ class ProbedPath(Path):
             lost_ratio=lost / ended if ended else None,
             mtu_reported_bytes=self.mtu_reported,
             rtt_seconds=self.tally.round_trips(),
+            echoes=self.echoes.counts().get("answered", 0) if tcp and target.payload_bytes else None,
+            echo_rtt_seconds=self.echoes.round_trips(),
+            syn_retransmits=int(self.row.get(TCP_SYN_RETRANSMITS)) if tcp else None,
+            retransmits=int(self.row.get(TCP_RETRANSMITS)) if tcp else None,
+            resets=int(self.row.get(TCP_RESETS)) if tcp else None,
             hops=self.tally.hops(target.destination_address) if traced else None,
             path_mtu=self.path_mtu,
         )
@@ -284,7 +304,7 @@ class Session:
             self._udp.send(path, path.socket)
         elif path.handshake is None or not path.handshake.under_way:  # else its source port is taken: next time
             path.begin()
-            path.handshake = Handshake(self._loop, path, self._request.timeout)
+            path.handshake = Handshake(self._loop, path, self._request.timeout, codec=self._udp.codec)
         now = self._loop.clock()
         due_ns += period_ns
         if due_ns <= now:  # starved for over a period: never send in a clump

@@ -29,7 +29,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """When it was sent, Unix."""
     outcome: Outcome
     rtt_seconds: float | None
-    """None when lost. A closed TCP port refuses and has a round trip all the same."""
+    """None when lost, or answered only when the kernel sent the SYN again. A closed TCP port has a round trip."""
     starved: bool
     """Sent or judged over 5 ms late because this host was busy: its round trip may be the host's, not the network's."""
 
@@ -106,6 +106,15 @@ class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     mtu_reported_bytes: int | None
     """The last MTU that a router, or this host, said a probe was too large for."""
     rtt_seconds: RoundTrips | None
+    echoes: int | None = None
+    """Connections whose echo was answered and timed; None where none was asked for. The rest is of tcp alone."""
+    echo_rtt_seconds: RoundTrips | None = None
+    syn_retransmits: int | None = None
+    """SYNs that the kernel sent again, answered then or not."""
+    retransmits: int | None = None
+    """Echo requests that the kernel sent again."""
+    resets: int | None = None
+    """Connections reset after their handshake."""
     hops: tuple[Hop, ...] | None
     """Only for trace."""
     path_mtu: PathMtu | None = None

@@ -12,11 +12,12 @@ from msgspec import Meta
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Target
+from exporter.probing.packet import PACKET_BYTES
 
 PacketsPerSecond = Annotated[float, Meta(ge=1, le=1_000_000)]
 
-_PACKETS = {"tcp": 3}
-"""Packets that a probe of the type sends, where it is more than one: SYN, ACK and RST of a handshake."""
+_HANDSHAKE, _ECHO = 3, 2
+"""Packets of a TCP probe: SYN, ACK and RST; and where an echo is asked for, the request and an ACK of its reply."""
 
 
 class Transit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +49,10 @@ def check_ceilings(ceilings: Ceilings, source: str) -> None:
 
 def packets_per_second(target: Target) -> float:
     """What the probes of a target send, without replies, traces and greetings."""
-    return _PACKETS.get(target.probe, 1) / target.period_seconds
+    packets = 1
+    if target.probe == "tcp":
+        packets = _HANDSHAKE + (_ECHO if target.payload_bytes >= PACKET_BYTES else 0)
+    return packets / target.period_seconds
 
 
 def shares(targets: Sequence[Target], ceilings: Ceilings) -> dict[str, float]:

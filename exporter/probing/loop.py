@@ -1,4 +1,10 @@
-"""The prober's event loop: epoll, and 10 ms slots in which everything due is sent together."""
+"""The prober's event loop: epoll, and 10 ms slots in which everything due is sent together.
+
+To sleep and be woken costs more than to send or read a packet, so packets are dealt with together. Answers, whose
+arrival the kernel has noted, wait for the next slot. Requests wake the loop; when that happens all the time it stops
+listening and looks for them every 20 ms instead, as the kernel does with busy network cards (NAPI,
+Documentation/networking/napi.rst).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +12,25 @@ import heapq
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 SLOT_NS = 10_000_000
+FEW = 4
+"""What need not be exact to the slot happens in each fourth only: fewer wakes, with more to do in each."""
 LATE_NS = 5_000_000
 """What happens later than this was starved of CPU: the delay is the host's, not the network's."""
 LATEST_NS = 100_000_000
 """What is later than this is not sent any more: after a stall all that was missed would leave at once."""
+
+_LONGEST_WAIT_NS = 1_000_000_000
+_LOOK_NS = 2 * SLOT_NS
+_BRIEF_NS = 500_000
+"""A look that took longer is followed by one ``_SOON_NS`` later: what a socket can hold is a few full-size packets."""
+_SOON_NS = SLOT_NS // 2
+_BUSY_WAKES = 4
+"""So many wakes more than looks would have been make the loop look instead; it listens again after ``_QUIET_NS``."""
+_QUIET_NS = 4 * _LOOK_NS
 
 
 class Readable(Protocol):
@@ -38,7 +56,7 @@ class Loop:
     """Runs callbacks at slots and handlers on descriptors, in one thread.
 
     ``clock`` gives monotonic nanoseconds. ``slot_delay`` is called once for each slot with how late it
-    began, in nanoseconds; ``late_ns`` says so of the slot under way.
+    began, in nanoseconds; ``late_ns`` says so of the slot or look under way.
     """
 
     def __init__(
@@ -47,32 +65,62 @@ class Loop:
         self.clock = clock
         self.late_ns = 0
         self._slot_delay = slot_delay
-        self._epoll = select.epoll()
         self._watched: dict[int, Readable] = {}
+        self._epoll = select.epoll()
+        self._answers = select.epoll()
+        self._requests = select.epoll()
+        self._epoll.register(self._requests, select.EPOLLIN)
+        self._listening = True  # for requests; else they are looked for
+        self._busy_until_ns = 0
+        self._look_at_ns = 0
+        self._wakes = 0.0  # by requests, one less for each look that there could have been
+        self._woken_ns = 0
         self._slots: dict[int, dict[int, Callable[[], None]]] = {}
         self._timers = 0
         self._order: list[int] = []
         self._running = True
 
     def watch(self, item: Readable, *, output: bool = False) -> None:
+        """Call the handlers of ``item`` as soon as it is ready."""
+        self._watch(item, self._epoll, output)
+
+    def watch_for_requests(self, item: Readable) -> None:
+        """Call the handlers of ``item`` when it is ready, or 20 ms later: the kernel must note when that was."""
+        self._watch(item, self._requests)
+
+    def watch_for_answers(self, item: Readable) -> None:
+        """Call the handlers of ``item`` in slots only; ``look_by`` says when there has to be one."""
+        self._watch(item, self._answers)
+
+    def _watch(self, item: Readable, epoll: select.epoll, output: bool = False) -> None:
         descriptor = item.fileno()
         self._watched[descriptor] = item
-        self._epoll.register(descriptor, select.EPOLLIN | (select.EPOLLOUT if output else 0))
+        epoll.register(descriptor, select.EPOLLIN | (select.EPOLLOUT if output else 0))
 
     def forget(self, item: Readable) -> None:
         descriptor = item.fileno()
         if self._watched.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            for epoll in (self._epoll, self._answers, self._requests):
+                with suppress(FileNotFoundError):
+                    epoll.unregister(descriptor)
 
-    def at(self, due_ns: int, action: Callable[[], None]) -> Timer:
-        """Run ``action`` in the first slot that starts at or after ``due_ns``."""
-        slot = -(-due_ns // SLOT_NS)
-        if slot not in self._slots:
-            self._slots[slot] = {}
-            heapq.heappush(self._order, slot)
+    def at(self, due_ns: int, action: Callable[[], None], *, every: int = 1) -> Timer:
+        """Run ``action`` in the first slot that starts at or after ``due_ns``, of those that ``every`` divides."""
+        slot = self._slot(due_ns, every)
         self._timers += 1
         self._slots[slot][self._timers] = action
         return Timer(slot, self._timers)
+
+    def _slot(self, due_ns: int, every: int) -> int:
+        slot = -(-due_ns // (SLOT_NS * every)) * every
+        if slot not in self._slots:
+            self._slots[slot] = {}
+            heapq.heappush(self._order, slot)
+        return slot
+
+    def look_by(self, due_ns: int) -> None:
+        """Look for answers at ``due_ns`` at the latest, or ``FEW`` slots later."""
+        self._slot(due_ns, FEW)
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         return self.at(self.clock() + int(seconds * 1e9), action)
@@ -88,21 +136,67 @@ class Loop:
 
     def run(self) -> None:
         while self._running:
-            wait = 1.0
-            if self._order:
-                wait = min(wait, max(0.0, (self._order[0] * SLOT_NS - self.clock()) / 1e9))
-            for descriptor, events in self._epoll.poll(wait):
-                item = self._watched.get(descriptor)
-                if item is None:
-                    continue  # an earlier handler of this round closed it
-                # Errors first: the transmit time of a probe waits on the error queue, and its reply needs it.
-                if events & select.EPOLLERR:
-                    item.on_error()
-                if events & (select.EPOLLIN | select.EPOLLHUP) and self._watched.get(descriptor) is item:
-                    item.on_input()
-                if events & select.EPOLLOUT and self._watched.get(descriptor) is item:
-                    item.on_output()
-            self._run_due_slots()
+            now = self.clock()
+            due_ns = min(now + _LONGEST_WAIT_NS, self._order[0] * SLOT_NS if self._order else now + _LONGEST_WAIT_NS)
+            if not self._listening:
+                due_ns = min(due_ns, self._look_at_ns)
+            self._handle(self._epoll.poll(max(0, due_ns - now) / 1e9))
+            now = self.clock()
+            if now >= due_ns:
+                self.late_ns = now - due_ns
+                self._look()
+                self._run_due_slots()
+                self.late_ns = 0
+
+    def _look(self) -> None:
+        """Read the answers that came since the last slot; and the requests, unless we listen for them."""
+        started = now = self.clock()
+        while now - started < SLOT_NS and (ready := self._answers.poll(0)):
+            self._handle(ready)
+            now = self.clock()
+        if self._listening:
+            return
+        started = now
+        while now - started < SLOT_NS and (ready := self._requests.poll(0)):
+            self._handle(ready)
+            now = self.clock()
+            self._busy_until_ns = now + _QUIET_NS
+        # On a grid of its own, which the slots of light plans are on.
+        self._look_at_ns = (now // _LOOK_NS + 1) * _LOOK_NS if now - started < _BRIEF_NS else now + _SOON_NS
+        if now >= self._busy_until_ns:
+            self._listen(True)
+
+    def _on_requests(self) -> None:
+        """Requests have woken us: stop listening for them when that happens all the time."""
+        self._handle(self._requests.poll(0))
+        now = self.clock()
+        self._wakes = max(0.0, self._wakes - (now - self._woken_ns) / _LOOK_NS) + 1
+        self._woken_ns = now
+        if self._wakes > _BUSY_WAKES:
+            self._wakes = 0.0
+            self._busy_until_ns = now + _QUIET_NS
+            self._look_at_ns = now + _SOON_NS
+            self._listen(False)
+
+    def _listen(self, listening: bool) -> None:
+        self._listening = listening
+        self._epoll.modify(self._requests, select.EPOLLIN if listening else 0)
+
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
+        for descriptor, events in ready:
+            if descriptor == self._requests.fileno():
+                self._on_requests()
+                continue
+            item = self._watched.get(descriptor)
+            if item is None:
+                continue  # an earlier handler of this round closed it
+            # Errors first: the transmit time of a probe waits on the error queue, and its reply needs it.
+            if events & select.EPOLLERR:
+                item.on_error()
+            if events & (select.EPOLLIN | select.EPOLLHUP) and self._watched.get(descriptor) is item:
+                item.on_input()
+            if events & select.EPOLLOUT and self._watched.get(descriptor) is item:
+                item.on_output()
 
     def _run_due_slots(self) -> None:
         now = self.clock()
@@ -112,4 +206,3 @@ class Loop:
             self._slot_delay(self.late_ns)
             for action in self._slots.pop(slot).values():
                 action()
-        self.late_ns = 0

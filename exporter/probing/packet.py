@@ -25,6 +25,8 @@ TRACE = 3
 """A request sent to find the route: answered like a request, but not counted."""
 HELLO = 4
 """A request sent to learn who is up: answered like a trace, and its sender may be greeted back."""
+ECHO = 5
+"""A request over TCP: answered once a connection, and not counted."""
 
 DIGEST_BYTES = 16
 _HEADER = struct.Struct("!4sBBHQQQQQ")

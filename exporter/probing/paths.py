@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 
 from exporter.contracts.catalogue import PATH, RTT_BUCKETS
@@ -23,6 +24,10 @@ MTU_REPORTED = _COLUMN["mtu.reported"]
 MTU = _COLUMN["mtu"]
 MTU_PROMISED = _COLUMN["mtu.promised"]
 ROUTE_CHANGES = _COLUMN["route.changes"]
+TCP_SYN_RETRANSMITS = _COLUMN["tcp.syn.retransmits"]
+TCP_RETRANSMITS = _COLUMN["tcp.retransmits"]
+TCP_RESETS = _COLUMN["tcp.resets"]
+TCP_ECHO_RTT = _COLUMN["tcp.echo.rtt"]
 
 RESTART_NS = 5_000_000_000
 """A responder that died is back within so long; a longer silence is more than its restart (a host, or the network)."""
@@ -72,9 +77,11 @@ class Path:
         self._afresh = False  # whether the next reply begins the comparison anew
         self._unanswered = 0  # losses since the last reply
         self._silent_since_ns = 0  # the first of them, monotonic
-        if target.probe == "tcp":  # no responder counts handshakes: absent, not 0
-            row.set(LOST_RETURN, float("nan"))
-        elif target.probe == "mtu":
+        # Absent, not 0: no responder counts handshakes, and nothing else has segments.
+        counts = (LOST_RETURN,) if target.probe == "tcp" else (TCP_SYN_RETRANSMITS, TCP_RETRANSMITS, TCP_RESETS)
+        for column in counts:
+            row.set(column, math.nan)
+        if target.probe == "mtu":
             row.set(MTU_PROMISED, packet_bytes(target))
 
     def follow(self, target: Target, histogram: RowWriter) -> None:
@@ -94,19 +101,39 @@ class Path:
         self.row.add(UNSENT)
         self.row.end()
 
-    def book_answer(self, rtt_ns: int, time_ns: int, starved: bool = False) -> None:
-        rtt = rtt_ns / 1e9
+    def book_answer(self, rtt_ns: int | None, time_ns: int, starved: bool = False) -> None:
+        """The probe sent at ``time_ns`` was answered; None is a round trip that nobody knows."""
         row = self.row
         row.begin()
-        row.set(RTT_LAST, rtt)
+        if rtt_ns is not None:
+            row.set(RTT_LAST, rtt_ns / 1e9)
         row.set(LAST_REPLY, time_ns / 1e9)
         row.end()
-        histogram = self._histogram
-        histogram.begin()
-        histogram.add(bisect_left(RTT_BUCKETS, rtt))
-        histogram.add(_RTT_SUM, rtt)
-        histogram.end()
-        self._results.append(row.identity, time_ns, rtt_ns, ANSWERED, starved)
+        if rtt_ns is not None:
+            rtt = rtt_ns / 1e9
+            histogram = self._histogram
+            histogram.begin()
+            histogram.add(bisect_left(RTT_BUCKETS, rtt))
+            histogram.add(_RTT_SUM, rtt)
+            histogram.end()
+        self._results.append(row.identity, time_ns, rtt_ns or 0, ANSWERED, starved)
+
+    def book_syn_retransmits(self, segments: int) -> None:
+        self.row.begin()
+        self.row.add(TCP_SYN_RETRANSMITS, segments)
+        self.row.end()
+
+    def book_echo(self, rtt_ns: int | None, segments: int) -> None:
+        """The echo of a connection has ended; ``segments`` were sent again. No round trip: it was not answered."""
+        self.row.begin()
+        self.row.add(TCP_RETRANSMITS, segments)
+        self.row.set(TCP_ECHO_RTT, math.nan if rtt_ns is None else rtt_ns / 1e9)
+        self.row.end()
+
+    def book_reset(self) -> None:
+        self.row.begin()
+        self.row.add(TCP_RESETS)
+        self.row.end()
 
     def reconcile(self, answered: int, epoch: int, stream: int) -> None:
         """A reply came in: compare the responder's count ``answered`` of our requests with the replies heard.
@@ -115,17 +142,10 @@ class Path:
         counts as nothing. Losses right before another boot epoch are the responder's: their records say so.
         """
         row = self.row
-        unanswered, self._unanswered = self._unanswered, 0
-        if self._stream != (epoch, stream) or self._afresh:
+        before = self._stream
+        self.notice_epoch(epoch, stream)
+        if before != self._stream or self._afresh:
             self._afresh = False
-            if self._stream is not None and self._stream[0] != epoch:
-                row.begin()
-                row.add(RESTARTS)
-                row.end()
-                if self.last_loss_ns - self._silent_since_ns <= RESTART_NS:
-                    for _ in range(unanswered):
-                        self._results.append(row.identity, 0, 0, RESTARTED)
-            self._stream = (epoch, stream)
             self._answers_before, self._answers = answered - 1, 1
             self._losses = self._missed = 0
             return
@@ -138,6 +158,18 @@ class Path:
             for _ in range(missed - self._missed):
                 self._results.append(row.identity, 0, 0, REPLY_LOST)
             self._missed = missed
+
+    def notice_epoch(self, epoch: int, stream: int = 0) -> None:
+        """A reply of the responder that started at ``epoch`` came in; another one than before restarted."""
+        unanswered, self._unanswered = self._unanswered, 0
+        if self._stream is not None and self._stream[0] != epoch:
+            self.row.begin()
+            self.row.add(RESTARTS)
+            self.row.end()
+            if self.last_loss_ns - self._silent_since_ns <= RESTART_NS:
+                for _ in range(unanswered):
+                    self._results.append(self.row.identity, 0, 0, RESTARTED)
+        self._stream = (epoch, stream)
 
     def book_loss(self, time_ns: int, now_ns: int, starved: bool = False) -> None:
         """No reply within the timeout. ``time_ns`` is when it was sent (Unix), ``now_ns`` monotonic."""

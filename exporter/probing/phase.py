@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from exporter.contracts.plan import Target
+from exporter.probing.loop import FEW, SLOT_NS
 
 
 def phases(targets: Sequence[Target]) -> dict[str, float]:
@@ -24,6 +25,15 @@ def phases(targets: Sequence[Target]) -> dict[str, float]:
         for own in lists.values()
         for place, path in enumerate(own)
     }
+
+
+def slots_apart(period_seconds: float, probes_per_second: float) -> int:
+    """In each how many slots a path of this period may be sent, for so many probes a second in all.
+
+    Up to eight leave together, since the waking costs more than they do; but none is off its time by more than a
+    tenth of its period.
+    """
+    return 1 if period_seconds < FEW * SLOT_NS / 1e8 or probes_per_second > 8e9 / (FEW * SLOT_NS) else FEW
 
 
 def next_due(phase: float, period_ns: int, now_ns: int, unix_ns: int) -> int:

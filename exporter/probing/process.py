@@ -22,6 +22,7 @@ from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import (
     PATH_MTU_LIMIT,
     PROBER,
+    PROBER_DROPPED,
     PROBER_LATE,
     PROBER_OVER_CEILING,
     PROBER_PATHS,
@@ -42,11 +43,12 @@ from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
 from exporter.probing.packet import Codec
 from exporter.probing.pathmtu import MtuSearcher
 from exporter.probing.paths import Path
-from exporter.probing.phase import next_due, phases
+from exporter.probing.phase import next_due, phases, slots_apart
 from exporter.probing.registration import Registration
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
-from exporter.probing.tcp import Handshake, TcpResponder
+from exporter.probing.tcp import Handshake
+from exporter.probing.tcpresponder import TcpResponder
 from exporter.probing.trace import Tracer
 from exporter.probing.udp import FlowSocket, UdpProber
 from exporter.results import ResultRing
@@ -56,6 +58,7 @@ _DELAY_WINDOW_NS = 10_000_000_000
 _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
 _STARVED = PROBER.metrics.index(PROBER_STARVED)
+_DROPPED = PROBER.metrics.index(PROBER_DROPPED)
 _UNJUDGED = PROBER.metrics.index(PROBER_UNJUDGED)
 _OVER_CEILING = PROBER.metrics.index(PROBER_OVER_CEILING)
 _PATHS = PROBER.metrics.index(PROBER_PATHS)
@@ -98,7 +101,7 @@ class Prober:
         self._window_ends_ns = 0
         self._loop = Loop(self._on_slot)
         codec = Codec(settings.key)
-        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds, self._on_starved)
+        self._udp = UdpProber(self._loop, codec, settings.timeout_seconds, self._on_starved, self._on_dropped)
         self._tracer = Tracer(
             self._loop,
             self._udp,
@@ -113,16 +116,19 @@ class Prober:
         self._probing: dict[str, _Probing] = {}
         self._phases: dict[str, float] = {}
         self._shares: dict[str, float] = {}
+        self._rate = 0.0  # probes a second that the plan asks for
         self._unsupported = 0
         if settings.dns is not None:
-            DnsProber(self._loop, settings.dns, settings.host, store).start()
+            DnsProber(self._loop, settings.dns, settings.host, store, results).start()
         if settings.responder:
             epoch, streams = time.time_ns(), Streams(clock=self._loop.clock)
             limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
             for address in settings.addresses:
                 port, heard = settings.responder_port, self._registration.on_hello
-                self._loop.watch(UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard))
-                self._loop.watch(TcpResponder(self._loop, address, port))
+                self._loop.watch_for_requests(
+                    UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
+                )
+                self._loop.watch(TcpResponder(self._loop, codec, address, port, epoch, limit, self._counters))
         self._loop.watch(self)
 
     def run(self) -> None:
@@ -161,6 +167,11 @@ class Prober:
             self._counters.add(_UNJUDGED)
         self._counters.end()
 
+    def _on_dropped(self, packets: int) -> None:
+        self._counters.begin()
+        self._counters.add(_DROPPED, packets)
+        self._counters.end()
+
     def obey(self, plan: Plan) -> None:
         """Probe what the plan says: paths that stay keep their state, paths that left vanish.
 
@@ -183,6 +194,7 @@ class Prober:
         supported = [target for target in plan.targets if self._supports(target)]
         self._unsupported = len(plan.targets) - len(supported)
         self._shares = shares(supported, self._settings.ceilings)
+        self._rate = sum(1 / target.period_seconds for target in supported)
         for name, probing in self._probing.items():
             probing.thinning.share = self._shares[name]
         ready: list[Target] = []
@@ -233,7 +245,7 @@ class Prober:
         due = next_due(self._phases[target.path], period_ns, self._loop.clock(), time.time_ns())
         thinning = Thinning(self._shares[target.path], zlib.crc32(target.path.encode()) / 2**32)
         probing = _Probing(path, flow, due, thinning)
-        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+        self._fire_later(probing, period_ns)
         return probing
 
     def _stop(self, probing: _Probing) -> None:
@@ -261,7 +273,11 @@ class Prober:
             if self._is_below_ceilings(probing):
                 path.book_unsent()
             probing.due_ns += period_ns
-        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns))
+        self._fire_later(probing, period_ns)
+
+    def _fire_later(self, probing: _Probing, period_ns: int) -> None:
+        every = slots_apart(period_ns / 1e9, self._rate)
+        probing.timer = self._loop.at(probing.due_ns, lambda: self._fire(probing, period_ns), every=every)
 
     def _send(self, probing: _Probing) -> None:
         path = probing.path
@@ -270,9 +286,10 @@ class Prober:
         elif probing.flow is not None:
             self._udp.send(path, probing.flow)
         elif probing.handshake is not None and probing.handshake.under_way:
-            path.book_unsent()  # its source port is still in use by the last one
+            pass  # the flow is being asked: the kernel sends its SYN again, which takes the place of this one
         else:
-            probing.handshake = Handshake(self._loop, path, self._settings.timeout_seconds, self._on_starved)
+            timeout = self._settings.timeout_seconds
+            probing.handshake = Handshake(self._loop, path, timeout, self._on_starved, self._udp.codec)
 
     def _is_below_ceilings(self, probing: _Probing) -> bool:
         """Whether the probe that is due may be sent; counts it if not."""

@@ -27,7 +27,7 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of whom: the section ``dns``, with what it takes from resolv.conf."""
 
     resolvers: tuple[tuple[str, str, int], ...]
-    """(label, IPv4 address, port)."""
+    """(label, address, port); an IPv6 address may have a zone."""
     names: tuple[tuple[str, tuple[str, ...]], ...]
     """(label, names to ask for in turn until one has an address). A first label ``*`` of these is a new one each time,
     so that no cache holds it."""

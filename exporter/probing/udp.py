@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 from exporter.probing.localmtu import local_mtu
-from exporter.probing.loop import LATE_NS, SLOT_NS, Loop
-from exporter.probing.packet import REPLY, REQUEST, Codec, Packet, quoted_sequence
+from exporter.probing.loop import FEW, LATE_NS, SLOT_NS, Loop
+from exporter.probing.packet import REPLY, REQUEST, Codec, quoted_sequence
 from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import (
     Datagram,
@@ -99,6 +99,7 @@ class FlowSocket:
         self._prober = prober
         self._socket = open_flow(address, port)
         self._transmitted = 0
+        self._dropped = 0
         self._awaiting_time: dict[int, _Outstanding] = {}
 
     def fileno(self) -> int:
@@ -117,6 +118,7 @@ class FlowSocket:
         except OSError:
             self._socket.sendmsg(parts, options, 0, destination)
         self._transmitted += 1
+        self._prober.expect_answer()
 
     def send_probe(self, probe: _Outstanding, parts: list[bytes], options: list[tuple[int, int, bytes]]) -> None:
         number = self._transmitted & 0xFFFFFFFF
@@ -125,15 +127,19 @@ class FlowSocket:
         self._awaiting_time[number] = probe
 
     def on_input(self) -> None:
-        self.on_error()
-        for datagram in receive(self._socket, _BATCH):
+        self._receive(_BATCH)
+
+    def _receive(self, limit: int) -> None:
+        for datagram in receive(self._socket, limit):
+            if datagram.dropped != self._dropped:
+                self._prober.on_dropped((datagram.dropped - self._dropped) & 0xFFFFFFFF)
+                self._dropped = datagram.dropped
             self._prober.on_datagram(datagram)
 
     def drain(self) -> None:
         """Take in all that waits, bounded: a flood must not hold the loop."""
-        self._read_errors(_DRAIN)
-        for datagram in receive(self._socket, _DRAIN):
-            self._prober.on_datagram(datagram)
+        self._read_errors(_DRAIN, whole=True)
+        self._receive(_DRAIN)
 
     def on_output(self) -> None:
         """Never asked for: a datagram socket is written without waiting."""
@@ -141,13 +147,15 @@ class FlowSocket:
     def on_error(self) -> None:
         self._read_errors(_TIMES_AWAITED)  # all that may wait: a reply needs the transmit time of its probe
 
-    def _read_errors(self, limit: int) -> None:
+    def _read_errors(self, limit: int, *, whole: bool = False) -> None:
         for item in error_queue(self._socket, limit):
             if isinstance(item, TransmitTime):
                 probe = self._awaiting_time.pop(item.number, None)
                 # A count that has slipped would pair a probe with another's time: such a time lies far off.
                 if probe is not None and abs(item.sent_ns - probe.unix_ns) < _TIME_SLACK_NS + probe.sending_ns:
                     probe.kernel_ns = item.sent_ns
+                if not self._awaiting_time and not whole:
+                    break  # an error that may follow is still there at the next look
             elif item.kind == "time_exceeded":
                 if self._prober.tracing is not None:
                     self._prober.tracing.on_time_exceeded(self, item)
@@ -161,7 +169,7 @@ class UdpProber:
     """Sends UDP and MTU probes and books what comes back.
 
     ``on_starved`` is called for each probe that was sent or judged late for want of CPU, with whether it could be
-    judged at all.
+    judged at all; ``on_dropped`` with the number of packets that found a socket full.
     """
 
     def __init__(
@@ -170,7 +178,9 @@ class UdpProber:
         codec: Codec,
         timeout_seconds: float,
         on_starved: Callable[[bool], None] = lambda _: None,
+        on_dropped: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self.on_dropped = on_dropped
         self.tracing: Tracing | None = None
         self.registration: Registering | None = None
         self.path_mtu: MtuSearching | None = None
@@ -182,18 +192,23 @@ class UdpProber:
         self._sequence = secrets.randbits(48)
         self._outstanding: dict[int, _Outstanding] = {}
         self._by_age: deque[tuple[int, int]] = deque()  # (monotonic ns, sequence)
+        self._expires_ns = 0  # what is sent before this has a time-out already
         self._options: dict[int, list[tuple[int, int, bytes]]] = {}
 
     def next_sequence(self) -> int:
         self._sequence += 1
         return self._sequence
 
+    def expect_answer(self) -> None:
+        """Something was sent now that may be answered."""
+        self._loop.look_by(self._loop.clock() + SLOT_NS)
+
     def acquire(self, address: str, port: int) -> FlowSocket:
         """The socket of a flow, opened at its first user; raise OSError (address not ours, port taken)."""
         flow = self._flows.get((address, port))
         if flow is None:
             flow = self._flows[address, port] = FlowSocket(self, address, port)
-            self._loop.watch(flow)
+            self._loop.watch_for_answers(flow)
         flow.users += 1
         return flow
 
@@ -223,7 +238,9 @@ class UdpProber:
         path.book_sent()
         self._outstanding[sequence] = probe
         self._by_age.append((probe.monotonic_ns, sequence))
-        self._loop.at(probe.monotonic_ns + self._timeout_ns, self._expire)
+        if probe.monotonic_ns >= self._expires_ns:
+            self._expires_ns = probe.monotonic_ns + FEW * SLOT_NS
+            self._loop.at(self._expires_ns + self._timeout_ns, self._expire, every=FEW)
 
     def _on_send_error(self, probe: _Outstanding, error: OSError) -> None:
         path = probe.path
@@ -251,7 +268,7 @@ class UdpProber:
         late: list[int] = []
         while self._by_age and self._by_age[0][0] + self._timeout_ns <= now:
             sent_ns, sequence = self._by_age.popleft()
-            stalled = now - sent_ns - self._timeout_ns > SLOT_NS + LATE_NS  # its slot began within SLOT_NS
+            stalled = now - sent_ns - self._timeout_ns > 2 * FEW * SLOT_NS + LATE_NS  # its slot began within so many
             (late if stalled else due).append(sequence)
         self._judge(due)
         if late:
@@ -302,22 +319,16 @@ class UdpProber:
             return
         del self._outstanding[packet.sequence]
         probe.path.reconcile(packet.answered, packet.epoch, packet.stream)
-        read_late = datagram.received_ns is not None and time.time_ns() - datagram.received_ns > LATE_NS
-        starved = probe.starved or read_late
+        elapsed = self._loop.clock() - probe.monotonic_ns
+        rtt = (datagram.received_ns or 0) - (probe.kernel_ns or probe.unix_ns)
+        # Kernel times are wall-clock: a step between the two shows as a time that cannot be. Ours is late, and says so.
+        measured = 0 < rtt <= elapsed
+        starved = probe.starved or self._loop.late_ns > LATE_NS or not measured
         if starved:
             self._on_starved(True)
-        probe.path.book_answer(self._round_trip(probe, datagram, packet), probe.unix_ns, starved)
+        probe.path.book_answer(max((rtt if measured else elapsed) - packet.delay, 0), probe.unix_ns, starved)
         if self.path_mtu is not None:
             self.path_mtu.on_answer(probe.path)
-
-    def _round_trip(self, probe: _Outstanding, datagram: Datagram, packet: Packet) -> int:
-        elapsed = self._loop.clock() - probe.monotonic_ns
-        if datagram.received_ns:
-            rtt = datagram.received_ns - (probe.kernel_ns or probe.unix_ns)
-            # Kernel times are wall-clock: a step between the two shows as a time that cannot be.
-            if 0 < rtt <= elapsed:
-                elapsed = rtt
-        return max(elapsed - packet.delay, 0)
 
     def on_icmp(self, flow: FlowSocket, error: IcmpError) -> None:
         sequence = quoted_sequence(error.quoted)

@@ -16,6 +16,9 @@ from exporter.contracts.names import endpoint_id
 RECENT_SECONDS = 30.0
 """The part of the records that is judged, counted back from the last one: 30 probes of a 1 Hz path."""
 
+_NO_PROBES = frozenset({"TRACEROUTE", "DNS"})
+"""Records that are no probe of a path."""
+
 Flow = tuple[str, str, int | None]
 """Source RNIC and destination RNIC (``host:rnic``), source port: what ECMP and the route hang on."""
 
@@ -55,7 +58,7 @@ def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
     rows = sorted(_rows(records), key=lambda row: row["ping_time"])
     if not rows:
         return []
-    last = {row["src_node_sn"]: row["ping_time"] for row in rows if row["task_type"] != "TRACEROUTE"}
+    last = {row["src_node_sn"]: row["ping_time"] for row in rows if row["task_type"] not in _NO_PROBES}
     routes: dict[Flow, tuple[str, ...]] = {}
     histories: dict[tuple[Flow, str], PathHistory] = {}
     for row in rows:
@@ -67,7 +70,7 @@ def collect(records: pa.Table, fabric: Fabric, job: str) -> list[PathHistory]:
             links = fabric.links_of_route(source, _hops(row["route"]), destination)
             if links is not None:
                 routes[flow] = links
-        if row["task_type"] in ("TRACEROUTE", "DNS"):
+        if row["task_type"] in _NO_PROBES:
             continue
         if row["ping_time"] < last[row["src_node_sn"]] - int(RECENT_SECONDS * 1e9):
             continue

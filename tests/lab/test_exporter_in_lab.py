@@ -29,6 +29,7 @@ from tests.lab.processes import exporter, stop_exporter
 
 PORT, PORTS = 9405, range(50_000, 50_016)
 SENT, LOST = "fabric_path_probes_sent_total", "fabric_path_probes_lost_total"
+SYN_RETRANSMITS, RETRANSMITS = "fabric_path_tcp_syn_retransmits_total", "fabric_path_tcp_retransmits_total"
 
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
@@ -81,9 +82,9 @@ class Agent:
         rnic: Rnic,
         generation: int,
         probe: ProbeType = "udp",
+        period_seconds: float = 0.05,
         *,
         payload_bytes: int = 64,
-        period_seconds: float = 0.05,
     ) -> None:
         """Probe one RNIC from sixteen source ports, twenty times a second each."""
         targets = tuple(
@@ -259,3 +260,30 @@ def test_a_host_without_an_agent_cannot_lose_it(fabric: Running, design: Design)
     with pytest.raises(LabError, match="no exporter runs"):
         fabric.fault("agent-stop", design.hosts[-1].name)
     fabric.act("heal", "all")
+
+
+def test_syns_and_segments_that_a_link_drops_are_sent_again_and_counted_apart_from_loss(
+    agents: tuple[Agent, Agent], whole: Running, design: Design
+) -> None:
+    """A link that drops a fifth each way loses over a third of the handshakes' first SYNs, and few handshakes."""
+    near, far = agents
+    near.probe(far.host, far.rnic, 1, "tcp", period_seconds=0.5)
+    until(lambda: near.total(SENT) >= 2 * len(PORTS))
+    assert near.total(LOST) == near.total(SYN_RETRANSMITS) == near.total(RETRANSMITS) == 0
+    echoes = near.metrics()["fabric_path_tcp_echo_rtt_seconds"]
+    assert len(echoes) == len(PORTS)
+    assert all(0 < seconds < 0.1 for seconds in echoes.values())
+    before = near.total(SENT)
+    cable = Fabric(design.topology()).link_of(f"{far.host.name}:{far.rnic.name}")
+    assert cable is not None
+    whole.fault("silent-loss", cable, "20")
+    time.sleep(12)
+    whole.act("heal", "all")
+    time.sleep(2)
+    sent, lost = near.total(SENT) - before, near.total(LOST)
+    again = near.total(SYN_RETRANSMITS)
+    assert near.total("fabric_path_probes_unsent_total") == 0, "a handshake under way is not the host's trouble"
+    assert 0.15 * sent < again < 0.6 * sent  # 1 - 0.8 * 0.8 = 0.36
+    assert 0 < lost < 0.6 * again
+    assert near.total(RETRANSMITS) > 0
+    assert near.total("fabric_path_tcp_resets_total") == 0

@@ -40,6 +40,7 @@ from exporter.probing.trace import Tracer
 from exporter.probing.udp import UdpProber
 from exporter.records import RecordWriter
 from exporter.results import LOST, ResultRing
+from exporter.server import Query
 from exporter.store import Store
 from tests.unit.fabrics import leaf_spine
 from tests.unit.test_plan_contract import TARGET
@@ -142,6 +143,8 @@ class Host:
             path.book_answer(15_000, 10**9)
             path.book_reported_mtu(9000)
             self.prober._path_mtu.on_answer(path)
+            if path.target.probe == "tcp":
+                path.book_echo(20_000, 0)
         tracer = self.prober._tracer
         for flow in tracer._flows.values():
             if flow.route is None:
@@ -166,6 +169,7 @@ class Host:
             "paths": len(targets),
             "mtu paths": sum(target.probe == "mtu" for target in targets),
             "traced paths": sum(target.probe != "tcp" for target in targets),
+            "tcp paths": sum(target.probe == "tcp" for target in targets),
             "links a path": 4,
             "rnics": RNICS,
             "roles": len({target.role for target in targets}),
@@ -317,7 +321,7 @@ def test_traces_that_outlast_their_period_leave_no_route_of_a_flow_that_is_gone(
         tracer.remove(path)
         reply = Codec(KEY).reply(Codec(KEY).parse(Codec(KEY).request(TRACE, first, 0)), 0, 1, 0, 0)  # type: ignore[arg-type]
         assert Codec(KEY).parse(reply).kind == REPLY  # type: ignore[union-attr]
-        prober.on_datagram(Datagram(reply, path.flow[2:], None, 0))
+        prober.on_datagram(Datagram(reply, path.flow[2:], None, 0, 0))
         assert not list(store.read(ROUTE))
         assert not tracer._by_sequence
         assert not tracer._by_destination
@@ -470,11 +474,11 @@ def test_a_long_answer_of_records_holds_up_neither_the_plan_nor_the_metrics(tmp_
         return [], 0, 0
 
     exporter._results.read = slow  # type: ignore[assignment, method-assign]
-    answer = threading.Thread(target=exporter._probe_records, args=({},))
+    answer = threading.Thread(target=exporter._probe_records, args=(Query(),))
     answer.start()
     try:
         assert entered.wait(5)
-        assert in_time(lambda: exporter._metrics({}))
+        assert in_time(lambda: exporter._metrics(Query()))
         exporter._probed.writer(PATH).add(("p", "h", "r", "h", "r", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "0"))
         assert in_time(exporter._records.remember)
     finally:

@@ -39,7 +39,7 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "community").write_text(COMMUNITY + "\n")
     (tmp_path / "headers").write_text("Authorization: Bearer s3cret\n\nX-Scope-OrgID : tenant-1\n")
     (tmp_path / "bad-headers").write_text("Authorization: Bearer s3cret\nX-Key: s3cret\x07\n")
-    (tmp_path / "resolv.conf").write_text("nameserver 2001:db8::53\n")
+    (tmp_path / "resolv.conf").write_text("nameserver resolver.example\n")
     (tmp_path / "topology.yaml").write_text(TOPOLOGY)
     return tmp_path
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +25,8 @@ from exporter.probing.dns import DnsProber
 from exporter.probing.dnsmessage import Answer, decode_answer, encode_name, encode_query
 from exporter.probing.loop import Loop
 from exporter.probing.settings import DnsSettings, prober_tables
+from exporter.records import RecordWriter
+from exporter.results import ResultRing
 from exporter.store import Store
 from tests.unit.running import RunningExporter, free_port, until
 
@@ -49,13 +54,13 @@ def asked_name(query: bytes) -> str:
 class Resolver:
     """Answers each query with the datagrams that ``answer`` makes of it; remembers queries and when they came."""
 
-    def __init__(self, answer: Reply) -> None:
+    def __init__(self, answer: Reply, address: str = "127.0.0.1") -> None:
         self.queries: list[bytes] = []
         self.moments: list[float] = []
         self.sources: set[tuple[str, int]] = set()
         self._answer = answer
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((address, 0))
         self._socket.settimeout(0.05)
         self.port = int(self._socket.getsockname()[1])
         self._running = True
@@ -85,8 +90,8 @@ class Resolver:
 
 
 @contextmanager
-def resolver(answer: Reply) -> Iterator[Resolver]:
-    serving = Resolver(answer)
+def resolver(answer: Reply, address: str = "127.0.0.1") -> Iterator[Resolver]:
+    serving = Resolver(answer, address)
     try:
         yield serving
     finally:
@@ -96,7 +101,9 @@ def resolver(answer: Reply) -> Iterator[Resolver]:
 class Seen:
     """What a prober has written for its lookups, one resolver and one name taken together."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, results: ResultRing) -> None:
+        text = RecordWriter(store, results).csv(0, None).decode()
+        self.records = list(csv.DictReader(io.StringIO(text)))
         self._sums = [sum(values) for values in zip(*(row.values for row in store.read(DNS)), strict=True)]
         self.answers: dict[str, int] = {}
         for row in store.read(DNS_ANSWER_TABLE):
@@ -126,8 +133,8 @@ def settings(
 
 def probe(asked: DnsSettings, seconds: float = 0.3, during: Callable[[Loop], None] = lambda _: None) -> Seen:
     """Probe for so long, and then until no query is under way: all that was asked has come to its end."""
-    store, loop = Store(prober_tables(1, asked)), Loop()
-    prober = DnsProber(loop, asked, "h1", store)
+    store, results, loop = Store(prober_tables(1, asked)), ResultRing(4096), Loop()
+    prober = DnsProber(loop, asked, "h1", store, results)
 
     def stop_when_idle() -> None:
         prober._begin = lambda _: None  # type: ignore[method-assign]
@@ -141,7 +148,7 @@ def probe(asked: DnsSettings, seconds: float = 0.3, during: Callable[[Loop], Non
     loop.after(seconds + 5, loop.stop)
     during(loop)
     loop.run()
-    return Seen(store)
+    return Seen(store, results)
 
 
 def test_a_name_that_is_there_is_answered_in_one_query_from_a_new_port_with_a_new_identifier() -> None:
@@ -226,11 +233,170 @@ def test_letters_whose_case_is_not_kept_are_the_same_question() -> None:
     assert seen.answers["noerror"] == seen["queries"] > 0
 
 
-def test_a_truncated_answer_is_counted_whatever_it_holds() -> None:
-    with resolver(lambda query: [reply(query, flags=0x8380)[:-7]]) as serving:
+def truncated(query: bytes) -> list[bytes]:
+    return [reply(query, flags=0x8380)[:-7]]
+
+
+def framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2, "big") + message
+
+
+@contextmanager
+def over_tcp(
+    serving: Resolver, answer: Callable[[bytes], bytes], *, hang: bool = False, pieces: int = 1 << 20
+) -> Iterator[list[bytes]]:
+    """Answer on the resolver's port over TCP as well; yields the queries that came."""
+    queries: list[bytes] = []
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", serving.port))
+    listener.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                connection.settimeout(3)
+                queries.append(connection.recv(2000)[2:])
+                data = answer(queries[-1])
+                for at in range(0, len(data), pieces):
+                    connection.sendall(data[at : at + pieces])
+                    time.sleep(0.002 if pieces < len(data) else 0)
+                if hang:
+                    connection.recv(1)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield queries
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+def test_a_truncated_answer_is_asked_for_again_over_tcp_and_counted_apart() -> None:
+    with resolver(truncated) as serving, over_tcp(serving, lambda query: framed(reply(query))) as again:
         seen = probe(settings(serving.port))
-    assert seen["truncated"] == seen.answers["noerror"] == seen["queries"] > 0
-    assert seen["resolution.failures"] == 0
+    assert seen["truncated"] == seen.answers["noerror"] == seen["queries"] == seen["tcp.queries"] > 0
+    assert again == serving.queries, "the same query, whole"
+    assert seen["tcp.failures"] == seen["resolution.failures"] == seen["timeouts"] == 0
+    assert 0 < seen["tcp.rtt"] < 0.1
+    assert sum(seen.durations[0][:-1]) == seen["queries"], "only those over UDP"
+    assert [record["error"] for record in seen.records[:2]] == ["truncated", ""]
+    assert [record["dial"] for record in seen.records[:2]] == ["fail", "success"]
+
+
+def test_an_answer_over_tcp_may_be_long_and_come_in_pieces() -> None:
+    def long(query: bytes) -> bytes:
+        return framed(reply(query, records=[A_RECORD] * 900))
+
+    with resolver(truncated) as serving, over_tcp(serving, long, pieces=3000) as again:
+        seen = probe(settings(serving.port, period=0.3), 0.4)
+    assert len(again) == seen["tcp.queries"] > 0
+    assert seen["tcp.failures"] == seen["resolution.failures"] == 0
+
+
+def test_a_name_that_is_not_there_over_tcp_leads_on_through_the_search_list() -> None:
+    def absent(query: bytes) -> bytes:
+        return framed(reply(query, 3, ()))
+
+    with resolver(truncated) as serving, over_tcp(serving, absent):
+        seen = probe(settings(serving.port, search=("a.example",), period=0.4), 0.5)
+    assert seen["tcp.queries"] == seen["queries"] == 2 * seen["resolutions"]
+    assert seen["resolution.failures"] == seen["resolutions"] > 0
+    assert {record["error"] for record in seen.records} == {"truncated", "nxdomain"}
+
+
+NO_TCP_ANSWER: dict[str, Callable[[bytes], bytes]] = {
+    "closed": lambda _: b"",
+    "forged": lambda query: framed(reply(bytes([query[0] ^ 1]) + query[1:])),
+    "truncated again": lambda query: framed(truncated(query)[0]),
+    "an end too early": lambda query: framed(reply(query))[:-1],
+    "junk": lambda _: bytes([0, 40]) + b"x" * 5000,
+    "of no length": lambda _: bytes(2),
+    "longer than any": lambda query: b"\xff\xff" + reply(query) + bytes(100_000),
+}
+
+
+@pytest.mark.parametrize("hang", [False, True], ids=["then closes", "then hangs"])
+@pytest.mark.parametrize("answer", NO_TCP_ANSWER.values(), ids=NO_TCP_ANSWER)
+def test_what_is_no_answer_over_tcp_is_a_failure_in_time(answer: Callable[[bytes], bytes], hang: bool) -> None:
+    with resolver(truncated) as serving, over_tcp(serving, answer, hang=hang):
+        began = time.monotonic()
+        seen = probe(settings(serving.port, period=0.4, timeout=0.15), 0.5)
+        assert time.monotonic() - began < 1.5
+    assert seen["tcp.failures"] == seen["tcp.queries"] == seen["truncated"] == seen["resolution.failures"] > 0
+    assert [record["error"] for record in seen.records[:2]] == ["truncated", "tcp failed"]
+    assert [record["loss_rate"] for record in seen.records[:2]] == ["0", "1"]
+
+
+def test_where_nobody_listens_on_tcp_a_truncated_answer_is_a_failure() -> None:
+    with resolver(truncated) as serving:
+        seen = probe(settings(serving.port))
+    assert seen["tcp.failures"] == seen["tcp.queries"] == seen["resolution.failures"] == seen["queries"] > 0
+
+
+def test_queries_over_tcp_keep_the_ceiling() -> None:
+    with resolver(truncated) as serving, over_tcp(serving, lambda query: framed(reply(query))) as again:
+        seen = probe(settings(serving.port, names=("a.", "b.", "c.", "d."), period=0.1, rate=20), 1.0)
+    assert len(serving.queries) + len(again) <= 1.5 * 20 + 8, "the last ones end after their time"
+    assert seen["tcp.queries"] == len(again) > 4
+
+
+def test_records_tell_what_became_of_each_query() -> None:
+    outcomes = {"a": (0, (A_RECORD,)), "b": (3, ()), "c": (2, ()), "d": (5, ()), "e": (9, ()), "f": (0, (ALIAS,))}
+
+    def answer(query: bytes) -> list[bytes]:
+        name = asked_name(query)
+        return [reply(query, *outcomes[name])] if name in outcomes else []
+
+    with resolver(answer) as serving:
+        label = f"127.0.0.1:{serving.port}"
+        seen = probe(settings(serving.port, names=[f"{name}." for name in "abcdefg"], period=0.8), 0.9)
+        nowhere = probe(settings(free_port(address="127.0.0.1")))
+    told = {record["dns_name"]: (record["dial"], record["error"], record["loss_rate"]) for record in seen.records}
+    assert told == {
+        "a.": ("success", "", "0"),
+        "b.": ("fail", "nxdomain", "0"),
+        "c.": ("fail", "servfail", "0"),
+        "d.": ("fail", "refused", "0"),
+        "e.": ("fail", "other", "0"),
+        "f.": ("fail", "nodata", "0"),
+        "g.": ("fail", "timeout", "1"),
+    }
+    first = seen.records[0]
+    ends = [first[column] for column in ("task_type", "src_node_sn", "dst_node_id", "dst_ip", "dst_port")]
+    assert ends == ["DNS", "h1", label, "127.0.0.1", str(serving.port)]
+    assert all(0 < float(r["latency"]) < 1e5 if r["dial"] == "success" else not r["latency"] for r in seen.records)
+    assert {(record["error"], record["loss_rate"]) for record in nowhere.records} == {("unreachable", "1")}
+
+
+def ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one:
+            one.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not ipv6(), reason="this host has no IPv6 (net.ipv6.conf.lo.disable_ipv6)")
+def test_a_resolver_may_have_an_ipv6_address() -> None:
+    with resolver(truncated, "::1") as serving:
+        asked = msgspec.structs.replace(settings(serving.port), resolvers=(("six", "0:0::1", serving.port),))
+        seen = probe(asked)
+    assert seen["truncated"] == seen["queries"] == seen["tcp.failures"] >= 4
+    assert seen["timeouts"] == seen["rejected"] == 0
+    assert 0 < seen["rtt"] < 0.1
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as free:
+        free.bind(("::1", 0))
+        port = free.getsockname()[1]
+    seen = probe(msgspec.structs.replace(asked, resolvers=(("six", "::1", port),)))
+    assert seen["unreachable"] == seen["queries"] >= 4
 
 
 def test_pointers_that_lead_to_themselves_lead_nowhere() -> None:
@@ -280,7 +446,7 @@ def test_queries_keep_their_ceiling_and_their_distance() -> None:
     names = [f"n{number}.example." for number in range(8)]
     with resolver(lambda query: [reply(query)]) as serving:
         asked, loop = settings(serving.port, names=names, period=0.1, rate=20), Loop()
-        DnsProber(loop, asked, "h1", Store(prober_tables(1, asked))).start()
+        DnsProber(loop, asked, "h1", Store(prober_tables(1, asked)), ResultRing(16)).start()
         loop.after(1.5, loop.stop)
         loop.run()
     gaps = [later - sooner for sooner, later in zip(serving.moments, serving.moments[1:], strict=False)]
@@ -291,7 +457,7 @@ def test_queries_keep_their_ceiling_and_their_distance() -> None:
 def test_lookups_share_the_period_and_hosts_begin_at_other_moments() -> None:
     def first_moments(host: str) -> list[float]:
         loop = Loop()
-        prober = DnsProber(loop, asked, host, Store(prober_tables(1, asked)))
+        prober = DnsProber(loop, asked, host, Store(prober_tables(1, asked)), ResultRing(16))
         prober.start()
         return [lookup.due_ns / 1e9 for lookup in prober._lookups]
 
@@ -343,7 +509,7 @@ def test_series_are_as_many_as_the_formulas_say() -> None:
     with resolver(lambda query: [reply(query)]) as serving:
         asked = settings(serving.port, free_port(address="127.0.0.1"), names=("a.", "b.", "c."))
         store, loop = Store(prober_tables(1, asked)), Loop()
-        DnsProber(loop, asked, "h1", store).start()
+        DnsProber(loop, asked, "h1", store, ResultRing(16)).start()
         loop.after(0.5, loop.stop)
         loop.run()
     lines = [line for line in Renderer().render([store]).decode().splitlines() if line.startswith("fabric_dns_")]
@@ -411,18 +577,47 @@ def test_what_is_left_out_is_taken_from_resolv_conf(tmp_path: Path) -> None:
         "search a.example b.example\noptions edns0 ndots:2 timeout:1\noptions ndots:99\nnameserver\n"
     )
     got = dns_settings(Dns(names=("x.y",), resolv_conf=str(path)))
-    assert got.resolvers == tuple((f"192.0.2.{n}", f"192.0.2.{n}", 53) for n in (1, 2, 3))
+    assert got.resolvers == tuple((text, text, 53) for text in ("192.0.2.1", "2001:db8::1", "192.0.2.2"))
     assert got.names == (("x.y", ("x.y.a.example", "x.y.b.example", "x.y")),)
     own = Dns(names=("x.y",), resolvers=("192.0.2.9:5353",), search=(), ndots=1, resolv_conf="/nowhere")
     assert dns_settings(own).resolvers == (("192.0.2.9:5353", "192.0.2.9", 5353),)
     assert dns_settings(own).names == (("x.y", ("x.y",)),)
 
 
-def test_a_resolv_conf_without_an_ipv4_resolver_says_so(tmp_path: Path) -> None:
+def test_a_resolv_conf_without_a_resolver_says_so(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
-    path.write_text("nameserver 2001:db8::1\n")
-    with pytest.raises(ContractError, match="names no 'nameserver' with an IPv4 address"):
+    path.write_text("nameserver resolver.example\n")
+    with pytest.raises(ContractError, match="names no 'nameserver' with an IP address"):
         dns_settings(Dns(names=("x",), resolv_conf=str(path)))
+
+
+def resolver_of(text: str) -> tuple[str, str, int]:
+    (found,) = dns_settings(Dns(names=("x.",), resolvers=(text,), search=(), ndots=1)).resolvers
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "port"),
+    [
+        ("192.0.2.53", "192.0.2.53", 53),
+        ("192.0.2.53:5353", "192.0.2.53", 5353),
+        ("2001:db8::53", "2001:db8::53", 53),
+        ("[2001:db8::53]", "2001:db8::53", 53),
+        ("[2001:db8::53]:5353", "2001:db8::53", 5353),
+        ("fe80::1%eth0", "fe80::1%eth0", 53),
+        ("::1", "::1", 53),
+    ],
+)
+def test_a_resolver_is_an_address_and_may_have_a_port(text: str, address: str, port: int) -> None:
+    assert resolver_of(text) == (text, address, port)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ns.example", "192.0.2.53:", "192.0.2.53:0", "[192.0.2.53]:53", "[::1]:x", "[::1"]
+)
+def test_what_is_no_resolver_is_refused(text: str) -> None:
+    with pytest.raises(ContractError, match=r"field 'dns\.resolvers'"):
+        resolver_of(text)
 
 
 # ---- as an operator runs it

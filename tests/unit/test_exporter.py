@@ -55,6 +55,10 @@ def test_udp_mtu_and_tcp_paths_are_answered(here: RunningExporter, there: Runnin
     for name in ("fabric_path_mtu_bytes", "fabric_path_mtu_promised_bytes"):
         assert {dict(labels)["path"]: size for labels, size in metrics[name].items()} == {"m": 9000}
     assert "fabric_path_mtu_limit_info" not in metrics
+    ((echoed, seconds),) = metrics["fabric_path_tcp_echo_rtt_seconds"].items()
+    assert dict(echoed)["path"] == "t"
+    assert 0 < seconds < 0.3
+    assert {dict(key)["path"] for key in metrics["fabric_path_tcp_syn_retransmits_total"]} == {"t"}, "absent, not 0"
     labels = dict(next(iter(metrics[SENT])))
     assert (labels["src_host"], labels["src_rnic"], labels["dst_host"]) == (f"host-{HERE}", "r0", "there")
     assert here.value("fabric_job_path_info", path="u", training_job="job-1") == 1

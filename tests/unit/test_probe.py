@@ -32,7 +32,7 @@ from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
-from exporter.probing.tcp import TcpResponder
+from exporter.probing.tcpresponder import TcpResponder
 from exporter.store import Store
 from tests.unit.narrow import ROUTER, running
 
@@ -56,7 +56,7 @@ class Responding:
         counters = Store([(PROBER, 1)]).writer(PROBER).add(())
         udp = UdpResponder(codec, FAR, 0, 1, Streams(), SourceLimit(1000), counters)
         self.port: int = socket.socket(fileno=os.dup(udp.fileno())).getsockname()[1]
-        tcp = TcpResponder(loop, FAR, self.port)
+        tcp = TcpResponder(loop, codec, FAR, self.port, 1, SourceLimit(1000), counters)
         loop.watch(udp)
         loop.watch(tcp)
         self._loop, self._sockets = loop, (udp, tcp)
@@ -138,6 +138,10 @@ def test_every_type_gives_a_document_with_numbers_in_seconds(
         assert 0 < trips["min"] <= trips["median"] <= trips["p90"] <= trips["p99"] <= trips["max"] < 0.5
         # The responder counts what it heard; nobody counts handshakes: absent, not 0.
         assert path["lost_return"] == (None if kind == "tcp" else 0)
+        echoes, trips = path["echoes"], path["echo_rtt_seconds"]
+        assert (echoes, trips is None) == ((8, False) if kind == "tcp" else (None, True))
+        counts = [path[name] for name in ("syn_retransmits", "retransmits", "resets")]
+        assert counts == ([0, 0, 0] if kind == "tcp" else [None] * 3)
         hops = [list(hop["addresses"]) for hop in path["hops"] or []]
         assert hops == ([[FAR]] if kind == "trace" else [])
 
@@ -234,6 +238,19 @@ def test_another_key_is_silence_with_the_remedy(
     # One line for both paths: they have one reason.
     assert output.splitlines()[-1].startswith(f"{FAR}: no answer from UDP port {responder.port} (is fabric-exporter")
     assert output.count("no answer") == 1
+
+
+def test_echoes_of_tcp_connections_are_told_apart_and_asked_for_by_key_alone(
+    responder: Responding, key_file: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(arguments(responder, key_file, "--type", "tcp", "--source-port", "50110")) == 0
+    told = f"{FAR} from port 50110: echo on 8 of 8 connections, min/median/p90/p99/max = "
+    assert told in capsys.readouterr().out
+    assert main(["probe", FAR, "--type", "tcp", "--port", str(responder.port), "-c", "2", "-i", "0.02"]) == 0
+    assert "echo" not in capsys.readouterr().out
+    (other := tmp_path / "other.key").write_bytes(b"z" * 32)
+    assert main(arguments(responder, str(other), "--type", "tcp")) == 0, "a handshake was answered"
+    assert f"{FAR}: no echo; is fabric-exporter running there, under the key" in capsys.readouterr().out
 
 
 def test_a_closed_tcp_port_is_measured_and_needs_no_key(
@@ -418,7 +435,8 @@ def test_a_sparkline_marks_what_was_lost_and_starved_and_steps_by_the_square_roo
     for rtt in (1e-5, None, 1.3e-5, 1.5e-5, 2.1e-5, 1.0):
         tally.add(sample(rtt))
     tally.add(sample(1e-5, starved=True))
-    assert sparkline(tally.recent(), tally.round_trips()) == "▁x▁▂▃█!"
+    tally.add(Sample(number=0, time=0.0, outcome="answered", rtt_seconds=None, starved=False))  # its SYN was sent again
+    assert sparkline(tally.recent(), tally.round_trips()) == "▁x▁▂▃█!s"
 
 
 def test_hops_that_differ_are_shown_together_and_silence_at_the_end_is_left_out() -> None:

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_LIMITED, PROBER_REJECTED, PROBER_REPLAYED
+from exporter.contracts.catalogue import (
+    PROBER,
+    PROBER_ANSWERED,
+    PROBER_DROPPED,
+    PROBER_LIMITED,
+    PROBER_REJECTED,
+    PROBER_REPLAYED,
+)
 from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import REPLY, REQUEST, TRACE, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
@@ -197,3 +204,18 @@ def test_no_more_sources_are_kept_than_there_is_room_for() -> None:
         limit.allows("busy")  # the most recently used is not the one that is forgotten
     assert len(limit) == 4
     assert sum(limit.allows("busy") for _ in range(200)) == 0
+
+
+def test_what_found_the_socket_full_is_counted(pair: Pair) -> None:
+    """Such a request is lost by the responder's host, not by the network; its metric says so."""
+    dropped = PROBER.metrics.index(PROBER_DROPPED)
+    sent = 0
+    full = bytes(60_000)
+    for _ in range(1000):  # of 60 kB each: more than any buffer that was asked for
+        pair.client.send(full)
+        sent += 1
+    for _ in range(sent // 64 + 1):  # as many as are read at once
+        pair.responder.on_input()
+    pair.send(b"one more, that brings the count")
+    assert pair.counters.get(dropped) > 0
+    assert pair.booked()[1] + pair.counters.get(dropped) == sent + 1

@@ -1,0 +1,148 @@
+"""The prober's event loop: when it wakes, what it reads then, and how few times a busy one wakes."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from exporter.probing.loop import FEW, SLOT_NS, Loop
+
+FAR = "127.0.0.3"
+
+
+class Reader:
+    """A socket that notes how late each packet was read, in ns, and how many times its handler was called."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((FAR, 0))
+        self._socket.setblocking(False)
+        self.address = self._socket.getsockname()
+        self.late: list[int] = []
+        self.calls = 0
+        self.last_late_ns = 0
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def on_input(self) -> None:
+        self.calls += 1
+        self.last_late_ns = self._loop.late_ns
+        while True:
+            try:
+                sent = int(self._socket.recv(64))
+            except BlockingIOError:
+                return
+            self.late.append(time.monotonic_ns() - sent)
+
+    on_error = on_output = on_input
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def reader(loop: Loop) -> Iterator[Reader]:
+    made = Reader(loop)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def running(loop: Loop) -> Iterator[Callable[[], None]]:
+    """Starts the loop in a thread; it is stopped in the end."""
+    thread = threading.Thread(target=loop.run)
+    yield thread.start
+    loop.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def send(reader: Reader, count: int, period: float) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(count):
+            sender.sendto(str(time.monotonic_ns()).encode(), reader.address)
+            time.sleep(period)
+
+
+def test_a_request_now_and_then_is_read_at_once(loop: Loop, reader: Reader, running: Callable[[], None]) -> None:
+    loop.watch_for_requests(reader)
+    running()
+    send(reader, 10, 0.1)
+    assert len(reader.late) == 10
+    assert sorted(reader.late)[5] < 5_000_000
+
+
+def test_many_requests_are_read_together_and_none_waits_long(
+    loop: Loop, reader: Reader, running: Callable[[], None]
+) -> None:
+    loop.watch_for_requests(reader)
+    running()
+    send(reader, 500, 0.002)
+    time.sleep(0.1)
+    assert len(reader.late) == 500
+    assert reader.calls < 250  # of 500 wakes; it looks fifty times a second
+    assert sorted(reader.late)[490] < 40_000_000
+
+
+def test_a_loop_that_was_busy_listens_again(loop: Loop, reader: Reader, running: Callable[[], None]) -> None:
+    loop.watch_for_requests(reader)
+    running()
+    send(reader, 100, 0.002)
+    time.sleep(0.3)
+    reader.late.clear()
+    send(reader, 5, 0.1)
+    assert sorted(reader.late)[2] < 5_000_000
+
+
+def test_answers_wait_for_the_slot_that_was_asked_for(loop: Loop, reader: Reader, running: Callable[[], None]) -> None:
+    loop.watch_for_answers(reader)
+    loop.look_by(loop.clock() + 300_000_000)
+    running()
+    send(reader, 5, 0.02)
+    assert reader.late == []
+    time.sleep(0.3 + FEW * SLOT_NS / 1e9)
+    assert len(reader.late) == 5
+    assert reader.calls == 1
+
+
+def test_what_need_not_be_exact_shares_slots(loop: Loop, running: Callable[[], None]) -> None:
+    slots: list[int] = []
+    now = loop.clock()
+    for number in range(40):
+        loop.at(now + number * 5_000_000, lambda: slots.append(loop.clock() // SLOT_NS), every=FEW)
+    running()
+    time.sleep(0.4)
+    assert len(slots) == 40
+    assert len(set(slots)) <= 200 // (FEW * 10) + 2
+
+
+def test_what_is_forgotten_is_not_read(loop: Loop, reader: Reader, running: Callable[[], None]) -> None:
+    loop.watch_for_answers(reader)
+    loop.forget(reader)
+    loop.forget(reader)
+    loop.look_by(loop.clock())
+    running()
+    send(reader, 1, 0.1)
+    assert reader.calls == 0
+
+
+def test_a_look_says_how_late_it_is(loop: Loop, reader: Reader, running: Callable[[], None]) -> None:
+    loop.watch_for_answers(reader)
+    loop.at(loop.clock() + 50_000_000, lambda: time.sleep(0.1))
+    loop.look_by(loop.clock() + 60_000_000)
+    running()
+    time.sleep(0.08)
+    send(reader, 1, 0.2)
+    assert reader.calls == 1
+    assert reader.last_late_ns > 20_000_000
