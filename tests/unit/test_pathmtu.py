@@ -102,7 +102,7 @@ class Probed:
         for _ in range(times):
             for path in self.paths:
                 self.udp.send(path, self.udp._flows[path.flow[:2]])
-            self.run(0.15)
+            self.run(0.25)
 
     def run(self, seconds: float) -> None:
         self.loop.after(seconds, self.loop.stop)
