@@ -20,6 +20,7 @@ from exporter.dnsconfig import Dns, dns_settings
 from exporter.otlp.settings import Otlp, check_otlp
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
+from exporter.underlay.settings import Underlay
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -90,6 +91,7 @@ class Config(_Section, frozen=True, kw_only=True):
     switches: Switches | None = None
     otlp: Otlp | None = None
     dns: Dns | None = None
+    underlay: Underlay | None = None
     sysfs: str = "/sys"
 
 
@@ -130,18 +132,44 @@ def read_config(path: Path | str) -> Config:
         dns = msgspec.structs.replace(config.dns, resolv_conf=str(base / config.dns.resolv_conf))
         dns_settings(dns, source)
         config = msgspec.structs.replace(config, dns=dns)
+    if config.underlay is not None:
+        config = msgspec.structs.replace(config, underlay=_resolve_underlay(config, config.underlay, base, source))
     if not config.rnics and config.topology is not None:
-        rnics = _rnics_of(config.host, config.topology, source, needed=config.probing is not None)
+        rnics = _rnics_of(
+            config.host, config.topology, source, needed=config.probing is not None or config.underlay is not None
+        )
         config = msgspec.structs.replace(config, rnics=rnics)
     if config.probing is not None and not config.rnics:
         raise ContractError(source, "nothing to probe from", "name the host's 'rnics', or a 'topology' that holds it")
     _check_rnics(config.rnics, source)
+    if config.underlay is not None and not config.underlay.devices:
+        for rnic in config.rnics:
+            if rnic.netdev is None:
+                problem = f"section 'underlay': {rnic.name!r} of {config.host} has no 'netdev' to look at"
+                raise ContractError(source, problem, "give it one, or list underlay.devices")
     known = {rnic.name for rnic in config.rnics}
     for number, workload in enumerate(config.workloads):
         for name in workload.rnics:
             if name not in known:
                 raise ContractError(source, f"field 'workloads[{number}].rnics': {name!r} is no RNIC of {config.host}")
     return config
+
+
+def _resolve_underlay(config: Config, underlay: Underlay, base: Path, source: str) -> Underlay:
+    """The section with whole paths; a plan without a key has that of ``probing``."""
+    if config.topology is None:
+        raise ContractError(source, "section 'underlay' finds links in a topology", "name the 'topology'")
+    own = config.probing.key_file if config.probing is not None else None
+    plans = []
+    for number, plan in enumerate(underlay.plans):
+        key_file = own if plan.key_file is None else str(base / plan.key_file)
+        if key_file is None:
+            raise ContractError(
+                source, f"field 'underlay.plans[{number}]' has no 'key_file'", "name that of its agents"
+            )
+        read_key(key_file)
+        plans.append(msgspec.structs.replace(plan, plan=str(base / plan.plan), key_file=key_file))
+    return msgspec.structs.replace(underlay, plans=tuple(plans))
 
 
 def _check_rnics(rnics: Sequence[Rnic], source: str) -> None:

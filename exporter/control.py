@@ -38,7 +38,7 @@ from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
 from exporter.planfile import PlanFile, own_part
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
-from exporter.records import RecordWriter
+from exporter.records import RecordWriter, to_csv, to_jsonl
 from exporter.results import ResultRing
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
 from exporter.server import Query, Response, Server, format_of, number_of
@@ -46,6 +46,9 @@ from exporter.snapshot import Snapshots
 from exporter.stopping import Stopping
 from exporter.store import Store
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
+from exporter.underlay.capture import require_capability
+from exporter.underlay.paths import NO_LINKS, OverlayPaths, underlay_settings
+from exporter.underlay.settings import Underlay, underlay_tables
 
 _GENERATION = CONTROL.metrics.index(PLAN_GENERATION)
 _EXPIRES = CONTROL.metrics.index(PLAN_EXPIRES)
@@ -78,14 +81,18 @@ class Exporter:
         self._plan: Plan | None = None
         self._plan_lapsed, self._plan_gone = False, False
         topology = read_topology(config.topology) if config.topology else None
-        fabric = Fabric(topology) if topology is not None else None
-        self._links = LinkJoin(fabric) if fabric is not None else None
-        self._mtu_limits = MtuLimitJoin(fabric, config.host, config.rnics)
+        self._fabric = Fabric(topology) if topology is not None else None
+        self._links = LinkJoin(self._fabric) if self._fabric is not None else None
+        self._mtu_limits = MtuLimitJoin(self._fabric, config.host, config.rnics)
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths = JobPaths()
         self._prober: Child | None = None
+        self._own_paths: frozenset[str] = frozenset()
+        self._overlay: OverlayPaths | None = None
         if config.probing is not None:
             self._start_prober(config, topology)
+        if config.underlay is not None and self._fabric is not None:
+            self._start_underlay(config, config.underlay, self._fabric)
         if config.switches is not None:
             self._start_poller(config, topology)
             if topology is not None:
@@ -126,6 +133,19 @@ class Exporter:
         self._prober = Child("exporter.probing.process", descriptors, msgspec.msgpack.encode(settings))
         self._stores.append(self._probed)
         self._children.append(self._prober)
+
+    def _start_underlay(self, config: Config, underlay: Underlay, fabric: Fabric) -> None:
+        require_capability()
+        devices = underlay.devices or [rnic.netdev for rnic in config.rnics if rnic.netdev is not None]
+        keys = [read_key(plan.key_file) for plan in underlay.plans if plan.key_file is not None]
+        settings = underlay_settings(underlay, devices, keys, fabric)
+        self._overlay = OverlayPaths(underlay, config.host, fabric)
+        self._outer_routes = Store(underlay_tables(underlay.max_flows))
+        self._tracer = Child(
+            "exporter.underlay.process", (self._outer_routes.descriptor,), msgspec.msgpack.encode(settings)
+        )
+        self._stores.append(self._outer_routes)
+        self._children.append(self._tracer)
 
     def _start_poller(self, config: Config, topology: Topology | None) -> None:
         switches = config.switches
@@ -219,14 +239,19 @@ class Exporter:
         if self._prober is not None:
             self._records.remember()
             self._follow_plan(self._prober)
+        if self._overlay is not None and self._overlay.follow(time.time(), self._own_paths):
+            self._tracer.tell(msgspec.msgpack.encode(self._overlay.flows))
+        if watched := [each for each in (self._plan_file, self._overlay) if each is not None]:
+            self._counters.begin()
+            self._counters.set(_REJECTED, sum(each.rejected for each in watched))
+            self._counters.set(_REFUSED, float(any(each.refused for each in watched)))
+            self._counters.end()
 
     def _follow_plan(self, prober: Child) -> None:
         """Hand on a new plan, or the end of one; a clock that was wrong and is set right brings it back."""
         if self._plan_file is None or self._config.probing is None:
             return
         changed = self._plan_file.changed()
-        self._counters.set(_REJECTED, self._plan_file.rejected)
-        self._counters.set(_REFUSED, float(self._plan_file.refused))
         plan, now = self._plan_file.plan, time.time()
         if plan is None:
             return
@@ -240,6 +265,7 @@ class Exporter:
             print(f"plan of job {plan.job} has expired: its paths are not probed", file=sys.stderr, flush=True)
         addresses = {address for rnic in self._config.rnics for address in (rnic.ip, *rnic.ips)}
         self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
+        self._own_paths = frozenset(target.path for target in self._plan.targets)
         self._job_paths.follow(self._plan)
         prober.tell(msgspec.msgpack.encode(self._plan))
         self._counters.begin()
@@ -259,12 +285,15 @@ class Exporter:
 
     def _joined(self) -> list[Series]:
         """Every family that is no column of a table; called with the lock on rendering."""
-        joined = list(self._fixed)
+        joined, links = list(self._fixed), NO_LINKS
         if self._prober is not None:
             joined.append(self._job_paths.series(self._probed))
             joined.append(self._mtu_limits.series(self._probed))
             if self._links is not None:
-                joined.append(self._links.series(self._probed))
+                links = self._links.series(self._probed)
+        if self._overlay is not None:
+            links = self._overlay.series(self._outer_routes, links)
+        joined.append(links)
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:
@@ -272,12 +301,14 @@ class Exporter:
         return Response(200, "text/csv; charset=utf-8", body)
 
     def _probe_records(self, query: Query) -> Response:
-        if self._prober is None:
+        if self._prober is None and self._overlay is None:
             return Response(404, "text/plain", b"this exporter does not probe\n")
         form, since = format_of(query, _RECORD_TYPES), number_of(query, "since", 0.0)
+        traced = self._overlay.records(self._outer_routes, time.time_ns()) if self._overlay is not None else ()
         if form == "jsonl":
-            return Response(200, _RECORD_TYPES[form], self._records.jsonl(since, self._plan))
-        text = self._records.csv(since, self._plan)
+            lines = to_jsonl(traced) if self._prober is None else self._records.jsonl(since, self._plan, traced)
+            return Response(200, _RECORD_TYPES[form], lines)
+        text = to_csv(traced) if self._prober is None else self._records.csv(since, self._plan, traced)
         if form == "csv":
             return Response(200, f"{_RECORD_TYPES[form]}; charset=utf-8", text)
         if not parquet.is_possible():

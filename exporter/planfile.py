@@ -56,13 +56,13 @@ def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> tuple[P
     if plan.expires > now:
         for target in plan.targets:
             if target.source_address in addresses:
-                targets += _one_per_port(target)
+                targets += one_per_port(target)
     if len(targets) > limit:  # cut over all pairs alike, not the last RNICs whole
         targets.sort(key=lambda target: zlib.crc32(target.path.encode()))
     return msgspec.structs.replace(plan, targets=tuple(targets[:limit])), max(len(targets) - limit, 0)
 
 
-def _one_per_port(target: Target) -> list[Target]:
+def one_per_port(target: Target) -> list[Target]:
     if len(target.source_ports) == 1:
         return [target]
     return [

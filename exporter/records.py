@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -80,23 +81,15 @@ class RecordWriter:
                 self._prune_at = len(labels) + _SLACK
             self._labels = labels
 
-    def csv(self, since: float, plan: Plan | None) -> bytes:
-        """Records of probes sent after ``since`` (Unix seconds), then a TRACEROUTE record per traced flow."""
+    def csv(self, since: float, plan: Plan | None, others: Iterable[Record] = ()) -> bytes:
+        """Records of probes sent after ``since`` (Unix seconds), a TRACEROUTE per traced flow, then ``others``."""
         with self._formatting:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._records(since, plan))
-            return text.getvalue().encode()
+            return to_csv(chain(self._records(since, plan), others))
 
-    def jsonl(self, since: float, plan: Plan | None) -> bytearray:
+    def jsonl(self, since: float, plan: Plan | None, others: Iterable[Record] = ()) -> bytearray:
         """The same, an object a line; what is optional and absent is left out."""
         with self._formatting:
-            lines, encoder = bytearray(), msgspec.json.Encoder()
-            for record in self._records(since, plan):
-                encoder.encode_into(ProbeRecord(**(_NEEDED | record)), lines, -1)  # type: ignore[arg-type]
-                lines += b"\n"
-            return lines
+            return to_jsonl(chain(self._records(since, plan), others))
 
     def _records(self, since: float, plan: Plan | None) -> Iterator[Record]:
         self.remember()
@@ -133,6 +126,22 @@ class RecordWriter:
         ends = (("src", "src_node_sn", "src_rnic"), ("dst", "dst_node_sn", "dst_rnic"))
         known = {f"{end}_real_ip": self._underlay.get((str(record[h]), str(record[r]))) for end, h, r in ends}
         return {name: address for name, address in known.items() if address}
+
+
+def to_csv(records: Iterable[Record]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
+
+
+def to_jsonl(records: Iterable[Record]) -> bytearray:
+    lines, encoder = bytearray(), msgspec.json.Encoder()
+    for record in records:
+        encoder.encode_into(ProbeRecord(**(_NEEDED | record)), lines, -1)  # type: ignore[arg-type]
+        lines += b"\n"
+    return lines
 
 
 def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:

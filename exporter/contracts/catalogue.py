@@ -28,7 +28,8 @@ DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
-    "traced paths": "those of `paths` that are not TCP and whose flow has a complete route",
+    "traced paths": "those of `paths` that are not TCP and whose flow has a complete route; with `underlay` "
+    "also those of the host's containers",
     "mtu paths": "those of `paths` that are probed at full size",
     "tcp paths": "those of `paths` that are TCP",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric",
@@ -37,7 +38,7 @@ SERIES_TERMS = {
     "probe types": "probe types of the planned paths, at most 3 (`udp`, `mtu`, `tcp`)",
     "resolvers": "DNS resolvers that the exporter asks, at most 8",
     "names": "names that it asks them for, at most 16",
-    "processes": "processes that the exporter starts, at most 2",
+    "processes": "processes that the exporter starts, at most 3",
     "switches": "switches that the exporter polls",
     "switch ports": "ports of these switches",
     "switch ends of links": "ports of these switches at an end of a link of the topology",
@@ -383,6 +384,62 @@ PATH_MTU_LIMIT = Table("path_mtu_limit", ("path", "kind", "hop"), ())
 PATH_MTU_LIMIT_INFO."""
 
 
+UNDERLAY_FLOWS = _self(
+    "underlay.flows",
+    "gauge",
+    "{flow}",
+    "Planned overlay flows of the host's containers whose outer tuple is looked for.",
+)
+UNDERLAY_LEARNT = _self("underlay.learnt_flows", "gauge", "{flow}", "Of these flows, those whose outer tuple is known.")
+UNDERLAY_LOOKING = _self(
+    "underlay.looking", "counter", "s", "Time for which the host looked at what leaves its devices."
+)
+UNDERLAY_SEEN = _self("underlay.seen", "counter", "{packet}", "Encapsulated probes seen, of the flows looked for.")
+UNDERLAY_REJECTED = _self(
+    "underlay.rejected",
+    "counter",
+    "{packet}",
+    "Packets that looked like encapsulated probes: of no flow, or without key.",
+)
+UNDERLAY_TRACES = _self("underlay.traces", "counter", "{trace}", "Traces of outer tuples that came to an end.")
+UNDERLAY_TRACES_INCOMPLETE = _self(
+    "underlay.traces.incomplete", "counter", "{trace}", "Those with a silent hop, or without the last switch."
+)
+UNDERLAY_PORTS_IN_USE = _self(
+    "underlay.ports_in_use",
+    "counter",
+    "{trace}",
+    "Traces left out: another socket of the host has the outer source port.",
+)
+UNDERLAY = _table(
+    "underlay",
+    (),
+    UNDERLAY_FLOWS,
+    UNDERLAY_LEARNT,
+    UNDERLAY_LOOKING,
+    UNDERLAY_SEEN,
+    UNDERLAY_REJECTED,
+    UNDERLAY_TRACES,
+    UNDERLAY_TRACES_INCOMPLETE,
+    UNDERLAY_PORTS_IN_USE,
+)
+UNDERLAY_ROUTE = Table(
+    "underlay_route",
+    (
+        "plan",
+        "source_address",
+        "source_port",
+        "destination_address",
+        "destination_port",
+        "source_vtep",
+        "destination_vtep",
+        "hops",
+    ),
+    (),
+)
+"""Route of the outer tuple per overlay flow; joined with the containers' plans and the topology into PATH_LINK_INFO."""
+
+
 def _dns(name: str, kind: Kind, unit: str, text: str) -> Metric:
     return Metric(f"fabric.dns.{name}", kind, unit, DNS_LABELS, text, "resolvers x names")
 
@@ -503,6 +560,7 @@ CATALOGUE: tuple[Metric, ...] = (
     DNS_ANSWERS,
     DNS_DURATION,
     *PROBER.metrics,
+    *UNDERLAY.metrics,
     *CONTROL.metrics,
     *CHILDREN.metrics,
     *OTLP.metrics,

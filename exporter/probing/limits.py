@@ -1,4 +1,4 @@
-"""How many packets a second each source may ask of us."""
+"""How many packets a second: what each source may ask of us, and what we may ask of each switch."""
 
 from __future__ import annotations
 
@@ -40,3 +40,39 @@ class SourceLimit:
         if len(self._buckets) > self._capacity:
             self._buckets.popitem(last=False)
         return allowed
+
+
+class Pace:
+    """When each of many may be asked the next time: the generic cell rate algorithm (ITU-T I.371), one cell a turn.
+
+    Each has ``per_second`` turns, of which it may save up ``burst``. Turns are given in the order they are taken, so
+    that none who waits has to ask again. Of more than ``capacity`` the least recently asked are forgotten. ``clock``
+    gives monotonic nanoseconds.
+    """
+
+    def __init__(
+        self,
+        per_second: float,
+        *,
+        burst: int = 1,
+        capacity: int = MAX_SOURCES,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._interval_ns = int(1e9 / per_second)
+        self._tolerance_ns = (burst - 1) * self._interval_ns
+        self._capacity = capacity
+        self._clock = clock
+        self._next_ns: OrderedDict[str, int] = OrderedDict()
+
+    def wait(self, name: str) -> float:
+        """Seconds until the next turn that is left; 0 when it is now."""
+        return max(self._next_ns.get(name, 0) - self._tolerance_ns - self._clock(), 0) / 1e9
+
+    def take(self, name: str) -> float:
+        """Take that turn and return how many seconds off it is. O(1)."""
+        wait = self.wait(name)
+        self._next_ns[name] = max(self._next_ns.get(name, 0), self._clock()) + self._interval_ns
+        self._next_ns.move_to_end(name)
+        if len(self._next_ns) > self._capacity:
+            self._next_ns.popitem(last=False)
+        return wait

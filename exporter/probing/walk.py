@@ -26,19 +26,27 @@ class Walk:
     out of ``ask``. ``on_end`` is called once, unless the walk is stopped before.
     """
 
-    __slots__ = ("_ask", "_asked", "_loop", "_max_hops", "_on_end", "_timer", "ended", "hops", "reached")
+    __slots__ = ("_ask", "_asked", "_last", "_loop", "_max_hops", "_on_end", "_timer", "ended", "hops", "reached")
 
     def __init__(
-        self, loop: Loop, ask: Callable[[int], float], on_end: Callable[[Walk], None], *, max_hops: int
+        self,
+        loop: Loop,
+        ask: Callable[[int], float],
+        on_end: Callable[[Walk], None],
+        *,
+        max_hops: int,
+        last: frozenset[str] = frozenset(),
     ) -> None:
+        """``last`` holds the addresses of routers behind which the destination is, where it does not answer itself."""
         self.hops: list[str | None] = []
         self.reached = False
-        """Whether the destination answered, which is no hop of its own."""
+        """Whether the destination answered, which is no hop of its own; or a router of ``last``."""
         self.ended = False
         self._loop = loop
         self._ask = ask
         self._on_end = on_end
         self._max_hops = max_hops
+        self._last = last
         self._asked = 0  # of the hop under way
         self._timer: Timer | None = None
 
@@ -96,8 +104,9 @@ class Walk:
             self._loop.cancel(self._timer)
         self.hops.append(address)
         self._asked = 0
+        self.reached = address in self._last
         gave_up = self.hops[-_SILENT_HOPS_GIVEN_UP:] == [None] * _SILENT_HOPS_GIVEN_UP
-        if gave_up or len(self.hops) >= self._max_hops:
+        if self.reached or gave_up or len(self.hops) >= self._max_hops:
             self._end()
         else:
             self._send()

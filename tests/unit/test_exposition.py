@@ -34,6 +34,7 @@ from exporter.contracts.catalogue import (
     RTT_TABLE,
     SWITCH,
     SWITCH_PORT,
+    UNDERLAY,
     Metric,
     Table,
 )
@@ -42,7 +43,7 @@ from exporter.store import Store, column_count
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 DNS_TABLES = [DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE]
-TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, CONTROL, CHILDREN, OTLP]
+TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, UNDERLAY, CONTROL, CHILDREN, OTLP]
 INFO = [PATH_LINK_INFO, PATH_MTU_LIMIT_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO]
 
 

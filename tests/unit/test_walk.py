@@ -116,3 +116,19 @@ def test_a_stopped_walk_says_nothing_and_holds_no_timer(clock: Clock) -> None:
     asked.walk.on_destination()
     clock.pass_by(5)
     assert (asked.limits, asked.ends) == ([1], [])
+
+
+def test_a_router_behind_which_the_destination_keeps_silent_is_the_last_one_asked() -> None:
+    clock, limits, ends = Clock(), list[int](), list[Walk]()
+
+    def ask(hop_limit: int) -> float:
+        limits.append(hop_limit)
+        return 0.0
+
+    walk = Walk(clock.loop, ask, ends.append, max_hops=8, last=frozenset({"c", "d"}))
+    walk.start()
+    for address in ("a", "b", "c"):
+        walk.on_hop(address)
+    assert ends == [walk]
+    assert walk.complete
+    assert (walk.hops, limits) == (["a", "b", "c"], [1, 2, 3])

@@ -1,0 +1,80 @@
+"""The underlay process: learns outer tuples and traces them, for the flows that the control process sends down a pipe.
+
+Started as ``python -m exporter.underlay.process STORE CONTROL`` with two descriptors. It is no part of the prober: what
+it does comes in bursts, which would be seen in round trips, and it alone may look at packets. It ends when the pipe
+closes.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+
+import msgspec
+
+from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE
+from exporter.messages import receive_message
+from exporter.probing.loop import Loop
+from exporter.store import Store
+from exporter.underlay.learning import Learner
+from exporter.underlay.looks import Looks
+from exporter.underlay.settings import OverlayFlow, UnderlaySettings, underlay_tables
+from exporter.underlay.tracing import UnderlayTracer
+
+
+class UnderlayProcess:
+    def __init__(self, settings: UnderlaySettings, store: Store, control: socket.socket) -> None:
+        store.clear()
+        self._control = control
+        self._loop = Loop()
+        counters = store.writer(UNDERLAY).add(())
+        self._learner = Learner(settings.port, settings.tenants, self._loop.clock)
+        self._tracer = UnderlayTracer(self._loop, settings, store.writer(UNDERLAY_ROUTE), counters)
+        self._looks = Looks(
+            self._loop,
+            self._learner,
+            counters,
+            devices=settings.devices,
+            port=settings.port,
+            period_seconds=settings.trace_period_seconds,
+        )
+        self._loop.watch(self)
+
+    def run(self) -> None:
+        self._loop.run()
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def on_input(self) -> None:
+        message = receive_message(self._control)
+        if message is None:
+            self._loop.stop()  # the control process is gone: so are we
+            return
+        flows = msgspec.msgpack.decode(message, type=list[OverlayFlow])
+        self._learner.follow(flows)
+        self._tracer.follow(self._learner.flows)
+        self._looks.follow(max((flow.period_seconds for flow in flows), default=0.0))
+
+    def on_error(self) -> None:
+        self._loop.stop()
+
+    def on_output(self) -> None:
+        """Never asked for."""
+
+
+def main() -> None:
+    store_descriptor, control_descriptor = map(int, sys.argv[1:3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the control process' to handle
+    control = socket.socket(fileno=control_descriptor)
+    first = receive_message(control)
+    if first is None:
+        return
+    settings = msgspec.msgpack.decode(first, type=UnderlaySettings)
+    store = Store(underlay_tables(settings.max_flows), store_descriptor)
+    UnderlayProcess(settings, store, control).run()
+
+
+if __name__ == "__main__":
+    main()
