@@ -10,6 +10,7 @@ from exporter.contracts.catalogue import (
     DNS_DURATION_TABLE,
     DNS_RCODES,
     PATH,
+    PATH_MTU_LIMIT,
     PROBER,
     ROUTE,
     RTT_TABLE,
@@ -58,6 +59,7 @@ def prober_tables(max_paths: int, dns: DnsSettings | None = None) -> list[tuple[
     """Tables of the prober's store with their capacities; both processes lay the memory out by this."""
     # A histogram has a path that books to it, or is about to go because the plan just changed.
     tables = [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), (PROBER, 1), (ROUTE, max_paths)]
+    tables.append((PATH_MTU_LIMIT, max_paths))
     if dns is not None:
         resolvers, names = len(dns.resolvers), len(dns.names)
         tables.append((DNS, resolvers * names))

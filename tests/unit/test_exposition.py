@@ -28,6 +28,7 @@ from exporter.contracts.catalogue import (
     PATH,
     PATH_INFO,
     PATH_LINK_INFO,
+    PATH_MTU_LIMIT_INFO,
     PROBER,
     RNIC,
     RNIC_INFO,
@@ -46,7 +47,9 @@ from exporter.store import Store, column_count
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 DNS_TABLES = [DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE]
 TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, UNDERLAY, CONTROL, CHILDREN, OTLP]
-INFO = [PATH_LINK_INFO, PATH_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO, LINKS_POSSIBLE, LINKS_COVERED]
+INFO = [
+    PATH_LINK_INFO, PATH_INFO, PATH_MTU_LIMIT_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO, LINKS_POSSIBLE, LINKS_COVERED,
+]  # fmt: skip
 
 
 def rendered() -> str:
