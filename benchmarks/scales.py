@@ -88,5 +88,6 @@ def _answer_and_trace_all(prober: Prober) -> None:
         path.book_sent()
         path.book_answer(15_000, 10**9)
         path.book_reported_mtu(9000)
+        prober._path_mtu.on_answer(path)
     for flow in prober._tracer._flows.values():
         prober._tracer._replace(flow, list(route(flow.key[0], flow.key[1], flow.key[2])))

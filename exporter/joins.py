@@ -17,13 +17,15 @@ from exporter.contracts.catalogue import (
     PATH,
     PATH_INFO,
     PATH_LINK_INFO,
+    PATH_MTU_LIMIT,
+    PATH_MTU_LIMIT_INFO,
     RNIC_INFO,
     ROUTE,
     TRACE_LAST_HOP_INFO,
     Table,
 )
 from exporter.contracts.fabric import Fabric
-from exporter.contracts.names import split_port
+from exporter.contracts.names import port_id, split_port
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Rnic, Topology
 from exporter.exposition import Series
@@ -177,6 +179,24 @@ class PathInfo(_Join):
                 ],
             )
         ]
+
+
+class MtuLimitJoin(_Join):
+    """Names what limits the paths below their MTU promise: the hop's port or RNIC, or its address if it is unknown."""
+
+    def __init__(self, fabric: Fabric | None, host: str, rnics: Iterable[Rnic]) -> None:
+        """``rnics`` are those of ``host``, from which the paths start."""
+        super().__init__(PATH_MTU_LIMIT)
+        self._fabric = fabric
+        self._own = {address: port_id(host, rnic.name) for rnic in rnics for address in (rnic.ip, *rnic.ips)}
+
+    def _name(self, hop: str) -> str:
+        located = self._fabric.locate(hop) if self._fabric is not None else None
+        return self._own.get(hop) or located or hop
+
+    def _make(self, store: Store) -> list[Series]:
+        rows = [row.labels for row in store.read(PATH_MTU_LIMIT)]
+        return [Series(PATH_MTU_LIMIT_INFO, [((path, kind, self._name(hop)), 1.0) for path, kind, hop in rows])]
 
 
 class JobPaths(_Join):

@@ -35,6 +35,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     path_losses: int = 2
     link_votes: int = 2
     mtu_loss_ratio: float = 0.4
+    roce_packet_bytes: int = 4160
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,7 @@ def job_rules(job: str, thresholds: Thresholds, runbooks: str = RUNBOOKS) -> Map
             path_losses=thresholds.path_losses,
             link_votes=thresholds.link_votes,
             mtu_loss_ratio=thresholds.mtu_loss_ratio,
+            roce_packet_bytes=thresholds.roce_packet_bytes,
             for_link=times.for_,
         )
     )

@@ -30,6 +30,7 @@ SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
     "traced paths": "those of `paths` whose flow has a complete route, or is sprayed; with `underlay` also those of "
     "its containers",
+    "mtu paths": "those of `paths` that are probed at full size",
     "tcp paths": "those of `paths` that are TCP",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric; sprayed, all it may cross",
     "rnics": "RNICs of the host",
@@ -99,8 +100,8 @@ def _table(
     return Table(name, labels, metrics, hidden, counts_from_zero)
 
 
-def _path(name: str, kind: Kind, unit: str, text: str) -> Metric:
-    return Metric(f"fabric.path.{name}", kind, unit, PATH_LABELS, text, "paths")
+def _path(name: str, kind: Kind, unit: str, text: str, series: str = "paths") -> Metric:
+    return Metric(f"fabric.path.{name}", kind, unit, PATH_LABELS, text, series)
 
 
 PROBES_SENT = _path("probes.sent", "counter", "{probe}", "Probes sent on the path.")
@@ -130,6 +131,17 @@ ROUTE_HASH = _path(
     "gauge",
     "",
     "Hash of the hops of the last complete trace, 52 bits: the same number is the same route. Frozen while it fails.",
+)
+PATH_MTU_FOUND = _path(
+    "mtu",
+    "gauge",
+    "By",
+    "Largest IP packet shown to pass on the way there: the promise while it does, else what a search found; "
+    "absent before, and where small packets fail as well.",
+    "mtu paths",
+)
+PATH_MTU_PROMISED = _path(
+    "mtu.promised", "gauge", "By", "IP packet size that the plan says the path passes.", "mtu paths"
 )
 ROUTE_CHANGES = _path(
     "route.changes", "counter", "{change}", "Changes of the path's route, without those of a sprayed flow."
@@ -169,6 +181,8 @@ PATH = _table(
     LAST_REPLY,
     RESPONDER_RESTARTS,
     PATH_MTU,
+    PATH_MTU_FOUND,
+    PATH_MTU_PROMISED,
     ROUTE_CHANGES,
     ROUTE_HASH,
     TCP_SYN_RETRANSMITS,
@@ -215,6 +229,15 @@ PATH_INFO = Metric(
     ("path", "dscp", "source_port"),
     "1 for each path that is probed, with the DSCP of its traffic class (0 is the default class) and its source port.",
     "paths",
+)
+PATH_MTU_LIMIT_INFO = Metric(
+    "fabric.path.mtu.limit.info",
+    "gauge",
+    "",
+    ("path", "kind", "hop"),
+    "1 for each path whose found MTU is below its promise: black_hole (larger packets vanish without a word), "
+    "frag_needed (the router hop said so) or local (hop is the RNIC that probes, whose own interface is smaller).",
+    "mtu paths",
 )
 JOB_PATH_INFO = Metric(
     "fabric.job.path.info",
@@ -408,6 +431,9 @@ ROUTE = Table(
 
 FAILING_TRACE = Table("failing_trace", ("path_row", "hops", "last_hop", "outcome"), ())
 """Last trace of each path that loses probes, by the identity of its row in PATH; becomes TRACE_LAST_HOP_INFO."""
+PATH_MTU_LIMIT = Table("path_mtu_limit", ("path", "kind", "hop"), ())
+"""What limits each path that fails its promise, ``hop`` as an address; joined with the topology into
+PATH_MTU_LIMIT_INFO."""
 
 
 UNDERLAY_FLOWS = _self(
@@ -577,6 +603,7 @@ CATALOGUE: tuple[Metric, ...] = (
     PATH_LINK_INFO,
     TRACE_LAST_HOP_INFO,
     PATH_INFO,
+    PATH_MTU_LIMIT_INFO,
     JOB_PATH_INFO,
     LINK_INFO,
     RNIC_INFO,

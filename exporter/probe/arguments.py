@@ -16,7 +16,7 @@ _DESCRIPTION = """Probes paths from this host now, as the exporter would, and sh
 
 udp, mtu and trace need a running responder at the destination (fabric-exporter run) and its key; tcp measures the
 handshake with any TCP port, open or closed, and with a key the responder's echo. Exit code: 0 all destinations answered
-and are within the thresholds, 1 not so, 2 wrong usage."""
+and are within the thresholds (mtu: packets of the size pass), 1 not so, 2 wrong usage."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("destinations", nargs="+", metavar="DESTINATION", help="name or IPv4 address")
-    add("--type", choices=("udp", "tcp", "mtu", "trace"), default="udp", help="default: udp; mtu is udp at full size")
+    add(
+        "--type",
+        choices=("udp", "tcp", "mtu", "trace"),
+        default="udp",
+        help="default: udp; mtu is udp at full size, and finds what passes",
+    )
     add("--source", metavar="ADDRESS", help="address to probe from; default: the route's")
     add(
         "--source-port", action="append", type=_ports, default=[], metavar="PORT[,PORT|-PORT]",
@@ -49,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "-s", "--size", type=_whole(LEAST_BYTES, MOST_BYTES), metavar="BYTES",
-        help="whole IP packet; default: 92, for mtu the MTU of the interface",
+        help="whole IP packet; default: 92, for mtu the MTU of the interface, the most that it tries",
     )  # fmt: skip
     classes = parser.add_mutually_exclusive_group()
     classes.add_argument(

@@ -138,6 +138,8 @@ def notes(paths: Sequence[PathSummary]) -> list[str]:
     # No responder counts for tcp, whose refusals are answers.
     if closed := [path for path in paths if path.refused and path.lost_return is None]:
         lines.append(f"{label(closed, paths)}: the port is closed; this process timed its resets, some 0.1 ms high")
+    for found in sorted({str(path.path_mtu) for path in paths if path.path_mtu is not None and not path.path_mtu.kind}):
+        lines.append(f"{label([path for path in paths if str(path.path_mtu) == found], paths)}: {found}")
     lines += [
         f"{path.name}: echo on {path.echoes} of {path.answered} connections, min/median/p90/p99/max = {_spread(trips)}"
         for path in paths

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import ipaddress
 import socket
-import struct
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -16,14 +14,13 @@ from exporter.config import read_key
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import UDP_HEADERS, Target
 from exporter.probe.arguments import MOST_BYTES
+from exporter.probing.localmtu import local_mtu
 from exporter.probing.packet import PACKET_BYTES
-from exporter.probing.sockets import local_mtu
 from exporter.probing.tcp import SYN_RETRANSMIT_SECONDS
 
 Type = Literal["udp", "tcp", "mtu", "trace"]
 
 _ECT0 = 2
-_ADDRESS_MASK_MTU = (0x8915, 0x891B, 0x8921)  # SIOCGIFADDR, SIOCGIFNETMASK, SIOCGIFMTU
 _COUNT_OFF_TERMINAL = 10  # as of mtr --report: nobody is there to press Ctrl-C
 
 
@@ -102,7 +99,7 @@ def _target(options: argparse.Namespace, name: str, address: str, source: str, p
     elif options.size is not None:
         payload = options.size - UDP_HEADERS
     elif options.type == "mtu":
-        payload = min(_interface_mtu(source) or local_mtu(source, address) or 1500, MOST_BYTES) - UDP_HEADERS
+        payload = min(local_mtu(source, address) or 1500, MOST_BYTES) - UDP_HEADERS
     else:
         payload = PACKET_BYTES
     return Target(
@@ -147,29 +144,6 @@ def _source(given: str | None, name: str, address: str) -> str:
         except OSError as error:
             raise ContractError(name, error.strerror or str(error), "is there a route to it?") from error
         return str(sock.getsockname()[0])
-
-
-def _interface_mtu(address: str) -> int | None:
-    """MTU of the interface that has ``address`` or its network as the primary one.
-
-    Not the kernel's for the path: it may remember what a router reported, and a probe must tell what is so now.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for _, name in socket.if_nameindex():
-            own, mask, mtu = (_ask_interface(sock, name, request) for request in _ADDRESS_MASK_MTU)
-            if own and mask and mtu:
-                network = ipaddress.IPv4Network((socket.inet_ntoa(own[4:8]), socket.inet_ntoa(mask[4:8])), strict=False)
-                if ipaddress.IPv4Address(address) in network:
-                    return int.from_bytes(mtu[:4], sys.byteorder)
-    return None
-
-
-def _ask_interface(sock: socket.socket, name: str, request: int) -> bytes | None:
-    """What netdevice(7) keeps behind the name of an interface; None where there is nothing, as without an address."""
-    try:
-        return fcntl.ioctl(sock, request, struct.pack("16s24x", name.encode()))[16:]
-    except OSError:
-        return None
 
 
 def _bindable(kind: Type, source: str, port: int) -> int:

@@ -12,13 +12,15 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from exporter.contracts.catalogue import FAILING_TRACE, PATH, PROBER, ROUTE, RTT_TABLE
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_MTU_LIMIT, PROBER, ROUTE, RTT_TABLE
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Target
+from exporter.contracts.sizes import roce_path_mtu
 from exporter.probe.request import Request
-from exporter.probe.statistics import Outcome, PathSummary, Sample, Tally
+from exporter.probe.statistics import Outcome, PathMtu, PathSummary, Sample, Tally
 from exporter.probing.loop import Loop
 from exporter.probing.packet import Codec
+from exporter.probing.pathmtu import Limit, MtuSearcher
 from exporter.probing.paths import (
     LOST_RETURN,
     TCP_RESETS,
@@ -26,6 +28,7 @@ from exporter.probing.paths import (
     TCP_SYN_RETRANSMITS,
     Flow,
     Path,
+    packet_bytes,
 )
 from exporter.probing.settings import prober_tables
 from exporter.probing.tcp import Handshake
@@ -56,7 +59,7 @@ class ProbedPath(Path):
 
     __slots__ = (
         "_number", "_samples", "_under_way",
-        "echoes", "handshake", "mtu_reported", "socket", "tally", "unjudged", "unsent",
+        "echoes", "handshake", "mtu", "mtu_reported", "path_mtu", "socket", "tally", "unjudged", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +68,8 @@ class ProbedPath(Path):
         super().__init__(target, secrets.randbits(64), row, histogram, results)
         self.tally, self.echoes = Tally(), Tally()
         self.unsent = self.unjudged = 0
+        self.mtu: int | None = None
+        self.path_mtu: PathMtu | None = None
         self.mtu_reported: int | None = None
         self.socket: FlowSocket | None = None
         self.handshake: Handshake | None = None
@@ -121,6 +126,20 @@ class ProbedPath(Path):
         super().book_reported_mtu(mtu)
         self.mtu_reported = mtu
 
+    def book_mtu(self, mtu: int | None) -> None:
+        super().book_mtu(mtu)
+        self.mtu = mtu
+
+    def end_search(self, limit: Limit | None) -> None:
+        """The search of the MTU has ended: the MTU booked last is what it found."""
+        self.path_mtu = PathMtu(
+            bytes=self.mtu,
+            tried_bytes=packet_bytes(self.target),
+            kind=limit.kind if limit else None,
+            hop=(limit.hop or None) if limit else None,
+            roce_path_mtu=roce_path_mtu(self.mtu or 0),
+        )
+
     def leave_unjudged(self, time_ns: int) -> None:
         super().leave_unjudged(time_ns)
         self._take(time_ns)
@@ -168,6 +187,7 @@ class ProbedPath(Path):
             retransmits=int(self.row.get(TCP_RETRANSMITS)) if tcp else None,
             resets=int(self.row.get(TCP_RESETS)) if tcp else None,
             hops=self.tally.hops(target.destination_address) if traced else None,
+            path_mtu=self.path_mtu,
         )
 
 
@@ -197,6 +217,9 @@ class Session:
         ]
         self._by_flow = {path.flow: path for path in self.paths}
         self._untraced: set[Flow] = set()
+        limits = store.writer(PATH_MTU_LIMIT)
+        self._searcher = MtuSearcher(self._loop, self._udp, limits, request.timeout, self._on_search_end)
+        self._unsearched: set[Path] = set(self.paths) if request.type == "mtu" else set()
         tracer = None
         if request.type == "trace":
             # All flows at once, and again each interval: a person is waiting. 0.9 is the tracer's smallest spread.
@@ -224,6 +247,8 @@ class Session:
                 raise ContractError("--source-port", f"{port} of {source}: {error.strerror or error}") from error
             if tracer is not None:
                 tracer.add(path, UdpCarrier(traces, path.flow, path.target.traffic_class, path.socket))
+            if request.type == "mtu":
+                self._searcher.add(path, path.socket)
 
     def start(self) -> None:
         sys.setswitchinterval(_SWITCH_SECONDS)
@@ -250,6 +275,8 @@ class Session:
             first = self._loop.clock() + _START_NS
             for place, path in enumerate(self.paths):
                 self._fire_at(path, first + place * period_ns // len(self.paths), period_ns)
+            for unsearched in list(self._unsearched):
+                self._searcher.search(unsearched)
             self._look()
             self._loop.run()
             for path in self.paths:
@@ -266,6 +293,10 @@ class Session:
         hops = [*walk.hops, flow.destination_address] if walk.reached else walk.hops
         self._by_flow[flow].tally.add_trace(hops, walk.rtts_ns)
         self._untraced.discard(flow)
+
+    def _on_search_end(self, path: Path, limit: Limit | None) -> None:
+        self._by_flow[path.flow].end_search(limit)
+        self._unsearched.discard(path)
 
     def _fire_at(self, path: ProbedPath, due_ns: int, period_ns: int) -> None:
         self._loop.at(due_ns, lambda: self._fire(path, due_ns, period_ns))
@@ -289,8 +320,8 @@ class Session:
         self._fire_at(path, due_ns, period_ns)
 
     def _look(self) -> None:
-        traced = self._stopping or not self._untraced
-        if traced and all(self._finished(path) and path.settled for path in self.paths):
+        found = self._stopping or not (self._untraced or self._unsearched)
+        if found and all(self._finished(path) and path.settled for path in self.paths):
             self._loop.stop()
         else:
             self._loop.after(_LOOK_SECONDS, self._look)

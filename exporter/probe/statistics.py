@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from exporter.probe.units import seconds
+from exporter.probing.pathmtu import Kind
 
 Outcome = Literal["answered", "lost", "refused"]
 
@@ -74,6 +75,34 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True):
     """With the router's time to answer, for which it has no haste: only what later hops share is the path's."""
 
 
+class PathMtu(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search found of a path's MTU. Sizes are of whole IP packets, in bytes."""
+
+    bytes: int | None
+    """The largest that passes; None where small packets fail as well (then it is loss, not MTU) or nobody can tell."""
+    tried_bytes: int
+    """What was asked for: nothing larger is tried."""
+    kind: Kind | None
+    """Why larger ones do not pass: they vanish, a router said so, or this host's interface is smaller."""
+    hop: str | None
+    """Who said so: the router, or our own address."""
+    roce_path_mtu: int
+    """The largest RoCE path MTU whose packets pass, 256 to 4096; 0 when none does."""
+
+    def __str__(self) -> str:
+        if self.bytes is None:
+            return "no MTU was found: most small packets are lost as well, or this host was too busy to tell"
+        roce = f"RoCE fits at path MTU {self.roce_path_mtu}" if self.roce_path_mtu else "RoCE fits at no path MTU"
+        if self.kind is None:
+            return f"packets of {self.bytes} bytes pass; {roce}"
+        why = {
+            "black_hole": "larger ones vanish without a word (black hole)",
+            "frag_needed": f"{self.hop} said that larger ones are too large (frag needed)",
+            "local": "this host's own interface takes none larger",
+        }[self.kind]
+        return f"packets of at most {self.bytes} bytes pass, not {self.tried_bytes}: {why}; {roce}"
+
+
 class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A path and its numbers so far."""
 
@@ -111,6 +140,8 @@ class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Connections reset after their handshake."""
     hops: tuple[Hop, ...] | None
     """Only for trace."""
+    path_mtu: PathMtu | None = None
+    """Only for mtu, once its search has ended."""
 
     @property
     def name(self) -> str:

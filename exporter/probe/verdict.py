@@ -36,6 +36,8 @@ def _why(request: Request, path: PathSummary) -> str:
         )
     if not path.lost:
         return "no probe was sent" + (" (this host could not: is a firewall in the way?)" if path.unsent else "")
+    if path.path_mtu is not None and path.path_mtu.kind is not None:
+        return str(path.path_mtu)
     if path.mtu_reported_bytes is not None:
         return f"too large: the path reports an MTU of {path.mtu_reported_bytes} bytes (try a smaller --size)"
     if request.type == "tcp":
@@ -49,6 +51,8 @@ def _why(request: Request, path: PathSummary) -> str:
 def _beyond_thresholds(request: Request, paths: Sequence[PathSummary]) -> list[str]:
     lines = []
     for path in paths:
+        if path.answered and path.path_mtu is not None and path.path_mtu.kind is not None:
+            lines.append(f"{path.name}: {path.path_mtu}")
         limit, lost = request.max_lost_ratio, path.lost_ratio
         if path.answered and limit is not None and lost is not None and lost > limit:
             lines.append(f"{path.name}: lost {percent(lost)}, more than the {percent(limit)} allowed")

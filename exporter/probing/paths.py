@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from exporter.contracts.catalogue import PATH, RTT_BUCKETS
-from exporter.contracts.plan import Target
+from exporter.contracts.plan import UDP_HEADERS, Target
+from exporter.probing.packet import PACKET_BYTES
 from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, ResultRing
 from exporter.store import RowWriter
 
@@ -22,6 +23,8 @@ RTT_LAST = _COLUMN["rtt"]
 LAST_REPLY = _COLUMN["last_reply.timestamp"]
 RESTARTS = _COLUMN["responder.restarts"]
 MTU_REPORTED = _COLUMN["mtu.reported"]
+MTU = _COLUMN["mtu"]
+MTU_PROMISED = _COLUMN["mtu.promised"]
 ROUTE_CHANGES = _COLUMN["route.changes"]
 ROUTE_HASH = _COLUMN["route.hash"]
 TCP_SYN_RETRANSMITS = _COLUMN["tcp.syn.retransmits"]
@@ -47,6 +50,11 @@ class Flow(NamedTuple):
     @property
     def destination(self) -> tuple[str, int]:
         return (self.destination_address, self.destination_port)
+
+
+def packet_bytes(target: Target) -> int:
+    """The IP packet that a UDP probe of the target is: a small payload is filled up to the probe's own header."""
+    return max(target.payload_bytes, PACKET_BYTES) + UDP_HEADERS
 
 
 def flow_of(target: Target) -> Flow:
@@ -94,6 +102,8 @@ class Path:
         counts = (LOST_RETURN,) if target.probe == "tcp" else (TCP_SYN_RETRANSMITS, TCP_RETRANSMITS, TCP_RESETS)
         for column in counts:
             row.set(column, math.nan)
+        if target.probe == "mtu":
+            row.set(MTU_PROMISED, packet_bytes(target))
 
     def follow(self, target: Target, histogram: RowWriter) -> None:
         """Serve another job or role from now on; everything known of the path stays."""
@@ -213,6 +223,12 @@ class Path:
     def book_reported_mtu(self, mtu: int) -> None:
         self.row.begin()
         self.row.set(MTU_REPORTED, mtu)
+        self.row.end()
+
+    def book_mtu(self, mtu: int | None) -> None:
+        """The largest IP packet shown to pass; None while that is not known."""
+        self.row.begin()
+        self.row.set(MTU, float("nan") if mtu is None else mtu)
         self.row.end()
 
     def book_route(self, route_hash: float, *, changed: bool) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from exporter.contracts.catalogue import (
     FAILING_TRACE,
+    PATH_MTU_LIMIT,
     PROBER,
     PROBER_DROPPED,
     PROBER_LATE,
@@ -41,6 +42,7 @@ from exporter.probing.dns import DnsProber
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
 from exporter.probing.packet import Codec
+from exporter.probing.pathmtu import MtuSearcher
 from exporter.probing.paths import Path
 from exporter.probing.phase import next_due, phases, slots_apart
 from exporter.probing.registration import Registration
@@ -117,6 +119,8 @@ class Prober:
             spraying=settings.spraying,
         )
         self._udp_traces = UdpTraces(self._udp)
+        limits = store.writer(PATH_MTU_LIMIT)
+        self._path_mtu = MtuSearcher(self._loop, self._udp, limits, settings.timeout_seconds)
         self._registration = Registration(self._loop, self._udp, self._start_all)
         self._probing: dict[str, _Probing] = {}
         self._phases: dict[str, float] = {}
@@ -242,6 +246,8 @@ class Prober:
             print(f"cannot probe {target.path}: {error}", file=sys.stderr, flush=True)
             return None
         path = Path(target, secrets.randbits(64), row, histogram, self._results)
+        if flow is not None and target.probe == "mtu":
+            self._path_mtu.add(path, flow)
         period_ns = int(target.period_seconds * 1e9)
         due = next_due(self._phases[target.path], period_ns, self._loop.clock(), time.time_ns())
         thinning = Thinning(self._shares[target.path], zlib.crc32(target.path.encode()) / 2**32)
@@ -274,6 +280,7 @@ class Prober:
             self._loop.cancel(probing.timer)
         self._tracer.remove(path)
         if probing.flow is not None:
+            self._path_mtu.remove(path)
             self._udp.release(probing.flow)
         if probing.handshake is not None:
             probing.handshake.abandon()

@@ -11,6 +11,7 @@ from exporter.contracts.catalogue import (
     DNS_RCODES,
     FAILING_TRACE,
     PATH,
+    PATH_MTU_LIMIT,
     PROBER,
     ROUTE,
     RTT_TABLE,
@@ -60,13 +61,8 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
 def prober_tables(max_paths: int, dns: DnsSettings | None = None) -> list[tuple[Table, int]]:
     """Tables of the prober's store with their capacities; both processes lay the memory out by this."""
     # A histogram has a path that books to it, or is about to go because the plan just changed.
-    tables = [
-        (PATH, max_paths),
-        (RTT_TABLE, 2 * max_paths),
-        (PROBER, 1),
-        (ROUTE, max_paths),
-        (FAILING_TRACE, max_paths),
-    ]
+    tables = [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), (PROBER, 1)]
+    tables += [(table, max_paths) for table in (ROUTE, FAILING_TRACE, PATH_MTU_LIMIT)]
     if dns is not None:
         resolvers, names = len(dns.resolvers), len(dns.names)
         tables.append((DNS, resolvers * names))

@@ -6,7 +6,6 @@ IP_MTU_DISCOVER). Python's socket module lacks most of these constants.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 import struct
@@ -246,12 +245,3 @@ def _icmp_kind(icmp_type: int, code: int) -> Literal["time_exceeded", "too_big",
     if icmp_type == _ICMP_UNREACHABLE and code == _CODE_PORT_UNREACHABLE:
         return "refused"
     return "unreachable"
-
-
-def local_mtu(address: str, destination: str) -> int | None:
-    """MTU of the route that ``address`` uses towards ``destination``, as the kernel knows it (IP_MTU, ip(7))."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((address, 0))
-        sock.connect((destination, 9))
-        return int(sock.getsockopt(socket.IPPROTO_IP, 14))
-    return None

@@ -17,15 +17,15 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
+from exporter.probing.localmtu import local_mtu
 from exporter.probing.loop import FEW, LATE_NS, SLOT_NS, Loop
-from exporter.probing.packet import PACKET_BYTES, REPLY, REQUEST, Codec, Packet, quoted_sequence
-from exporter.probing.paths import Path
+from exporter.probing.packet import REPLY, REQUEST, Codec, Packet, quoted_sequence
+from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import (
     Datagram,
     IcmpError,
     TransmitTime,
     error_queue,
-    local_mtu,
     open_flow,
     receive,
     send_options,
@@ -68,6 +68,25 @@ class Registering(Protocol):
     """Where a flow socket hands what answers a greeting."""
 
     def on_reply(self, sequence: int, address: tuple[str, int]) -> bool: ...
+
+
+class MtuSearching(Protocol):
+    """Where the prober hands what tells the MTU of a path."""
+
+    def on_answer(self, path: Path) -> None: ...
+
+    def on_loss(self, path: Path, starved: bool) -> None: ...
+
+    def on_too_large_here(self, path: Path, mtu: int) -> None: ...
+
+    def on_too_big(self, flow: FlowSocket, error: IcmpError, path: Path | None) -> None: ...
+
+    def on_reply(self, sequence: int, address: tuple[str, int]) -> bool: ...
+
+
+def padded(packet: bytes, payload_bytes: int) -> list[bytes]:
+    """The parts of a datagram: a packet filled up with zeros."""
+    return [packet, _PADDING[: payload_bytes - len(packet)]] if payload_bytes > len(packet) else [packet]
 
 
 class FlowSocket:
@@ -119,7 +138,7 @@ class FlowSocket:
 
     def drain(self) -> None:
         """Take in all that waits, bounded: a flood must not hold the loop."""
-        self._read_errors(_DRAIN)
+        self._read_errors(_DRAIN, whole=True)
         self._receive(_DRAIN)
 
     def on_output(self) -> None:
@@ -128,17 +147,17 @@ class FlowSocket:
     def on_error(self) -> None:
         self._read_errors(_TIMES_AWAITED)  # all that may wait: a reply needs the transmit time of its probe
 
-    def _read_errors(self, limit: int) -> None:
+    def _read_errors(self, limit: int, *, whole: bool = False) -> None:
         for item in error_queue(self._socket, limit):
             if isinstance(item, TransmitTime):
                 probe = self._awaiting_time.pop(item.number, None)
                 # A count that has slipped would pair a probe with another's time: such a time lies far off.
                 if probe is not None and abs(item.sent_ns - probe.unix_ns) < _TIME_SLACK_NS + probe.sending_ns:
                     probe.kernel_ns = item.sent_ns
-                if not self._awaiting_time:
+                if not self._awaiting_time and not whole:
                     break  # an error that may follow is still there at the next look
             elif self._prober.tracing is None or not self._prober.tracing.on_icmp(self, item):
-                self._prober.on_icmp(item)
+                self._prober.on_icmp(self, item)
         if len(self._awaiting_time) > _TIMES_AWAITED:  # times that never came (a driver without support)
             self._awaiting_time.clear()
 
@@ -161,6 +180,7 @@ class UdpProber:
         self.on_dropped = on_dropped
         self.tracing: Tracing | None = None
         self.registration: Registering | None = None
+        self.path_mtu: MtuSearching | None = None
         self.codec = codec
         self._loop = loop
         self._on_starved = on_starved
@@ -203,9 +223,7 @@ class UdpProber:
         if options is None:
             options = self._options[target.traffic_class] = send_options(target.traffic_class)
         sequence = self.next_sequence()
-        parts = [self.codec.request(REQUEST, sequence, path.token)]
-        if target.payload_bytes > PACKET_BYTES:
-            parts.append(_PADDING[: target.payload_bytes - PACKET_BYTES])
+        parts = padded(self.codec.request(REQUEST, sequence, path.token), target.payload_bytes)
         probe = _Outstanding(path, flow, time.time_ns(), self._loop.clock(), self._loop.late_ns > LATE_NS)
         try:
             flow.send_probe(probe, parts, options)
@@ -226,13 +244,20 @@ class UdpProber:
         if error.errno == errno.EMSGSIZE:
             # Our own interface is smaller than what the path promises: the promise is broken here.
             mtu = local_mtu(path.target.source_address, path.target.destination_address)
-            if mtu is not None:
+            if mtu is not None and mtu < packet_bytes(path.target):  # else the socket repeats what a router said
                 path.book_reported_mtu(mtu)
+                if self.path_mtu is not None:
+                    self.path_mtu.on_too_large_here(path, mtu)
         elif error.errno not in _NO_ROUTE:  # ENOBUFS, EPERM, EAGAIN, ...: the host's trouble
             path.book_unsent()
             return
         path.book_sent()
-        path.book_loss(probe.unix_ns, probe.monotonic_ns)
+        self._book_loss(probe, probe.monotonic_ns, starved=False)
+
+    def _book_loss(self, probe: _Outstanding, now_ns: int, *, starved: bool) -> None:
+        probe.path.book_loss(probe.unix_ns, now_ns, starved)
+        if self.path_mtu is not None:
+            self.path_mtu.on_loss(probe.path, starved)
 
     def _expire(self) -> None:
         now = self._loop.clock()
@@ -269,7 +294,7 @@ class UdpProber:
             if starved:
                 self._on_starved(judged)
             if judged:
-                probe.path.book_loss(probe.unix_ns, now, starved)
+                self._book_loss(probe, now, starved=starved)
             else:
                 probe.path.leave_unjudged(probe.unix_ns)
 
@@ -279,9 +304,11 @@ class UdpProber:
             return
         probe = self._outstanding.get(packet.sequence)
         if probe is None:
-            traced = self.tracing is not None and self.tracing.on_reply(packet, datagram)
-            if not traced and self.registration is not None:
-                self.registration.on_reply(packet.sequence, datagram.address)
+            if self.tracing is not None and self.tracing.on_reply(packet, datagram):
+                return
+            for asked in (self.registration, self.path_mtu):
+                if asked is not None and asked.on_reply(packet.sequence, datagram.address):
+                    break
             return
         target = probe.path.target
         if (
@@ -299,16 +326,21 @@ class UdpProber:
         if starved:
             self._on_starved(True)
         probe.path.book_answer(max((rtt if measured else elapsed) - packet.delay, 0), probe.unix_ns, starved)
+        if self.path_mtu is not None:
+            self.path_mtu.on_answer(probe.path)
 
-    def on_icmp(self, error: IcmpError) -> None:
+    def on_icmp(self, flow: FlowSocket, error: IcmpError) -> None:
         sequence = quoted_sequence(error.quoted)
-        if sequence is None:
-            return
-        probe = self._outstanding.get(sequence)
-        if probe is None or error.destination[0] != probe.path.target.destination_address:
+        probe = None if sequence is None else self._outstanding.get(sequence)
+        if probe is not None and error.destination[0] != probe.path.target.destination_address:
             return
         if error.kind == "too_big":
-            probe.path.book_reported_mtu(error.mtu)  # booked as lost when its time is up
+            if probe is not None:
+                probe.path.book_reported_mtu(error.mtu)  # booked as lost when its time is up
+            if self.path_mtu is not None:
+                self.path_mtu.on_too_big(flow, error, None if probe is None else probe.path)
+        elif sequence is None or probe is None:
+            return
         elif error.kind == "refused" and error.offender == probe.path.target.destination_address:
             del self._outstanding[sequence]
             probe.path.book_refusal(probe.unix_ns)

@@ -16,6 +16,7 @@ from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import endpoint_id, path_id
 from exporter.contracts.plan import Plan, Target
+from exporter.contracts.sizes import VXLAN_OVERHEAD
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
 from lab.agents import Exporters, Sidecars
@@ -306,7 +307,7 @@ class Scene:
         traffic.write_bytes(encode(in_containers(self.job, self.design)))
         self.lab.daemon("traffic", [sys.executable, "-m", "lab.jobs.traffic", "--job", str(traffic)])
         self.probe("underlay", self.topology, self.exporters.plan, planning.Settings(), self._to_store())
-        inner_mtu = self.design.mtu - 50
+        inner_mtu = self.design.mtu - VXLAN_OVERHEAD
         self.probe("overlay", self.sidecars.topology, self.sidecars.plan, planning.Settings(mtu=inner_mtu))
 
     def record_lookups(self, file: Path) -> bool:

@@ -88,7 +88,14 @@ class Agent:
         return sum(self.metrics()[name].values())
 
     def probe(
-        self, destination: Host, rnic: Rnic, generation: int, probe: ProbeType = "udp", period_seconds: float = 0.05
+        self,
+        destination: Host,
+        rnic: Rnic,
+        generation: int,
+        probe: ProbeType = "udp",
+        period_seconds: float = 0.05,
+        *,
+        payload_bytes: int = 64,
     ) -> None:
         """Probe one RNIC from sixteen source ports, twenty times a second each."""
         targets = tuple(
@@ -101,7 +108,7 @@ class Agent:
                 destination_address=rnic.address,
                 source_ports=(port,),
                 traffic_class=0,
-                payload_bytes=64,
+                payload_bytes=payload_bytes,
                 period_seconds=period_seconds,
                 active=True,
                 destination_host=destination.name,

@@ -143,6 +143,7 @@ class Host:
             path.book_sent()
             path.book_answer(15_000, 10**9)
             path.book_reported_mtu(9000)
+            self.prober._path_mtu.on_answer(path)
             if path.target.probe == "tcp":
                 path.book_echo(20_000, 0)
         tracer = self.prober._tracer
@@ -168,6 +169,7 @@ class Host:
         targets = self.plan.targets if self.plan is not None else ()
         return dict.fromkeys(SERIES_TERMS, 0) | {
             "paths": len(targets),
+            "mtu paths": sum(target.probe == "mtu" for target in targets),
             "traced paths": len(targets),
             "tcp paths": sum(target.probe == "tcp" for target in targets),
             "links a path": 4,

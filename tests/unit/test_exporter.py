@@ -52,6 +52,9 @@ def test_udp_mtu_and_tcp_paths_are_answered(here: RunningExporter, there: Runnin
         assert 0 < rtt < 0.3
         buckets = here.value("fabric_rtt_seconds_count", probe=probe, src_rnic="r0", role="basic")
         assert 10 <= (buckets or 0) <= (here.value(SENT, path=path) or 0)
+    for name in ("fabric_path_mtu_bytes", "fabric_path_mtu_promised_bytes"):
+        assert {dict(labels)["path"]: size for labels, size in metrics[name].items()} == {"m": 9000}
+    assert "fabric_path_mtu_limit_info" not in metrics
     ((echoed, seconds),) = metrics["fabric_path_tcp_echo_rtt_seconds"].items()
     assert dict(echoed)["path"] == "t"
     assert 0 < seconds < 0.3

@@ -7,9 +7,9 @@ import json
 import msgspec
 import pytest
 
-from exporter.contracts.catalogue import FAILING_TRACE, PATH, ROUTE
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_MTU_LIMIT, ROUTE
 from exporter.contracts.topology import Rnic
-from exporter.joins import JobPaths, LastHops, LinkJoin, PathInfo, job_paths, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, job_paths, link_info, rnic_info
 from exporter.store import Store
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
 from tests.unit.test_plan_contract import PLAN, TARGET
@@ -102,6 +102,24 @@ def test_a_poller_names_the_ends_of_its_own_switches_only() -> None:
 
 def test_an_rnic_without_rail_or_device_leaves_the_labels_empty() -> None:
     assert list(rnic_info("h", [Rnic(name="r", ip="10.0.0.1")]).samples) == [(("h", "r", "", ""), 1.0)]
+
+
+def test_what_limits_a_path_is_named_by_port_or_rnic_and_by_its_address_where_nobody_knows_it() -> None:
+    made = Store([(PATH_MTU_LIMIT, 8)])
+    writer = made.writer(PATH_MTU_LIMIT)
+    limits = MtuLimitJoin(FABRIC, "h", [Rnic(name="r", ip="10.9.9.9")])
+    assert list(limits.series(made)[0].samples) == []
+    known = address(PORTS[0])
+    rows = [("a", "frag_needed", known), ("b", "frag_needed", "203.0.113.1"), ("c", "black_hole", "")]
+    writers = [writer.add(row) for row in [*rows, ("d", "local", "10.9.9.9")]]
+    named = ["", "203.0.113.1", PORTS[0], "h:r"]
+    (series,) = limits.series(made)
+    assert sorted(labels[2] for labels, _ in series.samples) == sorted(named)
+    assert limits.series(made)[0] is series, "renderers keep what they made of it"
+    for each in writers[1:]:
+        writer.remove(each)
+    assert [labels for labels, _ in limits.series(made)[0].samples] == [("a", "frag_needed", PORTS[0])]
+    assert [labels[2] for labels, _ in MtuLimitJoin(None, "h", []).series(made)[0].samples] == [known]
 
 
 def test_no_plan_is_no_job() -> None:

@@ -22,6 +22,7 @@ from exporter.contracts.catalogue import (
     OTLP,
     PATH,
     PATH_LINK_INFO,
+    PATH_MTU_LIMIT_INFO,
     PROBER,
     RNIC,
     RNIC_INFO,
@@ -91,7 +92,7 @@ def test_both_renderers_have_the_same_series_values_types_units_and_help(draw: r
     pushing.store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "udp", "[]"))
     joined = [
         Series(metric, [([f"{label}-{number}" for label in metric.labels], 1.0) for number in range(150)])
-        for metric in (PATH_LINK_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO)
+        for metric in (PATH_LINK_INFO, PATH_MTU_LIMIT_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO)
     ] + ProcessMetrics().series()
     text = Renderer().render([pushing.store], joined).decode()
     assert max(pushing.push(joined)) == 100  # split over requests

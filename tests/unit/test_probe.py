@@ -34,6 +34,7 @@ from exporter.probing.packet import REQUEST, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.tcpresponder import TcpResponder
 from exporter.store import Store
+from tests.unit.narrow import ROUTER, running
 
 NEAR, FAR, DEAD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 KEY = b"k" * 32
@@ -151,6 +152,39 @@ def test_full_size_probes_fill_the_interface(
     assert main(arguments(responder, key_file, "--type", "mtu", "--json")) == 0
     mtu = int(Path("/sys/class/net/lo/mtu").read_text())
     assert json.loads(capsys.readouterr().out)["packet_bytes"] == min(mtu, 65535)
+
+
+def test_what_passes_is_said_and_whether_roce_does(
+    responder: Responding, key_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(responder, key_file, "--type", "mtu", "--size", "4200", "-c", "1")) == 0
+    assert f"\n{FAR}: packets of 4200 bytes pass; RoCE fits at path MTU 4096\n" in capsys.readouterr().out
+    assert main(arguments(responder, key_file, "--type", "mtu", "--size", "4159", "-c", "1")) == 0
+    assert f"\n{FAR}: packets of 4159 bytes pass; RoCE fits at path MTU 2048\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        (None, "larger ones vanish without a word (black hole)"),
+        (1500, f"{ROUTER} said that larger ones are too large (frag needed)"),
+    ],
+)
+def test_the_largest_size_that_passes_is_found_with_who_said_so(
+    says: int | None, why: str, key_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["-c", "2", "-i", "0.05", "--timeout", "0.1", "--key-file", key_file, "--size", "9000"]
+    with running() as network:
+        network.mtu, network.says = 1500, says
+        probe = ["probe", FAR, "--source", NEAR, "--port", str(network.port), "--type", "mtu", *options]
+        assert main(probe) == 1
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == (f"{FAR}: packets of at most 1500 bytes pass, not 9000: {why}; RoCE fits at path MTU 1024")
+        assert main([*probe, "--json"]) == 1
+        (path,) = json.loads(capsys.readouterr().out)["paths"]
+        kind, hop = ("black_hole", None) if says is None else ("frag_needed", ROUTER)
+        found = {"bytes": 1500, "tried_bytes": 9000, "kind": kind, "hop": hop, "roce_path_mtu": 1024}
+        assert path["path_mtu"] == found
 
 
 def test_json_lines_are_one_a_probe_and_the_document_as_the_last(

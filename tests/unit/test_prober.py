@@ -210,9 +210,18 @@ def test_a_handshake_under_way_books_nothing_on_the_row_of_a_later_path(prober: 
             one.close()
 
 
-def forge_icmp(kind: int, code: int, source: tuple[str, int], destination: tuple[str, int], mtu: int = 0) -> None:
+def forge_icmp(
+    kind: int,
+    code: int,
+    source: tuple[str, int],
+    destination: tuple[str, int],
+    mtu: int = 0,
+    *,
+    payload: bytes = bytes(64),
+    router: str | None = None,
+) -> None:
     """Send the kernel an ICMP error that quotes a datagram of ours, as a router on the way would."""
-    udp = struct.pack("!HHHH", source[1], destination[1], 72, 0) + bytes(64)
+    udp = struct.pack("!HHHH", source[1], destination[1], 8 + len(payload), 0) + payload
     ip = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0x4000, 64, 17, 0,
         socket.inet_aton(source[0]), socket.inet_aton(destination[0]),
@@ -228,7 +237,7 @@ def forge_icmp(kind: int, code: int, source: tuple[str, int], destination: tuple
     except PermissionError:
         pytest.skip("forging an ICMP error needs CAP_NET_RAW")
     with raw:
-        raw.bind((destination[0], 0))
+        raw.bind((router or destination[0], 0))
         raw.sendto(body, (source[0], 0))
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.names import link_id
+from exporter.contracts.sizes import roce_packet_bytes
 from skeleton_service.ruleset import Thresholds, job_rules, read_thresholds, rule_file_name, timing
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
@@ -67,6 +68,7 @@ class Vote:
     def __init__(self, *probes: str, shares: dict[str, dict[str, float]] | None = None) -> None:
         self.shares = shares or {path: dict.fromkeys(links(path), 1.0) for path in SPINE}
         self.loss: dict[tuple[str, str], tuple[float, float]] = {}
+        self.mtus: dict[str, tuple[int, int, str, str]] = {}
         for probe in probes or ("udp",):
             self.lose(probe, SPINE, 0)
 
@@ -74,6 +76,12 @@ class Vote:
         """``ratio`` of the probes is lost, of which ``back`` (a share of all) on the way back."""
         for path in paths:  # type: ignore[attr-defined]
             self.loss[probe, path] = (ratio, back)
+        return self
+
+    def find(self, paths: object, mtu: int, kind: str = "", hop: str = "", promise: int = 9000) -> Vote:
+        """What the search found on these full-size paths: the promise, or less and what limits it."""
+        for path in paths:  # type: ignore[attr-defined]
+            self.mtus[path] = (mtu, promise, kind, hop)
         return self
 
     def series(self) -> list[dict[str, str]]:
@@ -100,13 +108,25 @@ class Vote:
                 # The same again from a second exporter instance: an overlap must not become many-to-many.
                 for instance in ("x", "y"):
                     add("fabric_path_link_info", {"path": name, "link": link, "instance": instance}, f"{share}x40")
+        for path, (mtu, promise, kind, hop) in self.mtus.items():
+            # Twice, as from a pair of replicas.
+            for instance in ("x", "y"):
+                labels = {"path": f"{path}/mtu", "instance": instance}
+                add("fabric_path_mtu_bytes", labels, f"{mtu}x40")
+                add("fabric_path_mtu_promised_bytes", labels, f"{promise}x40")
+                if kind:
+                    more = {"kind": kind} | ({"hop": hop} if hop else {})
+                    add("fabric_path_mtu_limit_info", labels | more, "1x40")
         return made
 
     def alerts(self, directory: Path, at: str = "5m") -> list[tuple[dict[str, str], dict[str, str]]]:
         """(labels, annotations) of everything that fires at ``at``, as promtool reports it."""
         for name, text in job_rules(JOB, Thresholds(), RUNBOOKS).items():
             (directory / name).write_text(text)
-        names = ("FabricLinkLoss", "FabricLinkMtuMismatch", "FabricPathLoss")
+        names = (
+            "FabricLinkLoss", "FabricLinkMtuMismatch", "FabricPathLoss", "FabricPathMtuBelowPromise",
+            "FabricPathMtuBelowRoce",
+        )  # fmt: skip
         # An expectation that can never hold makes promtool print what it got.
         never = [{"exp_labels": {"never": "this"}, "exp_annotations": {}}]
         document = {
@@ -239,6 +259,79 @@ def test_full_size_probes_lost_while_small_ones_live_are_an_mtu_mismatch(tmp_pat
     assert annotations["description"] == (
         f"Link {BROKEN} drops 100% of the full-size probes while small ones live, and hurts job {JOB}."
     )
+
+
+def below(alerts: list[tuple[dict[str, str], dict[str, str]]], name: str) -> list[tuple[str, str, str]]:
+    """(kind, hop, severity) of the alerts on MTUs below a threshold."""
+    return sorted(
+        (labels["kind"], labels.get("hop", ""), labels["severity"])
+        for labels, _ in alerts
+        if labels["alertname"] == f"FabricPathMtuBelow{name}"
+    )
+
+
+def test_an_mtu_below_the_promise_warns_and_one_that_roce_cannot_use_is_critical(tmp_path: Path) -> None:
+    hop = "spine-0:Ethernet4"
+    vote = (
+        Vote("mtu").find(SPINE, 9000).find(["a>c", "b>c"], 8000, "frag_needed", hop).find(["a>d"], 4160, "black_hole")
+    )
+    alerts = vote.alerts(tmp_path)
+    assert below(alerts, "Promise") == [("black_hole", "", "warning"), ("frag_needed", hop, "warning")]
+    assert below(alerts, "Roce") == []
+    alerts = vote.find(["b>c"], 1500, "frag_needed", hop).alerts(tmp_path)
+    assert below(alerts, "Roce") == [("frag_needed", hop, "critical")]
+    ((labels, annotations),) = [alert for alert in alerts if alert[0]["alertname"] == "FabricPathMtuBelowRoce"]
+    assert labels == {
+        "alertname": "FabricPathMtuBelowRoce",
+        "training_job": JOB,
+        "kind": "frag_needed",
+        "hop": hop,
+        "severity": "critical",
+        "component_kind": "path",
+        "symptom": "mtu",
+    }
+    assert annotations["description"] == (
+        f"2 paths of job {JOB}: packets of up to 1500 bytes pass; {hop} says that larger ones need fragmenting."
+    )
+    assert annotations["evidence"] == "The fabric promises 9000 bytes; RoCE sends up to 4160."
+    assert annotations["runbook_url"] == f"{RUNBOOKS}/FabricPathMtuBelowRoce.md"
+
+
+@pytest.mark.parametrize(
+    ("kind", "hop", "says"),
+    [
+        ("black_hole", "", "larger ones vanish without a word (black hole)."),
+        ("local", "a:r0", "interface a:r0, which probes, takes none larger."),
+    ],
+)
+def test_a_black_hole_and_our_own_interface_are_called_by_their_names(
+    kind: str, hop: str, says: str, tmp_path: Path
+) -> None:
+    alerts = Vote("mtu").find(["a>c"], 4159, kind, hop).alerts(tmp_path)
+    assert below(alerts, "Roce") == [(kind, hop, "critical")]
+    assert [notes["description"] for labels, notes in alerts if labels["severity"] == "critical"] == [
+        f"1 path of job {JOB}: packets of up to 4159 bytes pass; {says}"
+    ]
+
+
+def test_a_fabric_that_promises_less_than_roce_needs_is_meant_so(tmp_path: Path) -> None:
+    alerts = Vote("mtu").find(["a>c"], 1400, "black_hole", promise=1500).alerts(tmp_path)
+    assert below(alerts, "Roce") == []
+    assert below(alerts, "Promise") == [("black_hole", "", "warning")]
+
+
+def test_a_small_mtu_must_last(tmp_path: Path) -> None:
+    assert Vote("mtu").find(["a>c"], 1500, "black_hole").alerts(tmp_path, "1m") == []
+
+
+def test_a_path_whose_mtu_is_found_is_no_loss_besides(tmp_path: Path) -> None:
+    alerts = Vote("mtu").lose("mtu", ["a>c", "b>d"], 1.0).find(["a>c"], 1500, "black_hole").alerts(tmp_path)
+    assert {labels["path"] for labels, _ in alerts if labels["alertname"] == "FabricPathLoss"} == {"b>d/mtu"}
+    assert below(alerts, "Roce") == [("black_hole", "", "critical")]
+
+
+def test_the_size_that_roce_needs_is_that_of_the_sizes_by_layer() -> None:
+    assert Thresholds().roce_packet_bytes == roce_packet_bytes(4096)
 
 
 def test_small_and_full_size_probes_lost_alike_are_loss_and_no_mtu_mismatch(tmp_path: Path) -> None:
