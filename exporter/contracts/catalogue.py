@@ -120,7 +120,12 @@ PROBES_REFUSED = _path(
 PROBES_UNSENT = _path(
     "probes.unsent", "counter", "{probe}", "Probes the prober could not send in time or at all; never booked as loss."
 )
-RTT_LAST = _path("rtt", "gauge", "s", "Network round trip of the last answered probe, responder delay excluded.")
+RTT_LAST = _path(
+    "rtt",
+    "gauge",
+    "s",
+    "Network round trip of the last answered probe that was not starved, responder delay excluded.",
+)
 LAST_REPLY = _path("last_reply.timestamp", "gauge", "s", "Unix time of the last reply on the path.")
 RESPONDER_RESTARTS = _path("responder.restarts", "counter", "{restart}", "Boot epoch changes seen in replies.")
 PATH_MTU = _path(
@@ -198,7 +203,7 @@ RTT = Metric(
     "histogram",
     "s",
     RTT_LABELS,
-    "Network round trips, by source RNIC, role and probe type.",
+    "Network round trips, by source RNIC, role and probe type; without those of starved probes.",
     "rnics x roles x probe types x 18",
     RTT_BUCKETS,
 )
@@ -345,7 +350,7 @@ PROBER_STARVED = _self(
     "prober.starved_probes",
     "counter",
     "{probe}",
-    "Probes sent or judged over 5 ms late; their records say so.",
+    "Probes sent or judged over 5 ms late; their records say so, and no metric of round trips has them.",
 )
 PROBER_UNJUDGED = _self(
     "prober.unjudged_probes",

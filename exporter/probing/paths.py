@@ -123,15 +123,18 @@ class Path:
         self.row.end()
 
     def book_answer(self, rtt_ns: int | None, time_ns: int, starved: bool = False) -> None:
-        """The probe sent at ``time_ns`` was answered; None is a round trip that nobody knows."""
+        """The probe sent at ``time_ns`` was answered; None is a round trip that nobody knows.
+
+        That of a starved probe may hold our own delay: its record says so, and no metric of round trips has it.
+        """
         row = self.row
+        rtt = None if rtt_ns is None or starved else rtt_ns / 1e9
         row.begin()
-        if rtt_ns is not None:
-            row.set(RTT_LAST, rtt_ns / 1e9)
+        if rtt is not None:
+            row.set(RTT_LAST, rtt)
         row.set(LAST_REPLY, time_ns / 1e9)
         row.end()
-        if rtt_ns is not None:
-            rtt = rtt_ns / 1e9
+        if rtt is not None:
             histogram = self._histogram
             histogram.begin()
             histogram.add(bisect_left(RTT_BUCKETS, rtt))

@@ -75,10 +75,13 @@ def test_samples_of_a_starved_prober_say_so(here: RunningExporter, there: Runnin
     for _ in range(5):
         stall(here, 0.09)
         time.sleep(0.3)
+    timed = sum(here.metrics()["fabric_rtt_seconds_count"].values())
     records = list(csv.DictReader(io.StringIO(here.get("/v1/probe-records"))))
     starved = [row for row in records if row["starved"] == "1"]
     assert 10 <= len(starved) < len(records)
     assert {row["dial"] for row in starved} == {"success"}
+    answered = [row for row in records if row["task_type"] == "UDP_PING" and row["dial"] == "success"]
+    assert 0 < timed <= len(answered) - len(starved), "their round trips are in no metric"
     assert (here.value(STARVED) or 0) >= len(starved)
     assert sum(here.metrics()[LOST].values()) == 0
 
