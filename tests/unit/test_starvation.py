@@ -60,10 +60,11 @@ def test_two_seconds_without_cpu_are_no_loss_of_a_healthy_path(here: RunningExpo
     for path, missed in (("m", 35), ("t0", 35)):
         assert (here.value(UNSENT, path=path) or 0) >= 2 * missed
     records = list(csv.DictReader(io.StringIO(here.get("/v1/probe-records"))))
-    assert all(row["dial"] == "success" for row in records)
+    # "refused": before the far exporter was up.
+    assert {row["error"] for row in records if row["dial"] != "success"} <= {"refused"}
     starved = [row for row in records if row["starved"] == "1"]
     assert len(starved) < len(records) / 2
-    assert all(float(row["latency"]) < 100_000 for row in records if row["dial"] == "success" and row["latency"])
+    assert [row for row in records if row["latency"] and float(row["latency"]) >= 100_000] == []
     assert here.value(UNJUDGED) == 0
     assert (here.value(STARVED) or 0) >= len(starved)  # a busy machine may have starved others since
 
