@@ -63,7 +63,7 @@ def test_two_seconds_without_cpu_are_no_loss_of_a_healthy_path(here: RunningExpo
     # "refused": before the far exporter was up.
     assert {row["error"] for row in records if row["dial"] != "success"} <= {"refused"}
     starved = [row for row in records if row["starved"] == "1"]
-    assert len(starved) < len(records) / 2
+    assert 0 < len(starved) < len(records)
     assert [row for row in records if row["latency"] and float(row["latency"]) >= 100_000] == []
     assert here.value(UNJUDGED) == 0
     assert (here.value(STARVED) or 0) >= len(starved)  # a busy machine may have starved others since
