@@ -210,7 +210,7 @@ class Story:
             for file in files:
                 shutil.copy(file, self.monitoring.rules)
             self.monitoring.reload()
-            traced = {target.path for target in plan.targets if target.probe in ("udp", "mtu")}
+            traced = plan.targets
             query = "count(count by (path) (fabric_path_link_info))"
             self._until(lambda: self._scalar(query) == len(traced), 30, f"all {len(traced)} paths are traced", query)
             time.sleep(QUIET_SECONDS)

@@ -138,7 +138,7 @@ def test_a_queue_that_drops_one_class_is_told_from_a_cable(
     near = agents[0]
     targets = read_plan(plan).targets
     pair = {each.path for each in targets if each.role == "pp"}
-    own = [each.path for each in targets if each.source_host == near.host.name and each.probe != "tcp"]
+    own = [each.path for each in targets if each.source_host == near.host.name]
     until(lambda: len(shares(near)) == len(own), 40)
     metrics = near.metrics()
     classes = {dict(labels)["dscp"] for labels in metrics["fabric_path_info"]}
