@@ -255,6 +255,33 @@ def test_an_icmp_error_earned_by_one_destination_is_not_booked_on_another(code: 
     prober.release(flow)
 
 
+def test_no_probe_is_given_the_transmit_time_of_another() -> None:
+    """Many kernels number packets that they did not send too: round trips were longer by the time between two."""
+    store, udp = Store(prober_tables(4)), UdpProber(Loop(), Codec(KEY), 0.5)
+    row, histogram = store.writer(PATH).add(("p",)), store.writer(RTT_TABLE).add(("h",))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind((FAR, 0))
+        own = target("p", destination_port=far.getsockname()[1])
+        path, flow = Path(own, 1, row, histogram, ResultRing(64)), udp.acquire(SOURCE, own.source_ports[0])
+        try:
+            flow._socket.sendto(b"", far.getsockname())  # numbered by the kernel and not by us, as if it had failed
+            for _ in range(4):
+                udp.send(path, flow)
+                time.sleep(0.002)
+            flow.on_error()
+            probes = list(udp._outstanding.values())
+            assert all(not probe.kernel_ns or probe.kernel_ns >= probe.unix_ns for probe in probes)
+            flow._socket.sendto(b"", (FAR, free_port(FAR)))  # its ICMP error makes the next sending fail at first
+            time.sleep(0.02)
+            udp.send(path, flow)
+            time.sleep(0.02)
+            flow.drain()
+            probe = list(udp._outstanding.values())[-1]
+            assert probe.unix_ns <= probe.kernel_ns < probe.unix_ns + 20_000_000
+        finally:
+            udp.release(flow)
+
+
 def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_losses() -> None:
     """More of them than are read at once: the rest used to be booked as lost when the process came back."""
     store = Store([*prober_tables(4)])
