@@ -65,8 +65,8 @@ class Walk:
             self._loop.cancel(self._timer)
 
     def on_hop(self, address: str) -> None:
-        """A router says that the packet of the hop under way ended there."""
-        if not self.ended:
+        """A router says that the packet of the hop under way ended there; while none was sent, it is of one before."""
+        if not self.ended and self._asked:
             self._advance(address)
 
     def on_destination(self) -> None:
