@@ -55,7 +55,13 @@ class Agent:
             "topology": str(topology),
             "plan": "plan.json",
             # Each flow is traced once, soon after it is planned: trace packets are not in any path's counts.
-            "probing": {"key_file": "key", "trace_period_seconds": 3600, "timeout_seconds": 0.5, **probing},
+            "probing": {
+                "key_file": "key",
+                "trace_period_seconds": 3600,
+                "timeout_seconds": 0.5,
+                "ceilings": {"trace_packets_per_second_per_switch": 20},
+                **probing,
+            },
             "throughput": {"step_seconds": 0.2},
         }
         self._config = directory / "config.yaml"
@@ -175,6 +181,7 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     shared = set.intersection(*near.links().values())
     spine_link = sorted(set().union(*near.links().values()) - shared)[0]
     assert near.total(LOST) == 0
+    traces = near.total("fabric_exporter_traces_total")
     whole.fault("silent-loss", spine_link, "20")
     time.sleep(6)
     # The prober stands still while the far host answers what is under way; then nothing more can be dropped.
@@ -187,7 +194,10 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     assert dropped > 50
     # What the standstill outlived by its timeout is unjudged: the prober cannot know that the fabric did it.
     unjudged = near.total("fabric_exporter_prober_unjudged_probes_total")
-    assert near.total(LOST) + unjudged == dropped
+    # The rest are packets of the traces that losses brought about: three hops lie behind the link, asked twice at most,
+    # and four traces may still be under way.
+    traces = near.total("fabric_exporter_traces_total") - traces
+    assert 0 <= dropped - near.total(LOST) - unjudged <= 6 * (traces + 4)
     assert near.total(LOST) > dropped * 0.8
     crossing = {path for path, links in near.links().items() if spine_link in links}
     returned = near.metrics()["fabric_path_probes_lost_return_total"]
