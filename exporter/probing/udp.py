@@ -327,13 +327,12 @@ class UdpProber:
         probe.path.reconcile(packet.answered, packet.epoch, packet.stream)
         elapsed = self._loop.clock() - probe.monotonic_ns
         rtt = (datagram.received_ns or 0) - (probe.kernel_ns or probe.unix_ns)
-        # Kernel times are wall-clock: a step between the two shows as a time that cannot be. Ours tell nothing: the
-        # answer has waited for its slot, which is a thousand round trips.
+        # Kernel times are wall-clock: a step between the two shows as a time that cannot be. Ours is late, and says so.
         measured = 0 < rtt <= elapsed
-        starved = probe.starved or self._loop.late_ns > LATE_NS
+        starved = probe.starved or self._loop.late_ns > LATE_NS or not measured
         if starved:
             self._on_starved(True)
-        probe.path.book_answer(max(rtt - packet.delay, 0) if measured else None, probe.unix_ns, starved)
+        probe.path.book_answer(max((rtt if measured else elapsed) - packet.delay, 0), probe.unix_ns, starved)
         if self.path_mtu is not None:
             self.path_mtu.on_answer(probe.path)
 

@@ -33,9 +33,9 @@ from exporter.probing.paths import LOSSES, SENT, UNSENT, Path
 from exporter.probing.process import Prober
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
-from exporter.probing.sockets import Datagram, open_flow, receive, send_options
+from exporter.probing.sockets import open_flow, receive, send_options
 from exporter.probing.udp import UdpProber
-from exporter.results import ANSWERED, ResultRing
+from exporter.results import ResultRing
 from exporter.store import Row, Store
 from tests.unit.test_plan_contract import TARGET
 
@@ -295,26 +295,6 @@ def test_no_probe_is_given_the_transmit_time_of_another() -> None:
             assert probe.unix_ns <= probe.kernel_ns < probe.unix_ns + 20_000_000
         finally:
             udp.release(flow)
-
-
-@pytest.mark.parametrize("step_ns", [-3_600_000_000_000, 3_600_000_000_000])
-def test_a_clock_step_between_the_kernel_times_leaves_an_answer_without_a_round_trip(step_ns: int) -> None:
-    """It was given the time that it had waited for its slot: ten milliseconds and more, on every path of the host."""
-    store, udp, results = Store(prober_tables(4)), UdpProber(Loop(), Codec(KEY), 0.5), ResultRing(64)
-    row, histogram = store.writer(PATH).add(("p",)), store.writer(RTT_TABLE).add(("h",))
-    path = Path(target("p"), 1, row, histogram, results)
-    flow = udp.acquire(SOURCE, path.target.source_ports[0])
-    try:
-        udp.send(path, flow)
-        request = Codec(KEY).parse(Codec(KEY).request(REQUEST, *udp._outstanding, path.token))
-        assert request is not None
-        time.sleep(0.01)
-        reply = Codec(KEY).reply(request, 1, 1, 1, 0)
-        udp.on_datagram(Datagram(reply, path.flow[2:], time.time_ns() + step_ns, 0, 0))
-    finally:
-        udp.release(flow)
-    assert [(result.outcome, result.rtt_ns) for result in results.read(0)[0]] == [(ANSWERED, 0)]
-    assert histogram.get(len(RTT_TABLE.metrics[0].buckets) + 1) == 0
 
 
 def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_losses() -> None:
