@@ -114,6 +114,11 @@ def open_traced_connection(address: str, port: int, traffic_class: int, hop_limi
     return connection
 
 
+def is_roomy(sock: socket.socket) -> bool:
+    """Whether the kernel granted at least half the receive buffer asked for (twice of what it grants is told)."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= _BUFFER_BYTES
+
+
 def send_options(traffic_class: int, hop_limit: int | None = None) -> AncillaryData:
     """Per-packet traffic class, and hop limit for a trace: one socket serves every class."""
     options = [(socket.IPPROTO_IP, _IP_TOS, _INT.pack(traffic_class))]
