@@ -41,6 +41,7 @@ class Verdict(NamedTuple):
 
 PATHS = (JOB_CONTAINERS - 1) * RNICS * PATHS_PER_PAIR
 FLOWS = (JOB_CONTAINERS - 1) * RNICS * len(SOURCE_PORTS)
+_TRACED = FLOWS + (JOB_CONTAINERS - 1) * RNICS  # those of handshakes too, which leave the first port
 _MB = 1_000_000
 _LATE_GROWTH = 16 * _MB  # a machine under load keeps more or less of what an answer took; a leak took 33
 
@@ -104,9 +105,9 @@ def _prober_verdicts(measured: list[Measurement], streams: int) -> list[Verdict]
         "probes outstanding": 9 * PATHS,  # the time-out over the shortest period, and one more
         "probes by age": 9 * PATHS,
         "probes awaiting a timestamp": 256 * RNICS * len(SOURCE_PORTS),
-        "traced flows": FLOWS,
-        "traces under way": FLOWS,
-        "timers": 10 * PATHS + 2 * FLOWS,  # next turns, time-outs of what was sent; traces and their hops
+        "traced flows": _TRACED,
+        "traces under way": _TRACED,
+        "timers": 10 * PATHS + 2 * _TRACED,  # next turns, time-outs of what was sent; traces and their hops
         "watched sockets": sockets,
         "responder streams": streams,
         "connections held": 64 * RNICS,
@@ -150,7 +151,7 @@ def _control_verdicts(measured: list[Measurement]) -> list[Verdict]:
             lambda one: 2 * sum(one.scrape.bounds.values()),
             "2 x series",
         ),
-        _row("control routes resolved", measured, size("routes resolved"), lambda _: FLOWS),
+        _row("control routes resolved", measured, size("routes resolved"), lambda _: _TRACED),
         _row(
             "control paths of records",
             measured,

@@ -29,7 +29,7 @@ def terms_of(plan: Plan | None, rnics: int, links_a_path: int, processes: int) -
     return dict.fromkeys(SERIES_TERMS, 0) | {
         "paths": len(targets),
         "mtu paths": sum(target.probe == "mtu" for target in targets),
-        "traced paths": sum(target.probe != "tcp" for target in targets),
+        "traced paths": len(targets),
         "tcp paths": sum(target.probe == "tcp" for target in targets),
         "links a path": links_a_path,
         "rnics": rnics,

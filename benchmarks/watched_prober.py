@@ -32,11 +32,12 @@ SPEED, SIZES = "FABRIC_BENCH_SPEED", "FABRIC_BENCH_SIZES"
 class _Epoll:
     """An epoll that is told fast seconds and waits real ones."""
 
-    def __init__(self, speed: float) -> None:
-        self._epoll = select.epoll()
+    def __init__(self, epoll: select.epoll, speed: float) -> None:
+        self._epoll = epoll  # with what the loop registered as it was made
         self._speed = speed
-        self.register = self._epoll.register
-        self.unregister = self._epoll.unregister
+        self.register = epoll.register
+        self.unregister = epoll.unregister
+        self.modify = epoll.modify
 
     def poll(self, wait: float) -> list[tuple[int, int]]:
         return self._epoll.poll(wait / self._speed)
@@ -46,7 +47,7 @@ class FastLoop(Loop):
     def __init__(self, slot_delay: Callable[[int], None]) -> None:
         speed, start = float(os.environ[SPEED]), time.monotonic_ns()
         super().__init__(slot_delay, lambda: start + int((time.monotonic_ns() - start) * speed))
-        self._epoll = _Epoll(speed)  # type: ignore[assignment]
+        self._epoll = _Epoll(self._epoll, speed)  # type: ignore[assignment]
 
 
 class SimulatedTracer(Tracer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 _MAX_REQUESTS = 8  # answers being made at once
 _MAX_CONNECTIONS = 64
+_MOST_HELD = 64 << 20  # bytes of answers of one page that are being sent: each is held until its client has read it
 _SOCKET_TIMEOUT = 30
 _GZIP_LEVEL = 1  # level 9 costs ten times as much for 15 % fewer bytes
 
@@ -78,6 +80,7 @@ class Server:
 
     def __init__(self, address: str, port: int, routes: Mapping[str, Route]) -> None:
         slots = threading.BoundedSemaphore(_MAX_REQUESTS)
+        held, holding = Counter[str](), threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -94,7 +97,20 @@ class Server:
                     response = self._respond()
                 finally:
                     slots.release()
-                self._answer(response)
+                page, size = self.path.partition("?")[0], len(response.body)
+                with holding:
+                    fits = not held[page] or held[page] + size <= _MOST_HELD
+                    held[page] += size if fits else 0
+                if not fits:
+                    self._answer(Response(503, "text/plain", b"too much is being sent to slow clients\n"))
+                    return
+                try:
+                    self._answer(response)
+                finally:
+                    with holding:
+                        held[page] -= size
+                        if not held[page]:
+                            del held[page]
 
             do_HEAD = do_GET  # noqa: N815 - the base class looks it up by this name
 

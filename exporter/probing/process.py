@@ -134,9 +134,8 @@ class Prober:
             limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
             for address in settings.addresses:
                 port, heard = settings.responder_port, self._registration.on_hello
-                self._loop.watch_for_requests(
-                    UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
-                )
+                responder = UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
+                (self._loop.watch_for_requests if responder.may_wait else self._loop.watch)(responder)
                 self._loop.watch(TcpResponder(self._loop, codec, address, port, epoch, limit, self._counters))
         self._loop.watch(self)
 

@@ -17,7 +17,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import HELLO, REQUEST, TRACE, Codec
-from exporter.probing.sockets import open_responder, receive, send_options
+from exporter.probing.sockets import is_roomy, open_responder, receive, send_options
 from exporter.store import RowWriter
 
 MAX_STREAMS = 65_536
@@ -127,6 +127,11 @@ class UdpResponder:
         self._dropped = 0
         self._sealing_ns = 0
         self._socket = open_responder(address, port)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether requests may wait in its socket: one as the kernel grants anybody holds 25 full-size ones."""
+        return is_roomy(self._socket)
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -18,6 +18,7 @@ _SO_TIMESTAMPING = 37
 _SCM_TIMESTAMPING = _SO_TIMESTAMPING
 _TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE = 1 << 1, 1 << 3, 1 << 4
 _OPT_ID, _OPT_TSONLY = 1 << 7, 1 << 11
+_TIMES = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_TSONLY
 _IP_TOS, _IP_TTL, _IP_MTU_DISCOVER, _IP_RECVERR, _IP_RECVTOS = 1, 2, 10, 11, 13
 _IP_PKTOPTIONS = 9
 _PMTUDISC_PROBE = 3
@@ -57,13 +58,18 @@ def open_flow(address: str, port: int) -> socket.socket:
         else:
             flow.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
             flow.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-        flags = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_ID | _OPT_TSONLY
-        flow.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, flags)
+        flow.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _TIMES | _OPT_ID)
         flow.bind((address, port))
     except OSError:
         flow.close()
         raise
     return flow
+
+
+def count_anew(flow: socket.socket) -> None:
+    """The next datagram of a socket of ``open_flow`` is number 0 of its transmit times."""
+    for flags in (_TIMES, _TIMES | _OPT_ID):
+        flow.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, flags)
 
 
 def open_responder(address: str, port: int) -> socket.socket:
@@ -106,6 +112,11 @@ def open_traced_connection(address: str, port: int, traffic_class: int, hop_limi
         connection.close()
         raise
     return connection
+
+
+def is_roomy(sock: socket.socket) -> bool:
+    """Whether the kernel granted at least half the receive buffer asked for (twice of what it grants is told)."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= _BUFFER_BYTES
 
 
 def send_options(traffic_class: int, hop_limit: int | None = None) -> AncillaryData:
@@ -157,8 +168,7 @@ def _nanoseconds(timestamps: bytes) -> int | None:
 
 def time_stream(connection: socket.socket) -> None:
     """Have the kernel time what is sent and received on a connection, as ``open_flow`` does for datagrams."""
-    flags = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_TSONLY
-    connection.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, flags)
+    connection.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _TIMES)
 
 
 def open_listener(address: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 
@@ -16,6 +17,7 @@ from exporter.store import RowWriter
 HOLD_SECONDS = 1.0
 MAX_CONNECTIONS = 64
 _ACCEPTED_AT_ONCE = 64
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ANSWERED = PROBER.metrics.index(PROBER_ANSWERED)
 _REJECTED = PROBER.metrics.index(PROBER_REJECTED)
 _LIMITED = PROBER.metrics.index(PROBER_LIMITED)
@@ -98,7 +100,10 @@ class TcpResponder:
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 accepted, (source, _) = self._socket.accept()
-            except OSError:  # none waiting, or the peer has gone already
+            except OSError as error:  # none waiting, or the peer has gone already
+                if error.errno in _NO_ROOM:  # it waits on, and would wake us for nothing as fast as we can sleep
+                    self._loop.forget(self)
+                    self._loop.after(HOLD_SECONDS, lambda: self._loop.watch(self))
                 return
             accepted.setblocking(False)
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

@@ -25,6 +25,7 @@ from exporter.probing.sockets import (
     Datagram,
     IcmpError,
     TransmitTime,
+    count_anew,
     error_queue,
     open_flow,
     receive,
@@ -113,18 +114,24 @@ class FlowSocket:
 
         The first error may be an ICMP one still pending on the socket, earned by another destination.
         """
-        try:
-            self._socket.sendmsg(parts, options, 0, destination)
-        except OSError:
-            self._socket.sendmsg(parts, options, 0, destination)
+        for is_last in (False, True):
+            try:
+                self._socket.sendmsg(parts, options, 0, destination)
+                break
+            except OSError:
+                # Many kernels number what they did not send as well: each time would be taken for a later probe's.
+                count_anew(self._socket)
+                self._transmitted = 0
+                self._awaiting_time.clear()
+                if is_last:
+                    raise
         self._transmitted += 1
         self._prober.expect_answer()
 
     def send_probe(self, probe: _Outstanding, parts: list[bytes], options: list[tuple[int, int, bytes]]) -> None:
-        number = self._transmitted & 0xFFFFFFFF
         target = probe.path.target
         self.send(parts, options, (target.destination_address, target.destination_port))
-        self._awaiting_time[number] = probe
+        self._awaiting_time[(self._transmitted - 1) & 0xFFFFFFFF] = probe
 
     def on_input(self) -> None:
         self._receive(_BATCH)
@@ -151,8 +158,8 @@ class FlowSocket:
         for item in error_queue(self._socket, limit):
             if isinstance(item, TransmitTime):
                 probe = self._awaiting_time.pop(item.number, None)
-                # A count that has slipped would pair a probe with another's time: such a time lies far off.
-                if probe is not None and abs(item.sent_ns - probe.unix_ns) < _TIME_SLACK_NS + probe.sending_ns:
+                # A count that has slipped would pair a probe with another's time, which lies before it, or far off.
+                if probe is not None and 0 <= item.sent_ns - probe.unix_ns < _TIME_SLACK_NS + probe.sending_ns:
                     probe.kernel_ns = item.sent_ns
                 if not self._awaiting_time and not whole:
                     break  # an error that may follow is still there at the next look

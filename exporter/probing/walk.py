@@ -74,8 +74,8 @@ class Walk:
         self._cancel()
 
     def on_hop(self, address: str, rtt_ns: int | None = None) -> None:
-        """A router says that the packet of the hop under way ended there."""
-        if not self.ended:
+        """A router says that the packet of the hop under way ended there; while none was sent, it is of one before."""
+        if not self.ended and self._asked:
             self._advance(address, rtt_ns)
 
     def on_destination(self, rtt_ns: int | None = None) -> None:

@@ -70,6 +70,7 @@ class OverlayPaths:
         self._valid: list[bool] = []
         self._own: frozenset[str] = frozenset()
         self._series = NO_LINKS
+        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}  # links of the routes of the last time: most stay
         self._prober = NO_LINKS
         self._version: int | None = None
 
@@ -140,9 +141,13 @@ class OverlayPaths:
         return self._series
 
     def _samples(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
+        before, self._known = self._known, {}
         for row in store.read(UNDERLAY_ROUTE):
-            source, destination, hops = row.labels[5:]
-            links = self._links(source, json.loads(hops), destination)
+            found = source, destination, hops = row.labels[5:]
+            if found not in self._known:
+                known = before.get(found)
+                self._known[found] = self._links(source, json.loads(hops), destination) if known is None else known
+            links = self._known[found]
             for _, target in self._served(row):
                 for link in links:
                     yield (target.path, link), 1.0

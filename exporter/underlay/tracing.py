@@ -202,6 +202,7 @@ class UnderlayTracer:
             return
         if (
             self._loop.late_ns > LATEST_NS  # with all the others that a stall kept waiting
+            or traced.trace is not None  # longer under way than the period, for want of turns
             or len(self._ports) >= _MOST_WALKS
             or outer[:2] in self._ports  # the flow to another tunnel's end that has the same port
         ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import msgspec
 import pytest
 
@@ -13,9 +15,11 @@ from benchmarks.scales import count_scale
 from benchmarks.series import bounds, count_series, terms_of
 from benchmarks.simulated_fleet import CREATIONS_PER_MINUTE, MOST_LINKS, RNICS, Fleet, route, topology
 from benchmarks.watched_exporter import Measurement, Memory, Scrape
+from benchmarks.watched_prober import SPEED, FastLoop
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import check_plan
 from lab.simulator import CASES, simulate
+from tests.unit.test_loop import Reader, send
 
 
 def test_the_fleet_creates_two_thousand_containers_a_minute_and_their_paths_are_of_physical_rnics() -> None:
@@ -102,6 +106,23 @@ def test_a_broken_bound_is_called_broken(last: dict[str, int], broken: set[str])
     hour.measured = {0: [measurement()], 900: [measurement()], 1800: [measurement()], 3600: [ends]}
     hour.scrapes = [measurement().scrape, ends.scrape]
     assert {verdict.name for verdict in verdicts(hour, 0) if not verdict.held} == broken
+
+
+def test_the_fast_prober_hears_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It did not, and all bounds held: nothing was answered, and so nothing was kept."""
+    monkeypatch.setenv(SPEED, "30")
+    loop = FastLoop(lambda _: None)
+    reader = Reader(loop)
+    loop.watch_for_requests(reader)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        send(reader, 100, 0.001)
+    finally:
+        loop.after(30, loop.stop)  # a second of ours
+        thread.join(10)
+        reader.close()
+    assert len(reader.late) == 100
 
 
 def test_a_page_is_counted_by_family_without_what_is_not_the_catalogues() -> None:

@@ -136,8 +136,6 @@ def test_a_probe_that_did_not_leave_the_host_was_never_counted_as_sent(
             meanwhile.append(booked[paths.SENT])
             raise OSError(error, "no")
 
-        _transmitted = 0
-
     UdpProber(Loop(), Codec(b"k" * 32), 0.5).send(booked.path, Flow())
     assert meanwhile == [0]
     assert (booked[paths.SENT], booked[paths.UNSENT], booked[paths.LOSSES]) == (sent, unsent, lost)

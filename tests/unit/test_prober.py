@@ -15,6 +15,7 @@ import pytest
 from exporter.contracts.catalogue import (
     PATH,
     PROBER,
+    PROBER_ANSWERED,
     PROBER_OVER_CEILING,
     PROBER_TRACES,
     PROBER_TRACES_INCOMPLETE,
@@ -25,6 +26,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import send_message
+from exporter.probing import sockets
 from exporter.probing.ceilings import Ceilings
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
@@ -268,6 +270,52 @@ def test_an_icmp_error_earned_by_one_destination_is_not_booked_on_another(code: 
         flow.send([Codec(KEY).request(REQUEST, 7, 1)], send_options(0), far.getsockname())
         assert len(far.recv(2000)) == 64
     prober.release(flow)
+
+
+def test_no_probe_is_given_the_transmit_time_of_another() -> None:
+    """Many kernels number packets that they did not send too: round trips were longer by the time between two."""
+    store, udp = Store(prober_tables(4)), UdpProber(Loop(), Codec(KEY), 0.5)
+    row, histogram = store.writer(PATH).add(("p",)), store.writer(RTT_TABLE).add(("h",))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind((FAR, 0))
+        own = target("p", destination_port=far.getsockname()[1])
+        path, flow = Path(own, 1, row, histogram, ResultRing(64)), udp.acquire(SOURCE, own.source_ports[0])
+        try:
+            flow._socket.sendto(b"", far.getsockname())  # numbered by the kernel and not by us, as if it had failed
+            for _ in range(4):
+                udp.send(path, flow)
+                time.sleep(0.002)
+            flow.on_error()
+            probes = list(udp._outstanding.values())
+            assert all(not probe.kernel_ns or probe.kernel_ns >= probe.unix_ns for probe in probes)
+            flow._socket.sendto(b"", (FAR, free_port(FAR)))  # its ICMP error makes the next sending fail at first
+            time.sleep(0.02)
+            udp.send(path, flow)
+            time.sleep(0.02)
+            flow.drain()
+            probe = list(udp._outstanding.values())[-1]
+            assert probe.unix_ns <= probe.kernel_ns < probe.unix_ns + 20_000_000
+        finally:
+            udp.release(flow)
+
+
+def test_full_size_requests_find_room_in_a_socket_with_the_default_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds 25, and was looked at each 50 ms: of a thousand a second every other one was lost."""
+
+    def enlarge_as_anybody(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 212_992)
+
+    monkeypatch.setattr(sockets, "_enlarge", enlarge_as_anybody)
+    prober = Running(FAR, free_port(FAR))
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.bind((SOURCE, 0))
+            for sequence in range(600):
+                asking.sendto(Codec(KEY).request(REQUEST, sequence, 1) + bytes(8908), (FAR, prober.port))
+                time.sleep(0.001)
+        wait_for(lambda: prober._own(PROBER_ANSWERED) > 550)  # a busy machine may lose a few
+    finally:
+        prober.close()
 
 
 def test_replies_that_waited_in_the_socket_during_a_stall_are_answers_and_no_losses() -> None:

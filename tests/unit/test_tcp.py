@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 import threading
@@ -23,7 +24,7 @@ from exporter.probing.loop import Loop
 from exporter.probing.packet import ECHO, PACKET_BYTES, REPLY, REQUEST, Codec, Packet
 from exporter.probing.paths import Path
 from exporter.probing.tcp import Handshake
-from exporter.probing.tcpresponder import MAX_CONNECTIONS, TcpResponder
+from exporter.probing.tcpresponder import HOLD_SECONDS, MAX_CONNECTIONS, TcpResponder
 from exporter.results import ANSWERED, LOST, RESTARTED, ResultRing
 from exporter.store import RowWriter, Store
 from tests.unit.test_plan_contract import TARGET
@@ -481,6 +482,31 @@ def test_connections_that_come_and_go_leave_one_timer(serving: Serving) -> None:
     for _ in range(30):
         probed.probe()
     assert sum(map(len, serving.loop._slots.values())) <= 2, "that, and the test's own"
+
+
+def test_a_responder_out_of_descriptors_rests_before_it_accepts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it cannot accept goes on waiting: it was told so 200,000 times a second."""
+    loop, counters = Loop(), Store([(PROBER, 1)]).writer(PROBER).add(())
+    responder = TcpResponder(loop, CODEC, FAR, 0, 1, SourceLimit(1000), counters)
+    tries: list[float] = []
+
+    class Full:
+        def __init__(self, listener: socket.socket) -> None:
+            self.fileno, self.close = listener.fileno, listener.close
+
+        def accept(self) -> None:
+            tries.append(time.monotonic())
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    with socket.socket() as client:
+        client.connect(responder._socket.getsockname())
+        monkeypatch.setattr(responder, "_socket", Full(responder._socket))
+        loop.watch(responder)
+        loop.after(1.5 * HOLD_SECONDS, loop.stop)
+        loop.run()
+        loop.forget(responder)
+        responder.close()
+    assert len(tries) == 2
 
 
 @settings(max_examples=30, deadline=None)

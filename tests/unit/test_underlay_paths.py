@@ -151,6 +151,26 @@ def test_renderers_get_the_same_object_until_something_changes(tmp_path: Path) -
     assert {labels[0] for labels, _ in followed.paths.series(followed.store, prober).samples} == {"renamed"}
 
 
+def test_a_route_that_stays_is_not_worked_out_again_when_another_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of thousands of routes some change before each scrape; all were worked out again, for most of a second."""
+    worked_out: list[object] = []
+    links_of_route = Fabric.links_of_route
+    monkeypatch.setattr(
+        Fabric,
+        "links_of_route",
+        lambda *route: worked_out.append(route) or links_of_route(*route),  # type: ignore[func-returns-value]
+    )
+    followed = Followed(tmp_path, (target("p"),))
+    followed.paths.follow(1e9, NONE)
+    followed.trace(HOPS)
+    assert followed.links() == [("p", link) for link in LINKS]
+    first = len(worked_out)
+    followed.trace(HOPS, plan=1)  # another plan's flow, the same way
+    assert (followed.links(), len(worked_out)) == ([("p", link) for link in LINKS], first)
+
+
 def test_a_plan_that_lapses_takes_its_paths_with_it_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
     followed = Followed(tmp_path, (target("p"),))
     assert followed.paths.follow(1e9, NONE)

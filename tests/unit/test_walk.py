@@ -92,6 +92,17 @@ def test_it_waits_as_long_as_it_is_told_to_without_taking_a_hop_for_silent(clock
     assert (asked.limits, asked.walk.hops) == ([1, 2, 2, 2], ["10.0.0.1"])
 
 
+def test_what_answers_an_earlier_hop_is_not_taken_for_one_that_was_not_asked_yet(clock: Clock) -> None:
+    waits = iter([0.0, 0.5, 0.0, 0.0])
+    asked = Asked(clock, lambda _: next(waits))
+    for _ in range(3):  # asked twice, it answered twice
+        asked.walk.on_hop("10.0.0.1")
+    assert asked.walk.hops == ["10.0.0.1"]
+    clock.pass_by(0.6)
+    asked.walk.on_hop("10.0.0.2")
+    assert asked.walk.hops == ["10.0.0.1", "10.0.0.2"]
+
+
 def test_what_cannot_be_sent_ends_it(clock: Clock) -> None:
     def fail(_: int) -> float:
         raise OSError(1, "Operation not permitted")
