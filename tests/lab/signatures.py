@@ -39,17 +39,14 @@ Moved = dict[str, set[str]]
 class Signature:
     """What a fault moves on paths that cross the broken component on the way there only, and on the way back only.
 
-    On paths that cross it both ways that is both, unless ``both`` says otherwise. On others nothing moves, ever.
+    On paths that cross it both ways that is both; on others nothing moves, ever.
     """
 
     there: Moved
     back: Moved = field(default_factory=dict)
-    both: Moved | None = None
 
     @property
-    def on_both(self) -> Moved:
-        if self.both is not None:
-            return self.both
+    def both(self) -> Moved:
         return {name: self.there.get(name, set()) | self.back.get(name, set()) for name in {**self.there, **self.back}}
 
 
@@ -92,3 +89,20 @@ SIGNATURES = {
         }
     ),
 }
+
+
+def table() -> str:
+    """The signatures as a table in Markdown."""
+    lines = ["| fault | paths that cross it on the way there | only on the way back |", "|---|---|---|"]
+    for fault, signature in SIGNATURES.items():
+        lines.append(f"| {fault} | {_cell(signature.there)} | {_cell(signature.back)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(moved: Moved) -> str:
+    shown = []
+    for name, probes in moved.items():
+        metric, _, what = name.partition(" ")
+        which = "all" if probes == EVERY else ", ".join(sorted(probes))
+        shown.append(f"`{metric}`{what and ' ' + what}: {which}")
+    return "<br>".join(shown) or "–"

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -56,18 +57,17 @@ PROBES: dict[str, tuple[ProbeType, int, float]] = {  # type, traffic class, peri
     TCP: ("tcp", 2, 0.25),
 }
 TIMEOUT_SECONDS = 0.3
-SETTLE_SECONDS = (
-    1.4  # a handshake that began in one window must not end in the next: TIMEOUT_SECONDS after a second SYN
-)
-WINDOW_SECONDS = 2.2
+SETTLE_SECONDS = 1.4
+"""A handshake that began in one window must not end in the next: TIMEOUT_SECONDS after its second SYN."""
+WINDOW_SECONDS = 1.8
 LOOKS = 3  # at gauges, in the second half of a window
 SLOW_SECONDS = 0.005
 """A median round trip that grew by so much has moved: the lab's are tens of microseconds, its slow faults 20 ms."""
 
-SHARES = {LOST: 0.02, LOST_RETURN: 0.02, UNSENT: 0.02, SYN_RETRANSMITS: 0.03, RETRANSMITS: 0.03}
+SHARES = {LOST: 0.02, LOST_RETURN: 0.02, UNSENT: 0.2, SYN_RETRANSMITS: 0.03, RETRANSMITS: 0.03}
 """Events that a busy machine can make by itself, or routing while it converges, have moved when they are more than this
 share of the probes sent. Of the others, which never come by themselves, one is a move."""
-LOST_HANDSHAKES = 0.1  # LOST of TCP: two SYNs in a row, which a little loss makes now and then
+LOST_HANDSHAKES = 0.06  # LOST of TCP: two SYNs in a row, which a little loss makes now and then
 COUNTERS = (LOST, LOST_RETURN, REFUSED, UNSENT, RESTARTS, ROUTE_CHANGES, SYN_RETRANSMITS, RETRANSMITS, RESETS)
 PROBER = {  # what the prober says of itself, as shares of all probes: no fault of a path is ever its trouble
     "fabric_exporter_prober_starved_probes_total": 0.3,
@@ -279,9 +279,9 @@ def has_traced(scene: Scene, now: Samples) -> bool:
 
 
 CASES = {
-    "silent-loss": Case(lambda s: s.lab.fault("silent-loss", link(s), 40), seconds=4),
-    # BFD finds it after 3 s. Towards the spine only: else either end may find it first, and turn one way before the other.
-    "silent-failure": Case(lambda s: s.lab.fault("silent-failure", link(s), s.spine.id), seconds=4),
+    "silent-loss": Case(lambda s: s.lab.fault("silent-loss", link(s), 40), seconds=3),
+    # BFD finds it after 3 s. One way only: else either end may find it first, and turn one way before the other.
+    "silent-failure": Case(lambda s: s.lab.fault("silent-failure", link(s), s.spine.id), seconds=3),
     "flow-blackhole": Case(lambda s: s.lab.fault("flow-blackhole", link(s), 75)),
     "class-loss": Case(lambda s: s.lab.fault("class-loss", link(s), 50)),
     "crc-errors": Case(lambda s: s.lab.fault("crc-errors", s.spine.id, 3e-6)),
@@ -346,9 +346,8 @@ def healthy(scene: Scene, design: Design) -> Iterator[Scene]:
 @pytest.mark.parametrize("name", CASES)
 def test_a_fault_moves_its_metrics_and_no_others(name: str, healthy: Scene, design: Design) -> None:
     case, near, signature = CASES[name], healthy.near, SIGNATURES[name]
-    groups = (
-        healthy.groups(healthy.towards_far(), set()) if case.is_of_host else healthy.groups(healthy.there, healthy.back)
-    )
+    hit = (healthy.towards_far(), set[str]()) if case.is_of_host else (healthy.there, healthy.back)
+    groups = healthy.groups(*hit)
     start = near.metrics()
     before = look(near, case.seconds)
     case.inflict(healthy)
@@ -356,9 +355,7 @@ def test_a_fault_moves_its_metrics_and_no_others(name: str, healthy: Scene, desi
     until(lambda: case.until(healthy, near.metrics()), 40)
     during.append(near.metrics())
     found = {side: moved(start, before, during, group, design.mtu) for side, group in groups.items()}
-    with open("/tmp/found.txt", "a") as f:
-        print(name, found, troubled(start, before, during), file=f)
-    expected = {"there": signature.there, "back": signature.back, "both": signature.on_both, "neither": {}}
+    expected = {"there": signature.there, "back": signature.back, "both": signature.both, "neither": {}}
     assert found == {side: expected[side] for side in groups}
     assert troubled(start, before, during) == set()
 
@@ -383,10 +380,6 @@ def test_another_carrier_moves_its_metrics_and_no_others(two_sites: Running, tmp
         before = look(near, 4)
         two_sites.fault("route-change", design.transit.carriers[1].switch)
         during = look(near, 4)
-        with open("/tmp/found.txt", "a") as f:
-            print(
-                "route-change", moved(start, before, during, group, design.mtu), troubled(start, before, during), file=f
-            )
         assert moved(start, before, during, group, design.mtu) == signature.there
         assert troubled(start, before, during) == set()
     finally:
