@@ -55,8 +55,9 @@ DEAD: Moved = {LOST: EVERY, SYN_RETRANSMITS: {TCP}}
 LOSSY: Moved = {LOST: EVERY, SYN_RETRANSMITS: {TCP}, RETRANSMITS: {TCP}}
 
 SIGNATURES = {
-    # A path that crosses the link on the way back only loses its replies there, and the responder has counted them.
-    "silent-loss": Signature(there=LOSSY, back={**LOSSY, LOST_RETURN: DATAGRAMS}),
+    "silent-loss, towards the far end": Signature(there=LOSSY),
+    # The responder counts what it answers: the loss is known to be on the way back.
+    "silent-loss, towards us": Signature(there={}, back={**LOSSY, LOST_RETURN: DATAGRAMS}),
     "silent-failure": Signature(there=DEAD),
     # A flow whose replies all die never hears the responder's count: nothing tells which way was lost.
     "flow-blackhole": Signature(there=DEAD, back=DEAD),
