@@ -72,7 +72,8 @@ CARRIER_SHARES = {
     LOST: 0.02,
     LOST_RETURN: 0.02,
     SYN_RETRANSMITS: 0.03,
-}  # which loses little, and all the time
+}
+"""For a carrier, which loses little and all the time."""
 LOST_HANDSHAKES = 0.06  # LOST of TCP: two SYNs in a row, which a little loss makes now and then
 COUNTERS = (LOST, LOST_RETURN, REFUSED, UNSENT, RESTARTS, ROUTE_CHANGES, SYN_RETRANSMITS, RETRANSMITS, RESETS)
 PROBER = {  # what the prober says of itself, as shares of all probes: no fault of a path is ever its trouble
@@ -229,7 +230,8 @@ def moved(
             before, after = (slowness(looks, name, paths) for looks in (healthy, faulty))
             if before is not None and after is not None and after > before + SLOW_SECONDS:
                 found[name].add(probe)
-            if name == ECHO_RTT and before is not None and after is None:
+            # Where segments are lost, the last echo of every path may have been by chance.
+            if name == ECHO_RTT and before is not None and after is None and RETRANSMITS not in found:
                 found[ECHO_ABSENT].add(probe)
         if paths & (by_path(end, MTU_REPORTED).keys() - by_path(middle, MTU_REPORTED).keys()):
             found[MTU_REPORTED].add(probe)
