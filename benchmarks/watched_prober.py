@@ -51,8 +51,8 @@ class FastLoop(Loop):
 
 class SimulatedTracer(Tracer):
     def _replace(self, flow: TracedFlow, hops: list[str] | None) -> None:  # noqa: ARG002 - none on loopback
-        source, port, destination, _ = flow.key
-        super()._replace(flow, list(route(source, port, destination)))
+        key = flow.key
+        super()._replace(flow, list(route(key.source_address, key.source_port, key.destination_address)))
 
 
 class WatchedProber(process.Prober):
@@ -80,7 +80,7 @@ def sizes(prober: process.Prober) -> dict[str, int]:
         "probes by age": len(udp._by_age),
         "probes awaiting a timestamp": sum(len(flow._awaiting_time) for flow in udp._flows.values()),
         "traced flows": len(tracer._flows),
-        "traces under way": len(tracer._by_destination),
+        "traces under way": sum(lane.under_way for lane in tracer._lanes.values()),
         "timers": sum(map(len, loop._slots.values())),
         "watched sockets": len(loop._watched),
         "responder streams": len(responders[0]._streams._counts) if responders else 0,

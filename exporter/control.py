@@ -32,7 +32,7 @@ from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
-from exporter.joins import JobPaths, LinkJoin, MtuLimitJoin, PathInfo, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, link_info, rnic_info
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
@@ -83,6 +83,7 @@ class Exporter:
         topology = read_topology(config.topology) if config.topology else None
         self._fabric = Fabric(topology) if topology is not None else None
         self._links = LinkJoin(self._fabric) if self._fabric is not None else None
+        self._last_hops = LastHops(self._fabric)
         self._mtu_limits = MtuLimitJoin(self._fabric, config.host, config.rnics)
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths, self._path_info = JobPaths(), PathInfo()
@@ -127,6 +128,7 @@ class Exporter:
             ceilings=probing.ceilings,
             trace_period_seconds=probing.trace_period_seconds,
             trace_max_hops=probing.trace_max_hops,
+            switches=dict(self._fabric.switch_addresses) if self._fabric is not None else {},
             spraying=probing.spraying,
             dns=dns,
         )
@@ -290,6 +292,7 @@ class Exporter:
         if self._prober is not None:
             joined += self._job_paths.series(self._probed)
             joined += self._path_info.series(self._probed)
+            joined += self._last_hops.series(self._probed)
             joined += self._mtu_limits.series(self._probed)
             if self._links is not None:
                 links, *coverage = self._links.series(self._probed)

@@ -1,4 +1,4 @@
-"""Families that join others: which links a path crosses, which job probes it, which RNICs there are."""
+"""Families that join others: which links a path crosses, where a failing one ends, whose job it is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from exporter.contracts.catalogue import (
+    FAILING_TRACE,
     JOB_PATH_INFO,
     LINK_INFO,
     LINKS_COVERED,
@@ -19,6 +21,7 @@ from exporter.contracts.catalogue import (
     PATH_MTU_LIMIT_INFO,
     RNIC_INFO,
     ROUTE,
+    TRACE_LAST_HOP_INFO,
     Table,
 )
 from exporter.contracts.fabric import Fabric
@@ -30,8 +33,8 @@ from exporter.store import Store
 
 _PROBE, _SOURCE = PATH.labels.index("probe"), PATH.labels.index("src_host")
 
-Flow = tuple[str, str, str, str]
-"""Source address and port, destination address and port, as text."""
+Flow = tuple[str, str, str, str, str]
+"""Source address and port, destination address and port, protocol, as text."""
 
 _Routed = tuple[str, str, tuple[str, ...] | None]
 """Source address, destination address, hops; None for hops where the fabric sprays the flow."""
@@ -40,14 +43,33 @@ _Routed = tuple[str, str, tuple[str, ...] | None]
 def flow_of_labels(labels: Sequence[str]) -> Flow:
     """The flow of a PATH row: its hidden labels follow the rendered ones."""
     start = len(PATH.labels)
-    return (labels[start], labels[start + 1], labels[start + 2], labels[start + 3])
+    protocol = "tcp" if labels[_PROBE] == "tcp" else "udp"
+    return (labels[start], labels[start + 1], labels[start + 2], labels[start + 3], protocol)
 
 
 def routes(store: Store) -> dict[Flow, list[str] | None]:
     """Last complete route of each traced flow, as hop addresses without the destination; None where it is sprayed."""
+    found: dict[Flow, list[str] | None] = {}
+    for row in store.read(ROUTE):
+        source, source_port, destination, destination_port, protocol, hops = row.labels
+        found[source, source_port, destination, destination_port, protocol] = json.loads(hops)
+    return found
+
+
+class FailingTrace(NamedTuple):
+    """The last trace of a path that loses probes."""
+
+    hops: list[str | None]
+    last_hop: str
+    """Address; empty where none answered."""
+    outcome: str
+
+
+def failing_traces(store: Store) -> dict[int, FailingTrace]:
+    """{identity of a PATH row: its trace}."""
     return {
-        (row.labels[0], row.labels[1], row.labels[2], row.labels[3]): json.loads(row.labels[4])
-        for row in store.read(ROUTE)
+        int(row.labels[0]): FailingTrace(json.loads(row.labels[1]), row.labels[2], row.labels[3])
+        for row in store.read(FAILING_TRACE)
     }
 
 
@@ -101,8 +123,7 @@ class LinkJoin(_Join):
         for row in store.read(PATH):
             flow, rnic = flow_of_labels(row.labels), (row.labels[_SOURCE], row.labels[_SOURCE + 1])
             pairs[rnic].add((flow[0], flow[2]))
-            # ECMP hashes the protocol too: the route of a UDP flow says nothing of a handshake.
-            if row.labels[_PROBE] == "tcp" or flow not in known:
+            if flow not in known:
                 continue
             hops = known[flow]
             routed = (flow[0], flow[2], None if hops is None else tuple(hops))
@@ -120,6 +141,26 @@ class LinkJoin(_Join):
             Series(LINKS_POSSIBLE, [(rnic, len(links)) for rnic, links in reached.items()]),
             Series(LINKS_COVERED, [(rnic, len(links & crossed[rnic])) for rnic, links in reached.items()]),
         ]
+
+
+class LastHops(_Join):
+    """Names where the traces of failing paths ended: by the topology where it knows the address, else as it is."""
+
+    def __init__(self, fabric: Fabric | None) -> None:
+        super().__init__(PATH, FAILING_TRACE)
+        self._fabric = fabric
+
+    def _make(self, store: Store) -> list[Series]:
+        found = failing_traces(store)
+        paths = ((row, found[row.identity]) for row in store.read(PATH) if row.identity in found)
+        samples = [((row.labels[0], self._name(trace.last_hop), trace.outcome), 1.0) for row, trace in paths]
+        return [Series(TRACE_LAST_HOP_INFO, samples)]
+
+    def _name(self, address: str) -> str:
+        if self._fabric is None or not address:
+            return address or "none"
+        interface = self._fabric.by_address.get(address)
+        return interface.id if interface is not None else self._fabric.locate(address) or address
 
 
 class PathInfo(_Join):

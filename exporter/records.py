@@ -17,7 +17,7 @@ import msgspec
 from exporter.contracts.catalogue import DNS, PATH
 from exporter.contracts.plan import UDP_HEADERS, Plan, Target
 from exporter.contracts.tables import ProbeRecord, TaskType
-from exporter.joins import Flow, flow_of_labels, routes
+from exporter.joins import Flow, failing_traces, flow_of_labels, routes
 from exporter.results import (
     ANSWERED,
     LOOKUP,
@@ -82,7 +82,10 @@ class RecordWriter:
             self._labels = labels
 
     def csv(self, since: float, plan: Plan | None, others: Iterable[Record] = ()) -> bytes:
-        """Records of probes sent after ``since`` (Unix seconds), a TRACEROUTE per traced flow, then ``others``."""
+        """Records of probes sent after ``since`` (Unix seconds), a TRACEROUTE per traced flow, then ``others``.
+
+        A path that loses probes, and whose trace does not come to its destination, has a failed one: how far it comes.
+        """
         with self._formatting:
             return to_csv(chain(self._records(since, plan), others))
 
@@ -96,6 +99,7 @@ class RecordWriter:
         targets = {target.path: target for target in plan.targets} if plan is not None else {}
         lookups = self._lookups()
         latest: dict[Flow, Record] = {}
+        latest_of: dict[int, Record] = {}
         for result, error in _with_errors(self._results.read(0)[0]):
             if result.time_ns < since * 1e9:
                 continue
@@ -110,11 +114,17 @@ class RecordWriter:
             record = _path_columns(labels, target, plan.job if plan is not None and target is not None else None)
             record |= self._real_columns(record)
             yield record | _outcome_columns(result, error)
-            latest[flow_of_labels(labels)] = record
+            latest[flow_of_labels(labels)] = latest_of[result.path] = record
+        trace: Record = {"task_type": "TRACEROUTE", "ping_time": time.time_ns(), "probe_bytes": None}
+        trace |= {"latency": None, "loss_rate": None}
         for flow, hops in routes(self._store).items():
             if flow in latest and hops is not None:
-                traced = {"task_type": "TRACEROUTE", "dial": "success", "route": json.dumps(hops), "probe_bytes": None}
-                yield latest[flow] | {"ping_time": time.time_ns(), "latency": None, "loss_rate": None} | traced
+                yield latest[flow] | trace | {"dial": "success", "route": json.dumps(hops), "protocol": flow[-1]}
+        for path, failing in failing_traces(self._store).items():
+            if path in latest_of and failing.outcome != "reached":
+                ended = {"dial": "fail", "route": json.dumps(failing.hops), "error": failing.outcome}
+                protocol = "tcp" if latest_of[path]["task_type"] == "TCP_PING" else "udp"
+                yield latest_of[path] | trace | ended | {"protocol": protocol}
 
     def _lookups(self) -> dict[int, tuple[str, ...]]:
         """Labels of the DNS lookups, of which none ever leaves; none without the section ``dns``."""
@@ -164,7 +174,7 @@ def _with_errors(results: Sequence[Result]) -> list[tuple[Result, str]]:
 
 def _path_columns(labels: Sequence[str], target: Target | None, job: str | None) -> Record:
     _, source_host, source_rnic, destination_host, destination_rnic, probe = labels[: len(PATH.labels)]
-    source, source_port, destination, destination_port = flow_of_labels(labels)
+    source, source_port, destination, destination_port, _ = flow_of_labels(labels)
     return {
         "task_type": _TASK[probe],
         "src_node_id": target.source.rpartition("/")[0] if target else source_host,

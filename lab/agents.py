@@ -27,6 +27,8 @@ PORT = 9105
 POLLER = "switch-poller"
 POLLER_PORT = 9106
 SWITCH_PERIOD_SECONDS = 5.0
+CEILINGS = {"trace_packets_per_second_per_switch": 10}
+"""A dozen hosts below switches that answer 100 a second: nobody waits for the first routes of a demo."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Exporters:
                 "listen": {"address": host.management, "port": PORT},
                 "topology": self.topology.name,
                 "plan": self.plan.name,
-                "probing": {"key_file": "probe.key", "trace_period_seconds": 20},
+                "probing": {"key_file": "probe.key", "trace_period_seconds": 20, "ceilings": CEILINGS},
                 "workloads": [
                     {"job": job.name, "container": worker.container, "rnics": [nic.name for nic in worker.nics]}
                 ],
@@ -153,7 +155,7 @@ class Sidecars:
                 "topology": "topology.json",
                 "rnics": rnics,
                 "plan": self.plan.name,
-                "probing": {"key_file": "probe.key", "trace_period_seconds": 60},
+                "probing": {"key_file": "probe.key", "trace_period_seconds": 60, "ceilings": CEILINGS},
                 "workloads": [
                     {
                         "job": job.name,

@@ -14,7 +14,7 @@ from skeleton_service.tables import load_tables
 _TEXT = (
     "task_type", "src_node_id", "dst_node_id", "src_node_sn", "dst_node_sn", "src_ip", "dst_ip",
     "src_real_ip", "dst_real_ip", "dial", "src_tenant_id", "dst_tenant_id", "route", "job",
-    "src_rnic", "dst_rnic", "error", "dns_name",
+    "src_rnic", "dst_rnic", "error", "dns_name", "protocol",
 )  # fmt: skip
 _INTEGERS = ("ping_time", "src_port", "dst_port", "dscp", "packets_sent", "packets_lost", "probe_bytes", "starved")
 _FLOATS = ("latency", "loss_rate")

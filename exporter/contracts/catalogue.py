@@ -28,8 +28,8 @@ DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
-    "traced paths": "those of `paths` that are not TCP and whose flow has a complete route, or is sprayed; with "
-    "`underlay` also those of the host's containers",
+    "traced paths": "those of `paths` whose flow has a complete route, or is sprayed; with `underlay` also those of "
+    "its containers",
     "mtu paths": "those of `paths` that are probed at full size",
     "tcp paths": "those of `paths` that are TCP",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric; sprayed, all it may cross",
@@ -120,11 +120,22 @@ PROBES_REFUSED = _path(
 PROBES_UNSENT = _path(
     "probes.unsent", "counter", "{probe}", "Probes the prober could not send in time or at all; never booked as loss."
 )
-RTT_LAST = _path("rtt", "gauge", "s", "Network round trip of the last answered probe, responder delay excluded.")
+RTT_LAST = _path(
+    "rtt",
+    "gauge",
+    "s",
+    "Network round trip of the last answered probe that was not starved, responder delay excluded.",
+)
 LAST_REPLY = _path("last_reply.timestamp", "gauge", "s", "Unix time of the last reply on the path.")
 RESPONDER_RESTARTS = _path("responder.restarts", "counter", "{restart}", "Boot epoch changes seen in replies.")
 PATH_MTU = _path(
     "mtu.reported", "gauge", "By", "Next-hop MTU that a router reported for this path (frag needed, RFC 1191)."
+)
+ROUTE_HASH = _path(
+    "route.hash",
+    "gauge",
+    "",
+    "Hash of the hops of the last complete trace, 52 bits: the same number is the same route. Frozen while it fails.",
 )
 PATH_MTU_FOUND = _path(
     "mtu",
@@ -178,6 +189,7 @@ PATH = _table(
     PATH_MTU_FOUND,
     PATH_MTU_PROMISED,
     ROUTE_CHANGES,
+    ROUTE_HASH,
     TCP_SYN_RETRANSMITS,
     TCP_RETRANSMITS,
     TCP_RESETS,
@@ -191,7 +203,7 @@ RTT = Metric(
     "histogram",
     "s",
     RTT_LABELS,
-    "Network round trips, by source RNIC, role and probe type.",
+    "Network round trips, by source RNIC, role and probe type; without those of starved probes.",
     "rnics x roles x probe types x 18",
     RTT_BUCKETS,
 )
@@ -205,6 +217,15 @@ PATH_LINK_INFO = Metric(
     "1 for each link the path crosses: its last complete trace before the first loss, frozen while it fails. "
     "Where the fabric sprays the flow: for each link that it may cross, the share of its packets that do.",
     "traced paths x links a path",
+)
+TRACE_LAST_HOP_INFO = Metric(
+    "fabric.path.trace.last_hop.info",
+    "gauge",
+    "",
+    ("path", "hop", "outcome"),
+    "1 for a path that loses probes: the last hop that answered a trace of its flow meanwhile, or `none`. "
+    "`reached`: the destination itself; `unreachable`: it knows no way on; `silent`: nothing behind it answered.",
+    "paths",
 )
 PATH_INFO = Metric(
     "fabric.path.info",
@@ -329,7 +350,7 @@ PROBER_STARVED = _self(
     "prober.starved_probes",
     "counter",
     "{probe}",
-    "Probes sent or judged over 5 ms late; their records say so.",
+    "Probes sent or judged over 5 ms late; their records say so, and no metric of round trips has them.",
 )
 PROBER_UNJUDGED = _self(
     "prober.unjudged_probes",
@@ -362,6 +383,12 @@ PROBER_LIMITED = _self(
 )
 PROBER_TRACES = _self("traces", "counter", "{trace}", "Traces that came to an end, complete or not.")
 PROBER_TRACES_INCOMPLETE = _self("traces.incomplete", "counter", "{trace}", "Traces with a silent hop or no end.")
+PROBER_TRACES_DELAYED = _self(
+    "traces.delayed",
+    "counter",
+    "{packet}",
+    "Packets of traces put off for a switch's sake (probing.ceilings.trace_packets_per_second_per_switch).",
+)
 PROBER_SPRAYED = _self(
     "sprayed_flows",
     "gauge",
@@ -390,6 +417,7 @@ PROBER = _table(
     PROBER_LIMITED,
     PROBER_TRACES,
     PROBER_TRACES_INCOMPLETE,
+    PROBER_TRACES_DELAYED,
     PROBER_SPRAYED,
     PROBER_PATHS,
     PROBER_UNSUPPORTED,
@@ -398,7 +426,7 @@ PROBER = _table(
 
 ROUTE = Table(
     "route",
-    ("source_address", "source_port", "destination_address", "destination_port", "hops"),
+    ("source_address", "source_port", "destination_address", "destination_port", "protocol", "hops"),
     (),
 )
 """Last complete route per flow; not rendered itself, but joined with the topology into PATH_LINK_INFO.
@@ -406,6 +434,8 @@ ROUTE = Table(
 ``hops`` is JSON: a list of addresses, or null where the fabric sprays the flow, so that it has no one route.
 """
 
+FAILING_TRACE = Table("failing_trace", ("path_row", "hops", "last_hop", "outcome"), ())
+"""Last trace of each path that loses probes, by the identity of its row in PATH; becomes TRACE_LAST_HOP_INFO."""
 PATH_MTU_LIMIT = Table("path_mtu_limit", ("path", "kind", "hop"), ())
 """What limits each path that fails its promise, ``hop`` as an address; joined with the topology into
 PATH_MTU_LIMIT_INFO."""
@@ -576,6 +606,7 @@ CATALOGUE: tuple[Metric, ...] = (
     *PATH.metrics,
     RTT,
     PATH_LINK_INFO,
+    TRACE_LAST_HOP_INFO,
     PATH_INFO,
     PATH_MTU_LIMIT_INFO,
     JOB_PATH_INFO,

@@ -84,6 +84,12 @@ class Fabric:
     def _switch_by_address(self) -> dict[str, str]:
         return {address: switch.name for switch in self.topology.switches for address in switch.addresses}
 
+    @cached_property
+    def switch_addresses(self) -> dict[str, str]:
+        """{address: switch} of every address that a switch may answer a trace from."""
+        ports = {address: port.partition(":")[0] for address, port in self._port_by_address.items()}
+        return ports | self._switch_by_address
+
     def locate(self, hop: str) -> str | None:
         """Resolve a traceroute hop (address, ``switch:port`` or switch name) to a port or switch name."""
         if hop in self._port_by_address:

@@ -39,7 +39,8 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     that the probe arrived), or ``timeout`` (none of these); absent where the writer does not tell. ``starved``
     is 1 where the prober was short of CPU as it sent or judged the probe, 0 where it was not. A DNS record is a
     query for ``dns_name`` to the resolver ``dst_node_id``; one that was answered, but with no address, has failed
-    with loss rate 0.
+    with loss rate 0. A TRACEROUTE that fails has an ``error`` too: ``silent``, or ``unreachable`` where a router said
+    so. ``protocol`` is that of the flow it traced; absent is ``udp``.
     """
 
     task_type: TaskType
@@ -70,6 +71,7 @@ class ProbeRecord(Contract, frozen=True, kw_only=True):
     error: str | None = None
     starved: Literal[0, 1] | None = None
     dns_name: str | None = None
+    protocol: Literal["udp", "tcp"] | None = None
 
 
 class CounterSample(Contract, frozen=True, kw_only=True):

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="between the probes of a path; default: %(default)s",
     )  # fmt: skip
     add(
-        "--timeout", type=_number(0.01, 60), default=0.5, metavar="SECONDS",
+        "--timeout", type=_number(0.1, 60), default=0.5, metavar="SECONDS",
         help="unanswered for so long, a probe is lost; default: %(default)s, and for tcp 1 s more, to see a second SYN",
     )  # fmt: skip
     add(
@@ -63,6 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     classes.add_argument("--dscp", type=_whole(0, 63), metavar="0-63", help="the same by DSCP, with ECT(0)")
     add("--max-hops", "--max-ttl", type=_whole(1, 32), default=30, metavar="N", help="of a trace; default: %(default)s")
+    add(
+        "--ecmp", action="store_true",
+        help="instead of a trace: find all equal-cost ways, one source port after the other",
+    )  # fmt: skip
+    add(
+        "--max-flows", type=_whole(1, 16384), default=512, metavar="N",
+        help="of --ecmp; default: %(default)s",
+    )  # fmt: skip
     add(
         "--max-loss", type=_number(0, 100), metavar="PERCENT",
         help="exit 1 when a path loses more; default: only when it never answers",

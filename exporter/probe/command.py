@@ -10,7 +10,11 @@ import threading
 import time
 from contextlib import suppress
 
-from exporter.probe.request import read_request
+import msgspec
+
+from exporter.probe.enumerate import Enumerator, lines
+from exporter.probe.multipath import Multipath
+from exporter.probe.request import Request, read_request
 from exporter.probe.session import Session
 from exporter.probe.verdict import problems
 from exporter.probe.views import view_for
@@ -25,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without the bars' characters still shows the numbers
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # timeout(1) ends it as Ctrl-C does
+    if options.ecmp:
+        return _enumerate(request, options)
     view = view_for(request, json=options.json, json_lines=options.json_lines)
     session = Session(request, keep_samples=view.keeps_samples)
     started = time.monotonic()
@@ -43,3 +49,35 @@ def run(options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 1
     return 1 if found else 0
+
+
+def _enumerate(request: Request, options: argparse.Namespace) -> int:
+    """Show all ways to each destination, one destination after the other. 1 where one answered no trace."""
+    ports = list(dict.fromkeys(port for given in options.source_port for port in given))
+    quiet = options.json or options.json_lines or not sys.stderr.isatty()
+    answered = True
+    try:
+        for target in {target.destination_address: target for target in reversed(request.targets)}.values():
+            enumerator = Enumerator(request, target, ports, options.max_flows, (lambda _: None) if quiet else _progress)
+            interrupted = False
+            try:
+                enumerator.run()
+            except KeyboardInterrupt:
+                interrupted = True
+            found = enumerator.result()
+            answered = answered and found.reached > 0
+            if options.json or options.json_lines:
+                text = msgspec.json.encode(found)
+                print((text if options.json_lines else msgspec.json.format(text)).decode(), flush=True)
+            else:
+                print("\n".join(lines(found)), flush=True)
+            if interrupted:
+                break
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0 if answered else 1
+
+
+def _progress(ways: Multipath) -> None:
+    print(f"\r{ways.flows} flows, {len(ways.routes)} ways\x1b[K\r", end="", file=sys.stderr, flush=True)

@@ -116,7 +116,10 @@ def _hops(hops: Sequence[Hop]) -> list[str]:
     lines = []
     for number, hop in enumerate(hops, 1):
         answers = ", ".join(f"{address} ({count} of {hop.traces})" for address, count in hop.addresses.items())
-        lines.append(f"  {number:>2}  {answers or f'silent (0 of {hop.traces})'}")
+        text = f"  {number:>2}  {answers or f'silent (0 of {hop.traces})'}"
+        if (trips := hop.rtt_seconds) is not None:
+            text += f"  {trips.text()}"
+        lines.append(text)
     return lines
 
 

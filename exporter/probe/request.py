@@ -53,6 +53,8 @@ class Request:
 def read_request(options: argparse.Namespace) -> Request:
     """Resolve, check and complete the options; raise ContractError that names option and remedy."""
     kind: Type = options.type
+    if options.ecmp and kind != "trace":
+        raise ContractError("--ecmp", f"is of no use with --type {kind}", "add --type trace")
     if kind == "tcp" and options.size is not None:
         raise ContractError("--size", "is of no use with --type tcp, whose handshake carries no data")
     if options.key_file is not None:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from exporter.contracts.catalogue import PATH, PATH_MTU_LIMIT, PROBER, ROUTE, RTT_TABLE
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_MTU_LIMIT, PROBER, ROUTE, RTT_TABLE
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Target
 from exporter.contracts.sizes import roce_path_mtu
@@ -33,12 +33,16 @@ from exporter.probing.paths import (
 from exporter.probing.settings import prober_tables
 from exporter.probing.tcp import Handshake
 from exporter.probing.trace import Tracer
+from exporter.probing.trace_udp import UdpCarrier, UdpTraces
 from exporter.probing.udp import FlowSocket, UdpProber
+from exporter.probing.walk import Walk
 from exporter.results import ResultRing
 from exporter.store import RowWriter, Store
 
 _LOOK_SECONDS = 0.05  # how often the loop looks whether it is done
 _START_NS = 20_000_000
+TRACE_PACKETS_PER_SECOND = 20.0
+"""That may end at one switch: a person looks at a few flows for a short while, and exporters need their share too."""
 _SWITCH_SECONDS = 0.0005
 """How long the drawing thread may keep the probing one from running: Python's 5 ms would make slots late."""
 
@@ -221,25 +225,28 @@ class Session:
             # All flows at once, and again each interval: a person is waiting. 0.9 is the tracer's smallest spread.
             tracer = Tracer(
                 self._loop,
-                self._udp,
                 store.writer(ROUTE),
+                store.writer(FAILING_TRACE),
                 store.writer(PROBER).add(()),
                 period_seconds=max(request.interval, 1.0) / 0.9,
                 max_hops=request.max_hops,
+                packets_per_second_per_switch=TRACE_PACKETS_PER_SECOND,
+                at_once=len(self.paths),
                 spread=lambda: 0.0,
                 on_trace=self._on_trace,
             )
+            traces = UdpTraces(self._udp)
             self._untraced = set(self._by_flow)
         for path in self.paths:
             if request.type == "tcp":
                 continue
-            source, port, _, _ = path.flow
+            source, port = path.flow.source_address, path.flow.source_port
             try:
                 path.socket = self._udp.acquire(source, port)
             except OSError as error:
                 raise ContractError("--source-port", f"{port} of {source}: {error.strerror or error}") from error
             if tracer is not None:
-                tracer.add(path, path.socket)
+                tracer.add(path, UdpCarrier(traces, path.flow, path.target.traffic_class, path.socket))
             if request.type == "mtu":
                 self._searcher.add(path, path.socket)
 
@@ -282,8 +289,9 @@ class Session:
         finally:
             self._ended.set()
 
-    def _on_trace(self, flow: Flow, hops: list[str | None]) -> None:
-        self._by_flow[flow].tally.add_trace(hops)
+    def _on_trace(self, flow: Flow, walk: Walk) -> None:
+        hops = [*walk.hops, flow.destination_address] if walk.reached else walk.hops
+        self._by_flow[flow].tally.add_trace(hops, walk.rtts_ns)
         self._untraced.discard(flow)
 
     def _on_search_end(self, path: Path, limit: Limit | None) -> None:

@@ -6,17 +6,19 @@ import math
 import threading
 from bisect import bisect_left, insort
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
 
+from exporter.probe.units import seconds
 from exporter.probing.pathmtu import Kind
 
 Outcome = Literal["answered", "lost", "refused"]
 
 WINDOW = 10_000
 """Percentiles are of so many last round trips: a run may last for days."""
+_HOP_WINDOW = 1000
 _RECENT = 120  # samples kept for the sparkline: more than a line of a terminal holds
 
 
@@ -45,11 +47,32 @@ class RoundTrips(msgspec.Struct, frozen=True, kw_only=True):
     max: float
 
 
+class HopRoundTrips(msgspec.Struct, frozen=True, kw_only=True):
+    """Round trips to one hop in seconds, over the last ``_HOP_WINDOW`` answers."""
+
+    min: float
+    median: float
+    max: float
+
+    @staticmethod
+    def of(values: Iterable[float]) -> HopRoundTrips | None:
+        """None for none."""
+        ordered = sorted(values)
+        if not ordered:
+            return None
+        return HopRoundTrips(min=ordered[0], median=ordered[(len(ordered) - 1) // 2], max=ordered[-1])
+
+    def text(self) -> str:
+        return "/".join(seconds(value) for value in (self.min, self.median, self.max))
+
+
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
     """One hop of a traced flow: how many traces came to it, and which addresses answered, most often first."""
 
     traces: int
     addresses: dict[str, int]
+    rtt_seconds: HopRoundTrips | None
+    """With the router's time to answer, for which it has no haste: only what later hops share is the path's."""
 
 
 class PathMtu(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +159,24 @@ def label(some: Sequence[PathSummary], paths: Sequence[PathSummary]) -> str:
     return ", ".join(names)
 
 
+class _HopTally:
+    def __init__(self) -> None:
+        self._traces = 0
+        self._addresses: Counter[str] = Counter()
+        self._rtts: deque[float] = deque(maxlen=_HOP_WINDOW)
+
+    def add(self, address: str | None, rtt_ns: int | None) -> None:
+        self._traces += 1
+        if address is not None:
+            self._addresses[address] += 1
+        if rtt_ns is not None:
+            self._rtts.append(rtt_ns / 1e9)
+
+    def hop(self) -> Hop:
+        trips = HopRoundTrips.of(self._rtts)
+        return Hop(traces=self._traces, addresses=dict(self._addresses.most_common()), rtt_seconds=trips)
+
+
 class Tally:
     """Counts the samples of one path: one thread adds, another reads."""
 
@@ -147,7 +188,7 @@ class Tally:
         self._last = self._min = self._max = math.nan
         self._outcomes: Counter[Outcome] = Counter()
         self._starved = 0
-        self._hops: list[tuple[Counter[str], int]] = []
+        self._hops: list[_HopTally] = []
 
     def add(self, sample: Sample) -> None:
         """Count one probe. O(WINDOW) memory moves at worst, microseconds."""
@@ -167,16 +208,12 @@ class Tally:
         if len(self._window) > WINDOW:
             del self._sorted[bisect_left(self._sorted, self._window.popleft())]
 
-    def add_trace(self, hops: Sequence[str | None]) -> None:
-        """Count one trace: the address that answered at each hop, None for silence."""
+    def add_trace(self, hops: Sequence[str | None], rtts_ns: Sequence[int | None]) -> None:
+        """Count one trace: the address that answered at each hop and its round trip, None for silence."""
         with self._lock:
-            for place, address in enumerate(hops):
-                if place == len(self._hops):
-                    self._hops.append((Counter(), 0))
-                addresses, traces = self._hops[place]
-                if address is not None:
-                    addresses[address] += 1
-                self._hops[place] = (addresses, traces + 1)
+            self._hops.extend(_HopTally() for _ in range(len(hops) - len(self._hops)))
+            for tally, address, rtt_ns in zip(self._hops, hops, rtts_ns, strict=False):
+                tally.add(address, rtt_ns)
 
     @property
     def ended(self) -> int:
@@ -217,7 +254,7 @@ class Tally:
         first answers were lost, the trace went on to it with a greater hop limit.
         """
         with self._lock:
-            hops = [Hop(traces=traces, addresses=dict(found.most_common())) for found, traces in self._hops]
+            hops = [tally.hop() for tally in self._hops]
         while hops and not hops[-1].addresses:
             hops.pop()
         while len(hops) > 1 and hops[-1].addresses.keys() <= {destination} and destination in hops[-2].addresses:

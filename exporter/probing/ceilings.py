@@ -16,6 +16,8 @@ from exporter.probing.packet import PACKET_BYTES
 
 PacketsPerSecond = Annotated[float, Meta(ge=1, le=1_000_000)]
 
+PACKETS_PER_SECOND_PER_SWITCH = 1.0
+"""Packets of traces that end at one switch, which polices its answers to all agents together, often at 100/s."""
 _HANDSHAKE, _ECHO = 3, 2
 """Packets of a TCP probe: SYN, ACK and RST; and where an echo is asked for, the request and an ACK of its reply."""
 
@@ -33,6 +35,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     packets_per_second: PacketsPerSecond = 10_000.0
     packets_per_second_per_destination: PacketsPerSecond = 1000.0
+    trace_packets_per_second_per_switch: Annotated[float, Meta(ge=0.01, le=10_000)] = PACKETS_PER_SECOND_PER_SWITCH
     transits: tuple[Transit, ...] = ()
 
 

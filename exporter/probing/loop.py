@@ -2,7 +2,7 @@
 
 To sleep and be woken costs more than to send or read a packet, so packets are dealt with together. Answers, whose
 arrival the kernel has noted, wait for the next slot. Requests wake the loop; when that happens all the time it stops
-listening and looks for them every 20 ms instead, as the kernel does with busy network cards (NAPI,
+listening and looks for them every 50 ms instead, as the kernel does with busy network cards (NAPI,
 Documentation/networking/napi.rst).
 """
 
@@ -16,21 +16,21 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 SLOT_NS = 10_000_000
-FEW = 4
-"""What need not be exact to the slot happens in each fourth only: fewer wakes, with more to do in each."""
+FEW = 5
+"""What need not be exact to the slot happens in each fifth only: fewer wakes, with more to do in each."""
 LATE_NS = 5_000_000
 """What happens later than this was starved of CPU: the delay is the host's, not the network's."""
 LATEST_NS = 100_000_000
 """What is later than this is not sent any more: after a stall all that was missed would leave at once."""
 
 _LONGEST_WAIT_NS = 1_000_000_000
-_LOOK_NS = 2 * SLOT_NS
-_BRIEF_NS = 500_000
+_LOOK_NS = FEW * SLOT_NS
+_BRIEF_NS = 1_000_000
 """A look that took longer is followed by one ``_SOON_NS`` later: what a socket can hold is a few full-size packets."""
 _SOON_NS = SLOT_NS // 2
 _BUSY_WAKES = 4
 """So many wakes more than looks would have been make the loop look instead; it listens again after ``_QUIET_NS``."""
-_QUIET_NS = 4 * _LOOK_NS
+_QUIET_NS = 2 * _LOOK_NS
 
 
 class Readable(Protocol):
@@ -85,7 +85,7 @@ class Loop:
         self._watch(item, self._epoll, output)
 
     def watch_for_requests(self, item: Readable) -> None:
-        """Call the handlers of ``item`` when it is ready, or 20 ms later: the kernel must note when that was."""
+        """Call the handlers of ``item`` when it is ready, or 50 ms later: the kernel must note when that was."""
         self._watch(item, self._requests)
 
     def watch_for_answers(self, item: Readable) -> None:

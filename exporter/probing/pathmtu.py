@@ -167,16 +167,16 @@ class MtuSearcher:
 
     def add(self, path: Path, flow: FlowSocket) -> None:
         watched = self._watched[path] = _Watched(path, flow)
-        self._by_flow.setdefault((flow, path.flow[2:]), []).append(watched)
+        self._by_flow.setdefault((flow, path.flow.destination), []).append(watched)
 
     def remove(self, path: Path) -> None:
         watched = self._watched.pop(path, None)
         if watched is None:
             return
-        same = self._by_flow[watched.flow, path.flow[2:]]
+        same = self._by_flow[watched.flow, path.flow.destination]
         same.remove(watched)
         if not same:
-            del self._by_flow[watched.flow, path.flow[2:]]
+            del self._by_flow[watched.flow, path.flow.destination]
         self._stop(watched)
 
     def search(self, path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from exporter.contracts.catalogue import PATH, RTT_BUCKETS
 from exporter.contracts.plan import UDP_HEADERS, Target
@@ -24,6 +26,7 @@ MTU_REPORTED = _COLUMN["mtu.reported"]
 MTU = _COLUMN["mtu"]
 MTU_PROMISED = _COLUMN["mtu.promised"]
 ROUTE_CHANGES = _COLUMN["route.changes"]
+ROUTE_HASH = _COLUMN["route.hash"]
 TCP_SYN_RETRANSMITS = _COLUMN["tcp.syn.retransmits"]
 TCP_RETRANSMITS = _COLUMN["tcp.retransmits"]
 TCP_RESETS = _COLUMN["tcp.resets"]
@@ -34,8 +37,19 @@ RESTART_NS = 5_000_000_000
 
 _RTT_SUM = len(RTT_BUCKETS) + 1
 
-Flow = tuple[str, int, str, int]
-"""(source address, source port, destination address, destination port): what ECMP hashes on."""
+
+class Flow(NamedTuple):
+    """What ECMP hashes on."""
+
+    source_address: str
+    source_port: int
+    destination_address: str
+    destination_port: int
+    protocol: Literal["udp", "tcp"]
+
+    @property
+    def destination(self) -> tuple[str, int]:
+        return (self.destination_address, self.destination_port)
 
 
 def packet_bytes(target: Target) -> int:
@@ -44,7 +58,13 @@ def packet_bytes(target: Target) -> int:
 
 
 def flow_of(target: Target) -> Flow:
-    return (target.source_address, target.source_ports[0], target.destination_address, target.destination_port)
+    return Flow(
+        target.source_address,
+        target.source_ports[0],
+        target.destination_address,
+        target.destination_port,
+        "tcp" if target.probe == "tcp" else "udp",
+    )
 
 
 class Path:
@@ -58,7 +78,7 @@ class Path:
     __slots__ = (
         "_afresh", "_answers", "_answers_before", "_histogram", "_losses", "_missed", "_results", "_silent_since_ns",
         "_stream", "_unanswered",
-        "flow", "last_loss_ns", "row", "target", "token",
+        "flow", "last_loss_ns", "on_loss", "row", "target", "token",
     )  # fmt: skip
 
     def __init__(self, target: Target, token: int, row: RowWriter, histogram: RowWriter, results: ResultRing) -> None:
@@ -67,6 +87,7 @@ class Path:
         self.token = token
         self.row = row
         self.last_loss_ns = 0  # monotonic; 0 = never
+        self.on_loss: Callable[[], None] | None = None
         self._histogram = histogram
         self._results = results
         self._stream: tuple[int, int] | None = None
@@ -102,15 +123,18 @@ class Path:
         self.row.end()
 
     def book_answer(self, rtt_ns: int | None, time_ns: int, starved: bool = False) -> None:
-        """The probe sent at ``time_ns`` was answered; None is a round trip that nobody knows."""
+        """The probe sent at ``time_ns`` was answered; None is a round trip that nobody knows.
+
+        That of a starved probe may hold our own delay: its record says so, and no metric of round trips has it.
+        """
         row = self.row
+        rtt = None if rtt_ns is None or starved else rtt_ns / 1e9
         row.begin()
-        if rtt_ns is not None:
-            row.set(RTT_LAST, rtt_ns / 1e9)
+        if rtt is not None:
+            row.set(RTT_LAST, rtt)
         row.set(LAST_REPLY, time_ns / 1e9)
         row.end()
-        if rtt_ns is not None:
-            rtt = rtt_ns / 1e9
+        if rtt is not None:
             histogram = self._histogram
             histogram.begin()
             histogram.add(bisect_left(RTT_BUCKETS, rtt))
@@ -182,6 +206,8 @@ class Path:
         self.row.add(LOSSES)
         self.row.end()
         self._results.append(self.row.identity, time_ns, 0, LOST, starved)
+        if self.on_loss is not None:
+            self.on_loss()
 
     def leave_unjudged(self, time_ns: int) -> None:  # noqa: ARG002 - for those who follow single probes
         """Book nothing of the probe that was sent at ``time_ns`` (Unix): we stood still for too long to tell.
@@ -208,7 +234,10 @@ class Path:
         self.row.set(MTU, float("nan") if mtu is None else mtu)
         self.row.end()
 
-    def book_route_change(self) -> None:
+    def book_route(self, route_hash: float, *, changed: bool) -> None:
+        """A complete trace, NaN where the flow is sprayed; ``changed`` when it differs from the one before."""
         self.row.begin()
-        self.row.add(ROUTE_CHANGES)
+        self.row.set(ROUTE_HASH, route_hash)
+        if changed:
+            self.row.add(ROUTE_CHANGES)
         self.row.end()

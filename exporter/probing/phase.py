@@ -30,10 +30,10 @@ def phases(targets: Sequence[Target]) -> dict[str, float]:
 def slots_apart(period_seconds: float, probes_per_second: float) -> int:
     """In each how many slots a path of this period may be sent, for so many probes a second in all.
 
-    Up to eight leave together, since the waking costs more than they do; but none is off its time by more than a
+    Up to ten leave together, since the waking costs more than they do; but none is off its time by more than a
     tenth of its period.
     """
-    return 1 if period_seconds < FEW * SLOT_NS / 1e8 or probes_per_second > 8e9 / (FEW * SLOT_NS) else FEW
+    return 1 if period_seconds < FEW * SLOT_NS / 1e8 or probes_per_second > 1e10 / (FEW * SLOT_NS) else FEW
 
 
 def next_due(phase: float, period_ns: int, now_ns: int, unix_ns: int) -> int:

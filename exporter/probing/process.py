@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import (
+    FAILING_TRACE,
     PATH_MTU_LIMIT,
     PROBER,
     PROBER_DROPPED,
@@ -34,6 +34,7 @@ from exporter.contracts.catalogue import (
     ROUTE,
     RTT_TABLE,
 )
+from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
 from exporter.probing.ceilings import Thinning, shares
@@ -49,11 +50,15 @@ from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.probing.tcp import Handshake
 from exporter.probing.tcpresponder import TcpResponder
-from exporter.probing.trace import Tracer
+from exporter.probing.trace import Carrier, Tracer
+from exporter.probing.trace_tcp import TcpCarrier
+from exporter.probing.trace_udp import UdpCarrier, UdpTraces
 from exporter.probing.udp import FlowSocket, UdpProber
+from exporter.probing.walk import HOP_TIMEOUT_SECONDS
 from exporter.results import ResultRing
 from exporter.store import RowWriter, Store, StoreFullError
 
+_NEXT_SLOT_SECONDS = 0.001
 _DELAY_WINDOW_NS = 10_000_000_000
 _LATE = PROBER.metrics.index(PROBER_LATE)
 _SLOT_DELAY = PROBER.metrics.index(PROBER_SLOT_DELAY)
@@ -104,13 +109,16 @@ class Prober:
         self._udp = UdpProber(self._loop, codec, settings.timeout_seconds, self._on_starved, self._on_dropped)
         self._tracer = Tracer(
             self._loop,
-            self._udp,
             store.writer(ROUTE),
+            store.writer(FAILING_TRACE),
             self._counters,
             period_seconds=settings.trace_period_seconds,
             max_hops=settings.trace_max_hops,
+            packets_per_second_per_switch=settings.ceilings.trace_packets_per_second_per_switch,
+            switches=settings.switches,
             spraying=settings.spraying,
         )
+        self._udp_traces = UdpTraces(self._udp)
         limits = store.writer(PATH_MTU_LIMIT)
         self._path_mtu = MtuSearcher(self._loop, self._udp, limits, settings.timeout_seconds)
         self._registration = Registration(self._loop, self._udp, self._start_all)
@@ -238,24 +246,40 @@ class Prober:
             print(f"cannot probe {target.path}: {error}", file=sys.stderr, flush=True)
             return None
         path = Path(target, secrets.randbits(64), row, histogram, self._results)
-        if flow is not None:
-            self._tracer.add(path, flow)
-            if target.probe == "mtu":
-                self._path_mtu.add(path, flow)
+        if flow is not None and target.probe == "mtu":
+            self._path_mtu.add(path, flow)
         period_ns = int(target.period_seconds * 1e9)
         due = next_due(self._phases[target.path], period_ns, self._loop.clock(), time.time_ns())
         thinning = Thinning(self._shares[target.path], zlib.crc32(target.path.encode()) / 2**32)
         probing = _Probing(path, flow, due, thinning)
         self._fire_later(probing, period_ns)
+        self._tracer.add(path, self._carrier(probing))
         return probing
+
+    def _carrier(self, probing: _Probing) -> Carrier:
+        flow, traffic_class = probing.path.flow, probing.path.target.traffic_class
+        if probing.flow is not None:
+            return UdpCarrier(self._udp_traces, flow, traffic_class, probing.flow)
+        return TcpCarrier(self._loop, flow, traffic_class, lambda: self._port_taken(probing))
+
+    def _port_taken(self, probing: _Probing) -> float:
+        """Seconds until a trace may use the port of a TCP path.
+
+        Its handshake may be under way, or due before an answer to the trace can be waited for.
+        """
+        if probing.handshake is not None and probing.handshake.under_way:
+            return _NEXT_SLOT_SECONDS
+        left = (probing.due_ns - self._loop.clock()) / 1e9
+        needed = min(HOP_TIMEOUT_SECONDS, probing.path.target.period_seconds / 4)
+        return max(left, _NEXT_SLOT_SECONDS) if left < needed else 0.0
 
     def _stop(self, probing: _Probing) -> None:
         probing.removed = True
         path = probing.path
         if probing.timer is not None:
             self._loop.cancel(probing.timer)
+        self._tracer.remove(path)
         if probing.flow is not None:
-            self._tracer.remove(path)
             self._path_mtu.remove(path)
             self._udp.release(probing.flow)
         if probing.handshake is not None:
@@ -289,6 +313,7 @@ class Prober:
         elif probing.handshake is not None and probing.handshake.under_way:
             pass  # the flow is being asked: the kernel sends its SYN again, which takes the place of this one
         else:
+            self._tracer.give_way(path)
             timeout = self._settings.timeout_seconds
             probing.handshake = Handshake(self._loop, path, timeout, self._on_starved, self._udp.codec)
 

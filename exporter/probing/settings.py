@@ -9,6 +9,7 @@ from exporter.contracts.catalogue import (
     DNS_ANSWER_TABLE,
     DNS_DURATION_TABLE,
     DNS_RCODES,
+    FAILING_TRACE,
     PATH,
     PATH_MTU_LIMIT,
     PROBER,
@@ -51,6 +52,8 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
     ceilings: Ceilings = Ceilings()
     trace_period_seconds: float
     trace_max_hops: int
+    switches: dict[str, str] = {}
+    """Address -> switch, for traces: a switch answers from the address of the port where the packet came in."""
     spraying: bool = False
     dns: DnsSettings | None = None
 
@@ -58,8 +61,8 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
 def prober_tables(max_paths: int, dns: DnsSettings | None = None) -> list[tuple[Table, int]]:
     """Tables of the prober's store with their capacities; both processes lay the memory out by this."""
     # A histogram has a path that books to it, or is about to go because the plan just changed.
-    tables = [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), (PROBER, 1), (ROUTE, max_paths)]
-    tables.append((PATH_MTU_LIMIT, max_paths))
+    tables = [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), (PROBER, 1)]
+    tables += [(table, max_paths) for table in (ROUTE, FAILING_TRACE, PATH_MTU_LIMIT)]
     if dns is not None:
         resolvers, names = len(dns.resolvers), len(dns.names)
         tables.append((DNS, resolvers * names))

@@ -89,6 +89,25 @@ def _enlarge(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
 
 
+def open_traced_connection(address: str, port: int, traffic_class: int, hop_limit: int) -> socket.socket:
+    """A non-blocking TCP socket whose SYN ends at ``hop_limit``, and whose error queue says where; raise OSError."""
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Closing with a reset leaves no TIME_WAIT behind: the same source port is needed again.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
+        connection.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        connection.setsockopt(socket.IPPROTO_IP, _IP_TOS, traffic_class)
+        connection.setsockopt(socket.IPPROTO_IP, _IP_TTL, hop_limit)
+        connection.bind((address, port))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
 def send_options(traffic_class: int, hop_limit: int | None = None) -> AncillaryData:
     """Per-packet traffic class, and hop limit for a trace: one socket serves every class."""
     options = [(socket.IPPROTO_IP, _IP_TOS, _INT.pack(traffic_class))]
@@ -188,6 +207,8 @@ class IcmpError(NamedTuple):
     destination: tuple[str, int]
     mtu: int
     quoted: bytes
+    received_ns: int | None = None
+    """Kernel receive time, CLOCK_REALTIME."""
 
 
 def error_queue(sock: socket.socket, limit: int) -> Iterator[TransmitTime | IcmpError]:
@@ -209,7 +230,7 @@ def error_queue(sock: socket.socket, limit: int) -> Iterator[TransmitTime | Icmp
             yield TransmitTime(number, timestamp)
         elif origin == _ORIGIN_ICMP:
             offender = socket.inet_ntoa(report[20:24]) if len(report) >= 24 else ""
-            yield IcmpError(_icmp_kind(icmp_type, code), offender, address, info, data)
+            yield IcmpError(_icmp_kind(icmp_type, code), offender, address, info, data, timestamp)
         elif origin == _ORIGIN_ICMP6 and len(report) >= _EXTENDED_ERROR.size + _SOCKADDR_IN6:
             refused = (icmp_type, code) == (_ICMP6_UNREACHABLE, _ICMP6_PORT_UNREACHABLE)
             offender = socket.inet_ntop(socket.AF_INET6, report[24:40])

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from exporter.probing.localmtu import local_mtu
 from exporter.probing.loop import FEW, LATE_NS, SLOT_NS, Loop
-from exporter.probing.packet import REPLY, REQUEST, Codec, quoted_sequence
+from exporter.probing.packet import REPLY, REQUEST, Codec, Packet, quoted_sequence
 from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import (
     Datagram,
@@ -59,9 +59,9 @@ class _Outstanding:
 class Tracing(Protocol):
     """Where a flow socket hands what belongs to a trace."""
 
-    def on_time_exceeded(self, flow: FlowSocket, error: IcmpError) -> None: ...
+    def on_icmp(self, flow: FlowSocket, error: IcmpError) -> bool: ...
 
-    def on_reply(self, sequence: int, address: tuple[str, int]) -> bool: ...
+    def on_reply(self, packet: Packet, datagram: Datagram) -> bool: ...
 
 
 class Registering(Protocol):
@@ -156,10 +156,7 @@ class FlowSocket:
                     probe.kernel_ns = item.sent_ns
                 if not self._awaiting_time and not whole:
                     break  # an error that may follow is still there at the next look
-            elif item.kind == "time_exceeded":
-                if self._prober.tracing is not None:
-                    self._prober.tracing.on_time_exceeded(self, item)
-            else:
+            elif self._prober.tracing is None or not self._prober.tracing.on_icmp(self, item):
                 self._prober.on_icmp(self, item)
         if len(self._awaiting_time) > _TIMES_AWAITED:  # times that never came (a driver without support)
             self._awaiting_time.clear()
@@ -307,7 +304,9 @@ class UdpProber:
             return
         probe = self._outstanding.get(packet.sequence)
         if probe is None:
-            for asked in (self.tracing, self.registration, self.path_mtu):
+            if self.tracing is not None and self.tracing.on_reply(packet, datagram):
+                return
+            for asked in (self.registration, self.path_mtu):
                 if asked is not None and asked.on_reply(packet.sequence, datagram.address):
                     break
             return

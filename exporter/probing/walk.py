@@ -21,12 +21,17 @@ _GRACE_SECONDS = 0.1
 class Walk:
     """A trace under way: ``hops`` holds the addresses that answered so far in order, None for silence.
 
+    ``rtts_ns`` holds the round trip to each of them and at last to the destination, None where nobody knows it.
+
     ``ask(hop_limit)`` sends a packet with that hop limit and returns 0, or the seconds after which the walk may ask for
     that again; where it raises OSError the walk ends. Answers come later, to ``on_hop`` and ``on_destination``: never
     out of ``ask``. ``on_end`` is called once, unless the walk is stopped before.
     """
 
-    __slots__ = ("_ask", "_asked", "_last", "_loop", "_max_hops", "_on_end", "_timer", "ended", "hops", "reached")
+    __slots__ = (
+        "_ask", "_asked", "_is_out", "_last", "_loop", "_max_hops", "_number", "_on_end", "_timer",
+        "ended", "hops", "reached", "rtts_ns", "unreachable_from",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -39,8 +44,11 @@ class Walk:
     ) -> None:
         """``last`` holds the addresses of routers behind which the destination is, where it does not answer itself."""
         self.hops: list[str | None] = []
+        self.rtts_ns: list[int | None] = []
         self.reached = False
         """Whether the destination answered, which is no hop of its own; or a router of ``last``."""
+        self.unreachable_from: str | None = None
+        """The router that ended the walk: it knows no way to the destination."""
         self.ended = False
         self._loop = loop
         self._ask = ask
@@ -48,7 +56,9 @@ class Walk:
         self._max_hops = max_hops
         self._last = last
         self._asked = 0  # of the hop under way
+        self._is_out = False  # whether a packet of that hop may still be answered
         self._timer: Timer | None = None
+        self._number = 0  # of the timer: one of the slot under way cannot be cancelled, and must not count
 
     @property
     def complete(self) -> bool:
@@ -61,49 +71,73 @@ class Walk:
     def stop(self) -> None:
         """End without a word: nobody wants the rest."""
         self.ended = True
-        if self._timer is not None:
-            self._loop.cancel(self._timer)
+        self._cancel()
 
-    def on_hop(self, address: str) -> None:
+    def on_hop(self, address: str, rtt_ns: int | None = None) -> None:
         """A router says that the packet of the hop under way ended there."""
         if not self.ended:
-            self._advance(address)
+            self._advance(address, rtt_ns)
 
-    def on_destination(self) -> None:
+    def on_destination(self, rtt_ns: int | None = None) -> None:
         """The destination itself answered the packet of the hop under way."""
         if not self.ended:
             self.reached = True
+            self.rtts_ns.append(rtt_ns)
             self._end()
 
+    def on_unreachable(self, address: str) -> None:
+        """A router, not always that of the hop under way, says that no way leads on."""
+        if not self.ended:
+            self.unreachable_from = address
+            self._end()
+
+    def give_way(self) -> None:
+        """What was asked can be answered no more, for the sender needed its port: as if its time were up."""
+        if not self.ended and self._is_out:
+            self._on_silence()
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._cancel()
+        number = self._number
+        self._timer = self._loop.after(seconds, lambda: action() if number == self._number else None)
+
+    def _cancel(self) -> None:
+        self._number += 1
+        if self._timer is not None:
+            self._loop.cancel(self._timer)
+
     def _send(self) -> None:
-        if self.ended:
-            return
         try:
             wait = self._ask(len(self.hops) + 1)
         except OSError:
             self._end()
             return
         if wait > 0:
-            self._timer = self._loop.after(wait, self._send)
+            self._after(wait, self._send)
             return
         self._asked += 1
-        self._timer = self._loop.after(HOP_TIMEOUT_SECONDS, self._on_timeout)
+        self._is_out = True
+        self._after(HOP_TIMEOUT_SECONDS, self._on_timeout)
 
     def _on_timeout(self) -> None:
-        if self.ended:
-            return
         if self._loop.late_ns > LATEST_NS:
-            self._timer = self._loop.after(_GRACE_SECONDS, self._on_timeout)
-        elif self._asked < _ATTEMPTS:
+            self._after(_GRACE_SECONDS, self._on_timeout)
+        else:
+            self._on_silence()
+
+    def _on_silence(self) -> None:
+        self._is_out = False
+        self._cancel()
+        if self._asked < _ATTEMPTS:
             self._send()
         else:
             self._advance(None)
 
-    def _advance(self, address: str | None) -> None:
-        if self._timer is not None:
-            self._loop.cancel(self._timer)
+    def _advance(self, address: str | None, rtt_ns: int | None = None) -> None:
+        self._cancel()
         self.hops.append(address)
-        self._asked = 0
+        self.rtts_ns.append(rtt_ns)
+        self._asked, self._is_out = 0, False
         self.reached = address in self._last
         gave_up = self.hops[-_SILENT_HOPS_GIVEN_UP:] == [None] * _SILENT_HOPS_GIVEN_UP
         if self.reached or gave_up or len(self.hops) >= self._max_hops:

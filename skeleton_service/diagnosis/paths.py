@@ -65,17 +65,17 @@ def collect(records: pa.Table, fabric: Fabric, job: str, *, spraying: bool = Fal
     if not rows:
         return []
     last = {row["src_node_sn"]: row["ping_time"] for row in rows if row["task_type"] not in _NO_PROBES}
-    routes: dict[Flow, tuple[str, ...]] = {}
+    routes: dict[tuple[Flow, bool], tuple[str, ...]] = {}  # ECMP hashes the protocol too
     histories: dict[tuple[Flow, str, int | None], PathHistory] = {}
     for row in rows:
         source, destination = _interface(row, "src", fabric), _interface(row, "dst", fabric)
         if source is None or destination is None:
             continue
         flow = (source, destination, row["src_port"])
-        if row["route"]:
+        if row["route"] and row["dial"] == "success":
             links = fabric.links_of_route(source, _hops(row["route"]), destination)
             if links is not None:
-                routes[flow] = links
+                routes[flow, _is_tcp(row)] = links
         if row["task_type"] in _NO_PROBES:
             continue
         if row["ping_time"] < last[row["src_node_sn"]] - int(RECENT_SECONDS * 1e9):
@@ -91,10 +91,9 @@ def collect(records: pa.Table, fabric: Fabric, job: str, *, spraying: bool = Fal
             histories[key] = history
         _count(history, row)
     for history in histories.values():
-        if history.task == "TCP_PING":  # ECMP hashes the protocol too: a UDP flow's route is not its own
-            continue
-        if history.flow in routes:
-            history.shares = dict.fromkeys(routes[history.flow], 1.0)
+        route = routes.get((history.flow, history.task == "TCP_PING"))
+        if route is not None:
+            history.shares = dict.fromkeys(route, 1.0)
         elif spraying:
             history.shares = fabric.link_shares(*history.flow[:2]) or None
             history.sprayed = True
@@ -133,6 +132,10 @@ def _interface(row: dict[str, Any], side: str, fabric: Fabric) -> str | None:
         return f"{host}:{rnic}"
     interface = fabric.by_address.get(row[f"{side}_real_ip"] or "")
     return None if interface is None else interface.id
+
+
+def _is_tcp(row: dict[str, Any]) -> bool:
+    return bool(row["task_type"] == "TCP_PING" or row["protocol"] == "tcp")
 
 
 def _hops(text: str) -> list[str | None]:

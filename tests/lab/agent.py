@@ -47,7 +47,13 @@ class Agent:
             "topology": str(topology),
             "plan": "plan.json",
             # Each flow is traced once, soon after it is planned: trace packets are not in any path's counts.
-            "probing": {"key_file": "key", "trace_period_seconds": 3600, "timeout_seconds": 0.5, **probing},
+            "probing": {
+                "key_file": "key",
+                "trace_period_seconds": 3600,
+                "timeout_seconds": 0.5,
+                "ceilings": {"trace_packets_per_second_per_switch": 20},
+                **probing,
+            },
             "throughput": {"step_seconds": 0.2},
         }
         self._config = directory / "config.yaml"

@@ -65,6 +65,7 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     shared = set.intersection(*near.links().values())
     spine_link = sorted(set().union(*near.links().values()) - shared)[0]
     assert near.total(LOST) == 0
+    traces = near.total("fabric_exporter_traces_total")
     whole.fault("silent-loss", spine_link, "20")
     time.sleep(6)
     # The prober stands still while the far host answers what is under way; then nothing more can be dropped.
@@ -77,7 +78,10 @@ def test_the_exporter_counts_each_packet_that_the_fabric_dropped(agents: tuple[A
     assert dropped > 50
     # What the standstill outlived by its timeout is unjudged: the prober cannot know that the fabric did it.
     unjudged = near.total("fabric_exporter_prober_unjudged_probes_total")
-    assert near.total(LOST) + unjudged == dropped
+    # The rest are packets of the traces that losses brought about: three hops lie behind the link, asked twice at most,
+    # and four traces may still be under way.
+    traces = near.total("fabric_exporter_traces_total") - traces
+    assert 0 <= dropped - near.total(LOST) - unjudged <= 6 * (traces + 4)
     assert near.total(LOST) > dropped * 0.8
     crossing = {path for path, links in near.links().items() if spine_link in links}
     returned = near.metrics()["fabric_path_probes_lost_return_total"]

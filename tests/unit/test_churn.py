@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from exporter.config import Config, Probing
-from exporter.contracts.catalogue import CATALOGUE, PATH, PROBER, ROUTE, RTT, RTT_TABLE, SERIES_TERMS
+from exporter.contracts.catalogue import CATALOGUE, FAILING_TRACE, PATH, PROBER, ROUTE, RTT, RTT_TABLE, SERIES_TERMS
 from exporter.contracts.codec import encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
@@ -37,6 +37,7 @@ from exporter.probing.settings import ProberSettings, prober_tables
 from exporter.probing.sockets import Datagram
 from exporter.probing.tcp import Handshake
 from exporter.probing.trace import Tracer
+from exporter.probing.trace_udp import UdpCarrier, UdpTraces
 from exporter.probing.udp import UdpProber
 from exporter.records import RecordWriter
 from exporter.results import LOST, ResultRing
@@ -169,7 +170,7 @@ class Host:
         return dict.fromkeys(SERIES_TERMS, 0) | {
             "paths": len(targets),
             "mtu paths": sum(target.probe == "mtu" for target in targets),
-            "traced paths": sum(target.probe != "tcp" for target in targets),
+            "traced paths": len(targets),
             "tcp paths": sum(target.probe == "tcp" for target in targets),
             "links a path": 4,
             "rnics": RNICS,
@@ -188,8 +189,8 @@ class Host:
             "flow sockets": len(prober._udp._flows),
             "outstanding": len(prober._udp._outstanding),
             "traced flows": len(prober._tracer._flows),
-            "traces": len(prober._tracer._by_destination) + len(prober._tracer._by_sequence),
-            "rows": sum(len(list(self.store.read(table))) for table in (PATH, RTT_TABLE, ROUTE)),
+            "traces": len(prober._udp_traces.by_destination) + len(prober._udp_traces.by_sequence),
+            "rows": sum(len(list(self.store.read(table))) for table in (PATH, RTT_TABLE, ROUTE, FAILING_TRACE)),
             "label texts": sum(map(len, self.renderer._labels.values())),
             "links": len(self.links._known),
             # What earlier tests left to the collector may be closed meanwhile.
@@ -248,7 +249,7 @@ def test_the_formulas_are_sharp_once_every_path_was_heard_and_traced(host: Host)
         if metric.name in sharp - {"fabric_path_probes_lost_return_total"}:
             assert counted[metric.name] == metric.series_bound(terms), metric.name
     # handshakes are counted by no responder
-    assert counted["fabric_path_probes_lost_return_total"] == terms["traced paths"]
+    assert counted["fabric_path_probes_lost_return_total"] == sum(target.probe != "tcp" for target in host.plan.targets)
 
 
 @pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
@@ -309,24 +310,25 @@ def test_traces_that_outlast_their_period_leave_no_route_of_a_flow_that_is_gone(
     store, loop = Store(prober_tables(4)), Loop()
     prober = UdpProber(loop, Codec(KEY), 0.5)
     counters = store.writer(PROBER).add(())
-    tracer = Tracer(loop, prober, store.writer(ROUTE), counters, period_seconds=1, max_hops=32)
+    traces = UdpTraces(prober)
+    tracer = Tracer(loop, store.writer(ROUTE), store.writer(FAILING_TRACE), counters, period_seconds=1, max_hops=32)
     target = msgspec.structs.replace(TARGET, source_address="127.0.0.2", destination_address="127.0.0.3")
     flow = prober.acquire("127.0.0.2", target.source_ports[0])
     rows = store.writer(PATH).add(("p",)), store.writer(RTT_TABLE).add(("h",))
     path = Path(target, 1, *rows, ResultRing(16))
     try:
-        tracer.add(path, flow)
+        tracer.add(path, UdpCarrier(traces, path.flow, 106, flow))
         traced = tracer._flows[path.flow]
-        tracer._begin(traced)
+        tracer._on_period(traced)
         first = prober._sequence
-        tracer._begin(traced)
+        tracer._on_period(traced)
         tracer.remove(path)
         reply = Codec(KEY).reply(Codec(KEY).parse(Codec(KEY).request(TRACE, first, 0)), 0, 1, 0, 0)  # type: ignore[arg-type]
         assert Codec(KEY).parse(reply).kind == REPLY  # type: ignore[union-attr]
-        prober.on_datagram(Datagram(reply, path.flow[2:], None, 0, 0))
+        prober.on_datagram(Datagram(reply, path.flow.destination, None, 0, 0))
         assert not list(store.read(ROUTE))
-        assert not tracer._by_sequence
-        assert not tracer._by_destination
+        assert not traces.by_sequence
+        assert not traces.by_destination
     finally:
         prober.release(flow)
 
@@ -407,7 +409,7 @@ def test_a_responder_forgets_paths_that_ask_no_more() -> None:
 
 def test_records_of_a_path_that_stays_are_not_forgotten_for_those_that_come_and_go() -> None:
     """A long-lived path vanished from the records once enough younger ones had come: the oldest went, not the gone."""
-    store, ring = Store([(PATH, 8), (ROUTE, 8)]), ResultRing(16)
+    store, ring = Store([(PATH, 8), (ROUTE, 8), (FAILING_TRACE, 8)]), ResultRing(16)
     paths, records = store.writer(PATH), RecordWriter(store, ring)
     text = ("h1", "r0", "h2", "r1", "udp", "10.0.0.1", "49152", "10.0.0.2", "65300", "106")
     stays = paths.add(("stays", *text))
@@ -423,7 +425,7 @@ def test_records_of_a_path_that_stays_are_not_forgotten_for_those_that_come_and_
 
 def test_a_path_that_records_still_speak_of_takes_little_memory() -> None:
     """Its host, RNICs, addresses and ports were strings of its own: seventy megabytes after an hour of churn."""
-    store, ring = Store([(PATH, 8), (ROUTE, 8)]), ResultRing(1000)
+    store, ring = Store([(PATH, 8), (ROUTE, 8), (FAILING_TRACE, 8)]), ResultRing(1000)
     paths, records = store.writer(PATH), RecordWriter(store, ring)
     text = ("host-0001", "mlx5_0", "host-0002", "mlx5_1", "udp", "10.10.10.1", "49152", "10.10.10.2", "65300", "106")
     tracemalloc.start()
@@ -447,7 +449,7 @@ def test_links_are_remembered_for_the_routes_of_now_only() -> None:
         flow = ("10.0.0.1", "61000", f"10.0.1.{number}", "65300")
         rows = (
             paths.add(("p", "h", "r", "h", "r", "udp", *flow, "106")),
-            routes.add((*flow, json.dumps(["leaf-p0-r0"]))),
+            routes.add((*flow, "udp", json.dumps(["leaf-p0-r0"]))),
         )
         list(join.series(store)[0].samples)
         assert len(join._known) == 1

@@ -171,6 +171,32 @@ def test_a_truncated_trace_does_not_vote() -> None:
     assert failure.component.kind != "link"
 
 
+def test_a_trace_of_the_other_protocol_and_one_that_failed_do_not_vote() -> None:
+    """ECMP hashes the protocol; and a trace that came to the last switch, but not to its end, looks whole."""
+    lossy = probed(lambda path, second: crosses(path) and second % 2 == 0)
+    named = verdict(*TRACES, *lossy).failures[0].component
+    assert named.kind == "link"
+    elsewhere = f'["{leaf("host-p0-0:mlx5_0")}", "spine-0", "{leaf("host-p1-0:mlx5_0")}"]'
+    for changes in ({"protocol": "tcp"}, {"dial": "fail", "error": "silent"}):
+        later = [{**row, "ping_time": row["ping_time"] + 1, "route": elsewhere, **changes} for row in TRACES]
+        assert verdict(*TRACES, *later, *lossy).failures[0].component == named
+        alone = verdict(*[{**row, **changes} for row in TRACES], *lossy).failures
+        assert all(failure.component.kind != "link" for failure in alone)
+
+
+def test_tcp_paths_vote_by_the_traces_of_their_own_protocol() -> None:
+    lossy = [{**row, "task_type": "TCP_PING"} for row in probed(lambda path, second: crosses(path) and second % 2 == 0)]
+    by_udp, by_tcp = (
+        verdict(*[{**row, "protocol": protocol} for row in TRACES], *lossy).failures[0].component
+        for protocol in ("udp", "tcp")
+    )
+    assert (
+        by_tcp
+        == verdict(*TRACES, *probed(lambda path, second: crosses(path) and second % 2 == 0)).failures[0].component
+    )
+    assert by_udp.kind != "link"
+
+
 def test_records_of_rnics_outside_the_topology_are_left_out() -> None:
     strangers = [
         {**row, "src_node_sn": "stranger", "src_real_ip": "203.0.113.9"}

@@ -37,6 +37,7 @@ from exporter.contracts.catalogue import (
     RTT_TABLE,
     SWITCH,
     SWITCH_PORT,
+    TRACE_LAST_HOP_INFO,
     UNDERLAY,
     Metric,
     Table,
@@ -48,7 +49,8 @@ GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 DNS_TABLES = [DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE]
 TABLES = [PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, UNDERLAY, CONTROL, CHILDREN, OTLP]
 INFO = [
-    PATH_LINK_INFO, PATH_INFO, PATH_MTU_LIMIT_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO, LINKS_POSSIBLE, LINKS_COVERED,
+    PATH_LINK_INFO, TRACE_LAST_HOP_INFO, PATH_INFO, PATH_MTU_LIMIT_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO,
+    LINKS_POSSIBLE, LINKS_COVERED,
 ]  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def rendered() -> str:
         for column in range(column_count(table)):
             row.set(column, column + 0.5 if column % 3 == 0 else column)
         row.end()
-    store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "[]"))
+    store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "udp", "[]"))
     joined = [Series(metric, [([f"{label}-0" for label in metric.labels], 1.0)]) for metric in INFO]
     return Renderer().render([store], joined).decode()
 

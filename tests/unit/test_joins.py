@@ -7,9 +7,9 @@ import json
 import msgspec
 import pytest
 
-from exporter.contracts.catalogue import PATH, PATH_MTU_LIMIT, ROUTE
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_MTU_LIMIT, ROUTE
 from exporter.contracts.topology import Rnic
-from exporter.joins import JobPaths, LinkJoin, MtuLimitJoin, PathInfo, job_paths, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, job_paths, link_info, rnic_info
 from exporter.store import Store
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
 from tests.unit.test_plan_contract import PLAN, TARGET
@@ -17,7 +17,7 @@ from tests.unit.test_plan_contract import PLAN, TARGET
 SPRAYED: list[str] = []
 
 
-def store(*paths: tuple[str, str, str], hops: list[str] | None = None) -> Store:
+def store(*paths: tuple[str, str, str], hops: list[str] | None = None, protocol: str = "udp") -> Store:
     """Paths of (name, probe, source port) between NEAR and FAR, and a route of the flow from port 49152."""
     made = Store([(PATH, 8), (ROUTE, 8)])
     near, far = (FABRIC.interfaces[end].rnic.ip for end in (NEAR, FAR))
@@ -25,7 +25,7 @@ def store(*paths: tuple[str, str, str], hops: list[str] | None = None) -> Store:
     for name, probe, port in paths:
         writer.add((name, "h", "r", "h", "r", probe, near, port, far, "65300", "106"))
     route = None if hops is SPRAYED else hops or [address(port) for port in PORTS]
-    made.writer(ROUTE).add((near, "49152", far, "65300", json.dumps(route)))
+    made.writer(ROUTE).add((near, "49152", far, "65300", protocol, json.dumps(route)))
     return made
 
 
@@ -42,13 +42,48 @@ def test_an_mtu_path_shares_the_route_of_its_flow_and_another_port_does_not() ->
     assert {path for path, _ in made} == {"p"}
 
 
-def test_a_tcp_path_has_no_links_since_ecmp_hashes_the_protocol_too() -> None:
-    assert samples(store(("p", "tcp", "49152"))) == []
+def test_a_route_is_that_of_its_protocol_since_ecmp_hashes_it_too() -> None:
+    paths = ("p", "tcp", "49152"), ("q", "udp", "49152")
+    assert {path for path, _ in samples(store(*paths))} == {"q"}
+    assert {path for path, _ in samples(store(*paths, protocol="tcp"))} == {"p"}
 
 
 def test_a_route_the_topology_contradicts_makes_no_series() -> None:
     assert samples(store(("p", "udp", "49152"), hops=[address(port) for port in PORTS[:2]])) == []
     assert samples(store(("p", "udp", "49152"), hops=["203.0.113.1"] * 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("last", "outcome", "hop"),
+    [
+        (address(PORTS[1]), "silent", PORTS[1]),
+        (FABRIC.interfaces[FAR].rnic.ip, "reached", FAR),
+        ("203.0.113.1", "unreachable", "203.0.113.1"),
+        ("", "silent", "none"),
+    ],
+)
+def test_where_a_failing_path_ends_is_named_by_the_topology(last: str, outcome: str, hop: str) -> None:
+    made = Store([(PATH, 8), (FAILING_TRACE, 8)])
+    rows = [made.writer(PATH).add((path, "h", "r", "h", "r", "udp", *"abcde")) for path in ("p",)]
+    failing, join = made.writer(FAILING_TRACE), LastHops(FABRIC)
+    (none,) = join.series(made)
+    assert list(none.samples) == []
+    row = failing.add((str(rows[0].identity), "[]", last, outcome))
+    failing.add(("99", "[]", last, outcome))  # of a path that is gone
+    (first,) = join.series(made)
+    assert list(first.samples) == [(("p", hop, outcome), 1.0)]
+    assert join.series(made)[0] is first
+    failing.remove(row)
+    (none,) = join.series(made)
+    assert list(none.samples) == []
+
+
+def test_without_a_topology_a_hop_is_its_address() -> None:
+    made = Store([(PATH, 8), (FAILING_TRACE, 8)])
+    row = made.writer(PATH).add(("p", "h", "r", "h", "r", "udp", *"abcde"))
+    made.writer(FAILING_TRACE).add((str(row.identity), "[]", "10.9.0.1", "silent"))
+    (found,) = LastHops(None).series(made)
+    assert [labels for labels, _ in found.samples] == [("p", "10.9.0.1", "silent")]
 
 
 def test_each_switch_end_of_a_link_is_named_once() -> None:

@@ -89,7 +89,7 @@ def test_both_renderers_have_the_same_series_values_types_units_and_help(draw: r
             if table.labels:
                 labels[0] = f"é{number}"
             fill(writer.add(labels), column_count(table), draw)
-    pushing.store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "[]"))
+    pushing.store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "udp", "[]"))
     joined = [
         Series(metric, [([f"{label}-{number}" for label in metric.labels], 1.0) for number in range(150)])
         for metric in (PATH_LINK_INFO, PATH_MTU_LIMIT_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO)

@@ -25,7 +25,7 @@ from exporter.contracts.catalogue import PROBER
 from exporter.probe.render import sparkline
 from exporter.probe.request import read_request
 from exporter.probe.session import Session
-from exporter.probe.statistics import WINDOW, PathSummary, Sample, Tally
+from exporter.probe.statistics import WINDOW, HopRoundTrips, PathSummary, Sample, Tally
 from exporter.probe.units import percent, seconds
 from exporter.probe.verdict import problems
 from exporter.probing.limits import SourceLimit
@@ -442,7 +442,7 @@ def test_a_sparkline_marks_what_was_lost_and_starved_and_steps_by_the_square_roo
 def test_hops_that_differ_are_shown_together_and_silence_at_the_end_is_left_out() -> None:
     tally = Tally()
     for hops in (["a", None, "c"], ["a", None, "d"], ["a", None, "c"], ["b", None, None, None]):
-        tally.add_trace(hops)
+        tally.add_trace(hops, [1000] * len(hops))
     assert [(hop.traces, hop.addresses) for hop in tally.hops("z")] == [
         (4, {"a": 3, "b": 1}),
         (4, {}),
@@ -454,8 +454,20 @@ def test_a_destination_whose_answers_were_lost_is_no_hop_after_itself() -> None:
     """A path that lost 30 % used to be one hop longer than it was."""
     tally = Tally()
     for hops in (["a", "z"], ["a", None, "z"], ["a", None, None, "z"]):
-        tally.add_trace(hops)
+        tally.add_trace(hops, [1000] * len(hops))
     assert [hop.addresses for hop in tally.hops("z")] == [{"a": 3}, {"z": 1}]
+
+
+def test_a_hop_has_the_round_trips_of_the_traces_that_it_answered() -> None:
+    tally = Tally()
+    for rtts in ([30_000, 70_000], [10_000, 90_000], [20_000, None]):
+        tally.add_trace(["a", "z"], rtts)
+    tally.add_trace([None, "z"], [None, 80_000])
+    near, far = tally.hops("z")
+    assert (near.rtt_seconds, far.rtt_seconds) == (
+        HopRoundTrips(min=10e-6, median=20e-6, max=30e-6),
+        HopRoundTrips(min=70e-6, median=80e-6, max=90e-6),
+    )
 
 
 def path_summary(**changes: object) -> PathSummary:

@@ -16,6 +16,8 @@ from exporter.contracts.catalogue import (
     PATH,
     PROBER,
     PROBER_OVER_CEILING,
+    PROBER_TRACES,
+    PROBER_TRACES_INCOMPLETE,
     PROBER_UNSUPPORTED,
     PROBER_WAITING,
     RTT_TABLE,
@@ -71,7 +73,12 @@ class Running:
     """A prober in a thread, told what a control process would tell it; with ``port``, one that answers others."""
 
     def __init__(
-        self, address: str = SOURCE, port: int = 0, store: Store | None = None, ceilings: Ceilings | None = None
+        self,
+        address: str = SOURCE,
+        port: int = 0,
+        store: Store | None = None,
+        ceilings: Ceilings | None = None,
+        trace_period: float = 60.0,
     ) -> None:
         self.store = store or Store(prober_tables(64))
         self.port = port or free_port(address)
@@ -85,7 +92,7 @@ class Running:
             max_paths=64,
             responder=port != 0,
             responder_port=self.port,
-            trace_period_seconds=60,
+            trace_period_seconds=trace_period,
             trace_max_hops=4,
             ceilings=ceilings or Ceilings(),
         )
@@ -114,6 +121,14 @@ class Running:
     def _own(self, metric: Metric) -> float:
         (row,) = self.store.read(PROBER)
         return row.values[PROBER.metrics.index(metric)]
+
+    @property
+    def traces(self) -> float:
+        return self._own(PROBER_TRACES)
+
+    @property
+    def incomplete_traces(self) -> float:
+        return self._own(PROBER_TRACES_INCOMPLETE)
 
     @property
     def over_ceiling(self) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from exporter.contracts.catalogue import PATH, ROUTE
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, ROUTE
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Plan
 from exporter.contracts.tables import ProbeRecord
@@ -99,7 +99,7 @@ def labels(path: str, probe: str = "udp") -> tuple[str, ...]:
 
 def test_an_exporters_records_are_read_by_the_service(tmp_path: Path) -> None:
     """Also those of a path that has left the plan, and the route of its flow."""
-    store, ring = Store([(PATH, 4), (ROUTE, 4)]), ResultRing(16)
+    store, ring = Store([(PATH, 4), (ROUTE, 4), (FAILING_TRACE, 4)]), ResultRing(16)
     paths = store.writer(PATH)
     kept, gone = paths.add(labels("p")), paths.add(labels("q", "mtu"))
     writer = RecordWriter(store, ring)
@@ -108,7 +108,7 @@ def test_an_exporters_records_are_read_by_the_service(tmp_path: Path) -> None:
     ring.append(gone.identity, 3_000_000_000, 0, LOST)
     ring.append(kept.identity, 4_000_000_000, 0, REFUSED)
     paths.remove(gone)
-    store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", '["10.9.0.1"]'))
+    store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "udp", '["10.9.0.1"]'))
     plan = Plan(version=1, job="j", job_uid=None, phase="skeleton", generation=1, expires=9e9, targets=(TARGET,))
     (tmp_path / "r.csv").write_bytes(writer.csv(0, plan))
     rows = read_records([tmp_path / "r.csv"]).to_pylist()
@@ -127,7 +127,7 @@ def test_an_exporters_records_are_read_by_the_service(tmp_path: Path) -> None:
 
 def test_records_name_the_losses_that_a_restart_explains() -> None:
     """The latest ones: the one before them was lost on its way back."""
-    store, ring = Store([(PATH, 4), (ROUTE, 4)]), ResultRing(16)
+    store, ring = Store([(PATH, 4), (ROUTE, 4), (FAILING_TRACE, 4)]), ResultRing(16)
     path = store.writer(PATH).add(labels("p")).identity
     for outcome in (LOST, ANSWERED, LOST, LOST, RESTARTED, RESTARTED, REPLY_LOST):
         ring.append(path, 1, 0, outcome)
@@ -135,9 +135,23 @@ def test_records_name_the_losses_that_a_restart_explains() -> None:
     assert [row["error"] for row in rows] == ["reply lost", "", "restarted", "restarted"]
 
 
+def test_a_failing_path_whose_trace_does_not_arrive_has_a_record_that_is_no_route(tmp_path: Path) -> None:
+    store, ring = Store([(PATH, 4), (ROUTE, 4), (FAILING_TRACE, 4)]), ResultRing(16)
+    paths, failing = store.writer(PATH), store.writer(FAILING_TRACE)
+    for name, outcome in (("p", "silent"), ("q", "reached")):
+        row = paths.add(labels(name, "tcp"))
+        ring.append(row.identity, 2_000_000_000, 0, LOST)
+        failing.add((str(row.identity), '["10.9.0.1", null]', "10.9.0.1", outcome))
+    (tmp_path / "r.csv").write_bytes(RecordWriter(store, ring).csv(0, None))
+    rows = [row for row in read_records([tmp_path / "r.csv"]).to_pylist() if row["task_type"] == "TRACEROUTE"]
+    assert [(row["dial"], row["error"], row["route"], row["protocol"]) for row in rows] == [
+        ("fail", "silent", '["10.9.0.1", null]', "tcp")
+    ]
+
+
 def test_the_header_is_the_contract() -> None:
     ring = ResultRing(4)
-    header = RecordWriter(Store([(PATH, 1), (ROUTE, 1)]), ring).csv(0, None)
+    header = RecordWriter(Store([(PATH, 1), (ROUTE, 1), (FAILING_TRACE, 1)]), ring).csv(0, None)
     assert header.decode() == ",".join(COLUMNS) + "\n"
 
 

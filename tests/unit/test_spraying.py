@@ -10,13 +10,14 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from exporter.contracts.catalogue import PATH, PROBER, PROBER_SPRAYED, ROUTE, RTT_TABLE
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, PROBER, PROBER_SPRAYED, ROUTE, RTT_TABLE
 from exporter.probing.loop import Loop
 from exporter.probing.packet import Codec
 from exporter.probing.paths import ROUTE_CHANGES, Path
 from exporter.probing.settings import prober_tables
 from exporter.probing.spraying import RecentRoutes
 from exporter.probing.trace import FREEZE_SECONDS, Tracer
+from exporter.probing.trace_udp import UdpCarrier, UdpTraces
 from exporter.probing.udp import FlowSocket, UdpProber
 from exporter.probing.walk import Walk
 from exporter.results import ResultRing
@@ -75,23 +76,25 @@ class Traced:
         self.store = Store(prober_tables(4))
         self.counters = self.store.writer(PROBER).add(())
         self.tracer = Tracer(
-            loop, prober, self.store.writer(ROUTE), self.counters, period_seconds=60, max_hops=8, spraying=spraying
-        )
+            loop, self.store.writer(ROUTE), self.store.writer(FAILING_TRACE), self.counters,
+            period_seconds=60, max_hops=8, spraying=spraying,
+        )  # fmt: skip
         rows = self.store.writer(PATH).add(("p",)), self.store.writer(RTT_TABLE).add(("h",))
         target = msgspec.structs.replace(TARGET, source_address="127.0.0.2", destination_address="127.0.0.3")
         self.path = Path(target, 1, *rows, ResultRing(16))
-        self.tracer.add(self.path, flow)
+        self.tracer.add(self.path, UdpCarrier(UdpTraces(prober), self.path.flow, 106, flow))
 
     def trace(self, *routes: str) -> None:
         flow = self.tracer._flows[self.path.flow]
         for route in routes:
+            self.tracer._begin(flow)
             walk = Walk(self._loop, lambda _: 0.0, lambda walk: self.tracer._on_end(flow, walk), max_hops=8)
             walk.hops += route
             walk.on_destination()
 
     @property
     def published(self) -> list[object]:
-        return [json.loads(row.labels[4]) for row in self.store.read(ROUTE)]
+        return [json.loads(row.labels[-1]) for row in self.store.read(ROUTE)]
 
     @property
     def sprayed(self) -> float:

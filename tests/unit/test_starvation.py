@@ -60,12 +60,13 @@ def test_two_seconds_without_cpu_are_no_loss_of_a_healthy_path(here: RunningExpo
     for path, missed in (("m", 35), ("t0", 35)):
         assert (here.value(UNSENT, path=path) or 0) >= 2 * missed
     records = list(csv.DictReader(io.StringIO(here.get("/v1/probe-records"))))
-    assert all(row["dial"] == "success" for row in records)
+    # "refused": before the far exporter was up.
+    assert {row["error"] for row in records if row["dial"] != "success"} <= {"refused"}
     starved = [row for row in records if row["starved"] == "1"]
-    assert len(starved) < len(records) / 2
-    assert all(float(row["latency"]) < 100_000 for row in records if row["dial"] == "success" and row["latency"])
+    assert 0 < len(starved) < len(records)
+    assert [row for row in records if row["latency"] and float(row["latency"]) >= 100_000] == []
     assert here.value(UNJUDGED) == 0
-    assert here.value(STARVED) == len(starved)
+    assert (here.value(STARVED) or 0) >= len(starved)  # a busy machine may have starved others since
 
 
 def test_samples_of_a_starved_prober_say_so(here: RunningExporter, there: RunningExporter) -> None:
@@ -75,10 +76,13 @@ def test_samples_of_a_starved_prober_say_so(here: RunningExporter, there: Runnin
     for _ in range(5):
         stall(here, 0.09)
         time.sleep(0.3)
+    timed = sum(here.metrics()["fabric_rtt_seconds_count"].values())
     records = list(csv.DictReader(io.StringIO(here.get("/v1/probe-records"))))
     starved = [row for row in records if row["starved"] == "1"]
     assert 10 <= len(starved) < len(records)
     assert {row["dial"] for row in starved} == {"success"}
+    answered = [row for row in records if row["task_type"] == "UDP_PING" and row["dial"] == "success"]
+    assert 0 < timed <= len(answered) - len(starved), "their round trips are in no metric"
     assert (here.value(STARVED) or 0) >= len(starved)
     assert sum(here.metrics()[LOST].values()) == 0
 
@@ -93,7 +97,8 @@ def test_a_stall_hides_no_loss_but_its_own(here: RunningExporter) -> None:
         until(lambda: sent(here, "s0") >= 30)
         records = [row for row in csv.DictReader(io.StringIO(here.get("/v1/probe-records"))) if row["task_type"]]
     unjudged = here.value(UNJUDGED) or 0
-    assert 20 <= unjudged <= 20 * (0.3 / 0.05 + 2)  # of each path what the timeout of 0.3 s leaves outstanding
+    # Of each path what was sent in the timeout of 0.3 s, and in the 0.1 s in which it is judged.
+    assert 20 <= unjudged <= 20 * (0.4 / 0.05 + 2)
     assert Counter(row["dial"] for row in records).keys() == {"fail"}
     lost = Counter(row["src_port"] for row in records)
     assert min(lost.values()) >= 15
@@ -128,7 +133,7 @@ def test_probes_that_a_stall_delayed_do_not_leave_in_a_clump(here: RunningExport
         stopping.set()
         reader.join()
     slots = Counter(moment // 10_000_000 for moment in times)
-    # 100 ms hold 20, the fourth slot after them 8 more, and as much again for this machine; the stall held 400.
+    # 100 ms hold 20, the fifth slot after them 10 more, and as much again for this machine; the stall held 400.
     assert max(slots.values()) <= 60
     metrics = here.metrics()
     assert sum(metrics[UNSENT].values()) >= 200

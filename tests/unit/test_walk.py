@@ -118,6 +118,41 @@ def test_a_stopped_walk_says_nothing_and_holds_no_timer(clock: Clock) -> None:
     assert (asked.limits, asked.ends) == ([1], [])
 
 
+def test_an_answer_in_the_slot_of_its_time_out_does_not_use_up_the_next_hop(clock: Clock) -> None:
+    """A timer of the slot under way cannot be cancelled any more: it counted as the silence of the next hop."""
+    due = clock.now_ns + round(HOP_TIMEOUT_SECONDS * 1e9)
+    clock.loop.at(due, lambda: asked.walk.on_hop("10.0.0.1"))
+    asked = Asked(clock)
+    clock.pass_by(HOP_TIMEOUT_SECONDS + 0.02)
+    assert asked.limits == [1, 2]
+
+
+def test_giving_way_again_and_again_leaves_one_timer(clock: Clock) -> None:
+    """Each time left a second one behind, which left two: the prober did nothing else before long."""
+    asked = Asked(clock, lambda _: 0.02)
+    for number in range(1, 6):
+        clock.loop.at(clock.now_ns + number * 20_000_000, asked.walk.give_way)
+    clock.pass_by(0.5)
+    assert len(asked.limits) <= 27
+    assert sum(map(len, clock.loop._slots.values())) == 1
+
+
+def test_giving_way_is_a_time_out_of_what_was_asked(clock: Clock) -> None:
+    asked = Asked(clock)
+    asked.walk.give_way()
+    assert (asked.limits, asked.walk.hops) == ([1, 1], [])
+    asked.walk.give_way()
+    assert (asked.limits, asked.walk.hops) == ([1, 1, 2], [None])
+
+
+def test_a_router_without_a_way_on_ends_it(clock: Clock) -> None:
+    asked = Asked(clock)
+    asked.walk.on_hop("10.0.0.1", 1500)
+    asked.walk.on_unreachable("10.0.0.2")
+    assert (asked.walk.hops, asked.walk.unreachable_from, asked.walk.reached) == (["10.0.0.1"], "10.0.0.2", False)
+    assert (asked.walk.rtts_ns, asked.ends) == ([1500], [asked.walk])
+
+
 def test_a_router_behind_which_the_destination_keeps_silent_is_the_last_one_asked() -> None:
     clock, limits, ends = Clock(), list[int](), list[Walk]()
 

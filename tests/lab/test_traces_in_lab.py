@@ -1,0 +1,175 @@
+"""Traces in a real fabric: a flow's own way over UDP and TCP, and what a failing one shows."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from exporter.contracts.codec import encode
+from exporter.contracts.fabric import Fabric
+from lab.network.design import Design
+from lab.running import Running
+from tests.lab.agent import LOST, PORTS, Agent, agents, until
+from tests.lab.test_icmp import counters
+
+__all__ = ["agents"]
+
+UNSENT = "fabric_path_probes_unsent_total"
+REFUSED = "fabric_path_probes_refused_total"
+CEILING = 5.0
+"""Packets a second: less than sixteen flows want that are traced every two seconds."""
+
+
+@pytest.fixture
+def tracing(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
+    """Agents on two hosts of two pods; the first traces every two seconds as far as it may, the second answers only."""
+    near = design.hosts[0]
+    far = next(host for host in design.hosts if host.pod != near.pod)
+    topology = tmp_path / "topology.json"
+    topology.write_bytes(encode(design.topology()))
+    probing = {"trace_period_seconds": 2.0, "ceilings": {"trace_packets_per_second_per_switch": CEILING}}
+    pair = [Agent(fabric, host, tmp_path / host.name, topology, **probing) for host in (near, far)]
+    try:
+        until(lambda: all(agent.metrics() for agent in pair))
+        yield pair[0], pair[1]
+    finally:
+        codes = [agent.stop() for agent in pair]
+    assert codes == [0, 0]
+
+
+def by_path(agent: Agent, name: str) -> dict[str, float]:
+    return {dict(labels)["path"]: value for labels, value in agent.metrics()[name].items()}
+
+
+def last_hops(agent: Agent) -> dict[str, tuple[str, str]]:
+    """{failing path: (hop, outcome)}."""
+    found = (dict(labels) for labels in agent.metrics()["fabric_path_trace_last_hop_info"])
+    return {labels["path"]: (labels["hop"], labels["outcome"]) for labels in found}
+
+
+@pytest.mark.parametrize("period", [1.0, 0.1])
+def test_a_tcp_path_is_traced_on_its_own_flow_between_its_probes(
+    tracing: tuple[Agent, Agent], whole: Running, design: Design, period: float
+) -> None:
+    near, far = tracing
+    near.probe(far.host, far.rnic, 1, "tcp", period)
+    until(lambda: len(near.links()) == len(PORTS))
+    until(lambda: near.total("fabric_exporter_traces_total") > 3 * len(PORTS))
+    assert (near.total(LOST), near.total(UNSENT), near.total(REFUSED)) == (0, 0, 0)
+    model = Fabric(design.topology())
+    ends = f"{near.host.name}:{near.rnic.name}", f"{far.host.name}:{far.rnic.name}"
+    links = near.links()
+    assert all(len(crossed) == 4 for crossed in links.values())
+    assert set().union(*links.values()) == model.possible_links(*ends)
+    # The proof that it is the flow's own way: what crosses a link that drops everything answers no more.
+    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
+    crossing = {path for path, crossed in links.items() if link in crossed}
+    whole.fault("silent-loss", link, "100")
+    time.sleep(2)
+    before = by_path(near, "fabric_path_last_reply_timestamp_seconds")
+    time.sleep(2)
+    after = by_path(near, "fabric_path_last_reply_timestamp_seconds")
+    assert {path for path in after if after[path] == before[path]} >= crossing
+    assert {path for path, crossed in near.links().items() if link in crossed} == crossing, "the route is frozen"
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_a_failing_path_says_where_its_trace_ends_and_keeps_its_route(
+    agents: tuple[Agent, Agent], whole: Running, design: Design, kind: Literal["udp", "tcp"]
+) -> None:
+    """Each flow is traced once an hour: what is seen here, losses have brought about."""
+    near, far = agents
+    near.probe(far.host, far.rnic, 1, kind, 0.7)
+    until(lambda: len(near.links()) == len(PORTS))
+    assert last_hops(near) == {}
+    links, hashes = near.links(), by_path(near, "fabric_path_route_hash")
+    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
+    crossing = {path for path, crossed in links.items() if link in crossed}
+    traces = near.total("fabric_exporter_traces_total")
+    whole.fault("silent-loss", link, "100")
+    until(lambda: {path for path, (_, outcome) in last_hops(near).items() if outcome == "silent"} & crossing)
+    time.sleep(4)
+    cable = design.link_at(design.rnic_end(f"{near.host.name}:{near.rnic.name}"))
+    leaf = next(end.node for end in (cable.a, cable.b) if end.node != near.host.name)
+    ends = [end.partition(":")[0] for end in link.split(" -- ")]
+    before = leaf if leaf in ends else next(end for end in ends if end in {spine.name for spine in design.spines})
+    found = last_hops(near)
+    assert {found[path][0].partition(":")[0] for path in found.keys() & crossing} == {before}
+    assert len(found) <= 8, "a few of a destination's flows stand for all"
+    assert near.total("fabric_exporter_traces_total") - traces <= 9
+    assert near.links() == links
+    assert by_path(near, "fabric_path_route_hash") == hashes
+    whole.act("heal", "all")
+    until(lambda: last_hops(near) == {}, 40)
+
+
+def test_a_change_and_a_change_back_show_in_the_hash(tracing: tuple[Agent, Agent], whole: Running) -> None:
+    near, far = tracing
+    near.probe(far.host, far.rnic, 1, "udp", 0.5)
+    until(lambda: len(near.links()) == len(PORTS))
+    hashes, links = by_path(near, "fabric_path_route_hash"), near.links()
+    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
+    crossing = {path for path, crossed in links.items() if link in crossed}
+    whole.fault("link-down", link)
+    until(lambda: not any(link in crossed for crossed in near.links().values()), 60)
+    now, changes = by_path(near, "fabric_path_route_hash"), by_path(near, "fabric_path_route_changes_total")
+    assert all(now[path] != hashes[path] and changes[path] >= 1 for path in crossing)
+    assert all(now[path] == hashes[path] for path in hashes.keys() - crossing if not changes[path])
+    whole.act("heal", "all")
+    until(lambda: by_path(near, "fabric_path_route_hash") == hashes, 60)
+    assert near.links() == links
+
+
+def test_no_switch_is_asked_more_often_than_the_ceiling_says(
+    tracing: tuple[Agent, Agent], whole: Running, design: Design
+) -> None:
+    """By the switches' own counters of the ICMP errors that they sent and policed."""
+    near, far = tracing
+    near.probe(far.host, far.rnic, 1, "udp", 0.5)
+    switches = [switch.name for switch in design.switches]
+
+    def answered() -> dict[str, int]:
+        counts = {switch: counters(whole, switch) for switch in switches}
+        return {switch: counts[switch]["errors_sent"] + counts[switch]["errors_policed"] for switch in switches}
+
+    before, began = answered(), time.monotonic()
+    time.sleep(10)
+    rates = {switch: (count - before[switch]) / (time.monotonic() - began) for switch, count in answered().items()}
+    assert max(rates.values()) <= CEILING * 1.05
+    assert max(rates.values()) >= CEILING * 0.7, "the leaf's turns are all used"
+    assert near.total("fabric_exporter_traces_delayed_total") > 10
+
+
+def test_ecmp_enumeration_finds_every_spine_and_the_share_of_each(
+    tracing: tuple[Agent, Agent], whole: Running, design: Design
+) -> None:
+    near, far = tracing
+    options = ["--source", near.rnic.address, "--type", "trace", "--ecmp", "--key-file", str(near.key)]
+    argv = [sys.executable, "-m", "exporter.cli", "probe", far.rnic.address, *options]
+    found = json.loads(whole.run(near.host.name, [*argv, "--json"], check=False).stdout)
+    print(whole.run(near.host.name, argv, check=False).stdout)
+    assert found["conclusive"]
+    assert found["reached"] == found["flows"] >= 11
+    assert len(found["routes"]) == len(design.spines)
+    second = [hop for hop in found["hops"] if hop["hop"] == 2]
+    assert sum(hop["share_ratio"] for hop in second) == pytest.approx(1, abs=0.001)
+    assert all(hop["rtt_seconds"]["min"] > 0 for hop in found["hops"])
+    for route in found["routes"]:  # and each port goes that way when it is traced alone
+        single = [
+            *argv[:-3],
+            "--key-file",
+            str(near.key),
+            "--source-port",
+            str(route["source_ports"][0]),
+            "-c",
+            "2",
+            "--json",
+        ]
+        (path,) = json.loads(whole.run(near.host.name, single, check=False).stdout)["paths"]
+        assert [next(iter(hop["addresses"])) for hop in path["hops"]] == route["hops"]
