@@ -77,15 +77,15 @@ SIGNATURES = {
     # The kernel goes on shaking hands for a process that hangs.
     "agent-stop, hung": Signature(there={LOST: DATAGRAMS, ECHO_ABSENT: {TCP}}),
     "agent-stop, killed and started": Signature(there={REFUSED: EVERY, RESTARTS: EVERY}),
-    # Routing mends it before a probe in fifty is lost. TCP's flows are not traced.
-    "link-down": Signature(there={ROUTE_CHANGES: DATAGRAMS}),
+    # Routing mends it before a probe in fifty is lost.
+    "link-down": Signature(there={ROUTE_CHANGES: EVERY}),
     "route-change": Signature(
         there={
             LOST: DATAGRAMS,
             LOST_RETURN: DATAGRAMS,
             SYN_RETRANSMITS: {TCP},
             RETRANSMITS: {TCP},
-            ROUTE_CHANGES: DATAGRAMS,
+            ROUTE_CHANGES: EVERY,
             **SLOW,
         }
     ),

@@ -297,7 +297,7 @@ def has_searched(scene: Scene, now: Samples) -> bool:
 def has_traced(scene: Scene, now: Samples) -> bool:
     """Whether each traced path that crossed the link has a new route: 15 s after its last loss (FREEZE_SECONDS)."""
     changes = by_path(now, ROUTE_CHANGES)
-    return all(changes[path] for path in scene.there if "/tcp/" not in path)
+    return all(changes[path] for path in scene.there)
 
 
 CASES = {
@@ -351,8 +351,8 @@ def healthy(scene: Scene, design: Design) -> Iterator[Scene]:
 
     def settled() -> bool:
         links = scene.near.links()
-        traced = {target.path for target in scene.targets if target.probe != "tcp"}
-        return links.keys() == traced and {path for path in links if link(scene) in links[path]} == scene.there & traced
+        traced = {target.path for target in scene.targets}
+        return links.keys() == traced and {path for path in links if link(scene) in links[path]} == scene.there
 
     def whole() -> bool:
         found = by_path(scene.near.metrics(), MTU_FOUND)
@@ -398,7 +398,7 @@ def test_another_carrier_moves_its_metrics_and_no_others(two_sites: Running, tmp
         targets = every_probe(near, agents[1], CANDIDATES[:PORTS], design.mtu)
         near.follow(targets, 1)
         group = by_probe(targets, {target.path for target in targets})
-        until(lambda: len(near.links()) == len(targets) - len(group[TCP]))
+        until(lambda: len(near.links()) == len(targets))
         start = near.metrics()
         before = look(near, 4)
         two_sites.fault("route-change", design.transit.carriers[1].switch)
