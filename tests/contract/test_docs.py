@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.contracts.catalogue import CATALOGUE
+from tests.lab import signatures
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOKS = ROOT / "docs/runbooks"
@@ -59,3 +60,10 @@ def test_metric_names_are_the_catalogues(page: Path) -> None:
     known |= {f"{metric.name}_bucket" for metric in CATALOGUE if metric.kind == "histogram"}
     named = re.findall(r"(?<![:\w])fabric_(?:[a-z]+_)*[a-z]+(?![\w*:…(])", page.read_text())
     assert {name for name in named if not any(each.startswith(name + "_") for each in known)} <= known
+
+
+def test_the_page_on_path_faults_has_the_table_that_the_lab_shows() -> None:
+    page = (ROOT / "docs/path-faults.md").read_text()
+    assert signatures.table() in page, f"it should have:\n{signatures.table()}"
+    named = {name.partition(" ")[0] for each in signatures.SIGNATURES.values() for name in each.both}
+    assert named <= {metric.name for metric in CATALOGUE}

@@ -16,7 +16,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import UDP_HEADERS
 from lab.network.design import Design
 from lab.running import Running
-from tests.lab.test_exporter_in_lab import LOST, PORTS, SENT, Agent, until
+from tests.lab.agent import LOST, PORTS, SENT, Agent, until
 
 VLAN_TAG = 4  # a veth takes so much more than its MTU, as many ports do (is_skb_forwardable, net/core/dev.c)
 

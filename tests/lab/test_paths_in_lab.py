@@ -20,7 +20,7 @@ from lab.network.design import Design, Host, Switch
 from lab.running import Running
 from skeleton_service.cli import main
 from skeleton_service.preload import unobserved
-from tests.lab.test_exporter_in_lab import LOST, PORTS, Agent, until
+from tests.lab.agent import LOST, PORTS, Agent, until
 
 SPRAYED = "fabric_exporter_sprayed_flows"
 FIRST_TABLE = 9000

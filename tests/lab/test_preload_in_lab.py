@@ -16,7 +16,7 @@ from exporter.contracts.plan import read_plan
 from lab.network.design import Design
 from lab.running import Running
 from skeleton_service.cli import main
-from tests.lab.test_exporter_in_lab import LOST, SENT, Agent, until
+from tests.lab.agent import LOST, SENT, Agent, until
 
 REFUSED, WAITING, PATHS = (
     "fabric_path_probes_refused_total",

@@ -15,7 +15,7 @@ from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
 from lab.network.design import Design
 from lab.running import Running
-from tests.lab.test_exporter_in_lab import LOST, PORTS, Agent, agents, until
+from tests.lab.agent import LOST, PORTS, Agent, agents, until
 from tests.lab.test_icmp import counters
 
 __all__ = ["agents"]
