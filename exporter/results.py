@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from typing import NamedTuple
 
 _WORDS = 5  # number, path row identity, Unix time ns, round trip ns, outcome with _STARVED where it holds
@@ -51,6 +52,7 @@ class ResultRing:
         if descriptor is None:
             descriptor = os.memfd_create("fabric-exporter-results", os.MFD_CLOEXEC)
             os.ftruncate(descriptor, size)
+            weakref.finalize(self, os.close, descriptor)
         elif os.fstat(descriptor).st_size != size:
             raise ValueError(f"result ring has {os.fstat(descriptor).st_size} bytes, its layout {size}")
         self.descriptor = descriptor

@@ -21,6 +21,7 @@ import math
 import mmap
 import os
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,6 +93,7 @@ class Store:
         if descriptor is None:
             descriptor = os.memfd_create("fabric-exporter-store", os.MFD_CLOEXEC)
             os.ftruncate(descriptor, size)
+            weakref.finalize(self, os.close, descriptor)
         elif os.fstat(descriptor).st_size != size:
             raise ValueError(f"store has {os.fstat(descriptor).st_size} bytes, its layout {size}")
         self.descriptor = descriptor

@@ -49,6 +49,8 @@ from tests.lab.signatures import (
     Moved,
 )
 
+pytestmark = pytest.mark.slow  # three minutes
+
 PORTS, CANDIDATES = 12, range(51_000, 51_060)
 PROBES: dict[str, tuple[ProbeType, int, float]] = {  # type, traffic class, period in seconds
     LOSSLESS: ("udp", 26 << 2 | 2, 0.1),

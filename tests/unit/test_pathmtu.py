@@ -109,7 +109,7 @@ class Probed:
         self.loop._running = True
         self.loop.run()
 
-    def search(self, seconds: float = 20.0) -> None:
+    def search(self, seconds: float = 60.0) -> None:
         """Run until every search under way has ended."""
         ends = time.monotonic() + seconds
         while len(self.ended) < len(self.paths):
