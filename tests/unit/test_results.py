@@ -59,8 +59,9 @@ def test_an_entry_being_overwritten_is_not_taken() -> None:
 
 
 def test_memory_of_another_size_is_refused() -> None:
+    four = ResultRing(4)
     with pytest.raises(ValueError, match="its layout"):
-        ResultRing(5, ResultRing(4).descriptor)
+        ResultRing(5, four.descriptor)
 
 
 READER = """
