@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from exporter import parquet
-from exporter.contracts.catalogue import DNS, PATH, ROUTE
+from exporter.contracts.catalogue import DNS, FAILING_TRACE, PATH, ROUTE
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.tables import ProbeRecord
 from exporter.control import Exporter
@@ -39,7 +39,7 @@ FORMATS = ("csv", "jsonl", "parquet")
 def recorded() -> RecordWriter:
     """An exporter that has seen what the example records tell, and asked a resolver meanwhile and ever since."""
     rows = list(csv.DictReader((EXAMPLES / "probe-records.csv").open()))
-    store, ring = Store([(PATH, 4096), (ROUTE, 4096), (DNS, 1)]), ResultRing(1 << 16)
+    store, ring = Store([(PATH, 4096), (ROUTE, 4096), (FAILING_TRACE, 1), (DNS, 1)]), ResultRing(1 << 16)
     paths, traced = store.writer(PATH), store.writer(ROUTE)
     lookup = store.writer(DNS).add((rows[0]["src_node_sn"], "192.0.2.53", "store.example.", "192.0.2.53", "53"))
     known: dict[tuple[str, ...], int] = {}
@@ -158,7 +158,7 @@ def test_answers_name_their_type_and_are_compressed_once(served: str) -> None:
 
 
 def test_no_record_is_a_table_without_rows(tmp_path: Path) -> None:
-    with serving(RecordWriter(Store([(PATH, 1), (ROUTE, 1)]), ResultRing(4))) as url:
+    with serving(RecordWriter(Store([(PATH, 1), (ROUTE, 1), (FAILING_TRACE, 1)]), ResultRing(4))) as url:
         for name in ("csv", "parquet"):
             (tmp_path / name).write_bytes(get(f"{url}?format={name}")[0])
             assert read_records([tmp_path / name]).num_rows == 0
