@@ -46,7 +46,7 @@ def recorded() -> RecordWriter:
     for row in sorted(rows, key=lambda row: int(row["ping_time"])):
         flow = (row["src_real_ip"], row["src_port"], row["dst_real_ip"], row["dst_port"])
         if row["task_type"] == "TRACEROUTE":
-            traced.add((*flow, row["route"]))
+            traced.add((*flow, row.get("protocol") or "udp", row["route"]))
             continue
         ends = (row["src_node_sn"], row["src_rnic"], row["dst_node_sn"], row["dst_rnic"], PROBES[row["task_type"]])
         labels = (*ends, *flow, str(int(row["dscp"] or 26) << 2))
