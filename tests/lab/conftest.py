@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from exporter.contracts.codec import encode
 from lab import sandbox
 from lab.errors import LabError
 from lab.network import transit
 from lab.network.design import Design, draw
 from lab.running import Running
+from tests.lab.agent import Agent, until
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +65,19 @@ def two_sites(sandbox_possible: None) -> Iterator[Running]:  # noqa: ARG001
         yield running
     finally:
         running.down()
+
+
+@pytest.fixture
+def agents(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
+    """Agents on two hosts of two pods; the second one answers only."""
+    near = design.hosts[0]
+    far = next(host for host in design.hosts if host.pod != near.pod)
+    topology = tmp_path / "topology.json"
+    topology.write_bytes(encode(design.topology()))
+    pair = [Agent(fabric, host, tmp_path / host.name, topology) for host in (near, far)]
+    try:
+        until(lambda: all(agent.metrics() for agent in pair))
+        yield pair[0], pair[1]
+    finally:
+        codes = [agent.stop() for agent in pair]
+    assert codes == [0, 0]

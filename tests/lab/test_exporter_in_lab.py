@@ -7,13 +7,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
 from lab.errors import LabError
 from lab.network.design import Design
@@ -21,22 +18,6 @@ from lab.running import Running
 from tests.lab.agent import LOST, PORTS, SENT, Agent, until
 
 SYN_RETRANSMITS, RETRANSMITS = "fabric_path_tcp_syn_retransmits_total", "fabric_path_tcp_retransmits_total"
-
-
-@pytest.fixture
-def agents(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
-    """Agents on two hosts of two pods; the second one answers only."""
-    near = design.hosts[0]
-    far = next(host for host in design.hosts if host.pod != near.pod)
-    topology = tmp_path / "topology.json"
-    topology.write_bytes(encode(design.topology()))
-    pair = [Agent(fabric, host, tmp_path / host.name, topology) for host in (near, far)]
-    try:
-        until(lambda: all(agent.metrics() for agent in pair))
-        yield pair[0], pair[1]
-    finally:
-        codes = [agent.stop() for agent in pair]
-    assert codes == [0, 0]
 
 
 def traced(agent: Agent) -> bool:

@@ -15,10 +15,8 @@ from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
 from lab.network.design import Design
 from lab.running import Running
-from tests.lab.agent import LOST, PORTS, Agent, agents, until
+from tests.lab.agent import LOST, PORTS, Agent, until
 from tests.lab.test_icmp import counters
-
-__all__ = ["agents"]
 
 UNSENT = "fabric_path_probes_unsent_total"
 REFUSED = "fabric_path_probes_refused_total"
