@@ -26,7 +26,11 @@ from exporter.contracts.plan import ProbeType, Target
 from lab.network.design import Host, draw
 from lab.running import Running
 
-FREELY = {"packets_per_second": 1e6, "packets_per_second_per_destination": 1e6}
+FREELY = {
+    "packets_per_second": 1e6,
+    "packets_per_second_per_destination": 1e6,
+    "trace_packets_per_second_per_switch": 1000,
+}
 PORT = 9105
 SENT, LOST = "fabric_path_probes_sent_total", "fabric_path_probes_lost_total"
 UNSENT, UNJUDGED = "fabric_path_probes_unsent_total", "fabric_exporter_prober_unjudged_probes_total"
