@@ -65,7 +65,7 @@ class Loop:
         self.clock = clock
         self.late_ns = 0
         self._slot_delay = slot_delay
-        self._watched: dict[int, Readable] = {}
+        self._watched: dict[int, tuple[Readable]] = {}  # a new tuple each time: the kernel gives descriptors again
         self._epoll = select.epoll()
         self._answers = select.epoll()
         self._requests = select.epoll()
@@ -94,7 +94,7 @@ class Loop:
 
     def _watch(self, item: Readable, epoll: select.epoll, output: bool = False) -> None:
         descriptor = item.fileno()
-        self._watched[descriptor] = item
+        self._watched[descriptor] = (item,)
         epoll.register(descriptor, select.EPOLLIN | (select.EPOLLOUT if output else 0))
 
     def forget(self, item: Readable) -> None:
@@ -183,19 +183,21 @@ class Loop:
         self._epoll.modify(self._requests, select.EPOLLIN if listening else 0)
 
     def _handle(self, ready: list[tuple[int, int]]) -> None:
-        for descriptor, events in ready:
+        watched = self._watched
+        for descriptor, watch, events in [(each, watched.get(each), events) for each, events in ready]:
             if descriptor == self._requests.fileno():
                 self._on_requests()
                 continue
-            item = self._watched.get(descriptor)
-            if item is None:
-                continue  # an earlier handler of this round closed it
+            # A handler of this round may close any of them, and open another that has its descriptor.
+            if watch is None or watched.get(descriptor) is not watch:
+                continue
+            item = watch[0]
             # Errors first: the transmit time of a probe waits on the error queue, and its reply needs it.
             if events & select.EPOLLERR:
                 item.on_error()
-            if events & (select.EPOLLIN | select.EPOLLHUP) and self._watched.get(descriptor) is item:
+            if events & (select.EPOLLIN | select.EPOLLHUP) and watched.get(descriptor) is watch:
                 item.on_input()
-            if events & select.EPOLLOUT and self._watched.get(descriptor) is item:
+            if events & select.EPOLLOUT and watched.get(descriptor) is watch:
                 item.on_output()
 
     def _run_due_slots(self) -> None:

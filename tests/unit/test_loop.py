@@ -146,3 +146,47 @@ def test_a_look_says_how_late_it_is(loop: Loop, reader: Reader, running: Callabl
     send(reader, 1, 0.2)
     assert reader.calls == 1
     assert reader.last_late_ns > 20_000_000
+
+
+class Reopening:
+    """Opens another socket, which gets the same descriptor, when its connection is refused."""
+
+    def __init__(self, loop: Loop, refusing: tuple[str, int]) -> None:
+        self._loop = loop
+        self._socket = socket.socket()
+        self._socket.setblocking(False)
+        self._socket.connect_ex(refusing)
+        self.descriptors = [self._socket.fileno()]
+        self.calls: list[str] = []
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def on_error(self) -> None:
+        self.calls.append("error")
+        self._loop.forget(self)
+        self._socket.close()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.descriptors.append(self._socket.fileno())
+        self._loop.watch(self)
+
+    def on_input(self) -> None:
+        self.calls.append("input")
+
+    def on_output(self) -> None:
+        self.calls.append("output")
+
+
+def test_what_happened_to_a_socket_is_not_told_to_the_next_one_with_its_descriptor(loop: Loop) -> None:
+    with socket.socket() as nobody:  # bound, not listening: it refuses
+        nobody.bind((FAR, 0))
+        item = Reopening(loop, nobody.getsockname())
+        loop.watch(item, output=True)
+        loop.after(0.1, loop.stop)
+        loop.run()
+        item.close()
+    assert item.descriptors[0] == item.descriptors[1]
+    assert item.calls == ["error"]
