@@ -1,0 +1,151 @@
+"""A guest: another kernel that runs one command on this machine's files, without privileges, and ends with it.
+
+The guest sees every file of the machine, the checkout and its virtual environment included, under a
+layer in memory: what it writes is gone with it. ``share`` is the one directory that both sides write.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from lab import sandbox
+from lab.errors import LabError
+from lab.guest import qemu
+from lab.guest.kernel import Kernel
+
+INIT = Path(__file__).with_name("init")
+SHARE_IN_GUEST = Path("/run/guest")
+MARK = "LAB_GUEST"
+"""Set, to the kind of machine, in the environment of everything that runs in a guest."""
+TAIL_LINES = 30
+REAPER = 'read -r _; kill -KILL "-$1" 2>/dev/null; rm -rf -- "$2"'
+"""Waits until its standard input is closed, which even ``kill -9`` of us does. A death signal for the guest alone
+(prctl(2), PR_SET_PDEATHSIG) is not enough: User-Mode Linux leaves a helper process behind."""
+
+
+def inside() -> bool:
+    """Whether this process runs in a guest."""
+    return MARK in os.environ
+
+
+class Guest:
+    """One boot, from construction to ``end``; a context manager. Dies with the process that made it.
+
+    ``argv`` runs in ``cwd`` (ours unless given) with our environment and ``environ`` over it. With
+    ``virtual_time`` the guest's clock moves only while all its processes wait, and then at once to the
+    next timer: computing takes no time, waiting takes none of ours, and a process that waits actively
+    never ends. ``cpu`` is the one CPU that it runs on, the last of ours unless given: User-Mode Linux
+    has only one, and is four times slower when the machine moves it between two.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        kernel: Kernel,
+        *,
+        cwd: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        virtual_time: bool = False,
+        memory_mb: int = 512,
+        cpu: int | None = None,
+    ) -> None:
+        if virtual_time and kernel.machine != "uml":
+            raise LabError("virtual time needs User-Mode Linux", "make uml-kernel")
+        self.share = Path(tempfile.mkdtemp(prefix="guest-"))
+        self._console = self.share / "console"
+        self._exit = self.share / "exit"
+        everything = sandbox.environment({**(environ or {}), MARK: kernel.machine})
+        exports = "".join(
+            f"export {name}={shlex.quote(value)}\n" for name, value in everything.items() if name.isidentifier()
+        )
+        directory = shlex.quote(str(cwd or Path.cwd()))
+        (self.share / "command").write_text(f"{exports}cd {directory} && exec {shlex.join(argv)}\n")
+        self._output: BinaryIO = (self.share / "output").open("w+b")
+        if kernel.machine == "uml":
+            boot = self._user_mode(kernel.path, memory_mb, virtual_time)
+        else:
+            boot = qemu.command(kernel.path, self.share, INIT, memory_mb)
+        cpu = max(os.sched_getaffinity(0)) if cpu is None else cpu
+        with self._console.open("wb") as console:
+            self._process = subprocess.Popen(
+                [sandbox.find("taskset"), "-c", str(cpu), *boot],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._reaper = subprocess.Popen(
+            ["sh", "-c", REAPER, "sh", str(self._process.pid), str(self.share)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def _user_mode(self, kernel: Path, memory_mb: int, virtual_time: bool) -> list[str]:
+        return [
+            *(str(kernel), f"mem={memory_mb}M", "quiet"),
+            *("root=none", "rootfstype=hostfs", "ro", f"init={INIT}", f"share={self.share}"),
+            f"uml_dir={self.share}/",  # its management socket, else below ~/.uml
+            *("con=null", "con0=null,fd:1"),
+            *(["time-travel=inf-cpu"] if virtual_time else []),
+        ]
+
+    def output(self) -> bytes:
+        """What the command has written, to stdout or stderr, since the last call."""
+        return self._output.read()
+
+    def poll(self) -> int | None:
+        """The command's exit code, None while it runs; raise LabError when the guest died before it."""
+        ended = self._process.poll() is not None
+        with suppress(FileNotFoundError):
+            return int(self._exit.read_text())
+        if ended:
+            raise LabError(f"the guest died, its console ends with:\n{self.console_tail()}")
+        return None
+
+    def wait(self, timeout: float) -> int:
+        """Copy output to stdout until the command ends, and return its exit code.
+
+        Raise LabError when the guest dies, or has not ended after ``timeout`` seconds of our time.
+        """
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            self._show()
+            if time.monotonic() > deadline:
+                raise LabError(f"the guest has not ended within {timeout:g} s; {self.console_tail()}".rstrip("; "))
+            time.sleep(0.02)
+        self._show()
+        return code
+
+    def _show(self) -> None:
+        if new := self.output():
+            sys.stdout.buffer.write(new)
+            sys.stdout.buffer.flush()
+
+    def console_tail(self) -> str:
+        """The last lines that the guest's kernel wrote to its console; a panic is among them."""
+        return "\n".join(self._console.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+    def end(self) -> None:
+        """End the guest, however it stands, and forget its share."""
+        self._output.close()
+        # Our child is not waited for before the reaper is done: so long its group's number is nobody else's.
+        self._reaper.communicate()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()

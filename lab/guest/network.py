@@ -1,0 +1,318 @@
+"""RoCEv2 ports and a fabric between them, in a guest.
+
+rxe of Linux 6.1 sends and receives in the first network namespace only (its sockets and route lookups
+use init_net), so all ports are there, and the fabric is elsewhere: a namespace with a bridge for each
+subnet, and with routing between them. Rules by outgoing interface make packets between two addresses
+of the same host leave by one port and come in by the other, through the fabric.
+
+    10.9.0.1 p0 (rxe0) ──── f0 ┐ namespace fabric
+    10.9.0.2 p1 (rxe1) ──── f1 ┴ br0 (10.9.0.254)
+
+A port with a VTEP is a VXLAN interface; what is cabled is its underlay, in a namespace of its own:
+
+    10.7.0.1 p0 (rxe0) ┄┄ h0: u0 172.16.0.1 ──── f0 ┐
+    10.7.0.2 p1 (rxe1) ┄┄ h1: u1 172.16.0.2 ──── f1 ┴ br0
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lab.errors import LabError
+
+FABRIC = "fabric"
+VNI = 100
+FIRST_TABLE = 100
+HOST_SETTINGS = {
+    "arp_ignore": 1,  # a port answers for its own address only,
+    "arp_announce": 2,  # and asks with it
+    "accept_local": 1,  # a packet from another port of ours is no forgery
+    "rp_filter": 0,
+}
+QUIET_IPV6 = {
+    # An address serves at once, without the second of asking whether another has it,
+    "net.ipv6.conf.all.accept_dad": 0,
+    "net.ipv6.conf.default.accept_dad": 0,
+    # and interfaces have none but ours, so that nothing but probes is there for netem to drop and count.
+    "net.ipv6.conf.default.addr_gen_mode": 1,
+}
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+@dataclass
+class Port:
+    """One RoCEv2 port: an RDMA device over a network interface with one address, hence one RoCEv2 GID of it."""
+
+    index: int
+    interface: Interface
+    vtep: Interface | None = None
+
+    @property
+    def device(self) -> str:
+        return f"rxe{self.index}"
+
+    @property
+    def netdev(self) -> str:
+        return f"p{self.index}"
+
+    @property
+    def address(self) -> str:
+        return str(self.interface.ip)
+
+    @property
+    def cable(self) -> str:
+        """The fabric's end of the cable: what leaves there goes to this port."""
+        return f"f{self.index}"
+
+    @property
+    def table(self) -> int:
+        return FIRST_TABLE + self.index
+
+    def counter(self, name: str) -> int:
+        """One of the RDMA device's hardware counters. The kernel reads them anew every 12 ms (``lifespan``)."""
+        return int(Path(f"/sys/class/infiniband/{self.device}/ports/1/hw_counters/{name}").read_text())
+
+
+@dataclass(frozen=True)
+class _Station:
+    """An interface with an address: what neighbours know by its MAC address."""
+
+    interface: Interface
+    netdev: str
+    mac: str
+    namespace: str | None
+    cable: str | None
+    """None for one that is not cabled: an overlay's."""
+
+
+class Fabric:
+    """Ports rxe0, rxe1, … with the given addresses (``10.9.0.1/24``), and the fabric between them; a context manager.
+
+    Ports of one subnet share a bridge; between subnets the fabric routes, by way of each subnet's last address.
+    ``vteps``, one for each port, puts them behind VXLAN. Without ``static_neighbours`` they find each other by
+    ARP and neighbour discovery, which takes a second when it is cold and dies with what is lost.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], *, vteps: Sequence[str] = (), static_neighbours: bool = True, mtu: int = 1500
+    ) -> None:
+        underlay = [ipaddress.ip_interface(vtep) for vtep in vteps] or [None] * len(addresses)
+        self.ports = [
+            Port(index, ipaddress.ip_interface(address), vtep)
+            for index, (address, vtep) in enumerate(zip(addresses, underlay, strict=True))
+        ]
+        cabled = [port.vtep or port.interface for port in self.ports]
+        self._subnets = sorted({interface.network for interface in cabled}, key=str)
+        self._static = static_neighbours
+        self._mtu = mtu
+
+    def __enter__(self) -> Self:
+        try:
+            self._build()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    # What can happen to it.
+
+    def impair(self, port: Port, *netem: str) -> None:
+        """Put what goes to ``port`` through netem: ``"delay", "200us"``; ``"loss", "5%"``; ``"loss", "30%", "ecn"``.
+
+        With ``ecn`` packets that say they can bear marks are marked in place of being dropped (tc-netem(8)).
+        """
+        _batch(["tc", "-n", FABRIC], [f"qdisc replace dev {port.cable} root netem limit 100000 {' '.join(netem)}"])
+
+    def heal(self, port: Port) -> None:
+        """Take away what ``impair`` did, with its counter."""
+        _batch(["tc", "-n", FABRIC], [f"qdisc del dev {port.cable} root"])
+
+    def dropped(self, port: Port) -> int:
+        """Packets to ``port`` that netem has dropped, or marked, since ``impair``."""
+        shown = _run(["tc", "-n", FABRIC, "-s", "-j", "qdisc", "show", "dev", port.cable])
+        return sum(int(each["drops"]) for each in json.loads(shown) if each["kind"] == "netem")
+
+    def change_address(self, port: Port, address: str) -> None:
+        """Give ``port`` another address of its subnet, as a new lease or a mended bond does: its GID changes."""
+        new = ipaddress.ip_interface(address)
+        _batch(["ip"], [f"addr del {port.interface} dev {port.netdev}"])
+        port.interface = new
+        _batch(["ip"], self._addressed(port))
+        self._introduce()
+
+    def remove_device(self, port: Port) -> None:
+        """The RDMA device vanishes under its users; the network interface stays."""
+        _batch(["rdma"], [f"link delete {port.device}"])
+
+    def add_device(self, port: Port) -> None:
+        _batch(["rdma"], [f"link add {port.device} type rxe netdev {port.netdev}"])
+
+    # How it is made.
+
+    def _build(self) -> None:
+        _route_by_port()
+        _batch(["ip"], [f"netns add {name}" for name in self._namespaces()])
+        for namespace in self._namespaces():
+            _set(namespace, QUIET_IPV6)
+        _set(FABRIC, {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
+        # Settled before the bridges exist, for a bridge that gets its first port takes over the port's MAC address.
+        bridges = []
+        for index, subnet in enumerate(self._subnets):
+            bridges += [
+                f"link add br{index} mtu {self._mtu} address {_mac(0xB, index)} type bridge",
+                f"addr add {_gateway(subnet)} dev br{index}",
+                f"link set br{index} up",
+            ]
+        _batch(["ip", "-n", FABRIC], bridges)
+        for port in self.ports:
+            self._cable(port)
+        _batch(["ip"], [line for port in self.ports for line in self._addressed(port)])
+        for port in self.ports:
+            family = f"-{port.interface.version}"
+            _run(["ip", family, "rule", "add", "pref", f"{port.table}", "oif", port.netdev, "lookup", f"{port.table}"])
+        if self._static:
+            self._introduce()
+        _batch(["rdma"], [f"link add {port.device} type rxe netdev {port.netdev}" for port in self.ports])
+
+    def _namespaces(self) -> list[str]:
+        return [FABRIC, *(f"h{port.index}" for port in self.ports if port.vtep)]
+
+    def _cable(self, port: Port) -> None:
+        bridge = self._subnets.index((port.vtep or port.interface).network)
+        plug = f"address {_mac(0xC, port.index)} type veth peer name {port.cable} netns {FABRIC} mtu {self._mtu}"
+        if port.vtep is None:
+            _batch(["ip"], [f"link add {port.netdev} mtu {self._mtu} {plug}"])
+        else:
+            host, underlay = f"h{port.index}", f"u{port.index}"
+            others = [other.vtep.ip for other in self.ports if other.vtep and other is not port]
+            _batch(
+                ["ip", "-n", host],
+                [
+                    f"link add {underlay} mtu {self._mtu} {plug}",
+                    f"addr add {port.vtep} dev {underlay}",
+                    f"link set {underlay} up",
+                    f"route add default via {_gateway(port.vtep.network).ip} dev {underlay}",
+                    f"link add {port.netdev} address {_mac(0xA, port.index)} "
+                    f"type vxlan id {VNI} local {port.vtep.ip} dstport 4789",
+                    # It keeps sending and receiving where it was made.
+                    f"link set {port.netdev} netns 1",
+                ],
+            )
+            flood = [f"fdb append 00:00:00:00:00:00 dev {port.netdev} dst {other}" for other in others]
+            _batch(["bridge"], flood)
+        _batch(["ip", "-n", FABRIC], [f"link set {port.cable} master br{bridge} up"])
+
+    def _addressed(self, port: Port) -> list[str]:
+        lines = [
+            f"addr add {port.interface} dev {port.netdev}",
+            f"link set {port.netdev} up",
+            f"route replace {port.interface.network} dev {port.netdev} src {port.address} table {port.table}",
+        ]
+        if port.vtep is None:
+            gateway = _gateway(port.interface.network).ip
+            lines.append(f"route replace default via {gateway} dev {port.netdev} src {port.address} table {port.table}")
+        return lines
+
+    def _introduce(self) -> None:
+        """Tell every neighbour the others' MAC addresses."""
+        told: dict[str | None, list[str]] = {}
+        for knower, known in permutations(self._stations(), 2):
+            if knower.interface.network == known.interface.network:
+                told.setdefault(knower.namespace, []).append(_neighbour(known, knower.netdev))
+        for station in self._stations():
+            if station.cable:
+                bridge = self._subnets.index(station.interface.network)
+                gateway = _Station(_gateway(self._subnets[bridge]), "", _mac(0xB, bridge), None, None)
+                told.setdefault(station.namespace, []).append(_neighbour(gateway, station.netdev))
+                told.setdefault(FABRIC, []).append(_neighbour(station, f"br{bridge}"))
+        for namespace, lines in told.items():
+            _batch(["ip", *(["-n", namespace] if namespace else [])], lines)
+
+    def _stations(self) -> list[_Station]:
+        stations = []
+        for port in self.ports:
+            plug = _mac(0xC, port.index)
+            if port.vtep is None:
+                stations.append(_Station(port.interface, port.netdev, plug, None, port.cable))
+            else:
+                stations.append(_Station(port.interface, port.netdev, _mac(0xA, port.index), None, None))
+                stations.append(_Station(port.vtep, f"u{port.index}", plug, f"h{port.index}", port.cable))
+        return stations
+
+    def remove(self) -> None:
+        """Take everything away that is there, also after a build that failed half-way."""
+        for port in self.ports:
+            for command in (
+                ["rdma", "link", "delete", port.device],
+                ["ip", "link", "del", port.netdev],
+                ["ip", "rule", "del", "pref", str(port.table)],
+                ["ip", "-6", "rule", "del", "pref", str(port.table)],
+            ):
+                with suppress(LabError):
+                    _run(command)
+        for namespace in self._namespaces():
+            with suppress(LabError):
+                _run(["ip", "netns", "del", namespace])
+
+
+def addresses(count: int, network: str = "10.9.0.0/24") -> list[str]:
+    """The first ``count`` addresses of a network, with its prefix length."""
+    subnet = ipaddress.ip_network(network)
+    return [f"{subnet[index + 1]}/{subnet.prefixlen}" for index in range(count)]
+
+
+def _gateway(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Interface:
+    return ipaddress.ip_interface(f"{subnet[-2]}/{subnet.prefixlen}")
+
+
+def _mac(kind: int, index: int) -> str:
+    """A locally administered address."""
+    return f"02:00:00:00:{kind:02x}:{index:02x}"
+
+
+def _neighbour(known: _Station, netdev: str) -> str:
+    return f"neigh replace {known.interface.ip} dev {netdev} lladdr {known.mac} nud permanent"
+
+
+def _route_by_port() -> None:
+    """Let rules by interface come before the table of local addresses, which else keeps every packet inside."""
+    for family in ("-4", "-6"):
+        if _run(["ip", family, "rule", "show", "pref", "0"]):
+            _batch(["ip", family], ["rule add pref 32000 lookup local", "rule del pref 0"])
+    _set(None, QUIET_IPV6)
+    for kind in ("all", "default"):
+        _set(None, {f"net.ipv4.conf.{kind}.{name}": value for name, value in HOST_SETTINGS.items()})
+
+
+def _set(namespace: str | None, settings: dict[str, int]) -> None:
+    where = ["ip", "netns", "exec", namespace] if namespace else []
+    _run([*where, "sysctl", "-qw", *(f"{name}={value}" for name, value in settings.items())])
+
+
+def _batch(program: Sequence[str], lines: Sequence[str]) -> None:
+    """Run many commands of ``ip``, ``tc``, ``bridge`` or ``rdma`` in one process."""
+    if lines:
+        _run([*program, "-b", "-"], "\n".join(lines) + "\n")
+
+
+def _run(argv: Sequence[str], text: str = "") -> str:
+    """Run a command and return what it printed; raise LabError with its complaint."""
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"{' '.join(argv)}: {' '.join(done.stderr.split())}")
+    return done.stdout
