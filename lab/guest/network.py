@@ -20,7 +20,7 @@ import ipaddress
 import json
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -42,9 +42,11 @@ QUIET_IPV6 = {
     # An address serves at once, without the second of asking whether another has it,
     "net.ipv6.conf.all.accept_dad": 0,
     "net.ipv6.conf.default.accept_dad": 0,
-    # and interfaces have none but ours, so that nothing but probes is there for netem to drop and count.
+    # and interfaces have none but ours.
     "net.ipv6.conf.default.addr_gen_mode": 1,
 }
+# Or no IPv6 at all: a switch announces its multicast groups, and netem would drop and count that.
+NO_IPV6 = {"net.ipv6.conf.default.disable_ipv6": 1}
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -167,55 +169,59 @@ class Fabric:
     def _build(self) -> None:
         _route_by_port()
         _batch(["ip"], [f"netns add {name}" for name in self._namespaces()])
+        over_ipv6 = any(subnet.version == 6 for subnet in self._subnets)
         for namespace in self._namespaces():
-            _set(namespace, QUIET_IPV6)
+            _set(namespace, QUIET_IPV6 if over_ipv6 else NO_IPV6)
         _set(FABRIC, {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
-        # Settled before the bridges exist, for a bridge that gets its first port takes over the port's MAC address.
-        bridges = []
+        fabric = []
         for index, subnet in enumerate(self._subnets):
-            bridges += [
+            fabric += [
+                # An address of its own, or the bridge would take over that of its first port.
                 f"link add br{index} mtu {self._mtu} address {_mac(0xB, index)} type bridge",
                 f"addr add {_gateway(subnet)} dev br{index}",
                 f"link set br{index} up",
             ]
-        _batch(["ip", "-n", FABRIC], bridges)
         for port in self.ports:
-            self._cable(port)
+            bridge = self._subnets.index((port.vtep or port.interface).network)
+            fabric += [
+                f"link add {port.cable} mtu {self._mtu} type veth peer name c{port.index}",
+                f"link set {port.cable} master br{bridge} up",
+                f"link set c{port.index} name {_plug(port)} address {_mac(0xC, port.index)} mtu {self._mtu} "
+                f"netns {f'h{port.index}' if port.vtep else 1}",
+            ]
+        _batch(["ip", "-n", FABRIC], fabric)
+        for port in self.ports:
+            if port.vtep:
+                self._tunnel(port, port.vtep)
         _batch(["ip"], [line for port in self.ports for line in self._addressed(port)])
-        for port in self.ports:
-            family = f"-{port.interface.version}"
-            _run(["ip", family, "rule", "add", "pref", f"{port.table}", "oif", port.netdev, "lookup", f"{port.table}"])
+        for version in (4, 6):
+            rules = [f"rule add pref {port.table} oif {port.netdev} lookup {port.table}" for port in self._of(version)]
+            _batch(["ip", f"-{version}"], rules)
         if self._static:
             self._introduce()
         _batch(["rdma"], [f"link add {port.device} type rxe netdev {port.netdev}" for port in self.ports])
 
+    def _of(self, version: int) -> list[Port]:
+        return [port for port in self.ports if port.interface.version == version]
+
     def _namespaces(self) -> list[str]:
         return [FABRIC, *(f"h{port.index}" for port in self.ports if port.vtep)]
 
-    def _cable(self, port: Port) -> None:
-        bridge = self._subnets.index((port.vtep or port.interface).network)
-        plug = f"address {_mac(0xC, port.index)} type veth peer name {port.cable} netns {FABRIC} mtu {self._mtu}"
-        if port.vtep is None:
-            _batch(["ip"], [f"link add {port.netdev} mtu {self._mtu} {plug}"])
-        else:
-            host, underlay = f"h{port.index}", f"u{port.index}"
-            others = [other.vtep.ip for other in self.ports if other.vtep and other is not port]
-            _batch(
-                ["ip", "-n", host],
-                [
-                    f"link add {underlay} mtu {self._mtu} {plug}",
-                    f"addr add {port.vtep} dev {underlay}",
-                    f"link set {underlay} up",
-                    f"route add default via {_gateway(port.vtep.network).ip} dev {underlay}",
-                    f"link add {port.netdev} address {_mac(0xA, port.index)} "
-                    f"type vxlan id {VNI} local {port.vtep.ip} dstport 4789",
-                    # It keeps sending and receiving where it was made.
-                    f"link set {port.netdev} netns 1",
-                ],
-            )
-            flood = [f"fdb append 00:00:00:00:00:00 dev {port.netdev} dst {other}" for other in others]
-            _batch(["bridge"], flood)
-        _batch(["ip", "-n", FABRIC], [f"link set {port.cable} master br{bridge} up"])
+    def _tunnel(self, port: Port, vtep: Interface) -> None:
+        _batch(
+            ["ip", "-n", f"h{port.index}"],
+            [
+                f"addr add {vtep} dev {_plug(port)}",
+                f"link set {_plug(port)} up",
+                f"route add default via {_gateway(vtep.network).ip} dev {_plug(port)}",
+                f"link add {port.netdev} address {_mac(0xA, port.index)} "
+                f"type vxlan id {VNI} local {vtep.ip} dstport 4789",
+                # It keeps sending and receiving where it was made.
+                f"link set {port.netdev} netns 1",
+            ],
+        )
+        others = [other.vtep.ip for other in self.ports if other.vtep and other is not port]
+        _batch(["bridge"], [f"fdb append 00:00:00:00:00:00 dev {port.netdev} dst {other}" for other in others])
 
     def _addressed(self, port: Port) -> list[str]:
         lines = [
@@ -251,23 +257,17 @@ class Fabric:
                 stations.append(_Station(port.interface, port.netdev, plug, None, port.cable))
             else:
                 stations.append(_Station(port.interface, port.netdev, _mac(0xA, port.index), None, None))
-                stations.append(_Station(port.vtep, f"u{port.index}", plug, f"h{port.index}", port.cable))
+                stations.append(_Station(port.vtep, _plug(port), plug, f"h{port.index}", port.cable))
         return stations
 
     def remove(self) -> None:
         """Take everything away that is there, also after a build that failed half-way."""
-        for port in self.ports:
-            for command in (
-                ["rdma", "link", "delete", port.device],
-                ["ip", "link", "del", port.netdev],
-                ["ip", "rule", "del", "pref", str(port.table)],
-                ["ip", "-6", "rule", "del", "pref", str(port.table)],
-            ):
-                with suppress(LabError):
-                    _run(command)
-        for namespace in self._namespaces():
-            with suppress(LabError):
-                _run(["ip", "netns", "del", namespace])
+        _batch(["rdma", "-force"], [f"link delete {port.device}" for port in self.ports], forgiving=True)
+        _batch(["ip", "-force"], [f"link del {port.netdev}" for port in self.ports], forgiving=True)
+        for version in (4, 6):
+            rules = [f"rule del pref {port.table}" for port in self._of(version)]
+            _batch(["ip", f"-{version}", "-force"], rules, forgiving=True)
+        _batch(["ip", "-force"], [f"netns del {namespace}" for namespace in self._namespaces()], forgiving=True)
 
 
 def addresses(count: int, network: str = "10.9.0.0/24") -> list[str]:
@@ -278,6 +278,11 @@ def addresses(count: int, network: str = "10.9.0.0/24") -> list[str]:
 
 def _gateway(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Interface:
     return ipaddress.ip_interface(f"{subnet[-2]}/{subnet.prefixlen}")
+
+
+def _plug(port: Port) -> str:
+    """The cable's end at the port, or at its underlay."""
+    return f"u{port.index}" if port.vtep else port.netdev
 
 
 def _mac(kind: int, index: int) -> str:
@@ -304,10 +309,11 @@ def _set(namespace: str | None, settings: dict[str, int]) -> None:
     _run([*where, "sysctl", "-qw", *(f"{name}={value}" for name, value in settings.items())])
 
 
-def _batch(program: Sequence[str], lines: Sequence[str]) -> None:
-    """Run many commands of ``ip``, ``tc``, ``bridge`` or ``rdma`` in one process."""
+def _batch(program: Sequence[str], lines: Sequence[str], *, forgiving: bool = False) -> None:
+    """Run many commands of ``ip``, ``tc``, ``bridge`` or ``rdma`` in one process: here a process costs milliseconds."""
     if lines:
-        _run([*program, "-b", "-"], "\n".join(lines) + "\n")
+        with suppress(LabError) if forgiving else nullcontext():
+            _run([*program, "-b", "-"], "\n".join(lines) + "\n")
 
 
 def _run(argv: Sequence[str], text: str = "") -> str:

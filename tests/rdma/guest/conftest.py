@@ -1,0 +1,37 @@
+"""Networks for the tests of this folder, apart from what they send over them. All of it runs in a guest (../conftest.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lab.guest.network import Fabric, addresses
+
+
+@pytest.fixture
+def fabric() -> Iterator[Fabric]:
+    """Two ports on one switch."""
+    with Fabric(addresses(2)) as made:
+        yield made
+
+
+@pytest.fixture
+def routed() -> Iterator[Fabric]:
+    """Two ports, each in its own subnet, and a router between."""
+    with Fabric(["10.9.1.1/24", "10.9.2.1/24"]) as made:
+        yield made
+
+
+@pytest.fixture
+def overlay() -> Iterator[Fabric]:
+    """Three ports over VXLAN, whose VTEPs are on one switch."""
+    with Fabric(addresses(3, "10.7.0.0/24"), vteps=addresses(3, "172.16.0.0/24")) as made:
+        yield made
+
+
+@pytest.fixture
+def mesh() -> Iterator[Fabric]:
+    """Sixteen ports on one switch."""
+    with Fabric(addresses(16)) as made:
+        yield made
