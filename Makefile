@@ -8,7 +8,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-probes bench-render bench-rtt-while-rendering victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-probes bench-render bench-rtt-while-rendering victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -25,7 +25,16 @@ demo: $(SETUP) ## the main job: fabric, traffic, skeleton, rules, faults, notifi
 
 test: $(SETUP) ## all tests but the slow ones; needs what `make demo` needs
 	@scripts/setup --check
+	@$(if $(ARGS),,$(BIN)/python -m lab.guest prepare)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-rdma: $(SETUP) ## RDMA tests alone, in a guest with soft-RoCE (docs/rdma-lab.md)
+	@scripts/setup --check
+	@$(BIN)/python -m lab.guest prepare
+	$(BIN)/python -m pytest tests/rdma $(ARGS)
+
+uml-kernel: ## build and cache the guest's kernel: 3 to 6 minutes, once
+	@scripts/uml-kernel
 
 test-slow: $(SETUP) ## the tests that `make test` leaves out: minutes, and PyTorch
 	@scripts/setup --check

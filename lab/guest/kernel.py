@@ -46,7 +46,7 @@ def find(*, build: bool = False) -> Kernel:
     except LabError as error:
         raise LabError(
             f"there is no kernel with soft-RoCE to boot: no UML_KERNEL, none in the cache, and {error}",
-            "make uml-kernel, or UML_KERNEL=PATH",
+            "make uml-kernel builds one, UML_KERNEL=PATH names one",
         ) from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,8 +45,7 @@ class Guest:
     ``argv`` runs in ``cwd`` (ours unless given) with our environment and ``environ`` over it. With
     ``virtual_time`` the guest's clock moves only while all its processes wait, and then at once to the
     next timer: computing takes no time, waiting takes none of ours, and a process that waits actively
-    never ends. ``cpu`` is the one CPU that it runs on, the last of ours unless given: User-Mode Linux
-    has only one, and is four times slower when the machine moves it between two.
+    never ends.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class Guest:
         environ: Mapping[str, str] | None = None,
         virtual_time: bool = False,
         memory_mb: int = 512,
-        cpu: int | None = None,
     ) -> None:
         if virtual_time and kernel.machine != "uml":
             raise LabError("virtual time needs User-Mode Linux", "make uml-kernel")
@@ -71,33 +70,33 @@ class Guest:
         directory = shlex.quote(str(cwd or Path.cwd()))
         (self.share / "command").write_text(f"{exports}cd {directory} && exec {shlex.join(argv)}\n")
         self._output: BinaryIO = (self.share / "output").open("w+b")
-        if kernel.machine == "uml":
-            boot = self._user_mode(kernel.path, memory_mb, virtual_time)
-        else:
-            boot = qemu.command(kernel.path, self.share, INIT, memory_mb)
-        cpu = max(os.sched_getaffinity(0)) if cpu is None else cpu
-        with self._console.open("wb") as console:
-            self._process = subprocess.Popen(
-                [sandbox.find("taskset"), "-c", str(cpu), *boot],
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        try:
+            self._process = self._boot(kernel, memory_mb, virtual_time)
+        except BaseException:
+            shutil.rmtree(self.share)
+            raise
         self._reaper = subprocess.Popen(
             ["sh", "-c", REAPER, "sh", str(self._process.pid), str(self.share)],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
 
-    def _user_mode(self, kernel: Path, memory_mb: int, virtual_time: bool) -> list[str]:
-        return [
-            *(str(kernel), f"mem={memory_mb}M", "quiet"),
-            *("root=none", "rootfstype=hostfs", "ro", f"init={INIT}", f"share={self.share}"),
-            f"uml_dir={self.share}/",  # its management socket, else below ~/.uml
-            *("con=null", "con0=null,fd:1"),
-            *(["time-travel=inf-cpu"] if virtual_time else []),
-        ]
+    def _boot(self, kernel: Kernel, memory_mb: int, virtual_time: bool) -> subprocess.Popen[bytes]:
+        if kernel.machine == "qemu":
+            line = qemu.command(kernel.path, self.share, INIT, memory_mb)
+        else:
+            line = [
+                # It has one CPU, and is four times slower when the machine moves it between two.
+                *("taskset", "-c", str(max(os.sched_getaffinity(0)))),
+                *(str(kernel.path), f"mem={memory_mb}M", "quiet", "con=null", "con0=null,fd:1"),
+                *("root=none", "rootfstype=hostfs", "ro", f"init={INIT}", f"share={self.share}"),
+                f"uml_dir={self.share}/",  # its management socket, else below ~/.uml
+                *(["time-travel=inf-cpu"] if virtual_time else []),
+            ]
+        with self._console.open("wb") as console:
+            return subprocess.Popen(
+                line, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     def output(self) -> bytes:
         """What the command has written, to stdout or stderr, since the last call."""

@@ -19,8 +19,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import subprocess
+import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -31,6 +31,7 @@ from lab.errors import LabError
 
 FABRIC = "fabric"
 VNI = 100
+PATIENCE = 10.0  # seconds, for one command
 FIRST_TABLE = 100
 HOST_SETTINGS = {
     "arp_ignore": 1,  # a port answers for its own address only,
@@ -80,6 +81,11 @@ class Port:
     def table(self) -> int:
         return FIRST_TABLE + self.index
 
+    def listed(self) -> bool:
+        """Whether a process that looks for the RDMA device finds it."""
+        devices = Path("/sys/class/infiniband_verbs").glob("*/ibdev")
+        return self.device in {device.read_text().strip() for device in devices}
+
     def counter(self, name: str) -> int:
         """One of the RDMA device's hardware counters. The kernel reads them anew every 12 ms (``lifespan``)."""
         return int(Path(f"/sys/class/infiniband/{self.device}/ports/1/hw_counters/{name}").read_text())
@@ -117,6 +123,7 @@ class Fabric:
         self._subnets = sorted({interface.network for interface in cabled}, key=str)
         self._static = static_neighbours
         self._mtu = mtu
+        self._removals: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -158,10 +165,24 @@ class Fabric:
         self._introduce()
 
     def remove_device(self, port: Port) -> None:
-        """The RDMA device vanishes under its users; the network interface stays."""
-        _batch(["rdma"], [f"link delete {port.device}"])
+        """Take the RDMA device away; the network interface stays.
+
+        rxe cannot take it from a process that has it open, as drivers of hardware do (no disassociate_ucontext):
+        from then on no process finds the device, what is open goes on working, and it ends with the last user.
+        """
+        self._removals[port.device] = subprocess.Popen(["rdma", "link", "delete", port.device])
+        deadline = time.monotonic() + PATIENCE
+        while port.listed():
+            if time.monotonic() > deadline:
+                raise LabError(f"{port.device} has not gone within {PATIENCE:g} s")
+            time.sleep(0.005)
 
     def add_device(self, port: Port) -> None:
+        """Bring the RDMA device back; raise LabError when a process still has the old one open."""
+        try:
+            self._removals.pop(port.device).wait(PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"{port.device} is still open in a process") from error
         _batch(["rdma"], [f"link add {port.device} type rxe netdev {port.netdev}"])
 
     # How it is made.
@@ -312,13 +333,16 @@ def _set(namespace: str | None, settings: dict[str, int]) -> None:
 def _batch(program: Sequence[str], lines: Sequence[str], *, forgiving: bool = False) -> None:
     """Run many commands of ``ip``, ``tc``, ``bridge`` or ``rdma`` in one process: here a process costs milliseconds."""
     if lines:
-        with suppress(LabError) if forgiving else nullcontext():
-            _run([*program, "-b", "-"], "\n".join(lines) + "\n")
+        _run([*program, "-b", "-"], "\n".join(lines) + "\n", forgiving=forgiving)
 
 
-def _run(argv: Sequence[str], text: str = "") -> str:
-    """Run a command and return what it printed; raise LabError with its complaint."""
-    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"{' '.join(argv)}: {' '.join(done.stderr.split())}")
-    return done.stdout
+def _run(argv: Sequence[str], text: str = "", *, forgiving: bool = False) -> str:
+    """Run a command and return what it printed; raise LabError when it fails, unless ``forgiving``, or hangs."""
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        printed, complaint = process.communicate(text, PATIENCE)
+    except subprocess.TimeoutExpired as error:  # left alone: what waits for an RDMA device cannot even be killed
+        raise LabError(f"{' '.join(argv)} hangs", "does a process have an RDMA device open?") from error
+    if process.returncode and not forgiving:
+        raise LabError(f"{' '.join(argv)}: {' '.join(complaint.split())}")
+    return printed

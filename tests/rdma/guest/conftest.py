@@ -1,4 +1,4 @@
-"""Networks for the tests of this folder, apart from what they send over them. All of it runs in a guest (../conftest.py)."""
+"""Networks for the tests of this folder, apart from what is sent over them. All runs in a guest (../conftest.py)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -91,10 +92,11 @@ def test_a_device_that_vanishes_and_returns(fabric: Fabric) -> None:
     near, far = fabric.ports
     with endpoints(near) as (asker,):
         with endpoints(far) as (responder,):
+            fabric.remove_device(far)
+            with pytest.raises(PyverbsRDMAError, match="rxe1"):
+                Endpoint(far)
+            # What is open goes on working: who does not look does not notice.
             assert ping([(asker, responder)], 20).lost == 0
-        fabric.remove_device(far)
-        with pytest.raises(PyverbsRDMAError, match="rxe1"):
-            Endpoint(far)
         fabric.add_device(far)
         with endpoints(far) as (responder,):
             assert ping([(asker, responder)], 20).lost == 0
@@ -115,16 +117,13 @@ def test_a_changed_address_is_another_gid(fabric: Fabric) -> None:
 def test_a_delay_is_seen_to_the_microsecond(fabric: Fabric, delay_us: int) -> None:
     near, far = fabric.ports
     with endpoints(near, far) as (asker, responder):
-        # The measure is a short delay, not none. Reading the clock takes 256 ns of virtual time (timer_read() in
-        # arch/um/kernel/time.c), and what the asker reads after asking is over before the answer when there is a delay.
-        fabric.impair(far, "delay", "50us")
-        short = ping([(asker, responder)], 100, interval=0.02).rtt_us
+        ping([(asker, responder)], 1)  # makes the address handles
+        idle = ping([(asker, responder)], 100, interval=0.02).rtt_us
         fabric.impair(far, "delay", f"{delay_us}us")
-        long = ping([(asker, responder)], 100, interval=0.02).rtt_us
-    assert len(short) == len(long) == 100
+        delayed = ping([(asker, responder)], 100, interval=0.02).rtt_us
+    assert len(idle) == len(delayed) == 100
     for percentile in (50, 99):
-        assert _percentile(long, percentile) - _percentile(short, percentile) == pytest.approx(delay_us - 50, abs=1)
-    assert _percentile(short, 50) == pytest.approx(50, abs=10)
+        assert _percentile(delayed, percentile) - _percentile(idle, percentile) == pytest.approx(delay_us, abs=1)
 
 
 def test_a_delay_is_seen_in_ordinary_time(fabric: Fabric) -> None:
@@ -138,8 +137,9 @@ def test_a_delay_is_seen_in_ordinary_time(fabric: Fabric) -> None:
 
 def test_neighbours_find_each_other_when_they_are_not_told() -> None:
     with Fabric(addresses(2), static_neighbours=False) as fabric, endpoints(*fabric.ports) as (near, far):
-        assert ping([(near, far)], 20, patience=2).lost == 0
+        assert ping([(near, far)], 5, patience=2).lost == 0
 
 
 def _percentile(values: list[float], percent: int) -> float:
-    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
+    """By nearest rank."""
+    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
