@@ -38,23 +38,23 @@ from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
 from exporter.probing.ceilings import Thinning, shares
-from exporter.probing.dns import DnsProber
+from exporter.probing.dns.prober import DnsProber
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
+from exporter.probing.mtu.search import MtuSearcher
 from exporter.probing.packet import Codec
-from exporter.probing.pathmtu import MtuSearcher
 from exporter.probing.paths import Path
 from exporter.probing.phase import next_due, phases, slots_apart
 from exporter.probing.registration import Registration
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
-from exporter.probing.tcp import Handshake
-from exporter.probing.tcpresponder import TcpResponder
-from exporter.probing.trace import Carrier, Tracer
-from exporter.probing.trace_tcp import TcpCarrier
-from exporter.probing.trace_udp import UdpCarrier, UdpTraces
+from exporter.probing.tcp.handshake import Handshake
+from exporter.probing.tcp.responder import TcpResponder
+from exporter.probing.tracing.tcp import TcpCarrier
+from exporter.probing.tracing.tracer import Carrier, Tracer
+from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
+from exporter.probing.tracing.walk import HOP_TIMEOUT_SECONDS
 from exporter.probing.udp import FlowSocket, UdpProber
-from exporter.probing.walk import HOP_TIMEOUT_SECONDS
 from exporter.results import ResultRing
 from exporter.store import RowWriter, Store, StoreFullError
 

@@ -27,7 +27,6 @@ from exporter.control import Exporter
 from exporter.exposition import Renderer
 from exporter.joins import LinkJoin, PathInfo, job_paths, rnic_info
 from exporter.planfile import PlanFile, own_part
-from exporter.probing import tcp
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REPLY, TRACE, Codec
 from exporter.probing.paths import LOSSES, Path
@@ -35,9 +34,9 @@ from exporter.probing.process import Prober
 from exporter.probing.responder import IDLE_SECONDS, Streams
 from exporter.probing.settings import ProberSettings, prober_tables
 from exporter.probing.sockets import Datagram
-from exporter.probing.tcp import Handshake
-from exporter.probing.trace import Tracer
-from exporter.probing.trace_udp import UdpCarrier, UdpTraces
+from exporter.probing.tcp.handshake import Handshake
+from exporter.probing.tracing.tracer import Tracer
+from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
 from exporter.probing.udp import UdpProber
 from exporter.records import RecordWriter
 from exporter.results import LOST, ResultRing
@@ -381,7 +380,7 @@ def test_a_handshake_without_a_descriptor_can_be_abandoned(monkeypatch: pytest.M
     def none_left(*_: object) -> socket.socket:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(tcp.socket, "socket", none_left)
+    monkeypatch.setattr(socket, "socket", none_left)
     handshake = Handshake(Loop(), Path(TARGET, 1, *rows, ResultRing(16)), 0.5)
     handshake.abandon()
     assert not handshake.under_way

@@ -21,8 +21,8 @@ from exporter.contracts.catalogue import CATALOGUE, DNS, DNS_ANSWER_TABLE, DNS_D
 from exporter.contracts.codec import ContractError
 from exporter.dnsconfig import Dns, candidates, dns_settings
 from exporter.exposition import Renderer
-from exporter.probing.dns import DnsProber
-from exporter.probing.dnsmessage import Answer, decode_answer, encode_name, encode_query
+from exporter.probing.dns.message import Answer, decode_answer, encode_name, encode_query
+from exporter.probing.dns.prober import DnsProber
 from exporter.probing.loop import Loop
 from exporter.probing.settings import DnsSettings, prober_tables
 from exporter.records import RecordWriter
@@ -499,7 +499,7 @@ def test_what_the_host_cannot_send_is_unsent(monkeypatch: pytest.MonkeyPatch) ->
     def no_descriptor_left(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("exporter.probing.dns.open_flow", no_descriptor_left)
+    monkeypatch.setattr("exporter.probing.dns.prober.open_flow", no_descriptor_left)
     seen = probe(settings(9))
     assert seen["unsent"] >= 4
     assert seen["queries"] == seen["resolutions"] == 0

@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 
 from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import PROBER, PROBER_ANSWERED, PROBER_LIMITED, PROBER_REJECTED, RTT_TABLE
-from exporter.probing import tcpresponder
 from exporter.probing.ceilings import packets_per_second
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import ECHO, PACKET_BYTES, REPLY, REQUEST, Codec, Packet
 from exporter.probing.paths import Path
-from exporter.probing.tcp import Handshake
-from exporter.probing.tcpresponder import HOLD_SECONDS, MAX_CONNECTIONS, TcpResponder
+from exporter.probing.tcp.handshake import RESET_ON_CLOSE, Handshake
+from exporter.probing.tcp.responder import HOLD_SECONDS, MAX_CONNECTIONS, TcpResponder
 from exporter.results import ANSWERED, LOST, RESTARTED, ResultRing
 from exporter.store import RowWriter, Store
 from tests.unit.test_plan_contract import TARGET
@@ -210,7 +209,7 @@ def half_close(connection: socket.socket) -> None:
 
 def reset(connection: socket.socket) -> None:
     connection.recv(100)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, tcpresponder.RESET_ON_CLOSE)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
 def sealed(packet: bytes, **changes: int) -> bytes:
@@ -271,7 +270,7 @@ def test_a_reset_in_mid_connection_is_counted_and_no_loss() -> None:
 
 def test_a_reset_right_after_accepting_is_counted_too() -> None:
     def at_once(connection: socket.socket) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, tcpresponder.RESET_ON_CLOSE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     with peer(at_once) as port:
         probed = Probed(port)

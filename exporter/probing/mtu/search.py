@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from exporter.contracts.plan import UDP_HEADERS
-from exporter.probing.localmtu import local_mtu
 from exporter.probing.loop import LATEST_NS, Loop, Timer
-from exporter.probing.mtusizes import CALIBRATION, SMALLEST, next_size, packets_needed
+from exporter.probing.mtu.local import local_mtu
+from exporter.probing.mtu.sizes import CALIBRATION, SMALLEST, next_size, packets_needed
 from exporter.probing.packet import TRACE, quoted_sequence
 from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import IcmpError, send_options

@@ -40,7 +40,7 @@ from exporter.contracts.catalogue import (
     DNS_UNREACHABLE,
     DNS_UNSENT,
 )
-from exporter.probing.dnsmessage import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Answer, decode_answer, encode_query
+from exporter.probing.dns.message import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Answer, decode_answer, encode_query
 from exporter.probing.loop import Loop
 from exporter.probing.phase import next_due
 from exporter.probing.settings import DnsSettings

@@ -11,8 +11,8 @@ import pytest
 from exporter.probing.loop import Loop
 from exporter.probing.paths import Flow
 from exporter.probing.sockets import IcmpError
-from exporter.probing.trace_tcp import TcpCarrier
-from exporter.probing.walk import HOP_TIMEOUT_SECONDS, Walk
+from exporter.probing.tracing.tcp import TcpCarrier
+from exporter.probing.tracing.walk import HOP_TIMEOUT_SECONDS, Walk
 from tests.unit.test_prober import FAR, SOURCE, Running, free_port, target, wait_for
 
 
