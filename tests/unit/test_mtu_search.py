@@ -14,7 +14,7 @@ from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import PATH_MTU_LIMIT, RTT_TABLE
 from exporter.contracts.plan import UDP_HEADERS
 from exporter.probing.loop import Loop
-from exporter.probing.mtu.search import MOST_AT_ONCE, SPACING_SECONDS, Limit, MtuSearcher
+from exporter.probing.mtu.search import MOST_AT_ONCE, SPACING_SECONDS, Limit, MtuSearcher, _Watched
 from exporter.probing.mtu.sizes import CALIBRATION, LIKELY, SMALLEST, next_size, packets_needed
 from exporter.probing.packet import TRACE, Codec
 from exporter.probing.paths import LOSSES, MTU, MTU_PROMISED, SENT, Path
@@ -295,6 +295,20 @@ def test_searches_of_many_paths_take_turns_at_a_bounded_pace(network: Network) -
         assert [path.row.get(MTU) for path in many.paths] == [1500] * len(many.paths)
     finally:
         many.close()
+
+
+def test_paths_that_wait_for_a_search_leave_without_being_looked_for(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was looked for among all that waited: work that grew with the square of the paths, in the probing loop."""
+    compared: list[object] = []
+    monkeypatch.setattr(_Watched, "__eq__", lambda one, other: compared.append(one) or one is other)
+    many = Probed(network, paths=60)
+    for path in many.paths:
+        many.searcher.search(path)
+    assert len(many.searcher._waiting) == len(many.paths) - MOST_AT_ONCE
+    many.close()
+    assert (len(compared), len(many.searcher._waiting), many.searcher._under_way) == (0, 0, 0)
 
 
 def test_a_path_that_goes_on_failing_is_searched_again_and_ever_more_rarely(
