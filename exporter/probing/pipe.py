@@ -10,13 +10,12 @@ from exporter.probing.loop import Loop
 
 
 class ControlPipe:
-    """Hands each message to ``obey``, and stops the loop when the control process is gone."""
+    """To be watched by ``loop``: hands each message to ``obey``, and stops the loop when the control process is gone."""
 
     def __init__(self, loop: Loop, control: socket.socket, obey: Callable[[bytes], None]) -> None:
         self._loop = loop
         self._control = control
         self._obey = obey
-        loop.watch(self)
 
     def fileno(self) -> int:
         return self._control.fileno()

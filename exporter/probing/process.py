@@ -137,7 +137,7 @@ class Prober:
                 responder = UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
                 (self._loop.watch_for_requests if responder.may_wait else self._loop.watch)(responder)
                 self._loop.watch(TcpResponder(self._loop, codec, address, port, epoch, limit, self._counters))
-        ControlPipe(self._loop, control, self._on_message)
+        self._loop.watch(ControlPipe(self._loop, control, self._on_message))
 
     def run(self) -> None:
         self._loop.run()

@@ -39,7 +39,7 @@ class UnderlayProcess:
             port=settings.port,
             period_seconds=settings.trace_period_seconds,
         )
-        ControlPipe(self._loop, control, self._on_message)
+        self._loop.watch(ControlPipe(self._loop, control, self._on_message))
 
     def run(self) -> None:
         self._loop.run()

@@ -173,6 +173,8 @@ class _Query(Readable):
 
 
 class _UdpQuery(_Query):
+    """One datagram. What comes and is no answer to it is counted, and does not end it."""
+
     def __init__(
         self, loop: Loop, lookup: Lookup, message: bytes, timeout_seconds: float, ended: Callable[[Answer | None], None]
     ) -> None:
