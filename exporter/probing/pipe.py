@@ -10,7 +10,7 @@ from exporter.probing.loop import Loop
 
 
 class ControlPipe:
-    """To be watched by ``loop``: hands each message to ``obey``, and stops the loop when the control process is gone."""
+    """What ``loop`` watches: each message is for ``obey``; once the control process is gone, the loop stops."""
 
     def __init__(self, loop: Loop, control: socket.socket, obey: Callable[[bytes], None]) -> None:
         self._loop = loop
