@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from exporter.contracts.catalogue import (
@@ -26,10 +26,9 @@ IDLE_SECONDS = 600.0
 REMEMBERED = 4
 """Sequence numbers of a path that are told apart; the probes of one path are 10 ms apart or more."""
 _BATCH = 64
-_TIMED_EACH = 31
-"""A reply says how long it was held, which lasts until it leaves. One in so many asks the kernel when that was, and the
-others say what such a one took in the median, which the estimate follows in steps (Robbins and Monro, 1951)."""
-_STEP = 1 / 16
+_TIMED_FIRST, _TIMED_EACH = 15, 31
+"""A reply says how long it was held, which lasts until it leaves. The first replies and then one in so many ask the
+kernel when that was, and all say what it took the quickest of the last: no round trip should come out too short."""
 _ABSURD_NS = 1_000_000_000
 _ERRORS_READ = 8
 _DROPPED = PROBER.metrics.index(PROBER_DROPPED)
@@ -129,7 +128,8 @@ class UdpResponder:
         self._counters = counters
         self._dropped = 0
         self._replies = 0
-        self._leaving_ns = 0.0  # from looking at the clock for a reply until that has left
+        self._left: deque[int] = deque(maxlen=_TIMED_FIRST)
+        self._leaving_ns = 0  # from looking at the clock for a reply until that has left
         self._timed_ns = 0  # when we did so for the reply whose leaving is awaited, Unix; 0 = for none
         self._socket = open_responder(address, port)
 
@@ -164,10 +164,10 @@ class UdpResponder:
                     self._book(_REPLAYED)
                     continue
                 answered, stream = counted
-            timed = self._replies % _TIMED_EACH == 0
+            timed = self._replies < _TIMED_FIRST or self._replies % _TIMED_EACH == 0
             options = send_options(datagram.traffic_class, timed=timed)
             now = time.time_ns()
-            delay = int(now - datagram.received_ns + self._leaving_ns) if datagram.received_ns else 0
+            delay = now - datagram.received_ns + self._leaving_ns if datagram.received_ns else 0
             # A clock step between the two must not turn into a negative or absurd delay.
             delay = delay if 0 <= delay < _ABSURD_NS else 0
             reply = self._codec.reply(request, stream, self._epoch, answered, delay)
@@ -194,9 +194,9 @@ class UdpResponder:
         for item in error_queue(self._socket, _ERRORS_READ):
             if isinstance(item, TransmitTime) and self._timed_ns:
                 took, self._timed_ns = item.sent_ns - self._timed_ns, 0
-                if not 0 < took < _ABSURD_NS:
-                    continue  # the clock was stepped
-                self._leaving_ns = self._leaving_ns * (1 + (_STEP if took > self._leaving_ns else -_STEP)) or took
+                if 0 < took < _ABSURD_NS:  # else the clock was stepped
+                    self._left.append(took)
+                    self._leaving_ns = min(self._left) if len(self._left) == _TIMED_FIRST else 0
 
     def on_error(self) -> None:
         self._learn_leaving()

@@ -133,7 +133,7 @@ class FlowSocket:
         self._awaiting_time[(self._transmitted - 1) & 0xFFFFFFFF] = probe
 
     def on_input(self) -> None:
-        self._receive(1)  # a flow is seldom answered twice between two looks, and to ask in vain costs as much as to read
+        self._receive(1)  # a flow is seldom answered twice between two looks, and to ask in vain costs as much
 
     def _receive(self, limit: int) -> None:
         for datagram in receive(self._socket, limit):
