@@ -32,13 +32,14 @@ SERIES_TERMS = {
     "its containers",
     "mtu paths": "those of `paths` that are probed at full size",
     "tcp paths": "those of `paths` that are TCP",
+    "rdma paths": "those of `paths` that are RDMA",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric; sprayed, all it may cross",
     "rnics": "RNICs of the host",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
-    "probe types": "probe types of the planned paths, at most 3 (`udp`, `mtu`, `tcp`)",
+    "probe types": "probe types of the planned paths, at most 4 (`rdma`, `udp`, `mtu`, `tcp`)",
     "resolvers": "DNS resolvers that the exporter asks, at most 8",
     "names": "names that it asks them for, at most 16",
-    "processes": "processes that the exporter starts, at most 3",
+    "processes": "processes that the exporter starts, at most 4",
     "switches": "switches that the exporter polls",
     "switch ports": "ports of these switches",
     "switch ends of links": "ports of these switches at an end of a link of the topology",
@@ -173,6 +174,13 @@ TCP_ECHO_RTT = _tcp_path(
     "s",
     "Network round trip of the last echo, responder delay excluded; absent while the last connection had none.",
 )
+ECN_MARKED = _path(
+    "ecn.marked",
+    "counter",
+    "{probe}",
+    "Answered probes that a congested queue marked on the way there or back (CE, RFC 3168).",
+    "rdma paths",
+)
 
 PATH = _table(
     "path",
@@ -194,6 +202,7 @@ PATH = _table(
     TCP_RETRANSMITS,
     TCP_RESETS,
     TCP_ECHO_RTT,
+    ECN_MARKED,
     # what ties a row to its flow, for joining routes and writing probe records
     hidden=("source_address", "source_port", "destination_address", "destination_port", "traffic_class"),
 )
@@ -572,6 +581,48 @@ DNS_DURATION = Metric(
 )
 DNS_DURATION_TABLE = _table("dns_duration", DNS_DURATION.labels, DNS_DURATION)
 
+
+
+def _rdma(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.rdma.{name}", kind, unit, RNIC_LABELS, text, "rnics")
+
+
+RDMA_UP = _rdma("up", "gauge", "", "1 while RDMA probes leave and are answered by this RNIC: device open, port active.")
+RDMA_MTU = _rdma("mtu", "gauge", "By", "Active MTU of the port: the largest RDMA payload of a packet.")
+RDMA_GID_CHANGES = _rdma("gid.changes", "counter", "{change}", "Changes of the RoCEv2 GID's place in the GID table.")
+RDMA_MTU_CHANGES = _rdma("mtu.changes", "counter", "{change}", "Changes of the port's active MTU.")
+RDMA_PORT_CHANGES = _rdma("port.changes", "counter", "{change}", "Changes of the port between active and not.")
+RDMA_DEVICE_LOSSES = _rdma("device.losses", "counter", "{loss}", "Times the device, or its GID, vanished.")
+RDMA_FAILURES = _rdma("failures", "counter", "{message}", "Messages the device completed with an error (ibv_wc_status).")
+RDMA_STARVED = _rdma(
+    "starved_probes",
+    "counter",
+    "{probe}",
+    "Answered probes whose round trip a busy prober or responder has spoilt; no metric of round trips has it.",
+)
+RDMA_ANSWERED = _rdma("responder.answered", "counter", "{probe}", "RDMA probes answered by the responder.")
+RDMA_REJECTED = _rdma(
+    "responder.rejected", "counter", "{message}", "Messages refused: wrong size, key or version, or not introduced."
+)
+RDMA_REPLAYED = _rdma("responder.replayed", "counter", "{probe}", "Requests seen before, or older than those seen.")
+RDMA_LIMITED = _rdma("responder.limited", "counter", "{probe}", "Requests beyond what one source may ask a second.")
+RDMA = _table(
+    "rdma",
+    RNIC_LABELS,
+    RDMA_UP,
+    RDMA_MTU,
+    RDMA_GID_CHANGES,
+    RDMA_MTU_CHANGES,
+    RDMA_PORT_CHANGES,
+    RDMA_DEVICE_LOSSES,
+    RDMA_FAILURES,
+    RDMA_STARVED,
+    RDMA_ANSWERED,
+    RDMA_REJECTED,
+    RDMA_REPLAYED,
+    RDMA_LIMITED,
+)
+
 PLAN_GENERATION = _self("plan.generation", "gauge", "", "Generation of the plan being obeyed.")
 PLAN_EXPIRES = _self("plan.expires.timestamp", "gauge", "s", "Unix time at which the plan lapses.")
 PLAN_OVER_LIMIT = _self(
@@ -621,6 +672,7 @@ CATALOGUE: tuple[Metric, ...] = (
     DNS_ANSWERS,
     DNS_DURATION,
     *PROBER.metrics,
+    *RDMA.metrics,
     *UNDERLAY.metrics,
     *CONTROL.metrics,
     *CHILDREN.metrics,

@@ -23,6 +23,8 @@ LATE_NS = 5_000_000
 LATEST_NS = 100_000_000
 """What is later than this is not sent any more: after a stall all that was missed would leave at once."""
 
+_SLEPT_NS = 20_000
+"""What takes longer waited; what does not may have found something that had come before."""
 _LONGEST_WAIT_NS = 1_000_000_000
 _LOOK_NS = FEW * SLOT_NS
 _BRIEF_NS = 1_000_000
@@ -56,7 +58,8 @@ class Loop:
     """Runs callbacks at slots and handlers on descriptors, in one thread.
 
     ``clock`` gives monotonic nanoseconds. ``slot_delay`` is called once for each slot with how late it
-    began, in nanoseconds; ``late_ns`` says so of the slot or look under way.
+    began, in nanoseconds; ``late_ns`` says so of the slot or look under way. ``awake_since_ns`` is when it last
+    slept: what is handled now has come since then.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Loop:
     ) -> None:
         self.clock = clock
         self.late_ns = 0
+        self.awake_since_ns = 0
         self._slot_delay = slot_delay
         self._watched: dict[int, tuple[Readable]] = {}  # a new tuple each time: the kernel gives descriptors again
         self._epoll = select.epoll()
@@ -140,7 +144,10 @@ class Loop:
             due_ns = min(now + _LONGEST_WAIT_NS, self._order[0] * SLOT_NS if self._order else now + _LONGEST_WAIT_NS)
             if not self._listening:
                 due_ns = min(due_ns, self._look_at_ns)
-            self._handle(self._epoll.poll(max(0, due_ns - now) / 1e9))
+            ready = self._epoll.poll(max(0, due_ns - now) / 1e9)
+            if self.clock() - now > _SLEPT_NS:
+                self.awake_since_ns = self.clock()
+            self._handle(ready)
             now = self.clock()
             if now >= due_ns:
                 self.late_ns = now - due_ns

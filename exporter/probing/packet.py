@@ -28,6 +28,12 @@ HELLO = 4
 ECHO = 5
 """A request over TCP: answered once a connection, and not counted."""
 
+ASK = 6
+"""A request, over UDP, for the queue pair that answers RDMA probes: the reply has its number in place of the count."""
+LATE, MARKED = 0x40, 0x80
+"""Added to the kind of a reply over RDMA: the responder was busy as the request came, so that its delay is the least it
+can have been; the request had been marked by a congested queue (ECN, RFC 3168)."""
+
 DIGEST_BYTES = 16
 _HEADER = struct.Struct("!4sBBHQQQQQ")
 PACKET_BYTES = _HEADER.size + DIGEST_BYTES
@@ -57,9 +63,11 @@ class Codec:
     def request(self, kind: int, sequence: int, token: int) -> bytes:
         return self._seal(_HEADER.pack(MAGIC, VERSION, kind, 0, sequence, token, 0, 0, 0))
 
-    def reply(self, request: Packet, stream: int, epoch: int, answered: int, delay: int) -> bytes:
+    def reply(
+        self, request: Packet, stream: int, epoch: int, answered: int, delay: int, kind: int = REPLY
+    ) -> bytes:
         return self._seal(
-            _HEADER.pack(MAGIC, VERSION, REPLY, stream, request.sequence, request.token, epoch, answered, delay)
+            _HEADER.pack(MAGIC, VERSION, kind, stream, request.sequence, request.token, epoch, answered, delay)
         )
 
     def parse(self, data: bytes) -> Packet | None:

@@ -31,6 +31,7 @@ TCP_SYN_RETRANSMITS = _COLUMN["tcp.syn.retransmits"]
 TCP_RETRANSMITS = _COLUMN["tcp.retransmits"]
 TCP_RESETS = _COLUMN["tcp.resets"]
 TCP_ECHO_RTT = _COLUMN["tcp.echo.rtt"]
+ECN_MARKED = _COLUMN["ecn.marked"]
 
 RESTART_NS = 5_000_000_000
 """A responder that died is back within so long; a longer silence is more than its restart (a host, or the network)."""
@@ -98,9 +99,9 @@ class Path:
         self._afresh = False  # whether the next reply begins the comparison anew
         self._unanswered = 0  # losses since the last reply
         self._silent_since_ns = 0  # the first of them, monotonic
-        # Absent, not 0: no responder counts handshakes, and nothing else has segments.
+        # Absent, not 0: no responder counts handshakes, nothing else has segments, only RDMA looks at marks.
         counts = (LOST_RETURN,) if target.probe == "tcp" else (TCP_SYN_RETRANSMITS, TCP_RETRANSMITS, TCP_RESETS)
-        for column in counts:
+        for column in counts if target.probe == "rdma" else (*counts, ECN_MARKED):
             row.set(column, math.nan)
         if target.probe == "mtu":
             row.set(MTU_PROMISED, packet_bytes(target))
@@ -141,6 +142,12 @@ class Path:
             histogram.add(_RTT_SUM, rtt)
             histogram.end()
         self._results.append(row.identity, time_ns, rtt_ns or 0, ANSWERED, starved)
+
+    def book_marked(self) -> None:
+        """The probe that is answered now was marked by a congested queue, on the way there or back."""
+        self.row.begin()
+        self.row.add(ECN_MARKED)
+        self.row.end()
 
     def book_syn_retransmits(self, segments: int) -> None:
         self.row.begin()

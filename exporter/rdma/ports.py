@@ -1,0 +1,69 @@
+"""What the kernel says of RDMA ports, read from sysfs: no device is opened, so none has to be there.
+
+Kernel document: Documentation/ABI/stable/sysfs-class-infiniband.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSFS = Path("/sys/class/infiniband")
+_V2 = "RoCE v2"
+PORT = 1
+"""RNICs of RoCE have one port to a device."""
+
+
+@dataclass(frozen=True)
+class PortState:
+    """One RoCEv2 port as it is now. Two that differ: something changed under the prober."""
+
+    gid_index: int
+    gid: str
+    """Eight groups of four hexadecimal digits."""
+    netdev: str
+    active: bool
+    mtu: int
+    """Largest RDMA payload of a packet (active MTU), bytes; 0 where the driver does not say."""
+
+
+def gid_of(address: str) -> str:
+    """The GID of an address: of IPv4 the mapped IPv6 address (InfiniBand Architecture, annex A17.4)."""
+    ip = ipaddress.ip_address(address)
+    return (ip if ip.version == 6 else ipaddress.IPv6Address(f"::ffff:{ip}")).exploded
+
+
+def read_port(device: str, address: str, sysfs: Path = SYSFS) -> PortState | str:
+    """The RoCEv2 port of ``device`` that has ``address``; or why there is none, with the remedy."""
+    root = sysfs / device
+    if not root.is_dir():
+        known = ", ".join(sorted(entry.name for entry in sysfs.glob("*"))) or "none"
+        return f"there is no RDMA device {device} (there are: {known}); name the RNIC as ibv_devices does"
+    port = root / "ports" / str(PORT)
+    wanted = gid_of(address)
+    older = False
+    for entry in sorted((port / "gids").glob("*"), key=lambda path: int(path.name)):
+        if _read(entry) != wanted:
+            continue
+        if _read(port / "gid_attrs" / "types" / entry.name) != _V2:
+            older = True
+            continue
+        netdev = _read(port / "gid_attrs" / "ndevs" / entry.name)
+        state = _read(port / "state").partition(":")[0]
+        return PortState(int(entry.name), wanted, netdev, state == "4", _mtu(port))
+    if older:
+        return f"{device} has {address} for RoCE v1 only; probes need a RoCE v2 GID"
+    return f"{device} has no GID of {address}; is the address on its network interface, in this network namespace?"
+
+
+def _mtu(port: Path) -> int:
+    text = _read(port / "active_mtu")  # of some drivers only; the others answer a query of the device
+    return int(text) if text.isdecimal() else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:  # an empty entry of the table answers EINVAL; what vanishes meanwhile is not there
+        return ""
