@@ -287,9 +287,7 @@ def test_answers_of_every_kind_leave_no_descriptor(receiver: Receiver) -> None:
                 transport.send(b"\n\0")
     receiver.answer, tried = rude, len(receiver.requests)
     patient.send(b"\n\0")
-    assert len(receiver.requests) > tried + 2, (
-        "again after a wait, for which the others have no time"
-    )
+    assert len(receiver.requests) > tried + 2, "again after a wait, for which the others have no time"
     for transport in (*transports, patient):
         transport.abort()
     until(lambda: sockets() <= before)  # the receiver's side ends a little later

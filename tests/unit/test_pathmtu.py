@@ -130,7 +130,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def probed(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probed]:
-    monkeypatch.setattr(pathmtu, "SPACING_SECONDS", 0.01)
+    monkeypatch.setattr(MtuSearcher._send_soon, "__defaults__", (0.01,))  # SPACING_SECONDS, bound when it was defined
     made = Probed(network)
     yield made
     made.close()
