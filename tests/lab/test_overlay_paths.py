@@ -175,7 +175,7 @@ class Overlay:
                         source_ports=(port,),
                         traffic_class=106,
                         payload_bytes=64,
-                        period_seconds=0.2,
+                        period_seconds=0.1,
                         active=True,
                         source_host=source.host,
                         source_rnic=own.rnic,
@@ -273,7 +273,7 @@ def test_a_lossy_link_is_the_one_that_overlay_losses_point_at(overlay: Overlay, 
     )
     before = overlay.losses()
     whole.fault("silent-loss", broken, "40")
-    time.sleep(8)
+    time.sleep(4)
     after = overlay.losses()
     losses = {path: (after[path][0] - before[path][0], after[path][1] - before[path][1]) for path in before}
     suspicion = suspicions(losses, {path: sorted(crossed) for path, crossed in links.items()})
