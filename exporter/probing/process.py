@@ -305,7 +305,7 @@ class Prober:
 
     def _send(self, probing: _Probing) -> None:
         path = probing.path
-        if self._loop.clock() - probing.due_ns > LATEST_NS:
+        if self._loop.late_ns > LATEST_NS:
             path.book_unsent()
         elif probing.flow is not None:
             self._udp.send(path, probing.flow)

@@ -66,7 +66,7 @@ LOOKS = 3  # at gauges, in the second half of a window
 SLOW_SECONDS = 0.005
 """A median round trip that grew by so much has moved: the lab's are tens of microseconds, its slow faults 20 ms."""
 
-SHARES = {LOST: 0.1, LOST_RETURN: 0.1, UNSENT: 0.2, SYN_RETRANSMITS: 0.1, RETRANSMITS: 0.03}
+SHARES = {LOST: 0.1, LOST_RETURN: 0.1, UNSENT: 0.2, SYN_RETRANSMITS: 0.1, RETRANSMITS: 0.04}
 """Events that a busy machine can make by itself, or routing while it converges, have moved when they are more than this
 share of the probes sent. Of the others, which never come by themselves, one is a move."""
 CARRIER_SHARES = {
@@ -74,6 +74,7 @@ CARRIER_SHARES = {
     LOST: 0.02,
     LOST_RETURN: 0.02,
     SYN_RETRANSMITS: 0.03,
+    RETRANSMITS: 0.01,
 }
 """For a carrier, which loses little and all the time."""
 LOST_HANDSHAKES = 0.06  # LOST of TCP: two SYNs in a row, which a little loss makes now and then
@@ -303,13 +304,14 @@ def has_traced(scene: Scene, now: Samples) -> bool:
 
 
 CASES = {
-    "silent-loss, towards the far end": Case(lambda s: s.lab.fault("silent-loss", link(s), 60, s.spine.id), seconds=3),
-    "silent-loss, towards us": Case(lambda s: s.lab.fault("silent-loss", link(s), 60, s.uplink.id), seconds=3),
+    # Half of a handshake's answers have to die for some handshakes to be lost: the SYN and its answer are sent again.
+    "silent-loss, towards the far end": Case(lambda s: s.lab.fault("silent-loss", link(s), 55, s.spine.id), seconds=10),
+    "silent-loss, towards us": Case(lambda s: s.lab.fault("silent-loss", link(s), 55, s.uplink.id), seconds=10),
     # BFD finds it after 3 s. One way only: else either end may find it first, and turn one way before the other.
     "silent-failure": Case(lambda s: s.lab.fault("silent-failure", link(s), s.spine.id), seconds=3),
     "flow-blackhole": Case(lambda s: s.lab.fault("flow-blackhole", link(s), 95)),
     "class-loss": Case(lambda s: s.lab.fault("class-loss", link(s), 50)),
-    "crc-errors": Case(lambda s: s.lab.fault("crc-errors", s.spine.id, 5e-6)),
+    "crc-errors": Case(lambda s: s.lab.fault("crc-errors", s.spine.id, 2.5e-6)),
     "port-mtu, of a port that packets leave by": Case(
         lambda s: s.lab.fault("port-mtu", s.uplink.id, 1500), until=has_searched
     ),

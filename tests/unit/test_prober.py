@@ -300,7 +300,7 @@ def test_no_probe_is_given_the_transmit_time_of_another() -> None:
 
 
 def test_full_size_requests_find_room_in_a_socket_with_the_default_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds 25, and was looked at each 50 ms: of a thousand a second every other one was lost."""
+    """It holds 25, and was looked at each 100 ms: of a thousand a second every other one was lost."""
 
     def enlarge_as_anybody(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 212_992)
