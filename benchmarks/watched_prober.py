@@ -21,8 +21,8 @@ from exporter.probing import process
 from exporter.probing.loop import Loop
 from exporter.probing.responder import UdpResponder
 from exporter.probing.settings import ProberSettings
-from exporter.probing.tcpresponder import TcpResponder
-from exporter.probing.trace import TracedFlow, Tracer
+from exporter.probing.tcp.responder import TcpResponder
+from exporter.probing.tracing.tracer import TracedFlow, Tracer
 from exporter.results import ResultRing
 from exporter.store import Store
 

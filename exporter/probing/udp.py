@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
-from exporter.probing.localmtu import local_mtu
 from exporter.probing.loop import FEW, LATE_NS, SLOT_NS, Loop
+from exporter.probing.mtu.local import local_mtu
 from exporter.probing.packet import REPLY, REQUEST, Codec, Packet, quoted_sequence
 from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import (

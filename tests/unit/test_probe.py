@@ -32,7 +32,7 @@ from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
-from exporter.probing.tcpresponder import TcpResponder
+from exporter.probing.tcp.responder import TcpResponder
 from exporter.store import Store
 from tests.unit.narrow import ROUTER, running
 

@@ -20,7 +20,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import REPLY, REQUEST, TRACE, Codec, Packet
-from exporter.probing.responder import Streams, UdpResponder
+from exporter.probing.responder import IDLE_SECONDS, Streams, UdpResponder
 from exporter.store import RowWriter, Store
 
 CODEC = Codec(b"k" * 16)
@@ -158,6 +158,18 @@ def test_streams_count_exactly_and_are_bounded(requests: list[tuple[str, int]], 
         assert count == (before[0] + 1 if before and before[1] == stream else 1)
         last[address, token] = (count, stream)
         assert len(streams._counts) <= capacity
+
+
+def test_a_responder_forgets_paths_that_ask_no_more() -> None:
+    """An hour of churn left a count for each path there ever was, up to 65,536."""
+    clock = Clock()
+    streams = Streams(clock=clock)
+    for token in range(50_000):
+        clock.now += int(IDLE_SECONDS * 1e9 / 5_000)
+        streams.count("10.0.0.1", token, token)
+        streams.count("10.0.0.2", 1, token)
+    assert len(streams._counts) <= 5_001
+    assert (streams.count("10.0.0.2", 1, 50_000) or (0,))[0] == 50_001
 
 
 def test_traces_take_no_stream(pair: Pair) -> None:
