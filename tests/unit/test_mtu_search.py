@@ -101,7 +101,8 @@ class Probed:
         for _ in range(times):
             for path in self.paths:
                 self.udp.send(path, self.udp._flows[path.flow[:2]])
-            self.run(0.25)
+            while self.udp._outstanding:
+                self.run(0.02)
 
     def run(self, seconds: float) -> None:
         self.loop.after(seconds, self.loop.stop)
