@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-SYSFS = Path("/sys/class/infiniband")
+SYSFS, VERBS = Path("/sys/class/infiniband"), Path("/sys/class/infiniband_verbs")
 _V2 = "RoCE v2"
 PORT = 1
 """RNICs of RoCE have one port to a device."""
@@ -34,12 +34,14 @@ def gid_of(address: str) -> str:
     return (ip if ip.version == 6 else ipaddress.IPv6Address(f"::ffff:{ip}")).exploded
 
 
-def read_port(device: str, address: str, sysfs: Path = SYSFS) -> PortState | str:
+def read_port(device: str, address: str, sysfs: Path = SYSFS, verbs: Path = VERBS) -> PortState | str:
     """The RoCEv2 port of ``device`` that has ``address``; or why there is none, with the remedy."""
     root = sysfs / device
     if not root.is_dir():
         known = ", ".join(sorted(entry.name for entry in sysfs.glob("*"))) or "none"
         return f"there is no RDMA device {device} (there are: {known}); name the RNIC as ibv_devices does"
+    if device not in {_read(entry) for entry in verbs.glob("*/ibdev")}:
+        return f"RDMA device {device} is not offered to processes; is it being removed, or ib_uverbs not loaded?"
     port = root / "ports" / str(PORT)
     wanted = gid_of(address)
     older = False

@@ -216,7 +216,12 @@ class Fabric:
                 self._tunnel(port, port.vtep)
         _batch(["ip"], [line for port in self.ports for line in self._addressed(port)])
         for version in (4, 6):
-            rules = [f"rule add pref {port.table} oif {port.netdev} lookup {port.table}" for port in self._of(version)]
+            rules = [
+                f"rule add pref {port.table} {which} lookup {port.table}"
+                for port in self._of(version)
+                # By its interface, or by its address, as the kernel's own ICMP errors.
+                for which in (f"oif {port.netdev}", f"from {port.address} iif lo")
+            ]
             _batch(["ip", f"-{version}"], rules)
         if self._static:
             self._introduce()
@@ -286,7 +291,7 @@ class Fabric:
         _batch(["rdma", "-force"], [f"link delete {port.device}" for port in self.ports], forgiving=True)
         _batch(["ip", "-force"], [f"link del {port.netdev}" for port in self.ports], forgiving=True)
         for version in (4, 6):
-            rules = [f"rule del pref {port.table}" for port in self._of(version)]
+            rules = [f"rule del pref {port.table}" for port in self._of(version) for _ in range(2)]
             _batch(["ip", f"-{version}", "-force"], rules, forgiving=True)
         _batch(["ip", "-force"], [f"netns del {namespace}" for namespace in self._namespaces()], forgiving=True)
 

@@ -18,7 +18,7 @@ from lab.guest.network import Port
 
 TRAFFIC_CLASS = 26 << 2 | 2
 SENT, LOST = "fabric_path_probes_sent_total", "fabric_path_probes_lost_total"
-RTT = "fabric_path_rtt_seconds"
+RTT, LAST_REPLY = "fabric_path_rtt_seconds", "fabric_path_last_reply_timestamp_seconds"
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
