@@ -102,8 +102,10 @@ def _in_order(directory: Path) -> Iterator[str]:
     done: set[str] = set()
     for module in MODULES:
         # modules.dep names what is needed last to first.
-        for file in [*reversed(needs.get(files.get(module, ""), [])), files.get(module)]:
-            if file and file not in done:
+        if module not in files:
+            continue
+        for file in (*reversed(needs[files[module]]), files[module]):
+            if file not in done:
                 done.add(file)
                 yield file
 

@@ -108,6 +108,10 @@ class Endpoint:
                 return int(entry.gid_index)
         raise LookupError(f"{self.port.device} has no RoCEv2 GID {wanted}")
 
+    def mtu(self) -> int:
+        """The port's active MTU, bytes of payload."""
+        return 128 << int(self._context.query_port(1).active_mtu)  # enum ibv_mtu: 1 is 256
+
     def send(
         self, kind: int, number: int, asked_ns: int, address: str, queue_pair: int, traffic_class: int = ECT0
     ) -> None:
