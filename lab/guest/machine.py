@@ -131,8 +131,11 @@ class Guest:
             sys.stdout.buffer.flush()
 
     def console_tail(self) -> str:
-        """The last lines that the guest's kernel wrote to its console; a panic is among them."""
-        return "\n".join(self._console.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        """What the guest's kernel wrote to its console last: from its panic on, if it had one."""
+        lines = self._console.read_text(errors="replace").splitlines()
+        panics = [number for number, line in enumerate(lines) if "Kernel panic" in line]
+        start = panics[-1] if panics else -TAIL_LINES
+        return "\n".join(lines[start:][:TAIL_LINES])
 
     def end(self) -> None:
         """End the guest, however it stands, and forget its share."""

@@ -42,7 +42,8 @@ def test_it_writes_to_a_layer_and_returns_output_and_exit_code(uml: kernel.Kerne
 
 
 def test_a_panic_is_told_with_the_end_of_the_console(uml: kernel.Kernel) -> None:
-    with Guest(["true"], uml, memory_mb=20) as guest, pytest.raises(LabError, match="Kernel panic"):
+    exhaust = "echo 1 > /proc/sys/vm/panic_on_oom; exec tail /dev/zero"
+    with Guest(["sh", "-c", exhaust], uml, memory_mb=64) as guest, pytest.raises(LabError, match="Kernel panic"):
         guest.wait(20)
 
 
