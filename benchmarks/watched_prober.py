@@ -21,8 +21,8 @@ from exporter.probing import process
 from exporter.probing.loop import Loop
 from exporter.probing.responder import UdpResponder
 from exporter.probing.settings import ProberSettings
-from exporter.probing.tcpresponder import TcpResponder
-from exporter.probing.trace import TracedFlow, Tracer
+from exporter.probing.tcp.responder import TcpResponder
+from exporter.probing.tracing.tracer import TracedFlow, Tracer
 from exporter.results import ResultRing
 from exporter.store import Store
 
@@ -71,8 +71,9 @@ class WatchedProber(process.Prober):
 def sizes(prober: process.Prober) -> dict[str, int]:
     """Entries of everything that the prober keeps from one event to the next."""
     loop, udp, tracer = prober._loop, prober._udp, prober._tracer
-    responders = [item for item in loop._watched.values() if isinstance(item, UdpResponder)]
-    accepted = [item for item in loop._watched.values() if isinstance(item, TcpResponder)]
+    watched = [item for (item,) in loop._watched.values()]
+    responders = [item for item in watched if isinstance(item, UdpResponder)]
+    accepted = [item for item in watched if isinstance(item, TcpResponder)]
     return {
         "paths": len(prober._probing),
         "histograms": len(prober._histogram_rows),

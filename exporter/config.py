@@ -38,8 +38,8 @@ class Listen(_Section, frozen=True, kw_only=True):
 class Probing(_Section, frozen=True, kw_only=True):
     key_file: str
     """Shared key of probers and responders, 16 to 32 bytes; a final newline is not part of it."""
-    timeout_seconds: Annotated[float, Meta(ge=0.1, le=60)] = 0.5
-    """A busy responder answers within 50 ms."""
+    timeout_seconds: Annotated[float, Meta(ge=0.2, le=60)] = 0.5
+    """A busy responder answers within 100 ms."""
     max_paths: Annotated[int, Meta(ge=1, le=100_000)] = 4096
     responder: bool = True
     responder_port: Port = RESPONDER_PORT

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from exporter.contracts.codec import ContractError, read_bytes
-from exporter.probing.dnsmessage import encode_name
+from exporter.probing.dns.message import encode_name
 from exporter.probing.settings import DnsSettings
 
 MOST_RESOLVERS, MOST_NAMES, MOST_DOMAINS = 8, 16, 32

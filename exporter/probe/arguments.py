@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="between the probes of a path; default: %(default)s",
     )  # fmt: skip
     add(
-        "--timeout", type=_number(0.1, 60), default=0.5, metavar="SECONDS",
+        "--timeout", type=_number(0.2, 60), default=0.5, metavar="SECONDS",
         help="unanswered for so long, a probe is lost; default: %(default)s, and for tcp 1 s more, to see a second SYN",
     )  # fmt: skip
     add(

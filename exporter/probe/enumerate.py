@@ -20,9 +20,9 @@ from exporter.probing.limits import Pace
 from exporter.probing.loop import Loop
 from exporter.probing.packet import Codec
 from exporter.probing.paths import flow_of
-from exporter.probing.trace_udp import UdpCarrier, UdpTraces
+from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
+from exporter.probing.tracing.walk import Walk
 from exporter.probing.udp import FlowSocket, UdpProber
-from exporter.probing.walk import Walk
 
 _AT_ONCE = 8
 _PORTS = range(49152, 65536)

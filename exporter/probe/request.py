@@ -14,9 +14,9 @@ from exporter.config import read_key
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import UDP_HEADERS, Target
 from exporter.probe.arguments import MOST_BYTES
-from exporter.probing.localmtu import local_mtu
+from exporter.probing.mtu.local import local_mtu
 from exporter.probing.packet import PACKET_BYTES
-from exporter.probing.tcp import SYN_RETRANSMIT_SECONDS
+from exporter.probing.tcp.handshake import SYN_RETRANSMIT_SECONDS
 
 Type = Literal["udp", "tcp", "mtu", "trace"]
 

@@ -19,8 +19,8 @@ from exporter.contracts.sizes import roce_path_mtu
 from exporter.probe.request import Request
 from exporter.probe.statistics import Outcome, PathMtu, PathSummary, Sample, Tally
 from exporter.probing.loop import Loop
+from exporter.probing.mtu.search import Limit, MtuSearcher
 from exporter.probing.packet import Codec
-from exporter.probing.pathmtu import Limit, MtuSearcher
 from exporter.probing.paths import (
     LOST_RETURN,
     TCP_RESETS,
@@ -31,11 +31,11 @@ from exporter.probing.paths import (
     packet_bytes,
 )
 from exporter.probing.settings import prober_tables
-from exporter.probing.tcp import Handshake
-from exporter.probing.trace import Tracer
-from exporter.probing.trace_udp import UdpCarrier, UdpTraces
+from exporter.probing.tcp.handshake import Handshake
+from exporter.probing.tracing.tracer import Tracer
+from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
+from exporter.probing.tracing.walk import Walk
 from exporter.probing.udp import FlowSocket, UdpProber
-from exporter.probing.walk import Walk
 from exporter.results import ResultRing
 from exporter.store import RowWriter, Store
 

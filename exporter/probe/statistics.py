@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from exporter.probe.units import seconds
-from exporter.probing.pathmtu import Kind
+from exporter.probing.mtu.search import Kind
 
 Outcome = Literal["answered", "lost", "refused"]
 

@@ -2,7 +2,7 @@
 
 To sleep and be woken costs more than to send or read a packet, so packets are dealt with together. Answers, whose
 arrival the kernel has noted, wait for the next slot. Requests wake the loop; when that happens all the time it stops
-listening and looks for them every 50 ms instead, as the kernel does with busy network cards (NAPI,
+listening and looks for them every 100 ms instead, as the kernel does with busy network cards (NAPI,
 Documentation/networking/napi.rst).
 """
 
@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 SLOT_NS = 10_000_000
-FEW = 5
-"""What need not be exact to the slot happens in each fifth only: fewer wakes, with more to do in each."""
+FEW = 10
+"""What need not be exact to the slot happens in each tenth only: fewer wakes, with more to do in each."""
 LATE_NS = 5_000_000
 """What happens later than this was starved of CPU: the delay is the host's, not the network's."""
 LATEST_NS = 100_000_000
@@ -85,7 +85,7 @@ class Loop:
         self._watch(item, self._epoll, output)
 
     def watch_for_requests(self, item: Readable) -> None:
-        """Call the handlers of ``item`` when it is ready, or 50 ms later: the kernel must note when that was."""
+        """Call the handlers of ``item`` when it is ready, or 100 ms later: the kernel must note when that was."""
         self._watch(item, self._requests)
 
     def watch_for_answers(self, item: Readable) -> None:

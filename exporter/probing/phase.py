@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from exporter.contracts.plan import Target
 from exporter.probing.loop import FEW, SLOT_NS
 
+_TOGETHER = 20
+
 
 def phases(targets: Sequence[Target]) -> dict[str, float]:
     """{path: its place in the period, 0 to below 1}, in the order of the plan, evenly for each source address.
@@ -30,10 +32,14 @@ def phases(targets: Sequence[Target]) -> dict[str, float]:
 def slots_apart(period_seconds: float, probes_per_second: float) -> int:
     """In each how many slots a path of this period may be sent, for so many probes a second in all.
 
-    Up to ten leave together, since the waking costs more than they do; but none is off its time by more than a
+    Some twenty leave together, since the waking costs more than they do; but none is off its time by more than a
     tenth of its period.
     """
-    return 1 if period_seconds < FEW * SLOT_NS / 1e8 or probes_per_second > 1e10 / (FEW * SLOT_NS) else FEW
+    for every in (FEW, FEW // 2, 2):
+        seconds = every * SLOT_NS / 1e9
+        if seconds <= period_seconds / 10 and seconds * probes_per_second <= _TOGETHER:
+            return every
+    return 1
 
 
 def next_due(phase: float, period_ns: int, now_ns: int, unix_ns: int) -> int:

@@ -38,23 +38,24 @@ from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import receive_message
 from exporter.probing.ceilings import Thinning, shares
-from exporter.probing.dns import DnsProber
+from exporter.probing.dns.prober import DnsProber
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import LATE_NS, LATEST_NS, Loop, Timer
+from exporter.probing.mtu.search import MtuSearcher
 from exporter.probing.packet import Codec
-from exporter.probing.pathmtu import MtuSearcher
 from exporter.probing.paths import Path
 from exporter.probing.phase import next_due, phases, slots_apart
+from exporter.probing.pipe import ControlPipe
 from exporter.probing.registration import Registration
 from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
-from exporter.probing.tcp import Handshake
-from exporter.probing.tcpresponder import TcpResponder
-from exporter.probing.trace import Carrier, Tracer
-from exporter.probing.trace_tcp import TcpCarrier
-from exporter.probing.trace_udp import UdpCarrier, UdpTraces
+from exporter.probing.tcp.handshake import Handshake
+from exporter.probing.tcp.responder import TcpResponder
+from exporter.probing.tracing.tcp import TcpCarrier
+from exporter.probing.tracing.tracer import Carrier, Tracer
+from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
+from exporter.probing.tracing.walk import HOP_TIMEOUT_SECONDS
 from exporter.probing.udp import FlowSocket, UdpProber
-from exporter.probing.walk import HOP_TIMEOUT_SECONDS
 from exporter.results import ResultRing
 from exporter.store import RowWriter, Store, StoreFullError
 
@@ -93,7 +94,6 @@ def _same_packets(old: Target, new: Target) -> bool:
 class Prober:
     def __init__(self, settings: ProberSettings, store: Store, results: ResultRing, control: socket.socket) -> None:
         self._settings = settings
-        self._control = control
         self._results = results
         # What a prober that died had probed is not made to wait again: it had registered, and may be dead by now.
         self._registered = {row.labels[0] for row in store.read(PATH_TABLE)}
@@ -137,27 +137,13 @@ class Prober:
                 responder = UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
                 (self._loop.watch_for_requests if responder.may_wait else self._loop.watch)(responder)
                 self._loop.watch(TcpResponder(self._loop, codec, address, port, epoch, limit, self._counters))
-        self._loop.watch(self)
+        self._loop.watch(ControlPipe(self._loop, control, self._on_message))
 
     def run(self) -> None:
         self._loop.run()
 
-    # The control pipe is watched like any socket.
-    def fileno(self) -> int:
-        return self._control.fileno()
-
-    def on_input(self) -> None:
-        message = receive_message(self._control)
-        if message is None:
-            self._loop.stop()  # the control process is gone: so are we
-            return
+    def _on_message(self, message: bytes) -> None:
         self.obey(msgspec.msgpack.decode(message, type=Plan))
-
-    def on_error(self) -> None:
-        self._loop.stop()
-
-    def on_output(self) -> None:
-        """Never asked for."""
 
     def _on_slot(self, delay_ns: int) -> None:
         if delay_ns > LATE_NS:
@@ -305,7 +291,7 @@ class Prober:
 
     def _send(self, probing: _Probing) -> None:
         path = probing.path
-        if self._loop.clock() - probing.due_ns > LATEST_NS:
+        if self._loop.late_ns > LATEST_NS:
             path.book_unsent()
         elif probing.flow is not None:
             self._udp.send(path, probing.flow)

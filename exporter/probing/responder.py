@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from exporter.contracts.catalogue import (
@@ -17,7 +17,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import HELLO, REQUEST, TRACE, Codec
-from exporter.probing.sockets import is_roomy, open_responder, receive, send_options
+from exporter.probing.sockets import TransmitTime, error_queue, is_roomy, open_responder, receive, send_options
 from exporter.store import RowWriter
 
 MAX_STREAMS = 65_536
@@ -26,9 +26,11 @@ IDLE_SECONDS = 600.0
 REMEMBERED = 4
 """Sequence numbers of a path that are told apart; the probes of one path are 10 ms apart or more."""
 _BATCH = 64
-_SEALING_STEP_NS = 100
-"""A reply says how long it was held, which its own sealing makes longer: by what sealing took in the median, which the
-estimate follows in steps (Robbins and Monro, 1951)."""
+_TIMED_FIRST, _TIMED_EACH = 15, 31
+"""A reply says how long it was held, which lasts until it leaves. The first replies and then one in so many ask the
+kernel when that was, and all say what it took the quickest of the last: no round trip should come out too short."""
+_ABSURD_NS = 1_000_000_000
+_ERRORS_READ = 8
 _DROPPED = PROBER.metrics.index(PROBER_DROPPED)
 _ANSWERED = PROBER.metrics.index(PROBER_ANSWERED)
 _REJECTED = PROBER.metrics.index(PROBER_REJECTED)
@@ -125,7 +127,10 @@ class UdpResponder:
         self._limit = limit
         self._counters = counters
         self._dropped = 0
-        self._sealing_ns = 0
+        self._replies = 0
+        self._left: deque[int] = deque(maxlen=_TIMED_FIRST)
+        self._leaving_ns = 0  # from looking at the clock for a reply until that has left
+        self._timed_ns = 0  # when we did so for the reply whose leaving is awaited, Unix; 0 = for none
         self._socket = open_responder(address, port)
 
     @property
@@ -159,20 +164,23 @@ class UdpResponder:
                     self._book(_REPLAYED)
                     continue
                 answered, stream = counted
-            options = send_options(datagram.traffic_class)
+            timed = self._replies < _TIMED_FIRST or self._replies % _TIMED_EACH == 0
+            options = send_options(datagram.traffic_class, timed=timed)
             now = time.time_ns()
-            delay = now - datagram.received_ns + self._sealing_ns if datagram.received_ns else 0
+            delay = now - datagram.received_ns + self._leaving_ns if datagram.received_ns else 0
             # A clock step between the two must not turn into a negative or absurd delay.
-            delay = delay if 0 <= delay < 1_000_000_000 else 0
+            delay = delay if 0 <= delay < _ABSURD_NS else 0
             reply = self._codec.reply(request, stream, self._epoch, answered, delay)
-            longer = time.time_ns() - now > self._sealing_ns
-            self._sealing_ns += _SEALING_STEP_NS if longer else -_SEALING_STEP_NS
             try:
                 self._socket.sendmsg([reply], options, 0, datagram.address)
             except OSError as error:
                 if error.errno in (errno.EBADF, errno.ENOTSOCK):
                     raise
                 continue  # no route back, buffers full: the prober will see a loss on the way back
+            self._replies += 1
+            if timed:
+                self._timed_ns = now
+                self._learn_leaving()  # most often it is known at once
             self._book(_ANSWERED)
             if request.kind == HELLO:
                 self._on_hello(self._address, datagram.address[0])
@@ -182,9 +190,17 @@ class UdpResponder:
         self._counters.add(column, times)
         self._counters.end()
 
+    def _learn_leaving(self) -> None:
+        for item in error_queue(self._socket, _ERRORS_READ):
+            if isinstance(item, TransmitTime) and self._timed_ns:
+                took, self._timed_ns = item.sent_ns - self._timed_ns, 0
+                if 0 < took < _ABSURD_NS:  # else the clock was stepped
+                    self._left.append(took)
+                    self._leaving_ns = min(self._left) if len(self._left) == _TIMED_FIRST else 0
+
     def on_error(self) -> None:
-        """Pending errors are consumed by the next receive."""
-        self.on_input()
+        self._learn_leaving()
+        self.on_input()  # consumes errors of other kinds
 
     def on_output(self) -> None:
         """Never asked for."""

@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 _SO_RCVBUFFORCE, _SO_RXQ_OVFL = 33, 40
@@ -77,7 +78,7 @@ def open_responder(address: str, port: int) -> socket.socket:
     try:
         responder.setblocking(False)
         _enlarge(responder)
-        responder.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
+        responder.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE | _OPT_TSONLY)
         responder.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         responder.bind((address, port))
     except OSError:
@@ -119,11 +120,17 @@ def is_roomy(sock: socket.socket) -> bool:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= _BUFFER_BYTES
 
 
-def send_options(traffic_class: int, hop_limit: int | None = None) -> AncillaryData:
-    """Per-packet traffic class, and hop limit for a trace: one socket serves every class."""
+@lru_cache(maxsize=1024)
+def send_options(traffic_class: int, hop_limit: int | None = None, *, timed: bool = False) -> AncillaryData:
+    """Per-packet traffic class, and hop limit for a trace: one socket serves every class.
+
+    ``timed`` has the error queue of a socket of ``open_responder`` tell when this packet left.
+    """
     options = [(socket.IPPROTO_IP, _IP_TOS, _INT.pack(traffic_class))]
     if hop_limit is not None:
         options.append((socket.IPPROTO_IP, _IP_TTL, _INT.pack(hop_limit)))
+    if timed:
+        options.append((socket.SOL_SOCKET, _SO_TIMESTAMPING, _INT.pack(_TX_SOFTWARE)))
     return options
 
 

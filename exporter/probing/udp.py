@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
-from exporter.probing.localmtu import local_mtu
 from exporter.probing.loop import FEW, LATE_NS, SLOT_NS, Loop
+from exporter.probing.mtu.local import local_mtu
 from exporter.probing.packet import REPLY, REQUEST, Codec, Packet, quoted_sequence
 from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import (
@@ -33,7 +33,6 @@ from exporter.probing.sockets import (
 )
 
 _PADDING = bytes(65536)
-_BATCH = 64
 _DRAIN = 4096
 _TIMES_AWAITED = 1024
 _GRACE_SECONDS = 0.05
@@ -134,7 +133,7 @@ class FlowSocket:
         self._awaiting_time[(self._transmitted - 1) & 0xFFFFFFFF] = probe
 
     def on_input(self) -> None:
-        self._receive(_BATCH)
+        self._receive(1)  # a flow is seldom answered twice between two looks, and to ask in vain costs as much
 
     def _receive(self, limit: int) -> None:
         for datagram in receive(self._socket, limit):
@@ -197,7 +196,7 @@ class UdpProber:
         self._outstanding: dict[int, _Outstanding] = {}
         self._by_age: deque[tuple[int, int]] = deque()  # (monotonic ns, sequence)
         self._expires_ns = 0  # what is sent before this has a time-out already
-        self._options: dict[int, list[tuple[int, int, bytes]]] = {}
+        self._look_until_ns = 0  # and before this, a look for its answer
 
     def next_sequence(self) -> int:
         self._sequence += 1
@@ -205,7 +204,10 @@ class UdpProber:
 
     def expect_answer(self) -> None:
         """Something was sent now that may be answered."""
-        self._loop.look_by(self._loop.clock() + SLOT_NS)
+        now = self._loop.clock()
+        if now >= self._look_until_ns:
+            self._look_until_ns = now + SLOT_NS
+            self._loop.look_by(self._look_until_ns + SLOT_NS)
 
     def acquire(self, address: str, port: int) -> FlowSocket:
         """The socket of a flow, opened at its first user; raise OSError (address not ours, port taken)."""
@@ -226,14 +228,11 @@ class UdpProber:
     def send(self, path: Path, flow: FlowSocket) -> None:
         """Send one probe on ``path`` now."""
         target = path.target
-        options = self._options.get(target.traffic_class)
-        if options is None:
-            options = self._options[target.traffic_class] = send_options(target.traffic_class)
         sequence = self.next_sequence()
         parts = padded(self.codec.request(REQUEST, sequence, path.token), target.payload_bytes)
         probe = _Outstanding(path, flow, time.time_ns(), self._loop.clock(), self._loop.late_ns > LATE_NS)
         try:
-            flow.send_probe(probe, parts, options)
+            flow.send_probe(probe, parts, send_options(target.traffic_class))
         except OSError as error:
             self._on_send_error(probe, error)
             return

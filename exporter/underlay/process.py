@@ -16,6 +16,7 @@ import msgspec
 from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE
 from exporter.messages import receive_message
 from exporter.probing.loop import Loop
+from exporter.probing.pipe import ControlPipe
 from exporter.store import Store
 from exporter.underlay.learning import Learner
 from exporter.underlay.looks import Looks
@@ -26,7 +27,6 @@ from exporter.underlay.tracing import UnderlayTracer
 class UnderlayProcess:
     def __init__(self, settings: UnderlaySettings, store: Store, control: socket.socket) -> None:
         store.clear()
-        self._control = control
         self._loop = Loop()
         counters = store.writer(UNDERLAY).add(())
         self._learner = Learner(settings.port, settings.tenants, self._loop.clock)
@@ -39,29 +39,16 @@ class UnderlayProcess:
             port=settings.port,
             period_seconds=settings.trace_period_seconds,
         )
-        self._loop.watch(self)
+        self._loop.watch(ControlPipe(self._loop, control, self._on_message))
 
     def run(self) -> None:
         self._loop.run()
 
-    def fileno(self) -> int:
-        return self._control.fileno()
-
-    def on_input(self) -> None:
-        message = receive_message(self._control)
-        if message is None:
-            self._loop.stop()  # the control process is gone: so are we
-            return
+    def _on_message(self, message: bytes) -> None:
         flows = msgspec.msgpack.decode(message, type=list[OverlayFlow])
         self._learner.follow(flows)
         self._tracer.follow(self._learner.flows)
         self._looks.follow(max((flow.period_seconds for flow in flows), default=0.0))
-
-    def on_error(self) -> None:
-        self._loop.stop()
-
-    def on_output(self) -> None:
-        """Never asked for."""
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from exporter.contracts.catalogue import (
 from exporter.probing.limits import Pace
 from exporter.probing.loop import LATEST_NS, Loop
 from exporter.probing.sockets import IcmpError, error_queue, open_flow, receive, send_options
-from exporter.probing.walk import Walk
+from exporter.probing.tracing.walk import Walk
 from exporter.store import RowWriter, TableWriter
 from exporter.underlay.encapsulation import Outer, may_quote, trace_payload
 from exporter.underlay.learning import LearntFlow

@@ -39,10 +39,7 @@ def infer(throughput: Throughput, topology: Topology, previous: Skeleton | None 
     Raises ContractError for an endpoint that the topology does not have. O(endpoints x samples) but for
     the matching of two stages, which compares every replica of one with every one of the other.
     """
-    _refuse_shared_names(throughput)
-    interfaces = _bind(throughput, Fabric(topology))
-    rails = np.array([_rail_number(interface) for interface in interfaces], dtype=np.int64)
-    participants = find_participants(throughput, rails)
+    interfaces, participants = _find(throughput, topology)
     if previous is not None and holds(previous, throughput, participants):
         return structs.replace(previous, window=_window(throughput))
     sure, period, shape = 0.0, None, None
@@ -61,10 +58,16 @@ def infer(throughput: Throughput, topology: Topology, previous: Skeleton | None 
 
 def basic(throughput: Throughput, topology: Topology) -> Skeleton:
     """The basic list of a job whose traffic is not to be looked at: every pair of a rail, confidence 0."""
+    interfaces, participants = _find(throughput, topology)
+    return _basic(throughput, interfaces, participants, 0.0)
+
+
+def _find(throughput: Throughput, topology: Topology) -> tuple[list[Interface], Participants]:
+    """The interface of each endpoint, and the units that they make up."""
     _refuse_shared_names(throughput)
     interfaces = _bind(throughput, Fabric(topology))
     rails = np.array([_rail_number(interface) for interface in interfaces], dtype=np.int64)
-    return _basic(throughput, interfaces, find_participants(throughput, rails), 0.0)
+    return interfaces, find_participants(throughput, rails)
 
 
 def _closed(throughput: Throughput, participants: Participants, period: Period) -> bool:

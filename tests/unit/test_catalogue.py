@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.contracts.catalogue import CATALOGUE
+from exporter.contracts.catalogue import CATALOGUE, SERIES_TERMS
 from exporter.metricspage import as_json, markdown
 from skeleton_service.ruleset import Thresholds, job_rules
 
@@ -117,6 +117,11 @@ def test_every_metric_has_a_sentence_and_a_formula() -> None:
         assert metric.series
         assert (metric.buckets != ()) == (metric.kind == "histogram")
         assert list(metric.buckets) == sorted(metric.buckets)
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_every_formula_can_be_worked_out(metric: object) -> None:
+    assert metric.series_bound(dict.fromkeys(SERIES_TERMS, 1)) >= 1  # type: ignore[attr-defined]
 
 
 def test_the_reference_page_has_a_row_for_every_metric() -> None:

@@ -4,46 +4,37 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import random
 import socket
-import threading
-import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path as File
 
 import msgspec
 import pytest
 
-from exporter.config import Config, Probing
 from exporter.contracts.catalogue import CATALOGUE, FAILING_TRACE, PATH, PROBER, ROUTE, RTT, RTT_TABLE, SERIES_TERMS
 from exporter.contracts.codec import encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
 from exporter.contracts.plan import Plan, Target
-from exporter.contracts.topology import Rnic
-from exporter.control import Exporter
 from exporter.exposition import Renderer
 from exporter.joins import LinkJoin, PathInfo, job_paths, rnic_info
 from exporter.planfile import PlanFile, own_part
-from exporter.probing import tcp
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REPLY, TRACE, Codec
 from exporter.probing.paths import LOSSES, Path
 from exporter.probing.process import Prober
-from exporter.probing.responder import IDLE_SECONDS, Streams
 from exporter.probing.settings import ProberSettings, prober_tables
 from exporter.probing.sockets import Datagram
-from exporter.probing.tcp import Handshake
-from exporter.probing.trace import Tracer
-from exporter.probing.trace_udp import UdpCarrier, UdpTraces
+from exporter.probing.tracing.tracer import Tracer
+from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
 from exporter.probing.udp import UdpProber
 from exporter.records import RecordWriter
-from exporter.results import LOST, ResultRing
-from exporter.server import Query
+from exporter.results import ResultRing
 from exporter.store import Store
 from tests.unit.fabrics import leaf_spine
+from tests.unit.peers import full_listener
 from tests.unit.test_plan_contract import TARGET
 
 KEY = b"k" * 32
@@ -252,11 +243,6 @@ def test_the_formulas_are_sharp_once_every_path_was_heard_and_traced(host: Host)
     assert counted["fabric_path_probes_lost_return_total"] == sum(target.probe != "tcp" for target in host.plan.targets)
 
 
-@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
-def test_every_formula_can_be_worked_out(metric: object) -> None:
-    assert metric.series_bound(dict.fromkeys(SERIES_TERMS, 1)) >= 1  # type: ignore[attr-defined]
-
-
 def test_histograms_of_a_role_that_no_path_has_any_more_vanish_and_others_go_on(host: Host) -> None:
     """They stayed for good: 512 of them, and the next path with another role ended the prober."""
     both = list(job_targets(1, 2, ("dp",), dice(7)))
@@ -333,32 +319,14 @@ def test_traces_that_outlast_their_period_leave_no_route_of_a_flow_that_is_gone(
         prober.release(flow)
 
 
-class Silence:
-    """A listener whose queue is full, so that handshakes with it stay under way."""
-
-    def __init__(self) -> None:
-        self._sockets = [socket.socket() for _ in range(5)]
-        self._sockets[0].bind(("127.0.0.3", 0))
-        self._sockets[0].listen(0)
-        self.port = self._sockets[0].getsockname()[1]
-        for one in self._sockets[1:]:
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.3", self.port))
-
-    def close(self) -> None:
-        for one in self._sockets:
-            one.close()
-
-
 def test_a_handshake_slower_than_its_period_books_nothing_once_its_path_is_gone(host: Host) -> None:
     """Only the latest attempt was abandoned: the one under way booked its loss on the row of a later path."""
-    silence = Silence()
-    slow = msgspec.structs.replace(
-        TARGET, path="slow", probe="tcp", source_address=own_address(0), destination_address="127.0.0.3",
-        destination_port=silence.port, source_ports=(61000,), period_seconds=0.05,
-    )  # fmt: skip
-    loop = host.prober._loop
-    try:
+    with full_listener("127.0.0.3") as (port, _):
+        slow = msgspec.structs.replace(
+            TARGET, path="slow", probe="tcp", source_address=own_address(0), destination_address="127.0.0.3",
+            destination_port=port, source_ports=(61000,), period_seconds=0.05,
+        )  # fmt: skip
+        loop = host.prober._loop
         host.follow(1, (slow,))
         loop.after(0.2, loop.stop)
         loop.run()  # several turns, the first of which is still under way
@@ -369,77 +337,6 @@ def test_a_handshake_slower_than_its_period_books_nothing_once_its_path_is_gone(
         (later,) = host.store.read(PATH)
         assert later.labels[0] == "later"
         assert later.values[LOSSES] == 0
-    finally:
-        silence.close()
-
-
-def test_a_handshake_without_a_descriptor_can_be_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ended the prober: out of descriptors, then a new plan."""
-    store = Store(prober_tables(2))
-    rows = store.writer(PATH).add(("p",)), store.writer(RTT_TABLE).add(("h",))
-
-    def none_left(*_: object) -> socket.socket:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(tcp.socket, "socket", none_left)
-    handshake = Handshake(Loop(), Path(TARGET, 1, *rows, ResultRing(16)), 0.5)
-    handshake.abandon()
-    assert not handshake.under_way
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 10**12
-
-    def __call__(self) -> int:
-        return self.now
-
-
-def test_a_responder_forgets_paths_that_ask_no_more() -> None:
-    """An hour of churn left a count for each path there ever was, up to 65,536."""
-    clock = Clock()
-    streams = Streams(clock=clock)
-    for token in range(50_000):
-        clock.now += int(IDLE_SECONDS * 1e9 / 5_000)
-        streams.count("10.0.0.1", token, token)
-        streams.count("10.0.0.2", 1, token)
-    assert len(streams._counts) <= 5_001
-    assert (streams.count("10.0.0.2", 1, 50_000) or (0,))[0] == 50_001
-
-
-def test_records_of_a_path_that_stays_are_not_forgotten_for_those_that_come_and_go() -> None:
-    """A long-lived path vanished from the records once enough younger ones had come: the oldest went, not the gone."""
-    store, ring = Store([(PATH, 8), (ROUTE, 8), (FAILING_TRACE, 8)]), ResultRing(16)
-    paths, records = store.writer(PATH), RecordWriter(store, ring)
-    text = ("h1", "r0", "h2", "r1", "udp", "10.0.0.1", "49152", "10.0.0.2", "65300", "106")
-    stays = paths.add(("stays", *text))
-    for number in range(2000):
-        comes = paths.add((f"p{number}", *text))
-        records.remember()
-        ring.append(comes.identity, 2_000_000_000, 0, LOST)
-        ring.append(stays.identity, 2_000_000_000, 0, LOST)
-        assert records.csv(0, None).count(b"UDP_PING") == min(2 * (number + 1), 16)
-        paths.remove(comes)
-    assert len(records._labels) <= 17 + 1024
-
-
-def test_a_path_that_records_still_speak_of_takes_little_memory() -> None:
-    """Its host, RNICs, addresses and ports were strings of its own: seventy megabytes after an hour of churn."""
-    store, ring = Store([(PATH, 8), (ROUTE, 8), (FAILING_TRACE, 8)]), ResultRing(1000)
-    paths, records = store.writer(PATH), RecordWriter(store, ring)
-    text = ("host-0001", "mlx5_0", "host-0002", "mlx5_1", "udp", "10.10.10.1", "49152", "10.10.10.2", "65300", "106")
-    tracemalloc.start()
-    try:
-        for number in range(1000):
-            path = paths.add((f"host-0001:mlx5_0>host-0002:mlx5_1/udp/106/{number}", *text))
-            records.remember()
-            ring.append(path.identity, 2_000_000_000, 0, LOST)
-            paths.remove(path)
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert len(records._labels) >= 1000
-    assert held / 1000 < 500
 
 
 def test_links_are_remembered_for_the_routes_of_now_only() -> None:
@@ -455,51 +352,3 @@ def test_links_are_remembered_for_the_routes_of_now_only() -> None:
         assert len(join._known) == 1
         paths.remove(rows[0])
         routes.remove(rows[1])
-
-
-def in_time(action: Callable[[], object]) -> bool:
-    """Whether it ends, in a thread of its own, though its neighbours are held up."""
-    thread = threading.Thread(target=action, daemon=True)
-    thread.start()
-    thread.join(5)
-    return not thread.is_alive()
-
-
-def test_a_long_answer_of_records_holds_up_neither_the_plan_nor_the_metrics(tmp_path: File) -> None:
-    """It was formatted under the lock that every scrape needs."""
-    (tmp_path / "key").write_bytes(KEY)
-    probing = Probing(key_file=str(tmp_path / "key"))
-    exporter = Exporter(Config(host=HOST, rnics=(Rnic(name="r0", ip="127.0.0.2"),), probing=probing))
-    entered, leave = threading.Event(), threading.Event()
-
-    def slow(_: int) -> tuple[list[object], int, int]:
-        entered.set()
-        assert leave.wait(20)
-        return [], 0, 0
-
-    exporter._results.read = slow  # type: ignore[assignment, method-assign]
-    answer = threading.Thread(target=exporter._probe_records, args=(Query(),))
-    answer.start()
-    try:
-        assert entered.wait(5)
-        assert in_time(lambda: exporter._metrics(Query()))
-        exporter._probed.writer(PATH).add(("p", "h", "r", "h", "r", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "0"))
-        assert in_time(exporter._records.remember)
-    finally:
-        leave.set()
-        answer.join(5)
-
-
-def test_a_writer_that_died_while_making_a_row_leaves_a_row_that_can_be_read_again() -> None:
-    """Its sequence number stayed odd, so that whatever later lay there was never read."""
-    store = Store([(RTT_TABLE, 4)])
-    writer = store.writer(RTT_TABLE)
-    writer.add(("h", "r0", "dp", "udp"))
-    store.words[store._layouts[RTT_TABLE.name].row(1)] += 1  # the first thing that add() does
-    store.clear()
-    again = store.writer(RTT_TABLE)
-    for number in range(2):
-        again.add(("h", f"r{number}", "dp", "udp"))
-    rows = list(store.read(RTT_TABLE))
-    assert [row.labels[1] for row in rows] == ["r0", "r1"]
-    assert not any(math.isnan(value) for row in rows for value in row.values)

@@ -1,7 +1,8 @@
-"""The control process on its own: what it makes of a plan file as time goes by."""
+"""The control process on its own: what it makes of a plan file as time goes by, and what holds it up."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 
 from exporter import control
 from exporter.config import Config, Probing
+from exporter.contracts.catalogue import PATH
 from exporter.contracts.codec import encode, write
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Rnic
 from exporter.control import Exporter
+from exporter.server import Query
 from tests.unit.test_plan_contract import PLAN, TARGET
 
 EXPIRES = "\nfabric_exporter_plan_expires_timestamp_seconds"
@@ -87,3 +90,36 @@ def test_a_removed_plan_that_has_lapsed_leaves_no_expires_series(*, lapsed_first
     write(following.plan, encode(PLAN))
     assert following.at(PLAN.expires - 1) == [TARGET.path]
     assert following.has_expires
+
+
+def in_time(action: Callable[[], object]) -> bool:
+    """Whether it ends, in a thread of its own, though its neighbours are held up."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(5)
+    return not thread.is_alive()
+
+
+def test_a_long_answer_of_records_holds_up_neither_the_plan_nor_the_metrics(tmp_path: Path) -> None:
+    """It was formatted under the lock that every scrape needs."""
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    probing = Probing(key_file=str(tmp_path / "key"))
+    exporter = Exporter(Config(host="h", rnics=(Rnic(name="r0", ip="127.0.0.2"),), probing=probing))
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(_: int) -> tuple[list[object], int, int]:
+        entered.set()
+        assert leave.wait(20)
+        return [], 0, 0
+
+    exporter._results.read = slow  # type: ignore[assignment, method-assign]
+    answer = threading.Thread(target=exporter._probe_records, args=(Query(),))
+    answer.start()
+    try:
+        assert entered.wait(5)
+        assert in_time(lambda: exporter._metrics(Query()))
+        exporter._probed.writer(PATH).add(("p", "h", "r", "h", "r", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "0"))
+        assert in_time(exporter._records.remember)
+    finally:
+        leave.set()
+        answer.join(5)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from exporter.contracts.skeleton import Skeleton
 from lab.simulator import CASES, Simulation, simulate
 from skeleton_service.inference import Throughput, basic, infer
 
@@ -40,30 +42,28 @@ def test_what_holds_is_given_back_with_the_new_window(case: str) -> None:
     assert found.window.start == pytest.approx(later.times[0] - 1)
 
 
-def test_another_placement_is_inferred_anew() -> None:
-    simulation = job()
-    first = infer(simulation.throughput, simulation.topology)
-    order = np.random.default_rng(0).permutation(16)
-    moved = with_containers_exchanged(simulation.throughput, order)
-    found = infer(moved, simulation.topology, first)
-    assert found == infer(moved, simulation.topology)
-    assert found.groups != first.groups
+def any_order(_: Skeleton) -> np.ndarray:
+    return np.random.default_rng(0).permutation(16)
 
 
-def test_replicas_that_changed_places_are_inferred_anew() -> None:
-    """The groups are as they were; who talks to whom between two stages is not."""
-    simulation = job()
-    first = infer(simulation.throughput, simulation.topology)
+def replicas_of_one_stage(first: Skeleton) -> np.ndarray:
+    """The groups stay as they were; who talks to whom between two stages does not."""
     stage = {endpoint.container: endpoint.stage for endpoint in first.endpoints}
     assert all(endpoint.replica is not None for endpoint in first.endpoints)
-    containers = sorted(stage)
-    moved = [n for n, container in enumerate(containers) if stage[container] == 0]
+    moved = [n for n, container in enumerate(sorted(stage)) if stage[container] == 0]
     order = np.arange(16)
     order[moved] = np.roll(moved, 1)
-    exchanged = with_containers_exchanged(simulation.throughput, order)
-    found = infer(exchanged, simulation.topology, first)
-    assert found == infer(exchanged, simulation.topology)
-    assert found.edges != first.edges
+    return order
+
+
+@pytest.mark.parametrize(("exchange", "differs"), [(any_order, "groups"), (replicas_of_one_stage, "edges")])
+def test_another_placement_is_inferred_anew(exchange: Callable[[Skeleton], np.ndarray], differs: str) -> None:
+    simulation = job()
+    first = infer(simulation.throughput, simulation.topology)
+    moved = with_containers_exchanged(simulation.throughput, exchange(first))
+    found = infer(moved, simulation.topology, first)
+    assert found == infer(moved, simulation.topology)
+    assert getattr(found, differs) != getattr(first, differs)
 
 
 def test_a_container_on_another_host_is_another_endpoint() -> None:

@@ -78,9 +78,9 @@ def send(reader: Reader, count: int, period: float) -> None:
 def test_a_request_now_and_then_is_read_at_once(loop: Loop, reader: Reader, running: Callable[[], None]) -> None:
     loop.watch_for_requests(reader)
     running()
-    send(reader, 10, 0.1)
-    assert len(reader.late) == 10
-    assert sorted(reader.late)[5] < 5_000_000
+    send(reader, 5, 0.2)
+    assert len(reader.late) == 5
+    assert sorted(reader.late)[2] < 5_000_000
 
 
 def test_many_requests_are_read_together_and_none_waits_long(
@@ -89,19 +89,19 @@ def test_many_requests_are_read_together_and_none_waits_long(
     loop.watch_for_requests(reader)
     running()
     send(reader, 500, 0.002)
-    time.sleep(0.1)
+    time.sleep(0.2)
     assert len(reader.late) == 500
-    assert reader.calls < 120  # of 500 wakes; it looks twenty times a second
-    assert sorted(reader.late)[490] < 80_000_000
+    assert reader.calls < 120  # of 500 wakes; it looks ten times a second
+    assert sorted(reader.late)[490] < 130_000_000
 
 
 def test_a_loop_that_was_busy_listens_again(loop: Loop, reader: Reader, running: Callable[[], None]) -> None:
     loop.watch_for_requests(reader)
     running()
     send(reader, 100, 0.002)
-    time.sleep(0.3)
+    time.sleep(0.5)
     reader.late.clear()
-    send(reader, 5, 0.1)
+    send(reader, 5, 0.2)
     assert sorted(reader.late)[2] < 5_000_000
 
 

@@ -32,7 +32,7 @@ from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REQUEST, Codec, Packet
 from exporter.probing.responder import Streams, UdpResponder
-from exporter.probing.tcpresponder import TcpResponder
+from exporter.probing.tcp.responder import TcpResponder
 from exporter.store import Store
 from tests.unit.narrow import ROUTER, running
 
@@ -173,7 +173,7 @@ def test_what_passes_is_said_and_whether_roce_does(
 def test_the_largest_size_that_passes_is_found_with_who_said_so(
     says: int | None, why: str, key_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["-c", "2", "-i", "0.05", "--timeout", "0.1", "--key-file", key_file, "--size", "9000"]
+    options = ["-c", "2", "-i", "0.05", "--timeout", "0.2", "--key-file", key_file, "--size", "9000"]
     with running() as network:
         network.mtu, network.says = 1500, says
         probe = ["probe", FAR, "--source", NEAR, "--port", str(network.port), "--type", "mtu", *options]

@@ -39,6 +39,7 @@ from exporter.probing.sockets import open_flow, receive, send_options
 from exporter.probing.udp import UdpProber
 from exporter.results import ResultRing
 from exporter.store import Row, Store
+from tests.unit.peers import full_listener
 from tests.unit.test_plan_contract import TARGET
 
 SOURCE, FAR = "127.0.0.2", "127.0.0.3"
@@ -190,15 +191,7 @@ def test_what_exceeds_a_ceiling_is_not_sent_but_counted_and_no_path_starves() ->
 
 def test_a_handshake_under_way_books_nothing_on_the_row_of_a_later_path(prober: Running) -> None:
     """Its loss used to be counted on whichever path had taken over the removed path's row."""
-    with socket.socket() as full:
-        full.bind((FAR, 0))
-        full.listen(0)
-        crowd = [socket.socket() for _ in range(4)]  # what a backlog of 0 takes, and more: the next SYN is dropped
-        for one in crowd:
-            one.setblocking(False)
-            one.connect_ex(full.getsockname())
-        time.sleep(0.05)
-        port = full.getsockname()[1]
+    with full_listener(FAR) as (port, _):
         # One handshake in ten seconds: the one that is under way when the path is removed.
         slow = target("slow", "tcp", destination_port=port, period_seconds=0.5)
         prober.obey(slow)
@@ -208,8 +201,6 @@ def test_a_handshake_under_way_books_nothing_on_the_row_of_a_later_path(prober: 
         wait_for(lambda: list(prober.paths()) == ["later"])
         time.sleep(0.5)
         assert prober.paths()["later"]["probes.lost"] == 0
-        for one in crowd:
-            one.close()
 
 
 def forge_icmp(
@@ -300,7 +291,7 @@ def test_no_probe_is_given_the_transmit_time_of_another() -> None:
 
 
 def test_full_size_requests_find_room_in_a_socket_with_the_default_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds 25, and was looked at each 50 ms: of a thousand a second every other one was lost."""
+    """It holds 25, and was looked at each 100 ms: of a thousand a second every other one was lost."""
 
     def enlarge_as_anybody(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 212_992)

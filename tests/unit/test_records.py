@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -147,6 +148,40 @@ def test_a_failing_path_whose_trace_does_not_arrive_has_a_record_that_is_no_rout
     assert [(row["dial"], row["error"], row["route"], row["protocol"]) for row in rows] == [
         ("fail", "silent", '["10.9.0.1", null]', "tcp")
     ]
+
+
+def test_records_of_a_path_that_stays_are_not_forgotten_for_those_that_come_and_go() -> None:
+    """A long-lived path vanished from the records once enough younger ones had come: the oldest went, not the gone."""
+    store, ring = Store([(PATH, 8), (ROUTE, 8), (FAILING_TRACE, 8)]), ResultRing(16)
+    paths, records = store.writer(PATH), RecordWriter(store, ring)
+    stays = paths.add(labels("stays"))
+    for number in range(2000):
+        comes = paths.add(labels(f"p{number}"))
+        records.remember()
+        ring.append(comes.identity, 2_000_000_000, 0, LOST)
+        ring.append(stays.identity, 2_000_000_000, 0, LOST)
+        assert records.csv(0, None).count(b"UDP_PING") == min(2 * (number + 1), 16)
+        paths.remove(comes)
+    assert len(records._labels) <= 17 + 1024
+
+
+def test_a_path_that_records_still_speak_of_takes_little_memory() -> None:
+    """Its host, RNICs, addresses and ports were strings of its own: seventy megabytes after an hour of churn."""
+    store, ring = Store([(PATH, 8), (ROUTE, 8), (FAILING_TRACE, 8)]), ResultRing(1000)
+    paths, records = store.writer(PATH), RecordWriter(store, ring)
+    text = ("host-0001", "mlx5_0", "host-0002", "mlx5_1", "udp", "10.10.10.1", "49152", "10.10.10.2", "65300", "106")
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            path = paths.add((f"host-0001:mlx5_0>host-0002:mlx5_1/udp/106/{number}", *text))
+            records.remember()
+            ring.append(path.identity, 2_000_000_000, 0, LOST)
+            paths.remove(path)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(records._labels) >= 1000
+    assert held / 1000 < 500
 
 
 def test_the_header_is_the_contract() -> None:

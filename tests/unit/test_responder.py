@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +20,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.probing.limits import SourceLimit
 from exporter.probing.packet import REPLY, REQUEST, TRACE, Codec, Packet
-from exporter.probing.responder import Streams, UdpResponder
+from exporter.probing.responder import IDLE_SECONDS, Streams, UdpResponder
 from exporter.store import RowWriter, Store
 
 CODEC = Codec(b"k" * 16)
@@ -29,10 +30,10 @@ EPOCH = 77
 class Pair:
     """A responder and a client socket that talks to it."""
 
-    def __init__(self, capacity: int, per_second: float = 1000) -> None:
+    def __init__(self, capacity: int, per_second: float = 1000, codec: Codec = CODEC) -> None:
         self.counters: RowWriter = Store([(PROBER, 1)]).writer(PROBER).add(())
         self.responder = UdpResponder(
-            CODEC, "127.0.0.3", 0, EPOCH, Streams(capacity), SourceLimit(per_second), self.counters
+            codec, "127.0.0.3", 0, EPOCH, Streams(capacity), SourceLimit(per_second), self.counters
         )
         address = socket.socket(fileno=socket.dup(self.responder.fileno())).getsockname()
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -72,6 +73,28 @@ def test_a_reply_is_64_bytes_whatever_the_size_of_its_request(pair: Pair, paddin
     assert size == 64
     assert packet[:1] + packet[2:6] == (REPLY, 5, 9, EPOCH, 1)
     assert packet.delay < 1_000_000_000
+
+
+class SlowCodec(Codec):
+    """Seals a reply in 5 ms, after its delay was written into it."""
+
+    def reply(self, request: Packet, stream: int, epoch: int, answered: int, delay: int) -> bytes:
+        time.sleep(0.005)
+        return super().reply(request, stream, epoch, answered, delay)
+
+
+def test_the_delay_lasts_until_the_reply_leaves_as_the_kernel_told_of_one_before() -> None:
+    pair = Pair(capacity=4, per_second=1e6, codec=SlowCodec(b"k" * 16))
+    for sequence in range(17):
+        pair.send(CODEC.request(REQUEST, sequence, 1))
+    delays = [pair.reply()[0].delay for _ in range(17)]
+    assert delays[0] < 5_000_000 <= delays[-1]
+    # It sends at once from now on: what was learnt is given up again.
+    pair.responder._codec = CODEC
+    for sequence in range(17, 60):
+        pair.send(CODEC.request(REQUEST, sequence, 1))
+        delay = pair.reply()[0].delay
+    assert delay < 1_000_000
 
 
 def test_requests_are_counted_per_path_and_traces_are_not(pair: Pair) -> None:
@@ -135,6 +158,18 @@ def test_streams_count_exactly_and_are_bounded(requests: list[tuple[str, int]], 
         assert count == (before[0] + 1 if before and before[1] == stream else 1)
         last[address, token] = (count, stream)
         assert len(streams._counts) <= capacity
+
+
+def test_a_responder_forgets_paths_that_ask_no_more() -> None:
+    """An hour of churn left a count for each path there ever was, up to 65,536."""
+    clock = Clock()
+    streams = Streams(clock=clock)
+    for token in range(50_000):
+        clock.now += int(IDLE_SECONDS * 1e9 / 5_000)
+        streams.count("10.0.0.1", token, token)
+        streams.count("10.0.0.2", 1, token)
+    assert len(streams._counts) <= 5_001
+    assert (streams.count("10.0.0.2", 1, 50_000) or (0,))[0] == 50_001
 
 
 def test_traces_take_no_stream(pair: Pair) -> None:

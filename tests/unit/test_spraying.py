@@ -15,11 +15,11 @@ from exporter.probing.loop import Loop
 from exporter.probing.packet import Codec
 from exporter.probing.paths import ROUTE_CHANGES, Path
 from exporter.probing.settings import prober_tables
-from exporter.probing.spraying import RecentRoutes
-from exporter.probing.trace import FREEZE_SECONDS, Tracer
-from exporter.probing.trace_udp import UdpCarrier, UdpTraces
+from exporter.probing.tracing.spraying import RecentRoutes
+from exporter.probing.tracing.tracer import FREEZE_SECONDS, Tracer
+from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
+from exporter.probing.tracing.walk import Walk
 from exporter.probing.udp import FlowSocket, UdpProber
-from exporter.probing.walk import Walk
 from exporter.results import ResultRing
 from exporter.store import Store
 from tests.unit.test_plan_contract import TARGET

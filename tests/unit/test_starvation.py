@@ -133,7 +133,7 @@ def test_probes_that_a_stall_delayed_do_not_leave_in_a_clump(here: RunningExport
         stopping.set()
         reader.join()
     slots = Counter(moment // 10_000_000 for moment in times)
-    # 100 ms hold 20, the fifth slot after them 10 more, and as much again for this machine; the stall held 400.
+    # 100 ms hold 20, the tenth slot after them 20 more, and half as much again for this machine; the stall held 400.
     assert max(slots.values()) <= 60
     metrics = here.metrics()
     assert sum(metrics[UNSENT].values()) >= 200

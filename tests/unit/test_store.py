@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from exporter.contracts.catalogue import Metric, Table
+from exporter.contracts.catalogue import RTT_TABLE, Metric, Table
 from exporter.snapshot import Snapshot, Snapshots
 from exporter.store import Row, Store, StoreFullError
 
@@ -138,6 +138,21 @@ def test_a_writer_that_died_in_mid_change_leaves_no_row_unreadable() -> None:
     store.clear()
     store.writer(TABLE).add(("y",))
     assert names(store) == ["y"]
+
+
+def test_a_writer_that_died_while_making_a_row_leaves_a_row_that_can_be_read_again() -> None:
+    """Its sequence number stayed odd, so that whatever later lay there was never read."""
+    store = Store([(RTT_TABLE, 4)])
+    writer = store.writer(RTT_TABLE)
+    writer.add(("h", "r0", "dp", "udp"))
+    store.words[store._layouts[RTT_TABLE.name].row(1)] += 1  # the first thing that add() does
+    store.clear()
+    again = store.writer(RTT_TABLE)
+    for number in range(2):
+        again.add(("h", f"r{number}", "dp", "udp"))
+    rows = list(store.read(RTT_TABLE))
+    assert [row.labels[1] for row in rows] == ["r0", "r1"]
+    assert not any(math.isnan(value) for row in rows for value in row.values)
 
 
 def test_a_writer_that_starts_again_under_a_reader_mixes_no_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:

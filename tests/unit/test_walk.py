@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from exporter.probing.loop import Loop
-from exporter.probing.walk import HOP_TIMEOUT_SECONDS, Walk
+from exporter.probing.tracing.walk import HOP_TIMEOUT_SECONDS, Walk
 
 
 class Clock:

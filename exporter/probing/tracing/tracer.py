@@ -1,8 +1,8 @@
 """Traces every probed flow and keeps its last complete route, so that a failing path's links are known.
 
-A trace (exporter.probing.walk) is sent by a carrier, which keeps the flow's 5-tuple: exporter.probing.trace_udp and
-exporter.probing.trace_tcp. Flows are traced every period, and soon after they lost a probe. A trace of a failing flow
-replaces no route; it tells where it ended.
+A trace (exporter.probing.tracing.walk) is sent by a carrier, which keeps the flow's 5-tuple: the modules udp and tcp
+beside this one. Flows are traced every period, and soon after they lost a probe. A trace of a failing flow replaces no
+route; it tells where it ended.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from exporter.probing.ceilings import PACKETS_PER_SECOND_PER_SWITCH
 from exporter.probing.limits import Pace
 from exporter.probing.loop import LATEST_NS, Loop, Timer
 from exporter.probing.paths import Flow, Path
-from exporter.probing.spraying import RecentRoutes
-from exporter.probing.walk import Walk
+from exporter.probing.tracing.spraying import RecentRoutes
+from exporter.probing.tracing.walk import Walk
 from exporter.store import RowWriter, TableWriter
 
 _FIRST_SECONDS, _SPREAD_SECONDS = 0.2, 3.0

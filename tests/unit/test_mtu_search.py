@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from exporter.contracts.catalogue import PATH as PATH_TABLE
 from exporter.contracts.catalogue import PATH_MTU_LIMIT, RTT_TABLE
 from exporter.contracts.plan import UDP_HEADERS
-from exporter.probing import pathmtu
 from exporter.probing.loop import Loop
-from exporter.probing.mtusizes import CALIBRATION, LIKELY, SMALLEST, next_size, packets_needed
+from exporter.probing.mtu.search import MOST_AT_ONCE, SPACING_SECONDS, Limit, MtuSearcher, _Watched
+from exporter.probing.mtu.sizes import CALIBRATION, LIKELY, SMALLEST, next_size, packets_needed
 from exporter.probing.packet import TRACE, Codec
-from exporter.probing.pathmtu import MOST_AT_ONCE, Limit, MtuSearcher
 from exporter.probing.paths import LOSSES, MTU, MTU_PROMISED, SENT, Path
 from exporter.probing.settings import prober_tables
 from exporter.probing.udp import UdpProber
@@ -130,7 +129,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def probed(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probed]:
-    monkeypatch.setattr(pathmtu, "SPACING_SECONDS", 0.01)
+    monkeypatch.setattr("exporter.probing.mtu.search.SPACING_SECONDS", 0.01)
     made = Probed(network)
     yield made
     made.close()
@@ -238,7 +237,7 @@ def test_a_port_that_was_replaced_and_comes_back_with_a_small_mtu_is_found_soon(
     network: Network, probed: Probed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait does not grow while the path is dead, or its new MTU would go unseen for minutes."""
-    monkeypatch.setattr(pathmtu, "FIRST_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("exporter.probing.mtu.search.FIRST_WAIT_SECONDS", 0.1)
     network.mtu = 0
     probed.searcher.search(probed.path)
     while len(probed.ended) < 4:
@@ -292,17 +291,31 @@ def test_searches_of_many_paths_take_turns_at_a_bounded_pace(network: Network) -
         many.search(40)
         times = [at for at, _, kind in network.seen if kind == TRACE]
         busiest = max(sum(start <= at < start + 1 for at in times) for start in times)
-        assert busiest <= MOST_AT_ONCE / pathmtu.SPACING_SECONDS + MOST_AT_ONCE
+        assert busiest <= MOST_AT_ONCE / SPACING_SECONDS + MOST_AT_ONCE
         assert [path.row.get(MTU) for path in many.paths] == [1500] * len(many.paths)
     finally:
         many.close()
 
 
+def test_paths_that_wait_for_a_search_leave_without_being_looked_for(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was looked for among all that waited: work that grew with the square of the paths, in the probing loop."""
+    compared: list[object] = []
+    monkeypatch.setattr(_Watched, "__eq__", lambda one, other: compared.append(one) or one is other)
+    many = Probed(network, paths=60)
+    for path in many.paths:
+        many.searcher.search(path)
+    assert len(many.searcher._waiting) == len(many.paths) - MOST_AT_ONCE
+    many.close()
+    assert (len(compared), len(many.searcher._waiting), many.searcher._under_way) == (0, 0, 0)
+
+
 def test_a_path_that_goes_on_failing_is_searched_again_and_ever_more_rarely(
     network: Network, probed: Probed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pathmtu, "FIRST_WAIT_SECONDS", 0.2)
-    monkeypatch.setattr(pathmtu, "LONGEST_WAIT_SECONDS", 0.4)
+    monkeypatch.setattr("exporter.probing.mtu.search.FIRST_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("exporter.probing.mtu.search.LONGEST_WAIT_SECONDS", 0.4)
     network.mtu = 1500
     probed.searcher.search(probed.path)
     probed.search()

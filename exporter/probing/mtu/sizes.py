@@ -1,6 +1,6 @@
 """Which packet size to try next when a path's MTU is searched, and how often before silence proves it too large.
 
-Sizes are of whole IP packets. Pure arithmetic: exporter.probing.pathmtu sends.
+Sizes are of whole IP packets. Pure arithmetic: exporter.probing.mtu.search sends.
 """
 
 from __future__ import annotations

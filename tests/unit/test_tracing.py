@@ -21,8 +21,8 @@ from exporter.contracts.catalogue import (
 )
 from exporter.probing.paths import ROUTE_CHANGES, ROUTE_HASH, Path
 from exporter.probing.settings import prober_tables
-from exporter.probing.trace import FREEZE_LIMIT_SECONDS, FREEZE_SECONDS, Tracer, route_hash
-from exporter.probing.walk import Walk
+from exporter.probing.tracing.tracer import FREEZE_LIMIT_SECONDS, FREEZE_SECONDS, Tracer, route_hash
+from exporter.probing.tracing.walk import Walk
 from exporter.results import ResultRing
 from exporter.store import Row, Store
 from tests.unit.test_plan_contract import TARGET

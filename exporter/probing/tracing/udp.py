@@ -7,8 +7,8 @@ import time
 from exporter.probing.packet import TRACE, Packet, quoted_sequence
 from exporter.probing.paths import Flow
 from exporter.probing.sockets import Datagram, IcmpError, send_options
+from exporter.probing.tracing.walk import Walk
 from exporter.probing.udp import FlowSocket, UdpProber
-from exporter.probing.walk import Walk
 
 
 class UdpTraces:

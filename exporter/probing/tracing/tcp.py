@@ -5,8 +5,8 @@ No privilege is needed. A socket that connects under IP_RECVERR finds the ICMP e
 socket's own ports and sequence number: late answers to an earlier hop, whose socket is closed, reach nobody. A trace
 ends with the destination's SYN-ACK or reset.
 
-The port belongs to the path's own handshakes (exporter.probing.tcp). A trace uses it between two of them and lets go of
-it when a probe is due.
+The port belongs to the path's own handshakes (exporter.probing.tcp.handshake). A trace uses it between two of them and
+lets go of it when a probe is due.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collections.abc import Callable
 from exporter.probing.loop import Loop
 from exporter.probing.paths import Flow
 from exporter.probing.sockets import IcmpError, error_queue, open_traced_connection
-from exporter.probing.trace_udp import round_trip
-from exporter.probing.walk import Walk
+from exporter.probing.tracing.udp import round_trip
+from exporter.probing.tracing.walk import Walk
 
 _ERRORS_READ = 8
 

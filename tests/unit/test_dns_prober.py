@@ -6,96 +6,25 @@ import csv
 import io
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from exporter.contracts.catalogue import CATALOGUE, DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE, SERIES_TERMS
-from exporter.contracts.codec import ContractError
-from exporter.dnsconfig import Dns, candidates, dns_settings
+from exporter.dnsconfig import candidates
 from exporter.exposition import Renderer
-from exporter.probing.dns import DnsProber
-from exporter.probing.dnsmessage import Answer, decode_answer, encode_name, encode_query
+from exporter.probing.dns.message import encode_name, encode_query
+from exporter.probing.dns.prober import DnsProber
 from exporter.probing.loop import Loop
 from exporter.probing.settings import DnsSettings, prober_tables
 from exporter.records import RecordWriter
 from exporter.results import ResultRing
 from exporter.store import Store
+from tests.unit.resolvers import A_RECORD, ALIAS, NAME, Reply, asked_name, framed, over_tcp, reply, resolver, truncated
 from tests.unit.running import RunningExporter, free_port, until
-
-NAME = "store.example"
-A_RECORD = b"\xc0\x0c" + bytes.fromhex("0001 0001 00000005 0004 0a010203")
-ALIAS = b"\xc0\x0c" + bytes.fromhex("0005 0001 00000005 0002 c00c")
-
-Reply = Callable[[bytes], Sequence[bytes]]
-
-
-def reply(query: bytes, rcode: int = 0, records: Sequence[bytes] = (A_RECORD,), flags: int = 0x8180) -> bytes:
-    """A sound answer to ``query``."""
-    header = query[:2] + struct.pack("!5H", flags | rcode, 1, len(records), 0, 0)
-    return header + query[12:] + b"".join(records)
-
-
-def asked_name(query: bytes) -> str:
-    labels, offset = [], 12
-    while query[offset]:
-        labels.append(query[offset + 1 : offset + 1 + query[offset]].decode())
-        offset += 1 + query[offset]
-    return ".".join(labels)
-
-
-class Resolver:
-    """Answers each query with the datagrams that ``answer`` makes of it; remembers queries and when they came."""
-
-    def __init__(self, answer: Reply, address: str = "127.0.0.1") -> None:
-        self.queries: list[bytes] = []
-        self.moments: list[float] = []
-        self.sources: set[tuple[str, int]] = set()
-        self._answer = answer
-        self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((address, 0))
-        self._socket.settimeout(0.05)
-        self.port = int(self._socket.getsockname()[1])
-        self._running = True
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    @property
-    def names(self) -> list[str]:
-        return [asked_name(query) for query in self.queries]
-
-    def _serve(self) -> None:
-        while self._running:
-            try:
-                query, source = self._socket.recvfrom(2000)
-            except TimeoutError:
-                continue
-            self.queries.append(query)
-            self.moments.append(time.monotonic())
-            self.sources.add(source)
-            for datagram in self._answer(query):
-                self._socket.sendto(datagram, source)
-
-    def close(self) -> None:
-        self._running = False
-        self._thread.join(5)
-        self._socket.close()
-
-
-@contextmanager
-def resolver(answer: Reply, address: str = "127.0.0.1") -> Iterator[Resolver]:
-    serving = Resolver(answer, address)
-    try:
-        yield serving
-    finally:
-        serving.close()
 
 
 class Seen:
@@ -231,51 +160,6 @@ def test_letters_whose_case_is_not_kept_are_the_same_question() -> None:
     with resolver(lambda query: [reply(query[:12] + query[12:].upper())]) as serving:
         seen = probe(settings(serving.port))
     assert seen.answers["noerror"] == seen["queries"] > 0
-
-
-def truncated(query: bytes) -> list[bytes]:
-    return [reply(query, flags=0x8380)[:-7]]
-
-
-def framed(message: bytes) -> bytes:
-    return len(message).to_bytes(2, "big") + message
-
-
-@contextmanager
-def over_tcp(
-    serving: Resolver, answer: Callable[[bytes], bytes], *, hang: bool = False, pieces: int = 1 << 20
-) -> Iterator[list[bytes]]:
-    """Answer on the resolver's port over TCP as well; yields the queries that came."""
-    queries: list[bytes] = []
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", serving.port))
-    listener.listen()
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection, suppress(OSError):
-                connection.settimeout(3)
-                queries.append(connection.recv(2000)[2:])
-                data = answer(queries[-1])
-                for at in range(0, len(data), pieces):
-                    connection.sendall(data[at : at + pieces])
-                    time.sleep(0.002 if pieces < len(data) else 0)
-                if hang:
-                    connection.recv(1)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield queries
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(5)
 
 
 def test_a_truncated_answer_is_asked_for_again_over_tcp_and_counted_apart() -> None:
@@ -499,7 +383,7 @@ def test_what_the_host_cannot_send_is_unsent(monkeypatch: pytest.MonkeyPatch) ->
     def no_descriptor_left(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("exporter.probing.dns.open_flow", no_descriptor_left)
+    monkeypatch.setattr("exporter.probing.dns.prober.open_flow", no_descriptor_left)
     seen = probe(settings(9))
     assert seen["unsent"] >= 4
     assert seen["queries"] == seen["resolutions"] == 0
@@ -521,103 +405,6 @@ def test_series_are_as_many_as_the_formulas_say() -> None:
             assert counted <= metric.series_bound(terms), metric.name
             if metric.kind != "gauge":  # a resolver that never answered has no round trip
                 assert counted == metric.series_bound(terms), metric.name
-
-
-# ---- messages
-
-
-def test_a_query_is_what_rfc_1035_says() -> None:
-    assert encode_query(0x1234, "ns.example.").hex() == "123401000001000000000000026e73076578616d706c650000010001"
-
-
-@pytest.mark.parametrize("name", ["", ".", "a..b", "x" * 64, ".".join(["abcdefg"] * 32), "caf\xe9.example"])
-def test_what_is_no_domain_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"label|bytes|ascii"):
-        encode_name(name)
-
-
-def test_the_longest_name_is_one() -> None:
-    assert len(encode_name(".".join(["x" * 63] * 3 + ["x" * 61]))) == 255
-
-
-def test_addresses_are_counted_past_aliases_and_compressed_names() -> None:
-    query = encode_query(7, NAME)
-    plain = encode_name(NAME) + A_RECORD[2:]
-    assert decode_answer(query, reply(query, records=(ALIAS, A_RECORD, plain))) == Answer(0, False, 2)
-
-
-@given(st.binary(max_size=80))
-def test_no_datagram_breaks_the_reader(data: bytes) -> None:
-    assert decode_answer(encode_query(7, NAME), data) is None
-
-
-@given(st.binary(max_size=120), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
-def test_no_answer_to_our_question_breaks_the_reader(tail: bytes, flags: int, records: int) -> None:
-    query = encode_query(7, NAME)
-    data = query[:2] + struct.pack("!5H", flags, 1, records, 0, 0) + query[12:] + tail
-    answer = decode_answer(query, data)
-    assert answer is None or 0 <= answer.addresses <= len(tail) // 15
-
-
-# ---- configuration
-
-
-def test_a_name_goes_through_the_search_list_as_a_stub_resolver_takes_it() -> None:
-    assert candidates("a.b", ("x.y", "z."), 5) == ("a.b.x.y", "a.b.z", "a.b")
-    assert candidates("a.b", ("x.y", "z"), 1) == ("a.b", "a.b.x.y", "a.b.z")
-    assert candidates("a.b.", ("x.y",), 5) == ("a.b.",)
-    assert candidates("a", (".",), 1) == ("a", "a")
-
-
-def test_what_is_left_out_is_taken_from_resolv_conf(tmp_path: Path) -> None:
-    path = tmp_path / "resolv.conf"
-    path.write_text(
-        "# a comment\ndomain old.example\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nnameserver 192.0.2.1\n"
-        "nameserver 192.0.2.2\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n"
-        "search a.example b.example\noptions edns0 ndots:2 timeout:1\noptions ndots:99\nnameserver\n"
-    )
-    got = dns_settings(Dns(names=("x.y",), resolv_conf=str(path)))
-    assert got.resolvers == tuple((text, text, 53) for text in ("192.0.2.1", "2001:db8::1", "192.0.2.2"))
-    assert got.names == (("x.y", ("x.y.a.example", "x.y.b.example", "x.y")),)
-    own = Dns(names=("x.y",), resolvers=("192.0.2.9:5353",), search=(), ndots=1, resolv_conf="/nowhere")
-    assert dns_settings(own).resolvers == (("192.0.2.9:5353", "192.0.2.9", 5353),)
-    assert dns_settings(own).names == (("x.y", ("x.y",)),)
-
-
-def test_a_resolv_conf_without_a_resolver_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "resolv.conf"
-    path.write_text("nameserver resolver.example\n")
-    with pytest.raises(ContractError, match="names no 'nameserver' with an IP address"):
-        dns_settings(Dns(names=("x",), resolv_conf=str(path)))
-
-
-def resolver_of(text: str) -> tuple[str, str, int]:
-    (found,) = dns_settings(Dns(names=("x.",), resolvers=(text,), search=(), ndots=1)).resolvers
-    return found
-
-
-@pytest.mark.parametrize(
-    ("text", "address", "port"),
-    [
-        ("192.0.2.53", "192.0.2.53", 53),
-        ("192.0.2.53:5353", "192.0.2.53", 5353),
-        ("2001:db8::53", "2001:db8::53", 53),
-        ("[2001:db8::53]", "2001:db8::53", 53),
-        ("[2001:db8::53]:5353", "2001:db8::53", 5353),
-        ("fe80::1%eth0", "fe80::1%eth0", 53),
-        ("::1", "::1", 53),
-    ],
-)
-def test_a_resolver_is_an_address_and_may_have_a_port(text: str, address: str, port: int) -> None:
-    assert resolver_of(text) == (text, address, port)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "ns.example", "192.0.2.53:", "192.0.2.53:0", "[192.0.2.53]:53", "[::1]:x", "[::1"]
-)
-def test_what_is_no_resolver_is_refused(text: str) -> None:
-    with pytest.raises(ContractError, match=r"field 'dns\.resolvers'"):
-        resolver_of(text)
 
 
 # ---- as an operator runs it

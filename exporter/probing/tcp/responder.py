@@ -11,7 +11,7 @@ from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import ECHO, PACKET_BYTES, Codec
 from exporter.probing.sockets import open_listener, receive_bytes, traffic_class_of
-from exporter.probing.tcp import RESET_ON_CLOSE
+from exporter.probing.tcp.handshake import RESET_ON_CLOSE
 from exporter.store import RowWriter
 
 HOLD_SECONDS = 1.0

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from exporter.probing.localmtu import local_mtu
+from exporter.probing.mtu.local import local_mtu
 
 # A process of its own network namespace: an interface, and an ICMP error that the kernel remembers for its route.
 _PROGRAM = """
 import os, socket, subprocess, sys, time
-from exporter.probing.localmtu import local_mtu
+from exporter.probing.mtu.local import local_mtu
 from tests.unit.test_prober import forge_icmp
 
 def ip(words):

@@ -17,14 +17,14 @@ reachability, and not MTU.
 from __future__ import annotations
 
 import errno
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from exporter.contracts.plan import UDP_HEADERS
-from exporter.probing.localmtu import local_mtu
 from exporter.probing.loop import LATEST_NS, Loop, Timer
-from exporter.probing.mtusizes import CALIBRATION, SMALLEST, next_size, packets_needed
+from exporter.probing.mtu.local import local_mtu
+from exporter.probing.mtu.sizes import CALIBRATION, SMALLEST, next_size, packets_needed
 from exporter.probing.packet import TRACE, quoted_sequence
 from exporter.probing.paths import Path, packet_bytes
 from exporter.probing.sockets import IcmpError, send_options
@@ -161,7 +161,7 @@ class MtuSearcher:
         self._watched: dict[Path, _Watched] = {}
         self._by_flow: dict[tuple[FlowSocket, tuple[str, int]], list[_Watched]] = {}
         self._by_sequence: dict[int, _Search] = {}
-        self._waiting: deque[_Watched] = deque()
+        self._waiting: OrderedDict[_Watched, None] = OrderedDict()  # first come first; any may leave in O(1)
         self._under_way = 0
         self._last_found: int | None = None  # paths that fail together fail for the same port
 
@@ -248,8 +248,7 @@ class MtuSearcher:
             watched.timer = None
         if watched.search is not None:
             self._leave(watched.search)
-        if watched in self._waiting:
-            self._waiting.remove(watched)
+        self._waiting.pop(watched, None)
         if watched.row is not None:
             self._limits.remove(watched.row)
             watched.row = None
@@ -257,12 +256,12 @@ class MtuSearcher:
 
     def _queue(self, watched: _Watched) -> None:
         watched.timer = None
-        self._waiting.append(watched)
+        self._waiting[watched] = None
         self._begin_waiting()
 
     def _begin_waiting(self) -> None:
         while self._waiting and self._under_way < MOST_AT_ONCE:
-            watched = self._waiting.popleft()
+            watched, _ = self._waiting.popitem(last=False)
             self._under_way += 1
             watched.search = _Search(watched)
             self._send_soon(watched.search)

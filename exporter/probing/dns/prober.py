@@ -40,8 +40,8 @@ from exporter.contracts.catalogue import (
     DNS_UNREACHABLE,
     DNS_UNSENT,
 )
-from exporter.probing.dnsmessage import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Answer, decode_answer, encode_query
-from exporter.probing.loop import Loop
+from exporter.probing.dns.message import NOERROR, NXDOMAIN, REFUSED, SERVFAIL, Answer, decode_answer, encode_query
+from exporter.probing.loop import Loop, Readable, Timer
 from exporter.probing.phase import next_due
 from exporter.probing.settings import DnsSettings
 from exporter.probing.sockets import TransmitTime, error_queue, open_flow, receive
@@ -150,17 +150,36 @@ class Lookup:
         self.asked = 0
 
 
-class _Query:
+class _Query(Readable):
     """One query under way. It calls ``ended`` once, with the answer or None, after it has booked what became of it."""
+
+    _socket: socket.socket
+    _timer: Timer
+
+    def __init__(self, loop: Loop, lookup: Lookup, message: bytes, ended: Callable[[Answer | None], None]) -> None:
+        self._loop = loop
+        self._lookup = lookup
+        self._message = message
+        self._ended = ended
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def _end(self, answer: Answer | None) -> None:
+        self._loop.cancel(self._timer)
+        self._loop.forget(self)
+        self._socket.close()
+        self._ended(answer)
+
+
+class _UdpQuery(_Query):
+    """One datagram. What comes and is no answer to it is counted, and does not end it."""
 
     def __init__(
         self, loop: Loop, lookup: Lookup, message: bytes, timeout_seconds: float, ended: Callable[[Answer | None], None]
     ) -> None:
         """Raise OSError when the host cannot send."""
-        self._loop = loop
-        self._lookup = lookup
-        self._ended = ended
-        self._message = message
+        super().__init__(loop, lookup, message, ended)
         self._kernel_ns = 0
         # The route to the resolver chooses the address.
         self._socket = open_flow("::" if ":" in lookup.address[0] else "0.0.0.0", 0)  # noqa: S104
@@ -175,9 +194,6 @@ class _Query:
         lookup.count(_QUERIES)
         loop.watch(self)
         self._timer = loop.after(timeout_seconds, self._on_timeout)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
 
     def on_input(self) -> None:
         self._take_in(_BATCH)
@@ -231,29 +247,15 @@ class _Query:
             self._lookup.record(self._unix_ns, "timeout")
             self._end(None)
 
-    def _end(self, answer: Answer | None) -> None:
-        self._loop.cancel(self._timer)
-        self._loop.forget(self)
-        self._socket.close()
-        self._ended(answer)
 
-
-class _TcpQuery:
-    """The same query over TCP: one connection, one answer. It calls ``ended`` once, as ``_Query`` does."""
+class _TcpQuery(_Query):
+    """One connection, one answer."""
 
     def __init__(
-        self,
-        loop: Loop,
-        lookup: Lookup,
-        message: bytes,
-        timeout_seconds: float,
-        ended: Callable[[Answer | None], None],
+        self, loop: Loop, lookup: Lookup, message: bytes, timeout_seconds: float, ended: Callable[[Answer | None], None]
     ) -> None:
         """Raise OSError when the host cannot connect."""
-        self._loop = loop
-        self._lookup = lookup
-        self._ended = ended
-        self._message = message
+        super().__init__(loop, lookup, message, ended)
         self._timeout_seconds = timeout_seconds
         self._received = bytearray()
         self._unix_ns, self._monotonic_ns = time.time_ns(), loop.clock()
@@ -269,9 +271,6 @@ class _TcpQuery:
         lookup.count(_TCP_QUERIES)
         loop.watch(self, output=True)
         self._timer = loop.after(timeout_seconds, self._on_timeout)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
 
     def on_output(self) -> None:
         """Connected, or not. The answer has a timeout of its own, so that a stall before the query is no failure."""
@@ -319,12 +318,6 @@ class _TcpQuery:
         self._lookup.count(_TCP_FAILURES)
         self._lookup.record(self._unix_ns, "tcp failed")
         self._end(None)
-
-    def _end(self, answer: Answer | None) -> None:
-        self._loop.cancel(self._timer)
-        self._loop.forget(self)
-        self._socket.close()
-        self._ended(answer)
 
 
 class DnsProber:
@@ -402,7 +395,7 @@ class DnsProber:
             name = f"{secrets.token_hex(8)}{name[1:]}"
         message = encode_query(secrets.randbits(16), name)
         try:
-            _Query(self._loop, lookup, message, self._timeout_seconds, lambda a: self._on_end(lookup, message, a))
+            _UdpQuery(self._loop, lookup, message, self._timeout_seconds, lambda a: self._on_end(lookup, message, a))
         except OSError as error:
             if error.errno in _NO_ROUTE:
                 lookup.count(_QUERIES, _UNREACHABLE)

@@ -11,8 +11,9 @@ import pytest
 from exporter.probing.loop import Loop
 from exporter.probing.paths import Flow
 from exporter.probing.sockets import IcmpError
-from exporter.probing.trace_tcp import TcpCarrier
-from exporter.probing.walk import HOP_TIMEOUT_SECONDS, Walk
+from exporter.probing.tracing.tcp import TcpCarrier
+from exporter.probing.tracing.walk import HOP_TIMEOUT_SECONDS, Walk
+from tests.unit.peers import full_listener
 from tests.unit.test_prober import FAR, SOURCE, Running, free_port, target, wait_for
 
 
@@ -65,14 +66,9 @@ def test_its_port_is_free_again_at_once(listener: socket.socket) -> None:
         assert walk_of(flow).complete
 
 
-def test_a_destination_that_says_nothing_is_given_up(listener: socket.socket) -> None:
-    """A listener whose queue is full drops each SYN."""
-    listener.listen(0)
-    with socket.socket() as first, socket.socket() as second:
-        for filling in (first, second):
-            filling.setblocking(False)
-            filling.connect_ex(listener.getsockname())
-        walk = walk_of(flow_to(listener.getsockname()[1]), 8 * HOP_TIMEOUT_SECONDS)
+def test_a_destination_that_says_nothing_is_given_up() -> None:
+    with full_listener(FAR) as (port, _):
+        walk = walk_of(flow_to(port), 8 * HOP_TIMEOUT_SECONDS)
     assert (walk.hops, walk.reached, walk.ended) == ([None, None, None], False, True)
 
 
@@ -85,15 +81,11 @@ def test_a_destination_that_says_nothing_is_given_up(listener: socket.socket) ->
     ],
 )
 def test_what_a_router_says_is_told_to_the_walk(
-    kind: str, offender: str, hops: list[str], unreachable_from: str | None, listener: socket.socket
+    kind: str, offender: str, hops: list[str], unreachable_from: str | None
 ) -> None:
     """Real routers speak in tests/lab; here the carrier is told what the kernel would have told it."""
-    listener.listen(0)
-    with socket.socket() as first, socket.socket() as second:
-        for filling in (first, second):
-            filling.setblocking(False)
-            filling.connect_ex(listener.getsockname())
-        flow = flow_to(listener.getsockname()[1])
+    with full_listener(FAR) as (port, _):
+        flow = flow_to(port)
 
         def say(loop: Loop, carrier: TcpCarrier, walk: Walk) -> None:
             carrier._on_icmp(IcmpError(kind, offender, flow.destination, 0, b""))  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""DNS probes: messages, and the prober that sends them."""

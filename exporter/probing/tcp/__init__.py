@@ -1,0 +1,1 @@
+"""TCP probes: the handshake and its echo, and who answers them."""

@@ -1,0 +1,1 @@
+"""Which way the probes of a flow take: walks with a growing hop limit, and the routes they find."""
