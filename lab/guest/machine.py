@@ -95,7 +95,12 @@ class Guest:
             ]
         with self._console.open("wb") as console:
             return subprocess.Popen(
-                line, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True
+                line,
+                env={**os.environ, "TMPDIR": _directory_for_memory(memory_mb)},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def output(self) -> bytes:
@@ -151,3 +156,13 @@ class Guest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+
+
+def _directory_for_memory(memory_mb: int) -> str:
+    """Where User-Mode Linux keeps its memory, a file that it maps executable.
+
+    Left to itself it takes /dev/shm, which in many containers forbids that, or holds 64 MB.
+    """
+    shared = os.statvfs("/dev/shm")  # noqa: S108 - asked only how large it is
+    fits = shared.f_bavail * shared.f_frsize > memory_mb << 20
+    return "/dev/shm" if fits and not shared.f_flag & os.ST_NOEXEC else tempfile.gettempdir()  # noqa: S108

@@ -111,6 +111,18 @@ def test_a_device_that_vanishes_and_returns(fabric: Fabric) -> None:
             assert ping([(asker, responder)], 20).lost == 0
 
 
+def test_a_responder_that_has_died_answers_nothing(fabric: Fabric) -> None:
+    near, far = fabric.ports
+    with endpoints(near) as (asker,):
+        with endpoints(far) as (responder,):
+            assert ping([(asker, responder)], 5).lost == 0
+        # Its successor has another queue pair: who does not learn that asks the dead.
+        with endpoints(far) as (successor,):
+            assert successor.queue_pair != responder.queue_pair
+            assert ping([(asker, successor)], 5, queue_pair=responder.queue_pair).lost == 5
+            assert ping([(asker, successor)], 5).lost == 0
+
+
 def test_a_changed_address_is_another_gid(fabric: Fabric) -> None:
     near, far = fabric.ports
     with endpoints(near, far) as (asker, responder):

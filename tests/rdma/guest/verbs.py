@@ -192,10 +192,11 @@ def ping(
     patience: float = 0.2,
     traffic_class: int = ECT0,
     address: str = "",
+    queue_pair: int = 0,
 ) -> Answers:
     """Have the first of each pair ask the second, once a round, and all answer; wait ``patience`` s for the last.
 
-    ``address`` is where to send to, that of the second's port unless given.
+    ``address`` and ``queue_pair`` are where to send to, those of the second unless given.
     """
     endpoints = {end.descriptor: end for pair in pairs for end in pair}
     answers = Answers([], [], 0, set())
@@ -227,7 +228,7 @@ def ping(
                     number,
                     time.monotonic_ns(),
                     address or responder.port.address,
-                    responder.queue_pair,
+                    queue_pair or responder.queue_pair,
                     traffic_class,
                 )
             serve(start + interval)
