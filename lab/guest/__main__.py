@@ -45,6 +45,8 @@ def main() -> int:
     prepare = commands.add_parser("prepare", help="have a kernel and pyverbs ready, or say what is missing")
     prepare.set_defaults(call=_prepare)
     arguments = parser.parse_args()
+    if arguments.call is _run and not arguments.argv:
+        run.error("which command?")
     try:
         return int(arguments.call(arguments))
     except LabError as error:

@@ -82,6 +82,8 @@ class Guest:
         )
 
     def _boot(self, kernel: Kernel, memory_mb: int, virtual_time: bool) -> subprocess.Popen[bytes]:
+        if any(" " in str(path) for path in (INIT, self.share)):
+            raise LabError(f"a kernel's command line has no spaces: {INIT}, {self.share}", "move it, or set TMPDIR")
         if kernel.machine == "qemu":
             line = qemu.command(kernel.path, self.share, INIT, memory_mb)
         else:
@@ -109,7 +111,7 @@ class Guest:
 
     def poll(self) -> int | None:
         """The command's exit code, None while it runs; raise LabError when the guest died before it."""
-        ended = self._process.poll() is not None
+        ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         with suppress(FileNotFoundError):
             return int(self._exit.read_text())
         if ended:
@@ -145,7 +147,7 @@ class Guest:
     def end(self) -> None:
         """End the guest, however it stands, and forget its share."""
         self._output.close()
-        # Our child is not waited for before the reaper is done: so long its group's number is nobody else's.
+        # Our child is not waited for before the reaper is done, nor in poll: so long its number is nobody else's.
         self._reaper.communicate()
         self._process.wait()
 

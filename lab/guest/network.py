@@ -162,7 +162,8 @@ class Fabric:
         _batch(["ip"], [f"addr del {port.interface} dev {port.netdev}"])
         port.interface = new
         _batch(["ip"], self._addressed(port))
-        self._introduce()
+        if self._static:
+            self._introduce()
 
     def remove_device(self, port: Port) -> None:
         """Take the RDMA device away; the network interface stays.

@@ -113,9 +113,11 @@ class GuestRun:
             [sys.executable, "-m", "pytest", "-q", *options, *(str(root / item.nodeid) for item in items)],
             which,
             cwd=root,
+            environ={"PYTEST_ADDOPTS": ""},
             virtual_time=_virtual(items[0]),
         )
         self._lines = self._follow()
+        self._received: dict[str, list[pytest.TestReport]] = {}
 
     def _follow(self) -> Iterator[dict[str, object] | None]:
         """Reports as they come; None while there is no new one. Raises LabError when there will be none."""
@@ -142,20 +144,19 @@ class GuestRun:
                     raise LabError(f"{end}\nIts output:\n{self.guest.output().decode(errors='replace')}")
                 yield None
 
-    def reports(self, item: pytest.Item, deadline: float) -> Iterator[pytest.TestReport]:
+    def reports(self, item: pytest.Item, deadline: float) -> list[pytest.TestReport]:
         """The reports of ``item``, the last of which is that of its teardown."""
-        while True:
+        mine = self._received.setdefault(item.nodeid, [])
+        while not mine or mine[-1].when != "teardown":
             data = next(self._lines)
-            if data is None:
-                if time.monotonic() > deadline:
-                    raise LabError(f"no report from the guest; its console ends with:\n{self.guest.console_tail()}")
+            if data is not None:
+                report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+                self._received.setdefault(report.nodeid, []).append(report)
+            elif time.monotonic() > deadline:
+                raise LabError(f"no report from the guest; its console ends with:\n{self.guest.console_tail()}")
+            else:
                 time.sleep(0.01)
-                continue
-            report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
-            if report.nodeid == item.nodeid:
-                yield report
-                if report.when == "teardown":
-                    return
+        return mine
 
 
 def _for_guest(item: pytest.Item) -> bool:
