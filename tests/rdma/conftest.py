@@ -49,6 +49,7 @@ class Guests:
         self._why_no_kernel = ""
         self._remaining: list[pytest.Item] = []
         self._run: GuestRun | None = None
+        self._hopeless = ""
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -81,6 +82,9 @@ class Guests:
             yield _skipped(item, "virtual time needs User-Mode Linux (make uml-kernel)")
             return
         start = time.time()
+        if self._hopeless:
+            yield _report(item, "failed", self._hopeless, start)
+            return
         try:
             if self._run is None or item not in self._run.items:
                 self._end()
@@ -88,6 +92,8 @@ class Guests:
                 self._run = GuestRun(same, self._kernel)
             yield from self._run.reports(item, deadline=time.monotonic() + SECONDS_HERE)
         except LabError as error:
+            if self._run is None or not self._run.heard:
+                self._hopeless = str(error)  # the next would fare no better, and might take as long to show it
             self._end()
             yield _report(item, "failed", str(error), start)
 
@@ -143,6 +149,11 @@ class GuestRun:
                 if end:
                     raise LabError(f"{end}\nIts output:\n{self.guest.output().decode(errors='replace')}")
                 yield None
+
+    @property
+    def heard(self) -> bool:
+        """Whether the guest has reported anything."""
+        return any(self._received.values())
 
     def reports(self, item: pytest.Item, deadline: float) -> list[pytest.TestReport]:
         """The reports of ``item``, the last of which is that of its teardown."""
