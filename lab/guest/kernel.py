@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from lab.errors import LabError
+from lab.guest import qemu
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/uml-kernel"
@@ -39,15 +40,12 @@ def find(*, build: bool = False) -> Kernel:
         cached = _cached()
     if cached is not None:
         return Kernel("uml", cached)
-    from lab.guest import qemu  # noqa: PLC0415
-
-    try:
-        return Kernel("qemu", qemu.kernel())
-    except LabError as error:
+    image = qemu.kernel()
+    if image is None:
         raise LabError(
-            f"there is no kernel with soft-RoCE to boot: no UML_KERNEL, none in the cache, and {error}",
-            "make uml-kernel builds one, UML_KERNEL=PATH names one",
-        ) from error
+            "there is no kernel with soft-RoCE to boot", f"make uml-kernel, or UML_KERNEL=PATH, or {qemu.REMEDY}"
+        )
+    return Kernel("qemu", image)
 
 
 def _cached() -> Path | None:

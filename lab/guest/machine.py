@@ -82,6 +82,8 @@ class Guest:
         )
 
     def _boot(self, kernel: Kernel, memory_mb: int, virtual_time: bool) -> subprocess.Popen[bytes]:
+        if any(" " in str(path) for path in (INIT, self.share)):
+            raise LabError(f"a kernel's command line has no spaces: {INIT}, {self.share}", "move it, or set TMPDIR")
         if kernel.machine == "qemu":
             line = qemu.command(kernel.path, self.share, INIT, memory_mb)
         else:
@@ -95,7 +97,12 @@ class Guest:
             ]
         with self._console.open("wb") as console:
             return subprocess.Popen(
-                line, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True
+                line,
+                env={**os.environ, "TMPDIR": _directory_for_memory(memory_mb)},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def output(self) -> bytes:
@@ -104,7 +111,7 @@ class Guest:
 
     def poll(self) -> int | None:
         """The command's exit code, None while it runs; raise LabError when the guest died before it."""
-        ended = self._process.poll() is not None
+        ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         with suppress(FileNotFoundError):
             return int(self._exit.read_text())
         if ended:
@@ -131,13 +138,16 @@ class Guest:
             sys.stdout.buffer.flush()
 
     def console_tail(self) -> str:
-        """The last lines that the guest's kernel wrote to its console; a panic is among them."""
-        return "\n".join(self._console.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        """What the guest's kernel wrote to its console last: from its panic on, if it had one."""
+        lines = self._console.read_text(errors="replace").splitlines()
+        panics = [number for number, line in enumerate(lines) if "Kernel panic" in line]
+        start = panics[-1] if panics else -TAIL_LINES
+        return "\n".join(lines[start:][:TAIL_LINES])
 
     def end(self) -> None:
         """End the guest, however it stands, and forget its share."""
         self._output.close()
-        # Our child is not waited for before the reaper is done: so long its group's number is nobody else's.
+        # Our child is not waited for before the reaper is done, nor in poll: so long its number is nobody else's.
         self._reaper.communicate()
         self._process.wait()
 
@@ -148,3 +158,13 @@ class Guest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+
+
+def _directory_for_memory(memory_mb: int) -> str:
+    """Where User-Mode Linux keeps its memory, a file that it maps executable.
+
+    Left to itself it takes /dev/shm, which in many containers forbids that, or holds 64 MB.
+    """
+    shared = os.statvfs("/dev/shm")  # noqa: S108 - asked only how large it is
+    fits = shared.f_bavail * shared.f_frsize > memory_mb << 20
+    return "/dev/shm" if fits and not shared.f_flag & os.ST_NOEXEC else tempfile.gettempdir()  # noqa: S108

@@ -114,10 +114,10 @@ class Fabric:
     def __init__(
         self, addresses: Sequence[str], *, vteps: Sequence[str] = (), static_neighbours: bool = True, mtu: int = 1500
     ) -> None:
-        underlay = [ipaddress.ip_interface(vtep) for vtep in vteps] or [None] * len(addresses)
+        underlay: list[Interface | None] = [ipaddress.ip_interface(vtep) for vtep in vteps]
         self.ports = [
             Port(index, ipaddress.ip_interface(address), vtep)
-            for index, (address, vtep) in enumerate(zip(addresses, underlay, strict=True))
+            for index, (address, vtep) in enumerate(zip(addresses, underlay or [None] * len(addresses), strict=True))
         ]
         cabled = [port.vtep or port.interface for port in self.ports]
         self._subnets = sorted({interface.network for interface in cabled}, key=str)
@@ -162,7 +162,8 @@ class Fabric:
         _batch(["ip"], [f"addr del {port.interface} dev {port.netdev}"])
         port.interface = new
         _batch(["ip"], self._addressed(port))
-        self._introduce()
+        if self._static:
+            self._introduce()
 
     def remove_device(self, port: Port) -> None:
         """Take the RDMA device away; the network interface stays.

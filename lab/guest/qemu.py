@@ -10,6 +10,7 @@ import gzip
 import io
 import lzma
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,22 +25,17 @@ MODULES = (
     *("cls_u32", "cls_flower", "cls_matchall", "act_gact", "udp_diag"),
     *("ib_uverbs", "rdma_rxe", "crc32_generic"),  # the last by a name that modules.dep has not
 )
+PROGRAMS = ("qemu-system-x86_64", "busybox")
 REMEDY = "apt-get install qemu-system-x86 busybox-static linux-image-amd64"
 
 
-def kernel() -> Path:
-    """The newest Debian kernel in /boot, or ``QEMU_KERNEL``; raise LabError when it or QEMU is missing."""
+def kernel() -> Path | None:
+    """``QEMU_KERNEL``, or the newest Debian kernel in /boot; None when there is none with soft-RoCE, or no QEMU."""
     named = os.environ.get("QEMU_KERNEL")
     images = [Path(named).resolve()] if named else sorted(Path("/boot").glob("vmlinuz-*-amd64"), key=_age)
-    images = [image for image in images if _modules(image)]
-    if not images:
-        raise LabError("no Debian kernel with soft-RoCE for QEMU", REMEDY)
-    for program in ("qemu-system-x86_64", "busybox"):
-        try:
-            sandbox.find(program)
-        except LabError as error:
-            raise LabError(f"the program {program!r} is missing", REMEDY) from error
-    return images[0]
+    if not all(shutil.which(program, path=sandbox.SEARCH) for program in PROGRAMS):
+        return None
+    return next((image for image in images if _modules(image)), None)
 
 
 def command(image: Path, share: Path, init: Path, memory_mb: int) -> list[str]:
@@ -102,8 +98,10 @@ def _in_order(directory: Path) -> Iterator[str]:
     done: set[str] = set()
     for module in MODULES:
         # modules.dep names what is needed last to first.
-        for file in [*reversed(needs.get(files.get(module, ""), [])), files.get(module)]:
-            if file and file not in done:
+        if module not in files:
+            continue
+        for file in (*reversed(needs[files[module]]), files[module]):
+            if file not in done:
                 done.add(file)
                 yield file
 

@@ -49,6 +49,7 @@ class Guests:
         self._why_no_kernel = ""
         self._remaining: list[pytest.Item] = []
         self._run: GuestRun | None = None
+        self._hopeless = ""
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -81,6 +82,9 @@ class Guests:
             yield _skipped(item, "virtual time needs User-Mode Linux (make uml-kernel)")
             return
         start = time.time()
+        if self._hopeless:
+            yield _report(item, "failed", self._hopeless, start)
+            return
         try:
             if self._run is None or item not in self._run.items:
                 self._end()
@@ -88,6 +92,8 @@ class Guests:
                 self._run = GuestRun(same, self._kernel)
             yield from self._run.reports(item, deadline=time.monotonic() + SECONDS_HERE)
         except LabError as error:
+            if self._run is None or not self._run.heard:
+                self._hopeless = str(error)  # the next would fare no better, and might take as long to show it
             self._end()
             yield _report(item, "failed", str(error), start)
 
@@ -113,9 +119,11 @@ class GuestRun:
             [sys.executable, "-m", "pytest", "-q", *options, *(str(root / item.nodeid) for item in items)],
             which,
             cwd=root,
+            environ={"PYTEST_ADDOPTS": ""},
             virtual_time=_virtual(items[0]),
         )
         self._lines = self._follow()
+        self._received: dict[str, list[pytest.TestReport]] = {}
 
     def _follow(self) -> Iterator[dict[str, object] | None]:
         """Reports as they come; None while there is no new one. Raises LabError when there will be none."""
@@ -142,20 +150,24 @@ class GuestRun:
                     raise LabError(f"{end}\nIts output:\n{self.guest.output().decode(errors='replace')}")
                 yield None
 
-    def reports(self, item: pytest.Item, deadline: float) -> Iterator[pytest.TestReport]:
+    @property
+    def heard(self) -> bool:
+        """Whether the guest has reported anything."""
+        return any(self._received.values())
+
+    def reports(self, item: pytest.Item, deadline: float) -> list[pytest.TestReport]:
         """The reports of ``item``, the last of which is that of its teardown."""
-        while True:
+        mine = self._received.setdefault(item.nodeid, [])
+        while not mine or mine[-1].when != "teardown":
             data = next(self._lines)
-            if data is None:
-                if time.monotonic() > deadline:
-                    raise LabError(f"no report from the guest; its console ends with:\n{self.guest.console_tail()}")
+            if data is not None:
+                report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+                self._received.setdefault(report.nodeid, []).append(report)
+            elif time.monotonic() > deadline:
+                raise LabError(f"no report from the guest; its console ends with:\n{self.guest.console_tail()}")
+            else:
                 time.sleep(0.01)
-                continue
-            report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
-            if report.nodeid == item.nodeid:
-                yield report
-                if report.when == "teardown":
-                    return
+        return mine
 
 
 def _for_guest(item: pytest.Item) -> bool:

@@ -42,7 +42,8 @@ def test_it_writes_to_a_layer_and_returns_output_and_exit_code(uml: kernel.Kerne
 
 
 def test_a_panic_is_told_with_the_end_of_the_console(uml: kernel.Kernel) -> None:
-    with Guest(["true"], uml, memory_mb=20) as guest, pytest.raises(LabError, match="Kernel panic"):
+    exhaust = "echo 1 > /proc/sys/vm/panic_on_oom; exec tail /dev/zero"
+    with Guest(["sh", "-c", exhaust], uml, memory_mb=64) as guest, pytest.raises(LabError, match="Kernel panic"):
         guest.wait(20)
 
 
@@ -73,6 +74,20 @@ def test_nothing_stays_when_its_maker_is_killed(uml: kernel.Kernel) -> None:
         until(lambda: _mentioning(share))
         os.kill(maker.pid, signal.SIGKILL)
     until(lambda: not _mentioning(share) and not Path(share).exists())
+
+
+def test_a_named_kernel_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UML_KERNEL", str(tmp_path / "linux"))
+    with pytest.raises(LabError, match=r"UML_KERNEL=.*linux is not a program \(make uml-kernel"):
+        kernel.find()
+
+
+def test_without_any_kernel_the_remedies_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("UML_KERNEL", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("QEMU_KERNEL", str(tmp_path / "vmlinuz-6.1"))
+    with pytest.raises(LabError, match=r"make uml-kernel.*UML_KERNEL=.*apt-get install qemu-system-x86"):
+        kernel.find()
 
 
 def _mentioning(word: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -27,6 +28,8 @@ def test_every_question_is_answered(fabric: Fabric) -> None:
     with endpoints(*fabric.ports) as (near, far):
         answers = ping([(near, far)], 200)
     assert answers.lost == 0
+    time.sleep(0.02)  # the counters' lifespan
+    assert [port.counter("sent_pkts") for port in fabric.ports] == [200, 200]
     assert {message.source for message in answers.arrived} == {"10.9.0.1"}
     assert {message.traffic_class for message in answers.arrived} == {2}
 
@@ -43,6 +46,12 @@ def test_a_router_is_a_hop(routed: Fabric) -> None:
         answers = ping([(near, far)], 50)
     assert answers.lost == 0
     assert {message.hop_limit for message in answers.arrived} == {63}
+
+
+@pytest.mark.parametrize(("network", "roce"), [(1500, 1024), (4200, 4096)])
+def test_the_mtu_follows_the_networks(network: int, roce: int) -> None:
+    with Fabric(addresses(2), mtu=network) as fabric, endpoints(*fabric.ports) as ends:
+        assert [end.mtu() for end in ends] == [roce, roce]
 
 
 def test_what_netem_drops_is_what_is_lost(fabric: Fabric) -> None:
@@ -100,6 +109,18 @@ def test_a_device_that_vanishes_and_returns(fabric: Fabric) -> None:
         fabric.add_device(far)
         with endpoints(far) as (responder,):
             assert ping([(asker, responder)], 20).lost == 0
+
+
+def test_a_responder_that_has_died_answers_nothing(fabric: Fabric) -> None:
+    near, far = fabric.ports
+    with endpoints(near) as (asker,):
+        with endpoints(far) as (responder,):
+            assert ping([(asker, responder)], 5).lost == 0
+        # Its successor has another queue pair: who does not learn that asks the dead.
+        with endpoints(far) as (successor,):
+            assert successor.queue_pair != responder.queue_pair
+            assert ping([(asker, successor)], 5, queue_pair=responder.queue_pair).lost == 5
+            assert ping([(asker, successor)], 5).lost == 0
 
 
 def test_a_changed_address_is_another_gid(fabric: Fabric) -> None:

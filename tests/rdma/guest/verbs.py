@@ -108,6 +108,10 @@ class Endpoint:
                 return int(entry.gid_index)
         raise LookupError(f"{self.port.device} has no RoCEv2 GID {wanted}")
 
+    def mtu(self) -> int:
+        """The port's active MTU, bytes of payload."""
+        return 128 << int(self._context.query_port(1).active_mtu)  # enum ibv_mtu: 1 is 256
+
     def send(
         self, kind: int, number: int, asked_ns: int, address: str, queue_pair: int, traffic_class: int = ECT0
     ) -> None:
@@ -188,10 +192,11 @@ def ping(
     patience: float = 0.2,
     traffic_class: int = ECT0,
     address: str = "",
+    queue_pair: int = 0,
 ) -> Answers:
     """Have the first of each pair ask the second, once a round, and all answer; wait ``patience`` s for the last.
 
-    ``address`` is where to send to, that of the second's port unless given.
+    ``address`` and ``queue_pair`` are where to send to, those of the second unless given.
     """
     endpoints = {end.descriptor: end for pair in pairs for end in pair}
     answers = Answers([], [], 0, set())
@@ -223,7 +228,7 @@ def ping(
                     number,
                     time.monotonic_ns(),
                     address or responder.port.address,
-                    responder.queue_pair,
+                    queue_pair or responder.queue_pair,
                     traffic_class,
                 )
             serve(start + interval)
