@@ -29,6 +29,7 @@ from exporter.rdma.verbs import PyverbsRDMAError
 _GRACE_NS = 100_000_000
 """For the answer to the question that comes before a probe is taken for lost."""
 _ASK_AGAIN_NS = 1_000_000_000
+"""For a peer that is not known. A host refuses once a second and no more often (icmp_ratelimit, icmp(7))."""
 _FLAGS = LATE | MARKED
 
 
@@ -94,6 +95,14 @@ class RdmaProber:
         self._sequence = secrets.randbits(48)
         self._outstanding: dict[int, _Outstanding] = {}
         self._by_age: deque[int] = deque()
+        self._closed = False
+
+    def close(self) -> None:
+        """The device is about to be closed: nobody will know what came of the probes under way."""
+        self._closed = True
+        for probe in self._outstanding.values():
+            probe.probing.path.leave_unjudged(probe.unix_ns)
+        self._outstanding.clear()
 
     def add(self, path: Path, due_ns: int) -> Probing:
         """Probe ``path`` from ``due_ns`` (monotonic) on, every period; raise VerbsError."""
@@ -136,6 +145,8 @@ class RdmaProber:
         self._loop.at(due_ns, self._on_slot)
 
     def _on_slot(self) -> None:
+        if self._closed:
+            return
         now = self._loop.clock()
         ready: list[Probing] = []
         while self._due and self._due[0][0] <= now:
@@ -170,7 +181,7 @@ class RdmaProber:
 
     def _ask_in_its_place(self, probing: Probing) -> None:
         now = self._loop.clock()
-        if not self._ask(probing.peer, now):
+        if not self._ask(probing.peer, now, _ASK_AGAIN_NS):
             probing.path.book_unsent()
             return
         self._await(probing, now, 0)
@@ -259,15 +270,17 @@ class RdmaProber:
         if peer is not None:
             peer.queue_pair, peer.refused_ns = 0, self._loop.clock()
 
-    def _ask(self, peer: Peer, now: int) -> bool:
-        """Ask a peer who it is, not more often than each 10 ms for all its paths."""
-        if peer.asked_ns and now - peer.asked_ns < SLOT_NS:
+    def _ask(self, peer: Peer, now: int, pause_ns: int) -> bool:
+        """Ask a peer who it is, for all its paths, unless that was asked within ``pause_ns``."""
+        if peer.asked_ns and now - peer.asked_ns < pause_ns:
             return True
         peer.asked_ns = now
         return self._introductions.ask(peer.address, peer.traffic_class)
 
     def _expire(self) -> None:
         """Ask for the peers of what stays unanswered, and judge that a moment later."""
+        if self._closed:
+            return
         now = self._loop.clock()
         late: list[int] = []
         while self._by_age:
@@ -279,7 +292,7 @@ class RdmaProber:
                     break
                 late.append(number)
                 if probe.epoch:
-                    self._ask(probe.probing.peer, now)
+                    self._ask(probe.probing.peer, now, _GRACE_NS)
             self._by_age.popleft()
         if late:
             self._loop.at(now + _GRACE_NS, lambda: self._judge(late))
@@ -291,7 +304,8 @@ class RdmaProber:
             if probe is None:
                 continue
             path, peer = probe.probing.path, probe.probing.peer
-            if peer.refused_ns >= probe.sent_ns or (probe.epoch and peer.epoch != probe.epoch):
+            is_closed = peer.refused_ns >= min(probe.sent_ns, peer.asked_ns) > 0
+            if is_closed or (probe.epoch and peer.epoch != probe.epoch):
                 path.book_refusal(probe.unix_ns)  # nobody answered there then: it has started again, or will
                 continue
             path.book_loss(probe.unix_ns, now)

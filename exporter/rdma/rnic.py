@@ -95,8 +95,11 @@ class _Open:
         found = self.device.arrivals()
         while True:
             arrived_ns = self._shared.loop.clock()
-            self.prober.take(found, arrived_ns)
-            self.responder.answer(found, arrived_ns)
+            requests = [arrival for arrival in found if arrival.pair == self.responder.queue_pair]
+            if requests:
+                self.responder.answer(requests, arrived_ns)
+            if len(found) > len(requests):
+                self.prober.take([arrival for arrival in found if arrival.pair != self.responder.queue_pair], arrived_ns)
             if not self.device.has_more:
                 break
             found = self.device.look()
@@ -119,6 +122,7 @@ class _Open:
 
     def close(self) -> None:
         self._shared.loop.forget(self)
+        self.prober.close()
         self.introductions.close()
         self.device.close()
 
