@@ -582,7 +582,6 @@ DNS_DURATION = Metric(
 DNS_DURATION_TABLE = _table("dns_duration", DNS_DURATION.labels, DNS_DURATION)
 
 
-
 def _rdma(name: str, kind: Kind, unit: str, text: str) -> Metric:
     return Metric(f"fabric.rdma.{name}", kind, unit, RNIC_LABELS, text, "rnics")
 
@@ -593,7 +592,9 @@ RDMA_GID_CHANGES = _rdma("gid.changes", "counter", "{change}", "Changes of the R
 RDMA_MTU_CHANGES = _rdma("mtu.changes", "counter", "{change}", "Changes of the port's active MTU.")
 RDMA_PORT_CHANGES = _rdma("port.changes", "counter", "{change}", "Changes of the port between active and not.")
 RDMA_DEVICE_LOSSES = _rdma("device.losses", "counter", "{loss}", "Times the device, or its GID, vanished.")
-RDMA_FAILURES = _rdma("failures", "counter", "{message}", "Messages the device completed with an error (ibv_wc_status).")
+RDMA_FAILURES = _rdma(
+    "failures", "counter", "{message}", "Messages the device completed with an error (ibv_wc_status)."
+)
 RDMA_STARVED = _rdma(
     "starved_probes",
     "counter",

@@ -63,9 +63,7 @@ class Codec:
     def request(self, kind: int, sequence: int, token: int) -> bytes:
         return self._seal(_HEADER.pack(MAGIC, VERSION, kind, 0, sequence, token, 0, 0, 0))
 
-    def reply(
-        self, request: Packet, stream: int, epoch: int, answered: int, delay: int, kind: int = REPLY
-    ) -> bytes:
+    def reply(self, request: Packet, stream: int, epoch: int, answered: int, delay: int, kind: int = REPLY) -> bytes:
         return self._seal(
             _HEADER.pack(MAGIC, VERSION, kind, stream, request.sequence, request.token, epoch, answered, delay)
         )

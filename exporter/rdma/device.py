@@ -14,6 +14,7 @@ import mmap
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from exporter.rdma.ports import PORT, PortState, gid_of
@@ -109,9 +110,7 @@ class QueuePair:
         for receive in self._receives:
             self._pair.post_recv(receive)
         self._sends_at = receives * _SLOT_BYTES
-        sending = [
-            SGE(start + self._sends_at + slot * _SLOT_BYTES, MESSAGE_BYTES, key) for slot in range(CHAIN)
-        ]
+        sending = [SGE(start + self._sends_at + slot * _SLOT_BYTES, MESSAGE_BYTES, key) for slot in range(CHAIN)]
         self._pieces += sending
         self._sends = [
             SendWR(
@@ -300,10 +299,8 @@ class Device:
 
 def _quietly(close: Callable[[], None]) -> None:
     """What a device that is gone says of being closed helps nobody."""
-    try:
+    with suppress(PyverbsError):
         close()
-    except PyverbsError:
-        pass
 
 
 def _ipv4(octets: bytes) -> str:

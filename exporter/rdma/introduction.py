@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 from exporter.contracts.plan import RESPONDER_PORT
 from exporter.probing.limits import SourceLimit
@@ -25,12 +26,18 @@ _ASKED = 4096
 _BINDTODEVICE = 25  # SO_BINDTODEVICE, socket(7)
 
 
-class Introductions:
-    """One address of an RNIC, asking and answering.
+class Asking(Protocol):
+    """Who asked."""
 
-    ``on_answer`` is called with the address that answered, its queue pair and its boot epoch; ``on_refusal`` with an
-    address where nobody listens; ``on_asked`` with one that asked, under our key.
-    """
+    def on_answer(self, address: str, queue_pair: int, epoch: int) -> None:
+        """The responder at ``address`` says its queue pair and its boot epoch."""
+
+    def on_refusal(self, address: str) -> None:
+        """The host at ``address`` is there, and nobody listens."""
+
+
+class Introductions:
+    """One address of an RNIC, asking and answering. ``on_asked`` is called with each that asked, under our key."""
 
     def __init__(
         self,
@@ -40,19 +47,17 @@ class Introductions:
         netdev: str,
         epoch: int,
         limit: SourceLimit,
-        *,
-        on_answer: Callable[[str, int, int], None],
-        on_refusal: Callable[[str], None],
         on_asked: Callable[[str], None],
         port: int = INTRODUCTION_PORT,
     ) -> None:
         """Raise OSError: the address is not ours, the port is another's."""
         self.queue_pair = 0
         """That answers here; 0 while there is none."""
+        self.asking: Asking | None = None
         self._codec = codec
         self._epoch = epoch
         self._limit = limit
-        self._on_answer, self._on_refusal, self._on_asked = on_answer, on_refusal, on_asked
+        self._on_asked = on_asked
         self._port = port
         self._asked: OrderedDict[int, str] = OrderedDict()
         self._sequence = secrets.randbits(48)
@@ -102,12 +107,15 @@ class Introductions:
                     self._on_asked(datagram.address[0])
             elif packet.kind == REPLY and self._asked.get(packet.sequence) == datagram.address[0]:
                 del self._asked[packet.sequence]
-                self._on_answer(datagram.address[0], packet.answered, packet.epoch)
+                if self.asking is not None:
+                    self.asking.on_answer(datagram.address[0], packet.answered, packet.epoch)
 
     def on_error(self) -> None:
         for item in error_queue(self._socket, _BATCH):
-            if isinstance(item, IcmpError) and item.kind == "refused" and item.offender == item.destination[0]:
-                self._on_refusal(item.offender)
+            if not isinstance(item, IcmpError) or item.kind != "refused" or item.offender != item.destination[0]:
+                continue
+            if self.asking is not None:
+                self.asking.on_refusal(item.offender)
 
     def on_output(self) -> None:
         """Never asked for."""

@@ -12,10 +12,9 @@ another queue pair, is a restart and no loss.
 from __future__ import annotations
 
 import heapq
-import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 
 from exporter.probing.loop import LATEST_NS, SLOT_NS, Loop
@@ -70,7 +69,7 @@ class _Outstanding:
 
 
 class RdmaProber:
-    """The paths of one device. ``on_starved`` is called for each probe whose round trip the process itself has spoilt."""
+    """The paths of one device. ``on_starved`` is called for each probe whose round trip a busy process has spoilt."""
 
     def __init__(
         self,
@@ -79,8 +78,10 @@ class RdmaProber:
         device: Device,
         introductions: Introductions,
         timeout_seconds: float,
+        numbers: Iterator[int],
         on_starved: Callable[[], None] = lambda: None,
     ) -> None:
+        """``numbers`` are for the probes: never again a smaller one, or responders take it for a replay."""
         self._loop = loop
         self._codec = codec
         self._device = device
@@ -92,7 +93,7 @@ class RdmaProber:
         self._due: list[tuple[int, int, Probing]] = []
         self._slot_ns = 0  # the next that is planned; 0 = none
         self._added = 0
-        self._sequence = secrets.randbits(48)
+        self._numbers = numbers
         self._outstanding: dict[int, _Outstanding] = {}
         self._by_age: deque[int] = deque()
         self._closed = False
@@ -187,13 +188,13 @@ class RdmaProber:
         self._await(probing, now, 0)
 
     def _await(self, probing: Probing, sent_ns: int, epoch: int) -> int:
-        self._sequence += 1
+        number = next(self._numbers)
         probing.path.book_sent()
-        self._outstanding[self._sequence] = _Outstanding(probing, time.time_ns(), sent_ns, epoch)
+        self._outstanding[number] = _Outstanding(probing, time.time_ns(), sent_ns, epoch)
         if not self._by_age:
             self._loop.at(sent_ns + self._timeout_ns, self._expire)
-        self._by_age.append(self._sequence)
-        return self._sequence
+        self._by_age.append(number)
+        return number
 
     def _post(self, pair: QueuePair, batch: list[Probing]) -> None:
         if pair.room < len(batch):  # completions are not read, or do not come: the host's trouble
@@ -214,9 +215,7 @@ class RdmaProber:
                 continue
             number = self._await(probing, self._loop.clock(), peer.epoch)
             waiting.append(self._outstanding[number])
-            messages.append(
-                (Handle(handle, peer.queue_pair), self._codec.request(REQUEST, number, probing.path.token))
-            )
+            messages.append((Handle(handle, peer.queue_pair), self._codec.request(REQUEST, number, probing.path.token)))
         if not messages:
             return
         now = self._loop.clock()

@@ -51,7 +51,7 @@ class RdmaProcess:
             Streams(clock=self._loop.clock),
             SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock),
             settings.timeout_seconds,
-            settings.port,
+            port=settings.port,
         )
         self._rnics = {
             address: RdmaRnic(name, address, shared, devices.add((settings.host, name)))
@@ -62,7 +62,11 @@ class RdmaProcess:
         self._loop.watch(ControlPipe(self._loop, control, self._obey))
 
     def run(self) -> None:
-        self._loop.run()
+        try:
+            self._loop.run()
+        finally:
+            for rnic in self._rnics.values():
+                rnic.close()
 
     def _check(self) -> None:
         for rnic in self._rnics.values():

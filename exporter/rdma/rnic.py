@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import sys
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from exporter.contracts.catalogue import (
@@ -50,6 +52,8 @@ class Shared:
     streams: Streams
     limit: SourceLimit
     timeout_seconds: float
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(secrets.randbits(48)))
+    """Of probes; they only grow, also when a device is opened again."""
     port: int = INTRODUCTION_PORT
     sysfs: FilePath = SYSFS
 
@@ -73,18 +77,23 @@ class _Open:
                 state.netdev,
                 shared.epoch,
                 shared.limit,
-                on_answer=lambda *answer: self.prober.on_answer(*answer),
-                on_refusal=lambda peer: self.prober.on_refusal(peer),
-                on_asked=self.responder.introduce,
-                port=shared.port,
+                self.responder.introduce,
+                shared.port,
             )
         except BaseException:
             self.device.close()
             raise
         self.introductions.queue_pair = self.responder.queue_pair
         self.prober = RdmaProber(
-            loop, shared.codec, self.device, self.introductions, shared.timeout_seconds, self._on_starved
+            loop,
+            shared.codec,
+            self.device,
+            self.introductions,
+            shared.timeout_seconds,
+            shared.numbers,
+            self._on_starved,
         )
+        self.introductions.asking = self.prober
         self._failures = 0
         loop.watch(self)
 
@@ -95,11 +104,11 @@ class _Open:
         found = self.device.arrivals()
         while True:
             arrived_ns = self._shared.loop.clock()
-            requests = [arrival for arrival in found if arrival.pair == self.responder.queue_pair]
-            if requests:
+            own = self.responder.queue_pair
+            if requests := [arrival for arrival in found if arrival.pair == own]:
                 self.responder.answer(requests, arrived_ns)
             if len(found) > len(requests):
-                self.prober.take([arrival for arrival in found if arrival.pair != self.responder.queue_pair], arrived_ns)
+                self.prober.take([arrival for arrival in found if arrival.pair != own], arrived_ns)
             if not self.device.has_more:
                 break
             found = self.device.look()
@@ -182,6 +191,10 @@ class RdmaRnic:
             self._close("")
         if self._open is None:
             self._try_to_open(state)
+
+    def close(self) -> None:
+        """For good."""
+        self._close("")
 
     def _try_to_open(self, state: PortState) -> None:
         try:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from exporter.child import Child
-from exporter.contracts.catalogue import PATH, RDMA
+from exporter.contracts.catalogue import PATH, RDMA, Metric
 from exporter.contracts.plan import Plan, Target
-from exporter.rdma.settings import RdmaSettings, rdma_tables
 from exporter.probing.settings import RESULT_CAPACITY
+from exporter.rdma.settings import RdmaSettings, rdma_tables
 from exporter.results import Result, ResultRing
 from exporter.store import Store
 from lab.guest.network import Port
@@ -110,5 +111,5 @@ class Host:
         return sum(result.outcome == 1 and result.rtt_ns > 0 for result in self.results())
 
 
-def _values(metrics: Sequence[object], values: Sequence[float]) -> dict[str, float]:
-    return {metric.name: value for metric, value in zip(metrics, values, strict=True) if value == value}  # type: ignore[attr-defined]
+def _values(metrics: Sequence[Metric], values: Sequence[float]) -> dict[str, float]:
+    return {metric.name: value for metric, value in zip(metrics, values, strict=True) if not math.isnan(value)}
