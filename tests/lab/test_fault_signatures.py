@@ -156,8 +156,9 @@ def forwarded(lab: Running, leaf: str, words: dict[str, str]) -> dict[str, str]:
 
 
 def set_scene(lab: Running, design: Design, near: Agent, far: Agent, beside: Agent) -> Scene:
-    """Probe both hosts. By the kernels' routes half of the paths to the far one cross the link on the way there, and half
-    of either half on the way back."""
+    """Probe both hosts. By the kernels' routes half of the paths to the far one cross the link on the way there, and
+    half of either half on the way back.
+    """
     inner, outer = leaf_port(design, near), leaf_port(design, far)
     own, spine = next((own, far) for own, far in design.peers(inner.node) if far.node == design.spines[0].name)
     last = next(own for own, far in design.peers(outer.node) if far.node == spine.node)
