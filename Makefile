@@ -7,6 +7,9 @@ PYTHON ?= python3
 BIN    := .venv/bin
 SETUP  := .venv/.installed
 
+# The tests start our commands a thousand times: each would compile its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-probes bench-render bench-rtt-while-rendering victoria-metrics lock clean
 

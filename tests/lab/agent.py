@@ -7,6 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -30,7 +31,7 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it did not come about in time"
-        time.sleep(0.3)
+        time.sleep(0.1)
 
 
 class Agent:
@@ -118,6 +119,9 @@ class Agent:
             expires=9e9,
             targets=tuple(targets),
         )
+        self.obey(plan)
+
+    def obey(self, plan: Plan) -> None:
         write(self._plan, encode(plan))
 
     def probe(
@@ -152,3 +156,9 @@ class Agent:
     def stop(self) -> int:
         """End the exporter and return its exit code."""
         return stop_exporter(self.process, self._config)
+
+
+def stop(agents: Iterable[Agent]) -> list[int]:
+    """End them side by side, and return their exit codes."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(Agent.stop, agents))

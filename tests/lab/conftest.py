@@ -8,7 +8,7 @@ in with ``fabric.run(node, argv)``, ``fabric.command(node, argv)`` (for Popen) a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,9 @@ from exporter.contracts.codec import encode
 from lab import sandbox
 from lab.errors import LabError
 from lab.network import transit
-from lab.network.design import Design, draw
+from lab.network.design import Design, Host, draw
 from lab.running import Running
-from tests.lab.agent import Agent, until
+from tests.lab.agent import Agent, stop, until
 
 
 @pytest.fixture(scope="session")
@@ -68,16 +68,34 @@ def two_sites(sandbox_possible: None) -> Iterator[Running]:  # noqa: ARG001
 
 
 @pytest.fixture
-def agents(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
-    """Agents on two hosts of two pods; the second one answers only."""
+def hosts(design: Design) -> tuple[Host, Host]:
+    """Two hosts of two pods."""
     near = design.hosts[0]
-    far = next(host for host in design.hosts if host.pod != near.pod)
+    return near, next(host for host in design.hosts if host.pod != near.pod)
+
+
+@pytest.fixture
+def start(fabric: Running, design: Design, tmp_path: Path) -> Iterator[Callable[..., list[Agent]]]:
+    """``start(*hosts, **probing)``: agents on these hosts, which answer."""
     topology = tmp_path / "topology.json"
     topology.write_bytes(encode(design.topology()))
-    pair = [Agent(fabric, host, tmp_path / host.name, topology) for host in (near, far)]
+    started: list[Agent] = []
+
+    def begin(*hosts: Host, **probing: object) -> list[Agent]:
+        new = [Agent(fabric, host, tmp_path / host.name, topology, **probing) for host in hosts]
+        started.extend(new)
+        until(lambda: all(agent.metrics() for agent in new))
+        return new
+
     try:
-        until(lambda: all(agent.metrics() for agent in pair))
-        yield pair[0], pair[1]
+        yield begin
     finally:
-        codes = [agent.stop() for agent in pair]
-    assert codes == [0, 0]
+        codes = stop(started)
+    assert codes == [0] * len(started)
+
+
+@pytest.fixture
+def agents(start: Callable[..., list[Agent]], hosts: tuple[Host, Host]) -> tuple[Agent, Agent]:
+    """Agents on two hosts of two pods; the second one answers only."""
+    near, far = start(*hosts)
+    return near, far

@@ -31,7 +31,7 @@ def ping(
     fabric: Running, host: str, source: str, destination: str, *, size: int = 56, count: int = 1, interval: float = 0.2
 ) -> int:
     """Number of lost pings, sent with the don't-fragment bit."""
-    argv = f"ping -n -q -M do -s {size} -c {count} -i {interval} -W 1 -I {source} {destination}".split()
+    argv = f"ping -n -q -M do -s {size} -c {count} -i {interval} -W 0.3 -I {source} {destination}".split()
     answer = fabric.run(host, argv, check=False).stdout
     match = re.search(r"(\d+) packets transmitted, (\d+) received", answer)
     assert match, answer

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from tests.lab.processes import stop_exporter, until
 
 PORT = 9505
 FLOWS = 8
-HOLD = 12.0
+HOLD = 8.0
 SENT, LOST = "fabric_path_probes_sent_total", "fabric_path_probes_lost_total"
 LOST_RETURN = "fabric_path_probes_lost_return_total"
 
@@ -151,7 +152,8 @@ class Overlay:
             raise
 
     def stop(self) -> list[int]:
-        return [agent.stop() for agent in self.agents]
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(Agent.stop, self.agents))
 
     def _container(self, tenant: Tenant, host: str) -> Container:
         return next(container for container in tenant.containers if container.host == host)
@@ -173,7 +175,7 @@ class Overlay:
                         source_ports=(port,),
                         traffic_class=106,
                         payload_bytes=64,
-                        period_seconds=0.2,
+                        period_seconds=0.1,
                         active=True,
                         source_host=source.host,
                         source_rnic=own.rnic,
@@ -271,7 +273,7 @@ def test_a_lossy_link_is_the_one_that_overlay_losses_point_at(overlay: Overlay, 
     )
     before = overlay.losses()
     whole.fault("silent-loss", broken, "40")
-    time.sleep(8)
+    time.sleep(4)
     after = overlay.losses()
     losses = {path: (after[path][0] - before[path][0], after[path][1] - before[path][1]) for path in before}
     suspicion = suspicions(losses, {path: sorted(crossed) for path, crossed in links.items()})

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable
 
 import pytest
 
-from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
-from lab.network.design import Design
+from lab.network.design import Design, Host
 from lab.running import Running
 from tests.lab.agent import LOST, PORTS, Agent, until
 from tests.lab.test_icmp import counters
@@ -23,22 +20,15 @@ REFUSED = "fabric_path_probes_refused_total"
 CEILING = 5.0
 """Packets a second: less than sixteen flows want that are traced every two seconds."""
 
+Start = Callable[..., list[Agent]]
+Hosts = tuple[Host, Host]
+
 
 @pytest.fixture
-def tracing(fabric: Running, design: Design, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
-    """Agents on two hosts of two pods; the first traces every two seconds as far as it may, the second answers only."""
-    near = design.hosts[0]
-    far = next(host for host in design.hosts if host.pod != near.pod)
-    topology = tmp_path / "topology.json"
-    topology.write_bytes(encode(design.topology()))
-    probing = {"trace_period_seconds": 2.0, "ceilings": {"trace_packets_per_second_per_switch": CEILING}}
-    pair = [Agent(fabric, host, tmp_path / host.name, topology, **probing) for host in (near, far)]
-    try:
-        until(lambda: all(agent.metrics() for agent in pair))
-        yield pair[0], pair[1]
-    finally:
-        codes = [agent.stop() for agent in pair]
-    assert codes == [0, 0]
+def tracing(start: Start, hosts: Hosts) -> tuple[Agent, Agent]:
+    """Agents on two hosts of two pods; the first traces every second, the second answers only."""
+    near, far = start(*hosts, trace_period_seconds=1.0, ceilings={"trace_packets_per_second_per_switch": 60})
+    return near, far
 
 
 def by_path(agent: Agent, name: str) -> dict[str, float]:
@@ -49,6 +39,11 @@ def last_hops(agent: Agent) -> dict[str, tuple[str, str]]:
     """{failing path: (hop, outcome)}."""
     found = (dict(labels) for labels in agent.metrics()["fabric_path_trace_last_hop_info"])
     return {labels["path"]: (labels["hop"], labels["outcome"]) for labels in found}
+
+
+def silent(agent: Agent) -> set[str]:
+    """Failing paths whose trace ended where nobody answered."""
+    return {path for path, (_, outcome) in last_hops(agent).items() if outcome == "silent"}
 
 
 @pytest.mark.parametrize("period", [1.0, 0.1])
@@ -77,39 +72,42 @@ def test_a_tcp_path_is_traced_on_its_own_flow_between_its_probes(
     assert {path for path, crossed in near.links().items() if link in crossed} == crossing, "the route is frozen"
 
 
-@pytest.mark.parametrize("kind", ["udp", "tcp"])
 def test_a_failing_path_says_where_its_trace_ends_and_keeps_its_route(
-    agents: tuple[Agent, Agent], whole: Running, design: Design, kind: Literal["udp", "tcp"]
+    agents: tuple[Agent, Agent], whole: Running, design: Design
 ) -> None:
-    """Each flow is traced once an hour: what is seen here, losses have brought about."""
-    near, far = agents
-    near.probe(far.host, far.rnic, 1, kind, 0.7)
-    until(lambda: len(near.links()) == len(PORTS))
-    assert last_hops(near) == {}
-    links, hashes = near.links(), by_path(near, "fabric_path_route_hash")
-    link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
-    crossing = {path for path, crossed in links.items() if link in crossed}
-    traces = near.total("fabric_exporter_traces_total")
+    """UDP one way and TCP the other. Each flow is traced once an hour: what is seen here, losses have brought about."""
+    udp, tcp = agents
+    udp.probe(tcp.host, tcp.rnic, 1, "udp", 0.7)
+    tcp.probe(udp.host, udp.rnic, 1, "tcp", 0.7)
+    until(lambda: all(len(agent.links()) == len(PORTS) for agent in agents))
+    assert [last_hops(agent) for agent in agents] == [{}, {}]
+    links = [agent.links() for agent in agents]
+    hashes = [by_path(agent, "fabric_path_route_hash") for agent in agents]
+    link = sorted(set().union(*links[0].values()) - set.intersection(*links[0].values()))[0]
+    crossing = [{path for path, crossed in each.items() if link in crossed} for each in links]
+    assert all(crossing)
+    traces = [agent.total("fabric_exporter_traces_total") for agent in agents]
     whole.fault("silent-loss", link, "100")
-    until(lambda: {path for path, (_, outcome) in last_hops(near).items() if outcome == "silent"} & crossing)
+    until(lambda: all(silent(agent) & paths for agent, paths in zip(agents, crossing, strict=True)))
     time.sleep(4)
-    cable = design.link_at(design.rnic_end(f"{near.host.name}:{near.rnic.name}"))
-    leaf = next(end.node for end in (cable.a, cable.b) if end.node != near.host.name)
     ends = [end.partition(":")[0] for end in link.split(" -- ")]
-    before = leaf if leaf in ends else next(end for end in ends if end in {spine.name for spine in design.spines})
-    found = last_hops(near)
-    assert {found[path][0].partition(":")[0] for path in found.keys() & crossing} == {before}
-    assert len(found) <= 8, "a few of a destination's flows stand for all"
-    assert near.total("fabric_exporter_traces_total") - traces <= 9
-    assert near.links() == links
-    assert by_path(near, "fabric_path_route_hash") == hashes
+    for number, agent in enumerate(agents):
+        cable = design.link_at(design.rnic_end(f"{agent.host.name}:{agent.rnic.name}"))
+        leaf = next(end.node for end in (cable.a, cable.b) if end.node != agent.host.name)
+        before = leaf if leaf in ends else next(end for end in ends if end in {spine.name for spine in design.spines})
+        found = last_hops(agent)
+        assert {found[path][0].partition(":")[0] for path in found.keys() & crossing[number]} == {before}
+        assert len(found) <= 8, "a few of a destination's flows stand for all"
+        assert agent.total("fabric_exporter_traces_total") - traces[number] <= 9
+        assert agent.links() == links[number]
+        assert by_path(agent, "fabric_path_route_hash") == hashes[number]
     whole.act("heal", "all")
-    until(lambda: last_hops(near) == {}, 40)
+    until(lambda: all(last_hops(agent) == {} for agent in agents), 40)
 
 
 def test_a_change_and_a_change_back_show_in_the_hash(tracing: tuple[Agent, Agent], whole: Running) -> None:
     near, far = tracing
-    near.probe(far.host, far.rnic, 1, "udp", 0.5)
+    near.probe(far.host, far.rnic, 1, "udp", 5)  # few are lost as routes change: each would freeze its flow's
     until(lambda: len(near.links()) == len(PORTS))
     hashes, links = by_path(near, "fabric_path_route_hash"), near.links()
     link = sorted(set().union(*links.values()) - set.intersection(*links.values()))[0]
@@ -125,10 +123,10 @@ def test_a_change_and_a_change_back_show_in_the_hash(tracing: tuple[Agent, Agent
 
 
 def test_no_switch_is_asked_more_often_than_the_ceiling_says(
-    tracing: tuple[Agent, Agent], whole: Running, design: Design
+    start: Start, hosts: Hosts, whole: Running, design: Design
 ) -> None:
     """By the switches' own counters of the ICMP errors that they sent and policed."""
-    near, far = tracing
+    near, far = start(*hosts, trace_period_seconds=2.0, ceilings={"trace_packets_per_second_per_switch": CEILING})
     near.probe(far.host, far.rnic, 1, "udp", 0.5)
     switches = [switch.name for switch in design.switches]
 

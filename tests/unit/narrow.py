@@ -88,6 +88,11 @@ class Network:
 @contextmanager
 def running() -> Iterator[Network]:
     answering = Loop()
+
+    def tick() -> None:  # it looks whether it should stop whenever it wakes
+        answering.after(0.05, tick)
+
+    tick()
     made = Network(answering)
     thread = threading.Thread(target=answering.run, daemon=True)
     thread.start()

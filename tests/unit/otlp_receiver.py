@@ -210,7 +210,7 @@ class Receiver:
                 """A client that gives up on a hostile answer is what is wanted."""
 
         self.http = Http(("127.0.0.1", port), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def port(self) -> int:

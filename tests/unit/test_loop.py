@@ -46,6 +46,14 @@ class Reader:
     on_error = on_output = on_input
 
 
+class Ending:
+    """Ends a loop when its socket is closed at the other end; told to stop, it would see that up to a second later."""
+
+    def __init__(self, loop: Loop, socket: socket.socket) -> None:
+        self.on_input = self.on_error = self.on_output = loop.stop
+        self.fileno = socket.fileno
+
+
 @pytest.fixture
 def loop() -> Loop:
     return Loop()
@@ -62,9 +70,12 @@ def reader(loop: Loop) -> Iterator[Reader]:
 def running(loop: Loop) -> Iterator[Callable[[], None]]:
     """Starts the loop in a thread; it is stopped in the end."""
     thread = threading.Thread(target=loop.run)
-    yield thread.start
-    loop.stop()
-    thread.join(5)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            loop.watch(Ending(loop, theirs))
+            yield thread.start
+        thread.join(5)
     assert not thread.is_alive()
 
 

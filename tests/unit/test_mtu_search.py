@@ -101,7 +101,8 @@ class Probed:
         for _ in range(times):
             for path in self.paths:
                 self.udp.send(path, self.udp._flows[path.flow[:2]])
-            self.run(0.25)
+            while self.udp._outstanding:
+                self.run(0.02)
 
     def run(self, seconds: float) -> None:
         self.loop.after(seconds, self.loop.stop)
@@ -129,7 +130,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def probed(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probed]:
-    monkeypatch.setattr("exporter.probing.mtu.search.SPACING_SECONDS", 0.01)
+    monkeypatch.setattr(MtuSearcher._send_soon, "__defaults__", (0.01,))  # SPACING_SECONDS, bound when it was defined
     made = Probed(network)
     yield made
     made.close()
@@ -244,7 +245,9 @@ def test_a_port_that_was_replaced_and_comes_back_with_a_small_mtu_is_found_soon(
         probed.search()
         probed.run(0.1)
     network.mtu = 1500
-    probed.run(3)
+    ends = time.monotonic() + 3
+    while probed.mtu != 1500 and time.monotonic() < ends:
+        probed.run(0.05)
     assert (probed.mtu, probed.limits) == (1500, [("p0", "black_hole", "")])
 
 

@@ -276,15 +276,19 @@ def test_answers_of_every_kind_leave_no_descriptor(receiver: Receiver) -> None:
         return sum(os.readlink(link).startswith("socket:") for link in links if os.path.islink(link))
 
     transports = [
-        HttpTransport(Otlp(endpoint=receiver.url.replace("http:", scheme), timeout_seconds=1.0))
+        HttpTransport(Otlp(endpoint=receiver.url.replace("http:", scheme), timeout_seconds=0.3))
         for scheme in ("http:", "https:")
     ]
+    patient = HttpTransport(Otlp(endpoint=receiver.url, timeout_seconds=1.5))
     before = sockets()
     for _ in range(3):
         for receiver.answer in (last, rude, reply(503, Retry_After="60"), reply(200, b"x" * 200_000)):
             for transport in transports:
                 transport.send(b"\n\0")
-    for transport in transports:
+    receiver.answer, tried = rude, len(receiver.requests)
+    patient.send(b"\n\0")
+    assert len(receiver.requests) > tried + 2, "again after a wait, for which the others have no time"
+    for transport in (*transports, patient):
         transport.abort()
     until(lambda: sockets() <= before)  # the receiver's side ends a little later
 
@@ -449,7 +453,7 @@ def test_tls_with_client_certificate(receiver: Receiver, certificates: Path) -> 
     context.verify_mode = ssl.CERT_REQUIRED
     receiver.http.socket = context.wrap_socket(receiver.http.socket, server_side=True)
     url = receiver.url.replace("http:", "https:")
-    good = Otlp(endpoint=url, ca_file=certificate, certificate_file=certificate, key_file=key, timeout_seconds=2.0)
+    good = Otlp(endpoint=url, ca_file=certificate, certificate_file=certificate, key_file=key, timeout_seconds=1.0)
     assert Pushing(good).pusher.push()
     unknown = make_transport(Otlp(endpoint=url, timeout_seconds=2.0)).send(b"")
     assert not unknown.delivered

@@ -181,7 +181,7 @@ def answering(status: int, body: bytes, seen: list[tuple[str | None, str]] | Non
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"prometheus:http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

@@ -63,7 +63,7 @@ def test_a_url_serves_the_csv(plain: Path) -> None:
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         got = read_throughput([f"http://127.0.0.1:{server.server_port}/throughput.csv"])
         server.shutdown()
     assert len(got.endpoints) == 2
@@ -307,7 +307,7 @@ def serving(text: str) -> Iterator[str]:
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1/throughput"
         server.shutdown()
 
@@ -345,7 +345,7 @@ def test_exporters_are_asked_side_by_side_and_the_silent_ones_named(capsys: pyte
         request_queue_size = 64
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         urls = [f"http://127.0.0.1:{server.server_port}/{host}" for host in range(40)]
         begin = time.monotonic()
         got = read_throughput(urls)
