@@ -156,8 +156,10 @@ def forwarded(lab: Running, leaf: str, words: dict[str, str]) -> dict[str, str]:
 
 
 def set_scene(lab: Running, design: Design, near: Agent, far: Agent, beside: Agent) -> Scene:
-    """Probe both hosts. By the kernels' routes half of the paths to the far one cross the link on the way there, and
-    half of either half on the way back.
+    """Probe both hosts; of the paths to the far one half cross the link on the way there, as the kernels route them.
+
+    On the way back it is the same half, or else the other: the kernel hashes both ways of a flow alike, and the order of
+    a leaf's spines decides.
     """
     inner, outer = leaf_port(design, near), leaf_port(design, far)
     own, spine = next((own, far) for own, far in design.peers(inner.node) if far.node == design.spines[0].name)
@@ -173,8 +175,8 @@ def set_scene(lab: Running, design: Design, near: Agent, far: Agent, beside: Age
     back = {path for path, device in forwarded(lab, outer.node, replies).items() if device == last.netdev}
     targets = every_probe(near, beside, CANDIDATES[:PORTS], design.mtu)
     for probe, paths in by_probe(possible, {target.path for target in possible}).items():
-        count = (TCP_PORTS if probe == TCP else PORTS) // 4
-        for chosen in (paths & there & back, paths & there - back, paths & back - there, paths - there - back):
+        count = (TCP_PORTS if probe == TCP else PORTS) // 2
+        for chosen in (paths & there, paths - there):
             ordered = [target for target in possible if target.path in chosen]
             assert len(ordered) >= count
             targets += ordered[:count]
