@@ -158,8 +158,8 @@ def forwarded(lab: Running, leaf: str, words: dict[str, str]) -> dict[str, str]:
 def set_scene(lab: Running, design: Design, near: Agent, far: Agent, beside: Agent) -> Scene:
     """Probe both hosts; of the paths to the far one half cross the link on the way there, as the kernels route them.
 
-    On the way back it is the same half, or else the other: the kernel hashes both ways of a flow alike, and the order of
-    a leaf's spines decides.
+    On the way back it is the same half, or else the other: the kernel hashes both ways of a flow alike, and the order
+    of a leaf's spines decides.
     """
     inner, outer = leaf_port(design, near), leaf_port(design, far)
     own, spine = next((own, far) for own, far in design.peers(inner.node) if far.node == design.spines[0].name)
