@@ -20,6 +20,7 @@ from exporter.dnsconfig import Dns, dns_settings
 from exporter.otlp.settings import Otlp, check_otlp
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
+from exporter.rdma.settings import INTRODUCTION_PORT
 from exporter.underlay.settings import Underlay
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -50,6 +51,13 @@ class Probing(_Section, frozen=True, kw_only=True):
     trace_max_hops: Annotated[int, Meta(ge=1, le=32)] = 8
     spraying: bool = False
     """Whether the fabric sends the packets of one flow over all its equal-cost paths (packet spraying)."""
+
+
+class Rdma(_Section, frozen=True, kw_only=True):
+    """RDMA probes, from RNICs that are named as their RDMA devices. Key and timeout are those of ``probing``."""
+
+    port: Port = INTRODUCTION_PORT
+    """UDP, where probers ask for the queue pair that answers them."""
 
 
 class Throughput(_Section, frozen=True, kw_only=True):
@@ -95,6 +103,7 @@ class Config(_Section, frozen=True, kw_only=True):
     otlp: Otlp | None = None
     dns: Dns | None = None
     underlay: Underlay | None = None
+    rdma: Rdma | None = None
     sysfs: str = "/sys"
 
 
@@ -135,6 +144,8 @@ def read_config(path: Path | str) -> Config:
         dns = msgspec.structs.replace(config.dns, resolv_conf=str(base / config.dns.resolv_conf))
         dns_settings(dns, source)
         config = msgspec.structs.replace(config, dns=dns)
+    if config.rdma is not None and config.probing is None:
+        raise ContractError(source, "section 'rdma' needs the key of probers", "add a section 'probing'")
     if config.underlay is not None:
         config = msgspec.structs.replace(config, underlay=_resolve_underlay(config, config.underlay, base, source))
     if not config.rnics and config.topology is not None:

@@ -13,7 +13,7 @@ import msgspec
 
 from exporter import __version__, parquet
 from exporter.child import Child
-from exporter.config import Config, read_key, read_secret
+from exporter.config import Config, Rdma, read_key, read_secret
 from exporter.contracts.catalogue import (
     CHILDREN,
     CONTROL,
@@ -36,8 +36,9 @@ from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo,
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
-from exporter.planfile import PlanFile, own_part
+from exporter.planfile import PlanFile, own_part, split
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
+from exporter.rdma.settings import RdmaSettings, rdma_tables
 from exporter.records import RecordWriter, to_csv, to_jsonl
 from exporter.results import ResultRing
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
@@ -90,8 +91,11 @@ class Exporter:
         self._prober: Child | None = None
         self._own_paths: frozenset[str] = frozenset()
         self._overlay: OverlayPaths | None = None
+        self._rdma: Child | None = None
         if config.probing is not None:
             self._start_prober(config, topology)
+        if config.rdma is not None:
+            self._start_rdma(config, config.rdma)
         if config.underlay is not None and self._fabric is not None:
             self._start_underlay(config, config.underlay, self._fabric)
         if config.switches is not None:
@@ -136,6 +140,27 @@ class Exporter:
         self._prober = Child("exporter.probing.process", descriptors, msgspec.msgpack.encode(settings))
         self._stores.append(self._probed)
         self._children.append(self._prober)
+
+    def _start_rdma(self, config: Config, rdma: Rdma) -> None:
+        probing = config.probing
+        if probing is None:
+            return
+        self._rdma_probed = Store(rdma_tables(probing.max_paths, len(config.rnics)))
+        results = ResultRing(RESULT_CAPACITY)
+        self._rdma_records = RecordWriter(self._rdma_probed, results)
+        settings = RdmaSettings(
+            host=config.host,
+            rnics={rnic.name: rnic.ip for rnic in config.rnics},
+            key=read_key(probing.key_file),
+            timeout_seconds=probing.timeout_seconds,
+            max_paths=probing.max_paths,
+            responder_packets_per_second=probing.responder_packets_per_second,
+            port=rdma.port,
+        )
+        descriptors = (self._rdma_probed.descriptor, results.descriptor)
+        self._rdma = Child("exporter.rdma.process", descriptors, msgspec.msgpack.encode(settings))
+        self._stores.append(self._rdma_probed)
+        self._children.append(self._rdma)
 
     def _start_underlay(self, config: Config, underlay: Underlay, fabric: Fabric) -> None:
         require_capability()
@@ -242,6 +267,8 @@ class Exporter:
         if self._prober is not None:
             self._records.remember()
             self._follow_plan(self._prober)
+        if self._rdma is not None:
+            self._rdma_records.remember()
         if self._overlay is not None and self._overlay.follow(time.time(), self._own_paths):
             self._tracer.tell(msgspec.msgpack.encode(self._overlay.flows))
         if watched := [each for each in (self._plan_file, self._overlay) if each is not None]:
@@ -270,7 +297,11 @@ class Exporter:
         self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
         self._own_paths = frozenset(target.path for target in self._plan.targets)
         self._job_paths.follow(self._plan)
-        prober.tell(msgspec.msgpack.encode(self._plan))
+        rest = self._plan
+        if self._rdma is not None:
+            rest, own = split(self._plan)
+            self._rdma.tell(msgspec.msgpack.encode(own))
+        prober.tell(msgspec.msgpack.encode(rest))
         self._counters.begin()
         self._counters.set(_GENERATION, math.nan if gone else plan.generation)
         self._counters.set(_EXPIRES, math.nan if gone else plan.expires)
@@ -290,8 +321,9 @@ class Exporter:
         """Every family that is no column of a table; called with the lock on rendering."""
         joined, links = list(self._fixed), NO_LINKS
         if self._prober is not None:
-            joined += self._job_paths.series(self._probed)
-            joined += self._path_info.series(self._probed)
+            probed = [self._probed, self._rdma_probed] if self._rdma is not None else [self._probed]
+            joined += self._job_paths.series(*probed)
+            joined += self._path_info.series(*probed)
             joined += self._last_hops.series(self._probed)
             joined += self._mtu_limits.series(self._probed)
             if self._links is not None:
@@ -310,7 +342,9 @@ class Exporter:
         if self._prober is None and self._overlay is None:
             return Response(404, "text/plain", b"this exporter does not probe\n")
         form, since = format_of(query, _RECORD_TYPES), number_of(query, "since", 0.0)
-        traced = self._overlay.records(self._outer_routes, time.time_ns()) if self._overlay is not None else ()
+        traced = list(self._overlay.records(self._outer_routes, time.time_ns())) if self._overlay is not None else []
+        if self._rdma is not None:
+            traced += self._rdma_records.records(since, self._plan)
         if form == "jsonl":
             lines = to_jsonl(traced) if self._prober is None else self._records.jsonl(since, self._plan, traced)
             return Response(200, _RECORD_TYPES[form], lines)

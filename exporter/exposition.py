@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.contracts.catalogue import Metric, Table
-from exporter.snapshot import Snapshots
+from exporter.snapshot import Snapshot, Snapshots
 from exporter.store import Store
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -89,32 +89,44 @@ class Renderer:
 
     def render(self, stores: Sequence[Store], joined: Iterable[Series] = ()) -> bytes:
         pieces: list[str] = []
+        holders: dict[Table, list[Store]] = {}
         for store in stores:
             for table in store.tables:
                 if table.metrics:
-                    self._render_table(pieces, store, table)
+                    holders.setdefault(table, []).append(store)
+        for table, holding in holders.items():
+            self._render_table(pieces, holding, table)
         pieces += [self._render_joined(family) for family in joined]
         return "".join(pieces).encode()
 
-    def _render_table(self, pieces: list[str], store: Store, table: Table) -> None:
-        rows = self.snapshots.read(store, table)
-        labels = self._label_texts(store, table, rows.identities, rows.labels)
+    def _render_table(self, pieces: list[str], stores: Sequence[Store], table: Table) -> None:
+        """The families of a table, each under one header: several processes may have rows of one table."""
+        parts = []
+        for store in stores:
+            rows = self.snapshots.read(store, table)
+            parts.append((store, rows, self._label_texts(store, table, rows.identities, rows.labels)))
         column = 0
         for metric in table.metrics:
-            lines = self._lines.setdefault((store, metric), _Lines())
-            if metric.kind == "histogram":
-                width = len(metric.buckets) + 2
-                values = _cumulative(rows.values[:, column : column + width])
-                made = lines.update(rows.identities, values, partial(_histogram_prefixes, metric, labels))
-                column += width
-            else:
-                present = np.flatnonzero(~np.isnan(rows.values[:, column]))  # NaN is absent
-                prefixes = partial(_prefixes, metric, labels, present.tolist())
-                made = lines.update(rows.identities[present], rows.values[present, column], prefixes)
-                column += 1
+            width = len(metric.buckets) + 2 if metric.kind == "histogram" else 1
+            made: list[str] = []
+            for store, rows, labels in parts:
+                made += self._lines_of(store, metric, rows, labels, slice(column, column + width))
+            column += width
             if made:
                 pieces.append(header(metric))
                 pieces += made
+
+    def _lines_of(
+        self, store: Store, metric: Metric, rows: Snapshot, labels: Sequence[str], columns: slice
+    ) -> list[str]:
+        lines = self._lines.setdefault((store, metric), _Lines())
+        if metric.kind == "histogram":
+            values = _cumulative(rows.values[:, columns])
+            return lines.update(rows.identities, values, partial(_histogram_prefixes, metric, labels))
+        column = columns.start
+        present = np.flatnonzero(~np.isnan(rows.values[:, column]))  # NaN is absent
+        prefixes = partial(_prefixes, metric, labels, present.tolist())
+        return lines.update(rows.identities[present], rows.values[present, column], prefixes)
 
     def _label_texts(
         self, store: Store, table: Table, identities: NDArray[np.uint64], labels: Sequence[Sequence[str]]

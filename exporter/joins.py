@@ -85,14 +85,15 @@ class _Join(ABC):
         self._versions: tuple[int, ...] | None = None
 
     @abstractmethod
-    def _make(self, store: Store) -> list[Series]: ...
+    def _make(self, *stores: Store) -> list[Series]: ...
 
-    def series(self, store: Store) -> list[Series]:
-        versions, torn = tuple(map(store.version, self._tables)), store.torn_reads
+    def series(self, *stores: Store) -> list[Series]:
+        versions = tuple(store.version(table) for store in stores for table in self._tables)
+        torn = [store.torn_reads for store in stores]
         if versions != self._versions:
-            self._series = self._make(store)
+            self._series = self._make(*stores)
             # A row that could not be read is looked for again the next time.
-            self._versions = versions if store.torn_reads == torn else None
+            self._versions = versions if [store.torn_reads for store in stores] == torn else None
         return self._series
 
 
@@ -113,8 +114,9 @@ class LinkJoin(_Join):
             return self._fabric.link_shares(ends[0].id, ends[1].id)
         return dict.fromkeys(self._fabric.links_of_route(ends[0].id, hops, ends[1].id) or (), 1.0)
 
-    def _make(self, store: Store) -> list[Series]:
+    def _make(self, *stores: Store) -> list[Series]:
         """Links of each path, and for each RNIC how many its paths could and do cross. O(paths x links a path)."""
+        (store,) = stores
         known = routes(store)
         before, self._known = self._known, {}
         crossing: list[tuple[Sequence[str], float]] = []
@@ -150,7 +152,8 @@ class LastHops(_Join):
         super().__init__(PATH, FAILING_TRACE)
         self._fabric = fabric
 
-    def _make(self, store: Store) -> list[Series]:
+    def _make(self, *stores: Store) -> list[Series]:
+        (store,) = stores
         found = failing_traces(store)
         paths = ((row, found[row.identity]) for row in store.read(PATH) if row.identity in found)
         samples = [((row.labels[0], self._name(trace.last_hop), trace.outcome), 1.0) for row, trace in paths]
@@ -169,12 +172,13 @@ class PathInfo(_Join):
     def __init__(self) -> None:
         super().__init__(PATH)
 
-    def _make(self, store: Store) -> list[Series]:
+    def _make(self, *stores: Store) -> list[Series]:
         return [
             Series(
                 PATH_INFO,
                 [
                     ((row.labels[0], str(int(row.labels[-1]) >> 2), flow_of_labels(row.labels)[1]), 1.0)
+                    for store in stores
                     for row in store.read(PATH)
                 ],
             )
@@ -194,8 +198,8 @@ class MtuLimitJoin(_Join):
         located = self._fabric.locate(hop) if self._fabric is not None else None
         return self._own.get(hop) or located or hop
 
-    def _make(self, store: Store) -> list[Series]:
-        rows = [row.labels for row in store.read(PATH_MTU_LIMIT)]
+    def _make(self, *stores: Store) -> list[Series]:
+        rows = [row.labels for store in stores for row in store.read(PATH_MTU_LIMIT)]
         return [Series(PATH_MTU_LIMIT_INFO, [((path, kind, self._name(hop)), 1.0) for path, kind, hop in rows])]
 
 
@@ -209,8 +213,8 @@ class JobPaths(_Join):
     def follow(self, plan: Plan | None) -> None:
         self._plan, self._versions = plan, None
 
-    def _make(self, store: Store) -> list[Series]:
-        return [job_paths(self._plan, {row.labels[0] for row in store.read(PATH)})]
+    def _make(self, *stores: Store) -> list[Series]:
+        return [job_paths(self._plan, {row.labels[0] for store in stores for row in store.read(PATH)})]
 
 
 def job_paths(plan: Plan | None, probed: Collection[str] = ()) -> Series:

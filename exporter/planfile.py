@@ -62,6 +62,13 @@ def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> tuple[P
     return msgspec.structs.replace(plan, targets=tuple(targets[:limit])), max(len(targets) - limit, 0)
 
 
+def split(plan: Plan) -> tuple[Plan, Plan]:
+    """The plan without its RDMA targets, and with them alone."""
+    rdma = tuple(target for target in plan.targets if target.probe == "rdma")
+    rest = tuple(target for target in plan.targets if target.probe != "rdma")
+    return msgspec.structs.replace(plan, targets=rest), msgspec.structs.replace(plan, targets=rdma)
+
+
 def one_per_port(target: Target) -> list[Target]:
     if len(target.source_ports) == 1:
         return [target]

@@ -89,6 +89,11 @@ class RecordWriter:
         with self._formatting:
             return to_csv(chain(self._records(since, plan), others))
 
+    def records(self, since: float, plan: Plan | None) -> list[Record]:
+        """Records of probes sent after ``since``, for another writer to put with its own."""
+        with self._formatting:
+            return list(self._records(since, plan))
+
     def jsonl(self, since: float, plan: Plan | None, others: Iterable[Record] = ()) -> bytearray:
         """The same, an object a line; what is optional and absent is left out."""
         with self._formatting:

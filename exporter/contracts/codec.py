@@ -18,7 +18,7 @@ import msgspec
 T = TypeVar("T")
 Version = Literal[1]
 
-MAX_FILE_BYTES = 1 << 30
+MAX_FILE_BYTES, _PIECE_BYTES = 1 << 30, 1 << 20
 _MAX_DEPTH = 200
 _BRACKET = re.compile(rb"[\[\]{}]")
 _DEEP_INDENT = re.compile(rb"^[ ?:-]{%d}" % _MAX_DEPTH, re.MULTILINE)
@@ -41,14 +41,18 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def read_bytes(path: Path | str) -> bytes:
     """Read a file whole; raise ContractError with the operating system's reason."""
     source = str(path)
+    pieces: list[bytes] = []
+    left = MAX_FILE_BYTES
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            while left >= 0 and (piece := file.read(_PIECE_BYTES)):  # to ask for all it may be is to have room for that
+                pieces.append(piece)
+                left -= len(piece)
     except OSError as error:
         raise ContractError(source, error.strerror or str(error)) from error
-    if len(data) > MAX_FILE_BYTES:
+    if left < 0:
         raise ContractError(source, "is larger than 1 GiB", "split it by job or by time")
-    return data
+    return b"".join(pieces)
 
 
 def decode(data: bytes, kind: type[T], source: str) -> T:

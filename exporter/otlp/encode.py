@@ -81,15 +81,15 @@ class Encoder:
     def encode(self, stores: Sequence[Store], joined: Iterable[Series], time_ns: int) -> Push:
         """Read everything there is at ``time_ns`` (Unix nanoseconds). Series left out since the last push end."""
         now = _Known()
-        live: list[tuple[Metric, list[bytes]]] = []
+        live: dict[Metric, list[bytes]] = {}
         for store in stores:
             for table in store.tables:
-                if table.metrics:
-                    live += self._encode_table(now, store, table, time_ns)
+                for metric, points in self._encode_table(now, store, table, time_ns) if table.metrics else ():
+                    live.setdefault(metric, []).extend(points)  # two processes may have rows of one table
         for family in joined:
-            live.append((family.metric, self._encode_series(now, family, time_ns)))
+            live[family.metric] = self._encode_series(now, family, time_ns)
         endings = list(self._requests(self._endings(now, time_ns)))
-        return Push(endings + list(self._requests(live)), len(endings), now)
+        return Push(endings + list(self._requests(live.items())), len(endings), now)
 
     def delivered(self, push: Push) -> None:
         """The receiver has got ``push``: the next one is told apart from it."""

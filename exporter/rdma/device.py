@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from exporter.rdma.ports import PORT, PortState, gid_of
+from exporter.rdma.ports import PORT, PortState, VerbsError, gid_of
 from exporter.rdma.verbs import (
     AH,
     CQ,
@@ -37,7 +37,6 @@ from exporter.rdma.verbs import (
     QPInitAttr,
     RecvWR,
     SendWR,
-    VerbsError,
     constants,
 )
 

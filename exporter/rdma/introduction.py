@@ -14,13 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from exporter.contracts.plan import RESPONDER_PORT
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop
 from exporter.probing.packet import ASK, REPLY, Codec
 from exporter.probing.sockets import IcmpError, error_queue, open_flow, receive, send_options
+from exporter.rdma.settings import INTRODUCTION_PORT
 
-INTRODUCTION_PORT = RESPONDER_PORT + 1
 _BATCH = 64
 _ASKED = 4096
 _BINDTODEVICE = 25  # SO_BINDTODEVICE, socket(7)

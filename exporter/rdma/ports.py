@@ -11,6 +11,12 @@ from pathlib import Path
 
 SYSFS, VERBS = Path("/sys/class/infiniband"), Path("/sys/class/infiniband_verbs")
 _V2 = "RoCE v2"
+
+
+class VerbsError(RuntimeError):
+    """RDMA cannot be used; the message names what is in the way, and the remedy."""
+
+
 PORT = 1
 """RNICs of RoCE have one port to a device."""
 

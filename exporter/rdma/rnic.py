@@ -28,11 +28,12 @@ from exporter.probing.paths import Path
 from exporter.probing.phase import next_due
 from exporter.probing.responder import Streams
 from exporter.rdma.device import Device
-from exporter.rdma.introduction import INTRODUCTION_PORT, Introductions
-from exporter.rdma.ports import SYSFS, PortState, read_port
+from exporter.rdma.introduction import Introductions
+from exporter.rdma.ports import SYSFS, PortState, VerbsError, read_port
 from exporter.rdma.prober import Probing, RdmaProber
 from exporter.rdma.responder import RdmaResponder
-from exporter.rdma.verbs import PyverbsError, VerbsError
+from exporter.rdma.settings import INTRODUCTION_PORT
+from exporter.rdma.verbs import PyverbsError
 from exporter.store import RowWriter
 
 _UP, _MTU = RDMA.metrics.index(RDMA_UP), RDMA.metrics.index(RDMA_MTU)

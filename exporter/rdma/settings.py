@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from exporter.contracts.catalogue import PATH, RDMA, RTT_TABLE, Table
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, RDMA, ROUTE, RTT_TABLE, Table
+from exporter.contracts.plan import RESPONDER_PORT
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
-from exporter.rdma.introduction import INTRODUCTION_PORT
+
+INTRODUCTION_PORT = RESPONDER_PORT + 1
 
 
 class RdmaSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,4 +25,6 @@ class RdmaSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rdma_tables(max_paths: int, rnics: int) -> list[tuple[Table, int]]:
-    return [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), (RDMA, max(rnics, 1))]
+    """As of the prober; nothing traces RDMA flows yet, so that the tables of routes stay empty."""
+    routes = [(ROUTE, max_paths), (FAILING_TRACE, max_paths)]
+    return [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), (RDMA, max(rnics, 1)), *routes]

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import sys
 
+from exporter.rdma.ports import VerbsError
+
 INSTALL = "apt-get install python3-pyverbs ibverbs-providers, for the Python that runs the exporter"
-
-
-class VerbsError(RuntimeError):
-    """RDMA cannot be used; the message names what is in the way, and the remedy."""
 
 
 try:
@@ -60,6 +58,5 @@ __all__ = [
     "QPInitAttr",
     "RecvWR",
     "SendWR",
-    "VerbsError",
     "constants",
 ]
