@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 import msgspec
@@ -19,6 +22,16 @@ from exporter.probe.verdict import PATIENCE, silence
 
 _COLOURS = {"": "", "header": "\x1b[1m", "bad": "\x1b[31m", "note": "\x1b[2m"}
 _RESET, _ERASE_LINE, _ERASE_BELOW = "\x1b[0m", "\x1b[K", "\x1b[J"
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class View(Protocol):
@@ -71,9 +84,10 @@ class Table:
         cut = [line if last and line.style == "note" else Line(line.style, line.text[: width - 1]) for line in lines]
         text = "".join(f"{self._styled(line)}{_ERASE_LINE}\n" for line in cut)
         up = f"\x1b[{self._height}A" if self._height else ""
-        self._output.write(f"\r{up}{text}{_ERASE_BELOW}")
-        self._output.flush()
-        self._height = len(lines)
+        with _uninterrupted():  # or the next drawing would begin below this one
+            self._output.write(f"\r{up}{text}{_ERASE_BELOW}")
+            self._output.flush()
+            self._height = len(lines)
 
     def _styled(self, line: Line) -> str:
         return f"{_COLOURS[line.style]}{line.text}{_RESET}" if self._colours and line.style else line.text

@@ -125,7 +125,7 @@ def test_a_responder_that_starts_again_is_a_restart_and_not_a_loss(here: Running
     until(lambda: answered(here, "u"))
     os.kill(far.children()[PROBER], signal.SIGKILL)
     until(lambda: here.value("fabric_path_responder_restarts_total", path="u") == 1)
-    assert (here.value(LOST, path="u") or 0) <= 1
+    assert (here.value(LOST, path="u") or 0) <= 3  # those in its socket died with it: it looks each 100 ms
     far.stop()
 
 
