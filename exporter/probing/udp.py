@@ -32,6 +32,8 @@ from exporter.probing.sockets import (
     send_options,
 )
 
+SHORTEST_NS = 1000
+"""A shorter round trip, as of loopback, is told as this: no responder knows better when its reply leaves."""
 _PADDING = bytes(65536)
 _DRAIN = 4096
 _TIMES_AWAITED = 1024
@@ -331,7 +333,8 @@ class UdpProber:
         starved = probe.starved or self._loop.late_ns > LATE_NS or not measured
         if starved:
             self._on_starved(True)
-        probe.path.book_answer(max((rtt if measured else elapsed) - packet.delay, 0), probe.unix_ns, starved)
+        trip = max((rtt if measured else elapsed) - packet.delay, SHORTEST_NS)
+        probe.path.book_answer(trip, probe.unix_ns, starved)
         if self.path_mtu is not None:
             self.path_mtu.on_answer(probe.path)
 

@@ -19,6 +19,7 @@ from exporter.probing.loop import LATE_NS, SLOT_NS, Loop
 from exporter.probing.packet import ECHO, PACKET_BYTES, REPLY, Codec
 from exporter.probing.paths import Path
 from exporter.probing.sockets import TransmitTime, error_queue, receive_bytes, time_stream
+from exporter.probing.udp import SHORTEST_NS
 
 SYN_RETRANSMIT_SECONDS = 1.0
 """After so long without an answer the kernel sends the SYN again (RFC 6298, 2.1): nothing makes it wait less."""
@@ -278,7 +279,7 @@ class Echo:
             if 0 < rtt <= elapsed:
                 elapsed = rtt
         self._path.notice_epoch(packet.epoch)
-        self._end(max(elapsed - packet.delay, 0))
+        self._end(max(elapsed - packet.delay, SHORTEST_NS))
 
     def _on_broken(self, error: OSError) -> None:
         if error.errno in (errno.ECONNRESET, errno.EPIPE):

@@ -8,7 +8,7 @@ from exporter.probing.packet import TRACE, Packet, quoted_sequence
 from exporter.probing.paths import Flow
 from exporter.probing.sockets import Datagram, IcmpError, send_options
 from exporter.probing.tracing.walk import Walk
-from exporter.probing.udp import FlowSocket, UdpProber
+from exporter.probing.udp import SHORTEST_NS, FlowSocket, UdpProber
 
 
 class UdpTraces:
@@ -81,7 +81,7 @@ class UdpCarrier:
         if self._walk is None or datagram.address != self._flow.destination:
             return False
         rtt_ns = self._round_trip(datagram.received_ns)
-        self._walk.on_destination(None if rtt_ns is None else max(rtt_ns - packet.delay, 0))
+        self._walk.on_destination(None if rtt_ns is None else max(rtt_ns - packet.delay, SHORTEST_NS))
         return True
 
     def _round_trip(self, received_ns: int | None) -> int | None:
