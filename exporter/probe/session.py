@@ -6,6 +6,7 @@ In a thread, so that a terminal that takes its time delays no probe.
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -270,6 +271,7 @@ class Session:
         return [path.summary(traced=self._request.type == "trace") for path in self.paths]
 
     def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # for the main thread, when it will
         try:
             period_ns = int(self._request.interval * 1e9)
             first = self._loop.clock() + _START_NS
