@@ -11,7 +11,7 @@ SETUP  := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-probes bench-render bench-rtt-while-rendering victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-render bench-rtt-while-rendering victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -29,7 +29,7 @@ demo: $(SETUP) ## the main job: fabric, traffic, skeleton, rules, faults, notifi
 test: $(SETUP) ## all tests but the slow ones; needs what `make demo` needs
 	@scripts/setup --check
 	@$(if $(ARGS),,$(BIN)/python -m lab.guest prepare)
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),scripts/test)
 
 test-rdma: $(SETUP) ## RDMA tests alone, in a guest with soft-RoCE (docs/rdma-lab.md)
 	@scripts/setup --check
@@ -74,8 +74,17 @@ bench-probes: $(SETUP) ## the prober against fping, blackbox_exporter and an ech
 	@scripts/setup --rivals
 	$(BIN)/python -m benchmarks.probes $(ARGS)
 
+bench-rdma: $(SETUP) ## RDMA probes in a guest against a bare pyverbs loop and ib_send_lat; loss, memory (ARGS=--quick)
+	@scripts/setup --check
+	@scripts/setup --rivals
+	@scripts/uml-kernel
+	$(BIN)/python -m lab.guest run --timeout 3600 $(CURDIR)/$(BIN)/python -m benchmarks.rdma $(ARGS)
+
 bench-inference: $(SETUP) ## what inference finds of simulated jobs, how sure it is, and what it costs up to 32,768 RNICs (ARGS=--quick)
 	$(BIN)/python -m benchmarks.inference $(ARGS)
+
+bench-diagnosis: $(SETUP) ## what diagnose finds and names of simulated faults, beside 007 and deTector, and what it costs (ARGS=--quick)
+	$(BIN)/python -m benchmarks.diagnosis $(ARGS)
 
 bench-render: $(SETUP) ## processor seconds of /metrics and OTLP for 100,000 series, against the common libraries
 	$(BIN)/python -m benchmarks.render $(ARGS)

@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.inference_at_scale import DEGREES, Cost, measure
 from benchmarks.inferred_jobs import HELD_OUT, Outcome, bins, brier, mixed, outcomes, pairs, watched
+from benchmarks.markdown import begin, head, row, say, verdict
 from exporter.contracts.skeleton import read_skeleton
 from lab.simulator import CASES, simulate
 
@@ -226,27 +227,6 @@ def two(both: Sequence[Sequence[Outcome]], value: Callable[[Outcome], float], fo
 def and_worst(extreme: Callable[[list[float]], float], values: list[float]) -> str:
     mean, worst = f"{fmean(values):.3f}", f"{extreme(values):.3f}"
     return mean if mean == worst else f"{mean} ({worst})"
-
-
-def begin(title: str, *sentences: str) -> None:
-    print(f"\n### {title}\n", *sentences, "", sep="\n")
-
-
-def head(*names: str) -> None:
-    row(*names)
-    print("|---" * len(names) + "|")
-
-
-def row(*cells: str) -> None:
-    print("|", " | ".join(cells), "|", flush=True)
-
-
-def say(*sentences: str) -> None:
-    print("", *sentences, sep="\n", flush=True)
-
-
-def verdict(good: bool, text: str) -> str:
-    return f"{'good' if good else 'MISSED'}: {text}"
 
 
 SECTIONS = {"cases": cases, "probes": probes, "length": length, "confidence": confidence, "scale": scale}

@@ -12,15 +12,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from exporter.contracts.addresses import is_ipv6, is_link_local
 from exporter.contracts.codec import ContractError, decode, read_bytes
-from exporter.contracts.plan import RESPONDER_PORT
+from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
 from exporter.dnsconfig import Dns, dns_settings
 from exporter.otlp.settings import Otlp, check_otlp
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
-from exporter.rdma.settings import INTRODUCTION_PORT
+from exporter.rdma.settings import Reliable, check_reliable
 from exporter.underlay.settings import Underlay
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -58,6 +59,8 @@ class Rdma(_Section, frozen=True, kw_only=True):
 
     port: Port = INTRODUCTION_PORT
     """UDP, where probers ask for the queue pair that answers them."""
+    reliable: Reliable | None = None
+    """Reliable connections as well; left out, none is made and none served."""
 
 
 class Throughput(_Section, frozen=True, kw_only=True):
@@ -146,6 +149,8 @@ def read_config(path: Path | str) -> Config:
         config = msgspec.structs.replace(config, dns=dns)
     if config.rdma is not None and config.probing is None:
         raise ContractError(source, "section 'rdma' needs the key of probers", "add a section 'probing'")
+    if config.rdma is not None and config.rdma.reliable is not None:
+        check_reliable(config.rdma.reliable, source)
     if config.underlay is not None:
         config = msgspec.structs.replace(config, underlay=_resolve_underlay(config, config.underlay, base, source))
     if not config.rnics and config.topology is not None:
@@ -155,7 +160,7 @@ def read_config(path: Path | str) -> Config:
         config = msgspec.structs.replace(config, rnics=rnics)
     if config.probing is not None and not config.rnics:
         raise ContractError(source, "nothing to probe from", "name the host's 'rnics', or a 'topology' that holds it")
-    _check_rnics(config.rnics, source)
+    config = msgspec.structs.replace(config, rnics=_checked(config.rnics, source, over_rdma=config.rdma is not None))
     if config.underlay is not None and not config.underlay.devices:
         for rnic in config.rnics:
             if rnic.netdev is None:
@@ -186,24 +191,41 @@ def _resolve_underlay(config: Config, underlay: Underlay, base: Path, source: st
     return msgspec.structs.replace(underlay, plans=tuple(plans))
 
 
-def _check_rnics(rnics: Sequence[Rnic], source: str) -> None:
-    """Names and addresses must be unique; the prober binds each address, and speaks IPv4."""
+def _checked(rnics: Sequence[Rnic], source: str, *, over_rdma: bool) -> tuple[Rnic, ...]:
+    """With addresses in one spelling. Names and addresses must be unique; IPv6 is for RDMA probes, from an ``ip``."""
+    checked: list[Rnic] = []
     names: set[str] = set()
     addresses: set[str] = set()
     for rnic in rnics:
         if rnic.name in names:
             raise ContractError(source, f"field 'rnics': {rnic.name!r} appears twice")
         names.add(rnic.name)
-        for address in (rnic.ip, *rnic.ips):
-            try:
-                ipaddress.IPv4Address(address)
-            except ValueError as error:
-                raise ContractError(
-                    source, f"field 'rnics': {address!r} of {rnic.name!r} is no IPv4 address"
-                ) from error
+        try:
+            known = rnic.with_canonical_addresses()
+        except ValueError as error:
+            raise ContractError(source, f"field 'rnics': {rnic.name!r}: {error}") from error
+        for address in known.addresses:
             if address in addresses:
                 raise ContractError(source, f"field 'rnics': address {address!r} appears twice")
             addresses.add(address)
+            _check_usable(address, rnic.name, source, over_rdma=over_rdma and address == known.ip)
+        checked.append(known)
+    return tuple(checked)
+
+
+def _check_usable(address: str, rnic: str, source: str, *, over_rdma: bool) -> None:
+    where = f"field 'rnics': {address!r} of {rnic!r}"
+    if not is_ipv6(address):
+        try:
+            ipaddress.IPv4Address(address)
+        except ValueError as error:
+            raise ContractError(source, f"{where} is no IPv4 address") from error
+    elif not over_rdma:
+        remedy = "IPv6 is for RDMA probes, from the 'ip' of an RNIC: add a section 'rdma'"
+        raise ContractError(source, f"{where} is no IPv4 address", remedy)
+    elif is_link_local(address):
+        remedy = "name a global or unique local address of its interface"
+        raise ContractError(source, f"{where} is link-local, and no other link can be probed from it", remedy)
 
 
 def _rnics_of(host: str, topology: str, source: str, *, needed: bool) -> tuple[Rnic, ...]:

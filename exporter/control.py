@@ -14,6 +14,7 @@ import msgspec
 from exporter import __version__, parquet
 from exporter.child import Child
 from exporter.config import Config, Rdma, read_key, read_secret
+from exporter.contracts.addresses import is_ipv6
 from exporter.contracts.catalogue import (
     CHILDREN,
     CONTROL,
@@ -37,8 +38,10 @@ from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
 from exporter.planfile import PlanFile, own_part, split
+from exporter.probing.ceilings import Ceilings
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
-from exporter.rdma.settings import RdmaSettings, rdma_tables
+from exporter.rdma.settings import RdmaSettings, TraceSettings, rdma_tables
+from exporter.rdma.ways import orders
 from exporter.records import RecordWriter, to_csv, to_jsonl
 from exporter.results import ResultRing
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
@@ -122,14 +125,19 @@ class Exporter:
         self._records = RecordWriter(self._probed, self._results, underlay)
         settings = ProberSettings(
             host=config.host,
-            addresses={address: rnic.name for rnic in config.rnics for address in (rnic.ip, *rnic.ips)},
+            addresses={
+                address: rnic.name for rnic in config.rnics for address in rnic.addresses if not is_ipv6(address)
+            },
             key=read_key(probing.key_file),
             timeout_seconds=probing.timeout_seconds,
             max_paths=probing.max_paths,
             responder=probing.responder,
             responder_port=probing.responder_port,
             responder_packets_per_second=probing.responder_packets_per_second,
-            ceilings=probing.ceilings,
+            ceilings=msgspec.structs.replace(
+                probing.ceilings,
+                trace_packets_per_second_per_switch=_share_of_traces(probing.ceilings, config),
+            ),
             trace_period_seconds=probing.trace_period_seconds,
             trace_max_hops=probing.trace_max_hops,
             switches=dict(self._fabric.switch_addresses) if self._fabric is not None else {},
@@ -145,7 +153,8 @@ class Exporter:
         probing = config.probing
         if probing is None:
             return
-        self._rdma_probed = Store(rdma_tables(probing.max_paths, len(config.rnics)))
+        tables = rdma_tables(probing.max_paths, len(config.rnics), reliable=rdma.reliable is not None)
+        self._rdma_probed = Store(tables)
         results = ResultRing(RESULT_CAPACITY)
         self._rdma_records = RecordWriter(self._rdma_probed, results)
         settings = RdmaSettings(
@@ -156,6 +165,16 @@ class Exporter:
             max_paths=probing.max_paths,
             responder_packets_per_second=probing.responder_packets_per_second,
             port=rdma.port,
+            tracing=TraceSettings(
+                period_seconds=probing.trace_period_seconds,
+                max_hops=probing.trace_max_hops,
+                packets_per_second_per_switch=_share_of_traces(probing.ceilings, config),
+                switches=dict(self._fabric.switch_addresses),
+                spraying=probing.spraying,
+            )
+            if self._fabric is not None
+            else None,
+            reliable=rdma.reliable,
         )
         descriptors = (self._rdma_probed.descriptor, results.descriptor)
         self._rdma = Child("exporter.rdma.process", descriptors, msgspec.msgpack.encode(settings))
@@ -293,14 +312,14 @@ class Exporter:
         self._plan_lapsed, self._plan_gone = lapsed, gone
         if newly_lapsed:
             print(f"plan of job {plan.job} has expired: its paths are not probed", file=sys.stderr, flush=True)
-        addresses = {address for rnic in self._config.rnics for address in (rnic.ip, *rnic.ips)}
+        addresses = {address for rnic in self._config.rnics for address in rnic.addresses}
         self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
         self._own_paths = frozenset(target.path for target in self._plan.targets)
         self._job_paths.follow(self._plan)
         rest = self._plan
         if self._rdma is not None:
-            rest, own = split(self._plan)
-            self._rdma.tell(msgspec.msgpack.encode(own))
+            rest, own = split(self._plan, {rnic.ip for rnic in self._config.rnics})
+            self._rdma.tell(msgspec.msgpack.encode(orders(own, self._fabric)))
         prober.tell(msgspec.msgpack.encode(rest))
         self._counters.begin()
         self._counters.set(_GENERATION, math.nan if gone else plan.generation)
@@ -324,10 +343,10 @@ class Exporter:
             probed = [self._probed, self._rdma_probed] if self._rdma is not None else [self._probed]
             joined += self._job_paths.series(*probed)
             joined += self._path_info.series(*probed)
-            joined += self._last_hops.series(self._probed)
+            joined += self._last_hops.series(*probed)
             joined += self._mtu_limits.series(self._probed)
             if self._links is not None:
-                links, *coverage = self._links.series(self._probed)
+                links, *coverage = self._links.series(*probed)
                 joined += coverage
         if self._overlay is not None:
             links = self._overlay.series(self._outer_routes, links)
@@ -368,6 +387,11 @@ class Exporter:
         if down:
             return Response(503, "text/plain", f"not running: {', '.join(down)}\n".encode())
         return Response(200, "text/plain", b"ready\n")
+
+
+def _share_of_traces(ceilings: Ceilings, config: Config) -> float:
+    """Packets a second that one process may have end at one switch: the prober shares them with the RDMA process."""
+    return ceilings.trace_packets_per_second_per_switch / (1 if config.rdma is None else 2)
 
 
 def run(config: Config) -> None:

@@ -116,13 +116,12 @@ class LinkJoin(_Join):
 
     def _make(self, *stores: Store) -> list[Series]:
         """Links of each path, and for each RNIC how many its paths could and do cross. O(paths x links a path)."""
-        (store,) = stores
-        known = routes(store)
         before, self._known = self._known, {}
         crossing: list[tuple[Sequence[str], float]] = []
         pairs: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
         crossed: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for row in store.read(PATH):
+        known = {flow: hops for store in stores for flow, hops in routes(store).items()}
+        for row in (row for store in stores for row in store.read(PATH)):
             flow, rnic = flow_of_labels(row.labels), (row.labels[_SOURCE], row.labels[_SOURCE + 1])
             pairs[rnic].add((flow[0], flow[2]))
             if flow not in known:
@@ -153,10 +152,11 @@ class LastHops(_Join):
         self._fabric = fabric
 
     def _make(self, *stores: Store) -> list[Series]:
-        (store,) = stores
-        found = failing_traces(store)
-        paths = ((row, found[row.identity]) for row in store.read(PATH) if row.identity in found)
-        samples = [((row.labels[0], self._name(trace.last_hop), trace.outcome), 1.0) for row, trace in paths]
+        samples = []
+        for store in stores:  # whose rows are numbered each for itself
+            found = failing_traces(store)
+            paths = ((row, found[row.identity]) for row in store.read(PATH) if row.identity in found)
+            samples += [((row.labels[0], self._name(trace.last_hop), trace.outcome), 1.0) for row, trace in paths]
         return [Series(TRACE_LAST_HOP_INFO, samples)]
 
     def _name(self, address: str) -> str:
@@ -192,7 +192,7 @@ class MtuLimitJoin(_Join):
         """``rnics`` are those of ``host``, from which the paths start."""
         super().__init__(PATH_MTU_LIMIT)
         self._fabric = fabric
-        self._own = {address: port_id(host, rnic.name) for rnic in rnics for address in (rnic.ip, *rnic.ips)}
+        self._own = {address: port_id(host, rnic.name) for rnic in rnics for address in rnic.addresses}
 
     def _name(self, hop: str) -> str:
         located = self._fabric.locate(hop) if self._fabric is not None else None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import zlib
+from collections.abc import Set
 from pathlib import Path
 
 import msgspec
 
+from exporter.contracts.addresses import is_ipv6, is_link_local
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Plan, Target, read_plan
 
@@ -62,11 +64,19 @@ def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> tuple[P
     return msgspec.structs.replace(plan, targets=tuple(targets[:limit])), max(len(targets) - limit, 0)
 
 
-def split(plan: Plan) -> tuple[Plan, Plan]:
-    """The plan without its RDMA targets, and with them alone."""
-    rdma = tuple(target for target in plan.targets if target.probe == "rdma")
-    rest = tuple(target for target in plan.targets if target.probe != "rdma")
-    return msgspec.structs.replace(plan, targets=rest), msgspec.structs.replace(plan, targets=rdma)
+def split(plan: Plan, addresses: Set[str]) -> tuple[Plan, Plan]:
+    """The plan without the targets that are probed over RDMA, and with them alone; ``addresses`` can probe so."""
+    rdma: list[Target] = []
+    rest: list[Target] = []
+    for target in plan.targets:
+        (rdma if target.source_address in addresses and is_probed_over_rdma(target) else rest).append(target)
+    return msgspec.structs.replace(plan, targets=tuple(rest)), msgspec.structs.replace(plan, targets=tuple(rdma))
+
+
+def is_probed_over_rdma(target: Target) -> bool:
+    """Both ends have a GID of one kind; link-local ones of another link may be the same address."""
+    source, destination = target.source_address, target.destination_address
+    return target.probe == "rdma" and is_ipv6(source) == is_ipv6(destination) and not is_link_local(destination)
 
 
 def one_per_port(target: Target) -> list[Target]:

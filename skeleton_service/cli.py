@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -12,10 +14,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, NoReturn
 
 from exporter.contracts.codec import ContractError, encode, read_bytes, write
 from exporter.contracts.fabric import Fabric
+from exporter.contracts.overlay import read_overlay
 from exporter.contracts.skeleton import Skeleton, read_skeleton
 from exporter.contracts.strict import Parser
 from exporter.contracts.topology import Topology, read_topology
@@ -83,6 +87,7 @@ def _plan(options: argparse.Namespace) -> int:
         generation=options.generation if options.generation is not None else int(time.time()),
         expires=time.time() + options.valid_seconds,
         settings=Settings(
+            probes=frozenset(options.probe),
             path_probability=options.coverage,
             max_paths=options.max_paths,
             exploration=options.exploration,
@@ -164,23 +169,55 @@ def _check(directory: Path, rules: Mapping[str, str]) -> int:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
+    from skeleton_service.counters import read_counters  # noqa: PLC0415
     from skeleton_service.diagnosis import diagnose  # noqa: PLC0415
+    from skeleton_service.diagnosis.unused import unused_counters, unused_overlay, unused_records  # noqa: PLC0415
     from skeleton_service.records import read_records  # noqa: PLC0415
+    from skeleton_service.telling import failure_lines  # noqa: PLC0415
 
     skeleton = read_skeleton(options.skeleton)
     fabric = Fabric(read_topology(options.topology))
-    diagnosis = diagnose(read_records(options.probes), fabric, skeleton, spraying=options.spraying)
+    if options.follow is not None:
+        _follow(options, fabric, skeleton)
+    records = read_records(options.probes)
+    counters = read_counters(options.counters) if options.counters else None
+    overlay = read_overlay(options.overlay) if options.overlay else None
+    unused = unused_records(records, fabric, options.probes)
+    unused += [] if counters is None else unused_counters(counters, fabric, options.counters)
+    unused += [] if overlay is None else unused_overlay(overlay, fabric, options.overlay)
+    print(*unused, sep="\n", end="\n" if unused else "", file=sys.stderr)
+    diagnosis = diagnose(records, fabric, skeleton, counters=counters, overlay=overlay, spraying=options.spraying)
     write(options.output, encode(diagnosis))
-    for failure in diagnosis.failures:
-        print(
-            f"{failure.symptom}: {failure.component.kind} {failure.component.name} "
-            f"(job {failure.job}, confidence {failure.confidence:.2f})"
-        )
-        for line in failure.evidence:
-            print(f"  {line}")
-    if not diagnosis.failures:
-        print("no failure in these records")
+    told = ["\n".join(failure_lines(failure)) for failure in diagnosis.failures]
+    nothing = "no failure in these records" if len(records) else "no records: nothing can be said of this fabric"
+    print("\n\n".join(told) or nothing)
     return 0
+
+
+def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> NoReturn:
+    from skeleton_service.following import Given, follow  # noqa: PLC0415
+    from skeleton_service.tables import LIVE  # noqa: PLC0415
+
+    for source in options.probes:
+        if not source.startswith(LIVE):
+            raise ContractError("--follow", f"{source} does not go on", "give URLs of exporters, or leave --follow out")
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    given = Given(
+        fabric,
+        skeleton,
+        probes=options.probes,
+        counters=options.counters or (),
+        overlay=Path(options.overlay) if options.overlay else None,
+        output=Path(options.output),
+        interval=options.follow,
+        spraying=options.spraying,
+    )
+    follow(given, stop)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads may wait for a source, or be in Arrow, which does not outlive the interpreter
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -218,6 +255,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--job", metavar="NAME", help="whose preload list, where no skeleton says")
     plan.add_argument(
         "--hosts", metavar="NAMES|FILE", help="its hosts: a,b,c or a file of names; default: all active ones"
+    )
+    plan.add_argument(
+        "--probe",
+        nargs="+",
+        choices=("udp", "rdma"),
+        default=["udp"],
+        help="small probes of each path; both tell what RDMA alone loses (default: udp)",
     )
     plan.add_argument(
         "--coverage", type=_probability, default=0.99, metavar="P", help="chance to cross every equal-cost path"
@@ -261,6 +305,16 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--probes", required=True, nargs="+", metavar="FILE", help="CSV, JSONL, Parquet or URL")
     diagnose.add_argument("--topology", required=True, metavar="FILE")
     diagnose.add_argument("--skeleton", required=True, metavar="FILE")
+    diagnose.add_argument("--counters", nargs="+", metavar="FILE", help="counter samples: CSV, JSONL, Parquet or URL")
+    diagnose.add_argument("--overlay", metavar="FILE", help="overlay state: tables of virtual switches and RNICs")
+    diagnose.add_argument(
+        "--follow",
+        nargs="?",
+        type=_interval,
+        const=5.0,
+        metavar="SECONDS",
+        help="go on: ask the URLs again and again (default: every 5 s), tell failures as they come and go",
+    )
     diagnose.add_argument(
         "--spraying", action="store_true", help="the fabric sprays packets: a path without a route takes every way"
     )
@@ -284,6 +338,13 @@ def _seconds(text: str) -> float:
     if match is None or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration: write 1s, 500ms or 15m")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def _interval(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 300:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.1 to 300 seconds")
+    return value
 
 
 def _time(text: str) -> float:

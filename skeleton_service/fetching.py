@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
+from math import inf
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -14,6 +16,7 @@ from exporter.contracts.codec import ContractError
 TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 1 << 30
 MAX_PARALLEL = 64
+_PIECE_BYTES = 1 << 20
 
 
 def fetch_each(urls: Sequence[str]) -> Iterator[tuple[str, bytes | ContractError]]:
@@ -41,15 +44,25 @@ def fetch_each(urls: Sequence[str]) -> Iterator[tuple[str, bytes | ContractError
                 asked.cancel()
 
 
-def fetch(request: Request, source: str, timeout: float = TIMEOUT_SECONDS) -> bytes:
-    """The body of the answer; raise ContractError naming ``source``. ``timeout`` is in seconds, of each wait."""
+def fetch(request: Request, source: str, timeout: float = TIMEOUT_SECONDS, within: float = inf) -> bytes:
+    """The body of the answer; raise ContractError naming ``source``.
+
+    ``timeout`` is in seconds, of each wait; ``within`` of the whole answer, which may come in drops.
+    """
+    data = bytearray()
+    latest = time.monotonic() + within
     try:
         with urlopen(request, timeout=timeout) as answer:  # noqa: S310 - the caller checked the scheme
-            data: bytes = answer.read(MAX_ANSWER_BYTES + 1)
+            while len(data) <= MAX_ANSWER_BYTES and (piece := answer.read1(_PIECE_BYTES)):
+                data += piece
+                if time.monotonic() > latest:
+                    raise TimeoutError(f"not complete within {within:.0f} s")
+            if answer.length:
+                raise IncompleteRead(bytes(data), answer.length)
     except (HTTPException, OSError, ValueError) as error:
         refused = isinstance(error, HTTPError)  # whose reason lacks the number
         reason = (not refused and getattr(error, "reason", None)) or str(error) or type(error).__name__
         raise ContractError(source, f"cannot be fetched: {reason}") from error
     if len(data) > MAX_ANSWER_BYTES:
         raise ContractError(source, "serves more than 1 GiB", "ask for less with ?since=")
-    return data
+    return bytes(data)

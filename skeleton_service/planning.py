@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id, port_id
-from exporter.contracts.plan import UDP_HEADERS, Coverage, Phase, Plan, ProbeType, Target, check_plan
+from exporter.contracts.plan import (
+    MAX_RDMA_SOURCE_PORTS,
+    RESPONDER_PORT,
+    ROCE_PORT,
+    ROCE_SOURCE_PORTS,
+    UDP_HEADERS,
+    Coverage,
+    Phase,
+    Plan,
+    ProbeType,
+    Target,
+    check_plan,
+)
 from exporter.contracts.skeleton import Endpoint, Skeleton
 from exporter.contracts.topology import Topology
 from skeleton_service.identifiability import separate
 from skeleton_service.routes import Routes
-from skeleton_service.selection import Member, Pair, Selection, target_count
+from skeleton_service.selection import Member, Pair, Selection
 from skeleton_service.sourceports import SourcePorts, path_probability, port_count
 
 RESERVED = 0.1
@@ -28,14 +41,23 @@ LARGEST_FILE = 1_000_000
 ECT_0 = 2
 """ECN-capable transport (RFC 3168, section 5): the two low bits of a traffic class, below its DSCP."""
 
+RDMA_PAYLOAD = 64
+"""Bytes that a message of an RDMA probe carries; no other number of them is sent."""
+
+SmallProbe = Literal["udp", "rdma"]
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a site may choose. Periods in seconds; ``mtu`` is the largest IP packet the fabric promises.
 
+    ``probes`` are the small probes of each source port: UDP, or RDMA as the job sends it, or both, so that loss of one
+    alone shows. RDMA is probed from ports of its own, below those of UDP, and from 32 of a pair's at most.
+
     ``traffic_class`` is the lossless one, which the job uses. ``default_traffic_class`` is probed beside it, None for
     not at all: one small probe a pair and ``default_udp_period``, for comparison. A loss of both is a path's, a loss of
-    one its queue's. That is one target of 2 n + 2, n being the pair's source ports, and half a probe a second.
+    one its queue's. That is one target of 2 n + 2, n being the pair's source ports, and half a probe a second. It is
+    probed by UDP unless RDMA alone is.
 
     ``rotation`` is the share of a pair's source ports that are drawn anew each generation of a skeleton's plan, so that
     equal-cost paths which the others miss have their turn. The series of the other paths go on.
@@ -45,6 +67,7 @@ class Settings:
     the skeleton, so that one that is wrong shows.
     """
 
+    probes: frozenset[SmallProbe] = frozenset({"udp"})
     path_probability: float = 0.99
     largest_port_count: int = 64
     first_source_port: int = 61000  # above the ephemeral range (32768-60999), below the responder
@@ -52,6 +75,7 @@ class Settings:
     traffic_class: int = (26 << 2) | ECT_0
     default_traffic_class: int | None = (0 << 2) | ECT_0
     udp_period: float = 1.0
+    rdma_period: float = 1.0
     default_udp_period: float = 2.0
     mtu_period: float = 2.0
     tcp_period: float = 5.0
@@ -81,9 +105,13 @@ class Settings:
         both = {"traffic_class": self.traffic_class}
         return both if default is None else {**both, "default_traffic_class": default}
 
-    @property
-    def class_count(self) -> int:
-        return len(self._classes)
+    def rdma_ports(self, ports: int) -> int:
+        """From how many source ports a pair with so many is probed by RDMA."""
+        return min(ports, MAX_RDMA_SOURCE_PORTS) if "rdma" in self.probes else 0
+
+    def target_count(self, ports: int) -> int:
+        """Targets of a pair, one way: small and full-size ones of each source port, TCP and the default class once."""
+        return ports * (1 + ("udp" in self.probes)) + self.rdma_ports(ports) + len(self._classes)
 
 
 _Probe = tuple[ProbeType, int, int, float]
@@ -104,6 +132,17 @@ class Draft:
         self._ports = SourcePorts(
             settings.first_source_port, settings.largest_port_count, settings.rotation, head.generation
         )
+        self._rdma_ports = (
+            SourcePorts(
+                ROCE_SOURCE_PORTS.start,
+                min(settings.largest_port_count, MAX_RDMA_SOURCE_PORTS),
+                settings.rotation,
+                head.generation,
+                end=settings.first_source_port,
+            )
+            if "rdma" in settings.probes
+            else None
+        )
         self._toward: dict[str, list[Pair]] = defaultdict(list)
         for pair in pairs:
             self._toward[pair.one.endpoint.id].append(pair)
@@ -111,8 +150,7 @@ class Draft:
 
     @property
     def paths(self) -> int:
-        classes = self._settings.class_count
-        return sum(target_count(pair.ports, classes) for pairs in self._toward.values() for pair in pairs)
+        return sum(self._settings.target_count(pair.ports) for pairs in self._toward.values() for pair in pairs)
 
     def whole(self) -> Plan:
         """The plan in one file; raise ContractError when no reader would take it."""
@@ -140,44 +178,57 @@ class Draft:
         return made
 
     def _targets(self, pair: Pair) -> Iterator[Target]:
-        """One target per path: UDP and MTU probes share source ports, hence the route that ECMP gives them.
-
-        So does the default class the first port: switches hash no DSCP, and a loss of one class alone is no link's.
-        """
-        settings = self._settings
+        """One target per path."""
         source, destination = pair.one.interface, pair.other.interface
-        jumbo = self._routes.mtu(pair.one.id, pair.other.id, settings.mtu) - UDP_HEADERS
-        lossless, default = settings.traffic_class, settings.default_traffic_class
-        each: list[_Probe] = [
-            ("udp", lossless, settings.udp_payload, settings.udp_period),
-            ("mtu", lossless, jumbo, settings.mtu_period),
-        ]
-        once: list[_Probe] = [("tcp", lossless, settings.tcp_payload, settings.tcp_period)]
-        if default is not None:
-            once.append(("udp", default, settings.udp_payload, settings.default_udp_period))
         ends = {pair.one.endpoint.id, pair.other.endpoint.id}
         active = self._inactive is not None and not ends & self._inactive
         names = (source.host.name, source.rnic.name, destination.host.name, destination.rnic.name)
-        for index, port in enumerate(self._ports.of(pair.one.id, pair.other.id, pair.ports)):
-            for probe, traffic_class, payload, period in (*each, *once) if index == 0 else each:
-                yield Target(
-                    path=path_id(*names, probe, traffic_class, port),
-                    source=pair.one.endpoint.id,
-                    destination=pair.other.endpoint.id,
-                    probe=probe,
-                    source_address=source.rnic.ip,
-                    destination_address=destination.rnic.ip,
-                    source_ports=(port,),
-                    traffic_class=traffic_class,
-                    payload_bytes=payload,
-                    period_seconds=period,
-                    active=active,
-                    role=pair.role,
-                    source_host=names[0],
-                    source_rnic=names[1],
-                    destination_host=names[2],
-                    destination_rnic=names[3],
-                )
+        for port, (probe, traffic_class, payload, period) in self._probes(pair):
+            yield Target(
+                path=path_id(*names, probe, traffic_class, port),
+                source=pair.one.endpoint.id,
+                destination=pair.other.endpoint.id,
+                probe=probe,
+                source_address=source.rnic.ip,
+                destination_address=destination.rnic.ip,
+                destination_port=ROCE_PORT if probe == "rdma" else RESPONDER_PORT,
+                source_ports=(port,),
+                traffic_class=traffic_class,
+                payload_bytes=payload,
+                period_seconds=period,
+                active=active,
+                role=pair.role,
+                source_host=names[0],
+                source_rnic=names[1],
+                destination_host=names[2],
+                destination_rnic=names[3],
+            )
+
+    def _probes(self, pair: Pair) -> Iterator[tuple[int, _Probe]]:
+        """Source port and probe of each path. UDP and MTU probes share ports, hence the route that ECMP gives them.
+
+        So does the default class the first port: switches hash no DSCP, and a loss of one class alone is no link's.
+        RDMA has another destination port, so that no source port would give it the route of UDP.
+        """
+        settings, ends = self._settings, (pair.one.id, pair.other.id)
+        lossless, default = settings.traffic_class, settings.default_traffic_class
+        jumbo = self._routes.mtu(*ends, settings.mtu) - UDP_HEADERS
+        ports = self._ports.of(*ends, pair.ports)
+        for port in ports:
+            if "udp" in settings.probes:
+                yield port, ("udp", lossless, settings.udp_payload, settings.udp_period)
+            yield port, ("mtu", lossless, jumbo, settings.mtu_period)
+            if port == ports[0]:
+                yield port, ("tcp", lossless, settings.tcp_payload, settings.tcp_period)
+                if default is not None and "udp" in settings.probes:
+                    yield port, ("udp", default, settings.udp_payload, settings.default_udp_period)
+        if self._rdma_ports is None:
+            return
+        ports = self._rdma_ports.of(*ends, settings.rdma_ports(pair.ports))
+        for port in ports:
+            yield port, ("rdma", lossless, RDMA_PAYLOAD, settings.rdma_period)
+        if default is not None and "udp" not in settings.probes:
+            yield ports[0], ("rdma", default, RDMA_PAYLOAD, settings.default_udp_period)
 
 
 def draft(
@@ -216,7 +267,7 @@ def draft(
     selection = Selection(
         routes,
         lambda paths: min(port_count(paths, settings.path_probability), settings.largest_port_count),
-        settings.class_count,
+        settings.target_count,
     )
     rails = _rails(members.values())
     if phase == "preload":
@@ -225,7 +276,8 @@ def draft(
     else:
         _add_skeleton(selection, skeleton, members, int(room * (1 - RESERVED)))
     asked = list(selection.pairs)
-    reached = [path_probability(routes.count(pair.one.id, pair.other.id), pair.ports) for pair in asked]
+    used = (lambda ports: ports) if "udp" in settings.probes else settings.rdma_ports
+    reached = [path_probability(routes.count(pair.one.id, pair.other.id), used(pair.ports)) for pair in asked]
     extra, ambiguous = separate(
         fabric, [(pair.one.id, pair.other.id) for pair in asked], sorted(member_at), settings.redundancy
     )

@@ -140,6 +140,7 @@ def job_rules(job: str, thresholds: Thresholds, runbooks: str = RUNBOOKS) -> Map
             job=job,
             interval=times.interval,
             window=times.window,
+            window_seconds=seconds(times.window, "window", "thresholds"),
             for_paths=times.for_paths,
             keep_firing_for=times.keep_firing_for,
             runbooks=runbooks,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from skeleton_service.routes import Routes
 LEAST_PEERS = 8
 """A member of a large group keeps so many peers, rather than all its source ports: dead hosts must not cut it apart."""
 
+_MOST_PORTS = 65535
 _LOOKED_AT = 64
 """Off-skeleton pairs are looked for in so many times as many; a skeleton that leaves fewer is nearly a full mesh."""
 
@@ -42,26 +44,21 @@ class Pair:
     ports: int
 
 
-def target_count(ports: int, classes: int) -> int:
-    """Targets of a pair, one way: UDP and full size from each source port; TCP and each further class from one."""
-    return 2 * ports + classes
-
-
 class Selection:
     """Pairs taken so far, each pair of RNICs once; ``wanted_ports`` gives the ports for a number of paths.
 
-    ``classes`` is how many traffic classes are probed.
+    ``target_count`` gives the targets of a pair, one way, for its number of source ports; it grows with them.
 
     ``wanted`` counts the pairs that were asked for, joined by any path or not. A ``limit`` is of targets that start at
     one RNIC, all of its pairs together. Time and memory grow with the pairs taken, not with those asked for.
     """
 
-    def __init__(self, routes: Routes, wanted_ports: Callable[[int], int], classes: int) -> None:
+    def __init__(self, routes: Routes, wanted_ports: Callable[[int], int], target_count: Callable[[int], int]) -> None:
         self.pairs: list[Pair] = []
         self.wanted = 0
         self._routes = routes
         self._wanted_ports = wanted_ports
-        self._classes = classes
+        self._target_count = target_count
         self._targets: Counter[str] = Counter()
         self._known: set[tuple[str, str]] = set()
         self._meshes: defaultdict[str, set[int]] = defaultdict(set)
@@ -137,7 +134,7 @@ class Selection:
                 missing -= 1
 
     def _ports_within(self, targets: int) -> int:
-        return max((targets - self._classes) // 2, 1)
+        return max(bisect_right(range(1, _MOST_PORTS + 1), targets, key=self._target_count), 1)
 
     def _asked_for(self, one: Member, other: Member) -> bool:
         both = self._meshes.get(one.id, set()) & self._meshes.get(other.id, set())
@@ -153,14 +150,14 @@ class Selection:
     def _fits(self, pairs: Sequence[Pair], limit: int) -> bool:
         more: Counter[str] = Counter()
         for pair in pairs:
-            more[pair.one.id] += target_count(pair.ports, self._classes)
-            more[pair.other.id] += target_count(pair.ports, self._classes)
+            more[pair.one.id] += self._target_count(pair.ports)
+            more[pair.other.id] += self._target_count(pair.ports)
         return all(self._targets[name] + targets <= limit for name, targets in more.items())
 
     def _take(self, pair: Pair) -> None:
         self.pairs.append(pair)
-        self._targets[pair.one.id] += target_count(pair.ports, self._classes)
-        self._targets[pair.other.id] += target_count(pair.ports, self._classes)
+        self._targets[pair.one.id] += self._target_count(pair.ports)
+        self._targets[pair.other.id] += self._target_count(pair.ports)
 
 
 def _ring(members: Iterable[Member]) -> list[Member]:

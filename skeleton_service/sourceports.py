@@ -36,19 +36,17 @@ class SourcePorts:
 
     Those that stay are ``first`` and up. The others come from the generation's pool, which all pairs share and which
     holds as many as the pair with the most draws: an exporter has a socket for each source address and port, so that
-    rotating costs it none. Pools lie between the ports that stay and the responder's; raises ValueError if none fits.
+    rotating costs it none. Pools lie between the ports that stay and ``end``; raises ValueError if none fits.
     """
 
-    def __init__(self, first: int, most: int, share: float, generation: int) -> None:
+    def __init__(self, first: int, most: int, share: float, generation: int, end: int = RESPONDER_PORT) -> None:
         self._first = first
         self._share = share
         self._generation = generation
         size = rotated_count(most, share)
-        pools = (RESPONDER_PORT - first - most) // max(size, 1)
+        pools = (end - first - most) // max(size, 1)
         if pools < 1:
-            raise ValueError(
-                f"ports {first} to {RESPONDER_PORT - 1} leave no room for {most} ports and {size} to rotate"
-            )
+            raise ValueError(f"ports {first} to {end - 1} leave no room for {most} ports and {size} to rotate")
         digest = hashlib.blake2s(str(generation).encode(), digest_size=8).digest()
         start = first + most + size * (int.from_bytes(digest, "big") % pools)
         self._pool = range(start, start + size)

@@ -20,7 +20,7 @@ from skeleton_service.fetching import fetch_each
 BLOCK_BYTES = 16 << 20
 BATCH_ROWS = 1 << 19
 
-_LIVE = ("http://", "https://")
+LIVE = ("http://", "https://")
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -40,12 +40,12 @@ def read_batches(
     """
     names = [str(source) for source in sources]
     for name in names:
-        if not name.startswith(_LIVE):
+        if not name.startswith(LIVE):
             with _open(name) as file:
                 for batch in _read(file, name, kinds, required):
                     yield name, batch
     silent: list[ContractError] = []
-    for name, answer in fetch_each([name for name in names if name.startswith(_LIVE)]):
+    for name, answer in fetch_each([name for name in names if name.startswith(LIVE)]):
         try:
             if isinstance(answer, ContractError):
                 raise answer
@@ -65,6 +65,11 @@ def load_tables(sources: Sequence[str | Path], kinds: Kinds, required: Sequence[
     for name, batch in read_batches(sources, kinds, required):
         batches[name].append(batch)
     return [(name, pa.Table.from_batches(own)) for name, own in batches.items()]
+
+
+def parse_table(data: bytes, name: str, kinds: Kinds, required: Sequence[str]) -> pa.Table:
+    """What the live source ``name`` answered, as ``load_tables`` would read it."""
+    return pa.Table.from_batches(_read(io.BufferedReader(io.BytesIO(data)), name, kinds, required))
 
 
 def _judge(silent: Sequence[ContractError], asked: int, quorum: float) -> None:
@@ -98,7 +103,7 @@ def _read(file: io.BufferedReader, name: str, kinds: Kinds, required: Sequence[s
             head = file.peek(4)
         batches: Iterator[pa.RecordBatch]
         if not head.strip():
-            if not name.startswith(_LIVE):
+            if not name.startswith(LIVE):
                 raise ContractError(name, "is empty", "give a file with a header line and rows")
             batches = iter(())  # an exporter's JSONL before its first row
         elif head.startswith(_PARQUET):

@@ -25,6 +25,12 @@ RNIC_LABELS = ("host", "rnic")
 PORT_LABELS = ("switch", "switch_port")
 DNS_LABELS = ("host", "resolver", "name")
 DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
+RELIABLE_LABELS = ("src_host", "src_rnic", "dst_host", "dst_rnic", "destination", "dscp")
+RELIABLE_OPERATIONS = ("write_small", "write", "read")
+"""In the order in which a round of them takes place."""
+RELIABLE_REASONS = ("retry_exceeded", "no_responder", "rnr_retry_exceeded", "remote_access", "flushed", "other")
+MOST_CONNECTIONS = 256
+"""Reliable connections from an RNIC, and as many to it."""
 
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
@@ -33,6 +39,8 @@ SERIES_TERMS = {
     "mtu paths": "those of `paths` that are probed at full size",
     "tcp paths": "those of `paths` that are TCP",
     "rdma paths": "those of `paths` that are RDMA",
+    "connections": "addresses x traffic classes that the RDMA paths of an RNIC lead to, at most "
+    f"{MOST_CONNECTIONS} an RNIC; 0 without `rdma.reliable`",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric; sprayed, all it may cross",
     "rnics": "RNICs of the host",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
@@ -233,7 +241,8 @@ TRACE_LAST_HOP_INFO = Metric(
     "",
     ("path", "hop", "outcome"),
     "1 for a path that loses probes: the last hop that answered a trace of its flow meanwhile, or `none`. "
-    "`reached`: the destination itself; `unreachable`: it knows no way on; `silent`: nothing behind it answered.",
+    "`reached`: the destination itself, of RDMA paths the last switch before it; `unreachable`: it knows no way on; "
+    "`silent`: nothing behind it answered.",
     "paths",
 )
 PATH_INFO = Metric(
@@ -607,6 +616,12 @@ RDMA_REJECTED = _rdma(
 )
 RDMA_REPLAYED = _rdma("responder.replayed", "counter", "{probe}", "Requests seen before, or older than those seen.")
 RDMA_LIMITED = _rdma("responder.limited", "counter", "{probe}", "Requests beyond what one source may ask a second.")
+RDMA_WAITING = _rdma(
+    "waiting_targets",
+    "gauge",
+    "{target}",
+    "Planned RDMA targets not probed yet: their destination has not answered an introduction.",
+)
 RDMA = _table(
     "rdma",
     RNIC_LABELS,
@@ -622,7 +637,103 @@ RDMA = _table(
     RDMA_REJECTED,
     RDMA_REPLAYED,
     RDMA_LIMITED,
+    RDMA_WAITING,
 )
+RDMA_INFO = Metric(
+    "fabric.rdma.info",
+    "gauge",
+    "",
+    (*RNIC_LABELS, "timestamps"),
+    "1: round trips of RDMA probes rest on times of the device itself (hardware) or of the process (software).",
+    "rnics",
+)
+RDMA_INFO_TABLE = _table("rdma_info", RDMA_INFO.labels, RDMA_INFO)
+
+RDMA_TRACES = _self("rdma.traces", "counter", "{trace}", "Traces of RoCE flows that came to an end, complete or not.")
+RDMA_TRACES_INCOMPLETE = _self(
+    "rdma.traces.incomplete",
+    "counter",
+    "{trace}",
+    "Traces of RoCE flows with a silent hop, or that did not meet the last switch before their destination.",
+)
+RDMA_TRACES_DELAYED = _self(
+    "rdma.traces.delayed", "counter", "{packet}", "Packets of traces of RoCE flows put off for a switch's sake."
+)
+RDMA_SPRAYED = _self(
+    "rdma.sprayed_flows", "gauge", "{flow}", "RoCE flows that the fabric sprays over their equal-cost paths."
+)
+RDMA_TRACING = _table("rdma_tracing", (), RDMA_TRACES, RDMA_TRACES_INCOMPLETE, RDMA_TRACES_DELAYED, RDMA_SPRAYED)
+"""Has its one row only where RoCE flows are traced."""
+
+
+def _reliable(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.rdma.reliable.{name}", kind, unit, RELIABLE_LABELS, text, "connections")
+
+
+def _operation(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    labels = (*RELIABLE_LABELS, "operation")
+    series = f"connections x {len(RELIABLE_OPERATIONS)}"
+    return Metric(f"fabric.rdma.reliable.{name}", kind, unit, labels, text, series)
+
+
+def _serving(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"fabric.rdma.reliable.{name}", kind, unit, RNIC_LABELS, text, "rnics")
+
+
+RELIABLE_CONNECTED = _reliable("connected", "gauge", "", "1 while the reliable connection (RC) stands, 0 while not.")
+RELIABLE_CONNECTIONS = _reliable(
+    "connections", "counter", "{connection}", "Connections made: the first, and one after each that failed."
+)
+RELIABLE_MTU = _reliable(
+    "path.mtu", "gauge", "By", "Path MTU of the last connection: the smaller of both ports' active MTU."
+)
+RELIABLE_MISMATCHES = _reliable(
+    "mismatches", "counter", "{operation}", "Reads that gave other data than had been written, which nothing noticed."
+)
+RELIABLE = _table(
+    "reliable", RELIABLE_LABELS, RELIABLE_CONNECTED, RELIABLE_CONNECTIONS, RELIABLE_MTU, RELIABLE_MISMATCHES
+)
+RELIABLE_STARTED = _operation("operations", "counter", "{operation}", "Operations begun: RDMA WRITE and RDMA READ.")
+RELIABLE_RETRANSMITTED = _operation(
+    "retransmitted_operations",
+    "counter",
+    "{operation}",
+    "Operations that succeeded after more than the ACK timeout: sent again at least once. "
+    "What a NAK had sent again sooner is not among them.",
+)
+RELIABLE_DURATION = _operation(
+    "operation.duration",
+    "gauge",
+    "s",
+    "Time from the last successful operation, posted, to its completion; of those that a busy process did not spoil.",
+)
+RELIABLE_OPERATION = _table(
+    "reliable_operation",
+    RELIABLE_STARTED.labels,
+    RELIABLE_STARTED,
+    RELIABLE_RETRANSMITTED,
+    RELIABLE_DURATION,
+)
+RELIABLE_FAILURES = Metric(
+    "fabric.rdma.reliable.failures",
+    "counter",
+    "{operation}",
+    (*RELIABLE_STARTED.labels, "reason"),
+    "Operations that failed, and their connection with them, by reason (ibv_wc_status; no_responder: the retries were "
+    "exhausted because the far exporter had restarted or ended).",
+    f"connections x {len(RELIABLE_OPERATIONS)} x {len(RELIABLE_REASONS)}",
+)
+RELIABLE_FAILURE = _table("reliable_failure", RELIABLE_FAILURES.labels, RELIABLE_FAILURES)
+RELIABLE_SERVED = _serving(
+    "served", "gauge", "{connection}", "Reliable connections of others that this RNIC serves, with memory to write to."
+)
+RELIABLE_REFUSED = _serving(
+    "refused",
+    "counter",
+    "{connection}",
+    "Connections refused: as many as can be are in use, or the device has no room.",
+)
+RELIABLE_SERVING = _table("reliable_serving", RNIC_LABELS, RELIABLE_SERVED, RELIABLE_REFUSED)
 
 PLAN_GENERATION = _self("plan.generation", "gauge", "", "Generation of the plan being obeyed.")
 PLAN_EXPIRES = _self("plan.expires.timestamp", "gauge", "s", "Unix time at which the plan lapses.")
@@ -674,6 +785,12 @@ CATALOGUE: tuple[Metric, ...] = (
     DNS_DURATION,
     *PROBER.metrics,
     *RDMA.metrics,
+    *RDMA_TRACING.metrics,
+    RDMA_INFO,
+    *RELIABLE.metrics,
+    *RELIABLE_OPERATION.metrics,
+    RELIABLE_FAILURES,
+    *RELIABLE_SERVING.metrics,
     *UNDERLAY.metrics,
     *CONTROL.metrics,
     *CHILDREN.metrics,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 
 from exporter.contracts.names import link_id, port_id, split_port
-from exporter.contracts.topology import Host, Rnic, Topology
+from exporter.contracts.topology import Host, Port, Rnic, Topology
 
 _Hop = tuple[str, str, str]
 """(own end, far end, the node there)."""
@@ -38,10 +38,9 @@ class Fabric:
             port_id(host.name, rnic.name): Interface(host, rnic) for host in topology.hosts for rnic in host.rnics
         }
         self.by_address = {
-            address: interface
-            for interface in self.interfaces.values()
-            for address in (interface.rnic.ip, *interface.rnic.ips)
+            address: interface for interface in self.interfaces.values() for address in interface.rnic.addresses
         }
+        self.hosts = {host.name: host for host in topology.hosts}
         self.switches = {switch.name: switch for switch in topology.switches}
         self._peer: dict[str, str] = {}
         self._neighbours: dict[str, list[tuple[str, str]]] = {}  # node -> [(own end, far end)]
@@ -56,6 +55,7 @@ class Fabric:
                     self._into.setdefault(hop[2], []).append((self._vertex(own), hop))
         self._onward = lru_cache(maxsize=4096)(self._onward_to)
         self._shares = lru_cache(maxsize=1024)(self._shares_between)
+        self._way = lru_cache(maxsize=65536)(self._way_between)
 
     def _vertex(self, end: str) -> str:
         """An RNIC is a vertex of its own (a host does not forward); a switch is one with all its ports."""
@@ -66,10 +66,26 @@ class Fabric:
         far = self._peer.get(end)
         return None if far is None else link_id(end, far)
 
+    def far_end(self, end: str) -> str | None:
+        """The other end of the link that ``end`` belongs to, if any."""
+        return self._peer.get(end)
+
+    def ports_of(self, switch: str) -> list[str]:
+        """The cabled ports of a switch, as ``switch:port``."""
+        return [own for own, _ in self._neighbours.get(switch, ())]
+
+    def port(self, end: str) -> Port | None:
+        """What the topology says of a switch port, if anything."""
+        return self._ports.get(end)
+
     def leaf_of(self, interface: str) -> str:
         """The switch an RNIC hangs off; the RNIC itself when its cable is not in the topology."""
         far = self._peer.get(interface)
         return interface if far is None else self._vertex(far)
+
+    @cached_property
+    def _ports(self) -> dict[str, Port]:
+        return {port_id(switch.name, port.name): port for switch in self.topology.switches for port in switch.ports}
 
     @cached_property
     def _port_by_address(self) -> dict[str, str]:
@@ -109,28 +125,33 @@ class Fabric:
         the choice open.
         A truncated or contradictory trace must not vote.
         """
-        links: list[str] = []
+        ends = self.egresses_of_route(source, route, destination)
+        return None if ends is None else tuple(link_id(end, self._peer[end]) for end in ends)
+
+    def egresses_of_route(self, source: str, route: Sequence[str | None], destination: str) -> tuple[str, ...] | None:
+        """As ``links_of_route``, each link by the end where the packet leaves for it."""
+        ends: list[str] = []
         here, met = source, {source}
         for hop in (*route, destination):
             place = hop if hop == destination else self.locate(hop) if hop is not None else None
             if place is None:
                 return None
-            link = self._link_between(here, place)
-            if link is None:
+            end = self._way(here, place)
+            if end is None:
                 return None
-            links.append(link)
+            ends.append(end)
             here = place if place == destination else place.partition(":")[0]
             if here in met:
                 return None
             met.add(here)
-        return tuple(links)
+        return tuple(ends)
 
-    def _link_between(self, node: str, place: str) -> str | None:
-        """The link from ``node`` (a vertex) into ``place`` (a port, or a switch by name)."""
+    def _way_between(self, node: str, place: str) -> str | None:
+        """The end of ``node`` (a vertex) whose link leads into ``place`` (a port, or a switch by name)."""
         if place in self._peer:
             far = self._peer[place]
-            return link_id(place, far) if self._vertex(far) == node else None
-        candidates = [link_id(own, far) for own, far in self._neighbours.get(node, ()) if self._vertex(far) == place]
+            return far if self._vertex(far) == node else None
+        candidates = [own for own, far in self._neighbours.get(node, ()) if self._vertex(far) == place]
         return candidates[0] if len(candidates) == 1 else None
 
     def _onward_to(self, root: str) -> dict[str, list[_Hop]]:
@@ -172,6 +193,17 @@ class Fabric:
 
         return 1 if source == destination else count(source)
 
+    def switch_count(self, source: str, destination: str) -> int:
+        """Number of switches on each shortest path between two RNICs; 0 when there is none, or no switch on it."""
+        root, onward = self._ways(destination)
+        here, count = source, 0
+        while here != root:
+            hops = self._hops(here, onward)
+            if not hops:
+                return 0
+            here, count = hops[0][2], count + 1
+        return count if root in self.switches else 0
+
     def possible_links(self, source: str, destination: str) -> frozenset[str]:
         """All links that some equal-cost shortest path between two RNICs crosses."""
         return frozenset(self.link_shares(source, destination))
@@ -181,18 +213,21 @@ class Fabric:
 
         O(links between them), worked out once for all RNICs of two leaves.
         """
+        return {link_id(own, self._peer[own]): share for own, share in self.egress_shares(source, destination).items()}
+
+    def egress_shares(self, source: str, destination: str) -> dict[str, float]:
+        """As ``link_shares``, by the end where a packet leaves for the link: that tells its directions apart."""
         if source == destination:
             return {}
         root, _ = self._ways(destination)
-        leaf = self.leaf_of(source)
-        between = self._shares(leaf, root)
+        between = self._shares(self.leaf_of(source), root)
         if between is None:
             return {}
-        cables = (self.link_of(source), self.link_of(destination))
-        return {link: 1.0 for link in cables if link is not None} | between
+        ends = (source, self._peer.get(destination))
+        return {end: 1.0 for end in ends if end is not None and end in self._peer} | between
 
     def _shares_between(self, start: str, root: str) -> dict[str, float] | None:
-        """{link: probability to cross it} from one switch to another; None when there is no way."""
+        """{egress end: probability to leave by it} from one switch to another; None when there is no way."""
         onward = self._onward(root)
         shares: dict[str, float] = {}
         here = {start: 1.0}
@@ -200,8 +235,8 @@ class Fabric:
             reached: dict[str, float] = {}
             for vertex, probability in here.items():
                 hops = self._hops(vertex, onward)
-                for own, far, there in hops:
-                    shares[link_id(own, far)] = probability / len(hops)
+                for own, _, there in hops:
+                    shares[own] = probability / len(hops)
                     reached[there] = reached.get(there, 0.0) + probability / len(hops)
             here = reached
         return shares if here else None

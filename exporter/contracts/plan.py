@@ -6,8 +6,10 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
+from exporter.contracts.addresses import canonical, is_ipv6
 from exporter.contracts.codec import Contract, ContractError, Version, read
 from exporter.contracts.names import split_endpoint
 from exporter.contracts.skeleton import Role
@@ -17,6 +19,19 @@ Phase = Literal["preload", "skeleton"]
 
 RESPONDER_PORT = 65300
 """UDP and TCP port of the responder: outside Linux's default ephemeral range (32768-60999)."""
+
+INTRODUCTION_PORT = RESPONDER_PORT + 1
+"""UDP port where exporters tell which queue pair answers RDMA probes."""
+
+ROCE_PORT = 4791
+"""UDP destination port of RoCEv2 (InfiniBand Architecture, annex A17.3)."""
+
+ROCE_SOURCE_PORTS = range(0xC001, 0x10000)
+"""UDP source ports that a flow label of its own stands for (rdma_flow_label_to_udp_sport in the kernel). That of 49152
+would be 0, which leaves the choice to the device."""
+
+MAX_RDMA_SOURCE_PORTS = 32
+"""Of one RNIC: each takes a queue pair."""
 
 UDP_HEADERS = 28
 """IPv4 (20) and UDP (8) header bytes between a payload and the size that an MTU limits."""
@@ -77,7 +92,16 @@ class Plan(Contract, frozen=True, kw_only=True):
 
 
 def read_plan(path: Path | str) -> Plan:
-    return read(path, Plan, check_plan)
+    """Read and check a plan; its IPv6 addresses are in one spelling from here on."""
+    plan = read(path, Plan, check_plan)
+    return msgspec.structs.replace(plan, targets=tuple(map(_with_canonical_addresses, plan.targets)))
+
+
+def _with_canonical_addresses(target: Target) -> Target:
+    source, destination = target.source_address, target.destination_address
+    if not is_ipv6(source) and not is_ipv6(destination):
+        return target
+    return msgspec.structs.replace(target, source_address=canonical(source), destination_address=canonical(destination))
 
 
 def check_plan(plan: Plan, source: str) -> None:
@@ -106,6 +130,6 @@ def check_plan(plan: Plan, source: str) -> None:
 
 
 def _check_unicast(text: str) -> None:
-    address = ipaddress.ip_address(text)
-    if address.is_multicast or address.is_unspecified or text == "255.255.255.255":
+    address = ipaddress.ip_address(canonical(text))
+    if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
         raise ValueError(f"{text} is not a unicast address")

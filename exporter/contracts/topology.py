@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
+from exporter.contracts.addresses import canonical, is_ipv6
 from exporter.contracts.codec import Contract, ContractError, Version, read
 from exporter.contracts.names import link_id, port_id, split_port
 
@@ -19,6 +22,17 @@ class Rnic(Contract, frozen=True, kw_only=True):
     ips: tuple[str, ...] = ()
     netdev: str | None = None
     pci: str | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (self.ip, *self.ips)
+
+    def with_canonical_addresses(self) -> Rnic:
+        """With IPv6 addresses in one spelling; raise ValueError for what has a colon and is none."""
+        if not any(map(is_ipv6, self.addresses)):
+            return self
+        first, *others = (canonical(each) if is_ipv6(each) else each for each in self.addresses)
+        return msgspec.structs.replace(self, ip=first, ips=tuple(others))
 
 
 class Host(Contract, frozen=True, kw_only=True):
@@ -71,8 +85,28 @@ class Topology(Contract, frozen=True, kw_only=True):
 
 
 def read_topology(path: Path | str) -> Topology:
-    """Read and check a topology file; raise ContractError naming the file and the entry."""
-    return read(path, Topology, check_topology)
+    """Read and check a topology file; raise ContractError naming the file and the entry.
+
+    IPv6 addresses of RNICs and VTEPs are in one spelling from here on.
+    """
+    topology = read(path, Topology)
+    hosts = tuple(_with_canonical_addresses(host, str(path)) for host in topology.hosts)
+    topology = msgspec.structs.replace(topology, hosts=hosts)
+    check_topology(topology, str(path))
+    return topology
+
+
+def _with_canonical_addresses(host: Host, source: str) -> Host:
+    owner = "an RNIC"
+    try:
+        rnics = tuple(rnic.with_canonical_addresses() for rnic in host.rnics)
+        owner = "a VTEP"
+        vteps = tuple(canonical(each) if is_ipv6(each) else each for each in host.vteps)
+    except ValueError as error:
+        raise ContractError(source, f"address of {owner} of host {host.name!r}: {error}") from error
+    if rnics == host.rnics and vteps == host.vteps:
+        return host
+    return msgspec.structs.replace(host, rnics=rnics, vteps=vteps)
 
 
 def check_topology(topology: Topology, source: str) -> None:

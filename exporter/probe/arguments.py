@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from exporter.contracts.plan import RESPONDER_PORT, UDP_HEADERS
+from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT, UDP_HEADERS
 
 TRAFFIC_CLASS = 106
 """DSCP 26 with ECT(0), the default of plans: a queue with ECN drops what is not ECN-capable."""
@@ -15,29 +15,35 @@ LEAST_BYTES, MOST_BYTES = 64 + UDP_HEADERS, 65535
 _DESCRIPTION = """Probes paths from this host now, as the exporter would, and shows round trips and loss.
 
 udp, mtu and trace need a running responder at the destination (fabric-exporter run) and its key; tcp measures the
-handshake with any TCP port, open or closed, and with a key the responder's echo. Exit code: 0 all destinations answered
-and are within the thresholds (mtu: packets of the size pass), 1 not so, 2 wrong usage."""
+handshake with any TCP port, open or closed, and with a key the responder's echo. rdma needs RoCEv2 devices at both
+ends, a running exporter with a section rdma at the destination, and its key. Exit code: 0 all destinations answered and
+are within the thresholds (mtu: packets of the size pass), 1 not so, 2 wrong usage."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("destinations", nargs="+", metavar="DESTINATION", help="name or IPv4 address")
+    add("destinations", nargs="+", metavar="DESTINATION", help="name or IPv4 address; for rdma IPv6 as well")
     add(
         "--type",
-        choices=("udp", "tcp", "mtu", "trace"),
+        choices=("udp", "tcp", "mtu", "trace", "rdma"),
         default="udp",
         help="default: udp; mtu is udp at full size, and finds what passes",
     )
-    add("--source", metavar="ADDRESS", help="address to probe from; default: the route's")
+    add(
+        "--source",
+        metavar="ADDRESS",
+        help="address to probe from; default: the route's; for rdma that of an RDMA device",
+    )
     add(
         "--source-port", action="append", type=_ports, default=[], metavar="PORT[,PORT|-PORT]",
-        help="each is a path of its own to ECMP; default: one free port",
+        help="each is a path of its own to ECMP; default: one free port; for rdma from 49153 on",
     )  # fmt: skip
     add(
-        "-P", "--port", type=_whole(1, 65535), default=RESPONDER_PORT, metavar="PORT",
-        help="destination port; default: %(default)s, the responder's",
+        "-P", "--port", type=_whole(1, 65535), metavar="PORT",
+        help=f"destination port; default: {RESPONDER_PORT}, the responder's; for rdma {INTRODUCTION_PORT}, where "
+        "exporters tell their queue pairs",
     )  # fmt: skip
     add("--key-file", metavar="FILE", help="key of the responders; for tcp only to time an echo")
     add(

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
+from exporter.contracts.codec import ContractError
 from exporter.probe.enumerate import Enumerator, lines
 from exporter.probe.multipath import Multipath
 from exporter.probe.request import Request, read_request
@@ -23,7 +24,10 @@ _SHOW_SECONDS = 0.2
 
 
 def run(options: argparse.Namespace) -> int:
-    """Probe and show. 0: every path answered within the thresholds; 1: not so. Raise ContractError for wrong usage."""
+    """Probe and show. 0: every path answered within the thresholds; 1: not so; 2: an RDMA device has gone.
+
+    Raise ContractError for wrong usage.
+    """
     request = read_request(options)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the bars' characters still shows the numbers
@@ -35,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     session = Session(request, keep_samples=view.keeps_samples)
     started = time.monotonic()
     session.start()
+    trouble: list[str] = []
     try:
         try:
             while not session.wait(_SHOW_SECONDS):
@@ -43,12 +48,14 @@ def run(options: argparse.Namespace) -> int:
             session.stop()
             with suppress(KeyboardInterrupt):  # a second one does not wait for what is under way
                 session.wait(request.longest + _SHOW_SECONDS)
+        except ContractError as error:  # an RDMA device that has gone: what was seen until then is worth showing
+            trouble.append(str(error))
         found = problems(request, session.summaries())
-        view.end(session, found, time.monotonic() - started)
+        view.end(session, [*trouble, *found], time.monotonic() - started)
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 1
-    return 1 if found else 0
+    return 2 if trouble else 1 if found else 0
 
 
 def _enumerate(request: Request, options: argparse.Namespace) -> int:

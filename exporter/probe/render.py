@@ -59,6 +59,11 @@ def report(request: Request, paths: Sequence[PathSummary], problems: list[str], 
 def headline(request: Request) -> str:
     """What is probed and how, in a line."""
     target = request.targets[0]
+    if request.type == "rdma":
+        return (
+            f"rdma, introduced at UDP port {target.destination_port}, {target.payload_bytes}-byte messages, "
+            f"traffic class {target.traffic_class}, every {request.interval:g} s"
+        )
     size = f"{request.packet_bytes}-byte packets, " if request.packet_bytes else ""
     return (
         f"{request.type} to port {target.destination_port}, {size}traffic class {target.traffic_class}, "
@@ -157,12 +162,22 @@ def notes(paths: Sequence[PathSummary]) -> list[str]:
     for mtu in sorted({path.mtu_reported_bytes for path in paths if path.mtu_reported_bytes is not None}):
         told = [path for path in paths if path.mtu_reported_bytes == mtu]
         lines.append(f"{label(told, paths)}: an MTU of {mtu} bytes was reported")
+    lines += [
+        f"{path.name}: {path.ecn_marked} of {path.answered} answered were marked by a congested queue (ECN)"
+        for path in paths
+        if path.ecn_marked
+    ]
+    for device, timestamps in sorted({(path.device, path.timestamps) for path in paths if path.device is not None}):
+        lines.append(f"{device}: round trips by {timestamps} timestamps")
     if unsent := sum(path.unsent for path in paths):
         lines.append(f"{unsent} could not be sent by this host: not counted as lost")
     if unjudged := sum(path.unjudged for path in paths):
         lines.append(f"{unjudged} outlived by a stall of this host: not counted as lost")
     if starved := sum(path.starved for path in paths):
-        lines.append(f"{starved} starved ({_STARVED}): sent or judged over 5 ms late because this host was busy")
+        why = "sent or judged over 5 ms late because this host was busy"
+        if any(path.device for path in paths):
+            why = "timed with over 0.2 ms of doubt because this host, or the other, was busy"
+        lines.append(f"{starved} starved ({_STARVED}): {why}")
     return lines
 
 

@@ -5,194 +5,48 @@ In a thread, so that a terminal that takes its time delays no probe.
 
 from __future__ import annotations
 
-import secrets
 import signal
 import sys
 import threading
-import time
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING
 
 from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_MTU_LIMIT, PROBER, ROUTE, RTT_TABLE
 from exporter.contracts.codec import ContractError
-from exporter.contracts.plan import Target
-from exporter.contracts.sizes import roce_path_mtu
+from exporter.probe.path import ProbedPath, Samples
 from exporter.probe.request import Request
-from exporter.probe.statistics import Outcome, PathMtu, PathSummary, Sample, Tally
+from exporter.probe.statistics import PathSummary
 from exporter.probing.loop import Loop
 from exporter.probing.mtu.search import Limit, MtuSearcher
 from exporter.probing.packet import Codec
-from exporter.probing.paths import (
-    LOST_RETURN,
-    TCP_RESETS,
-    TCP_RETRANSMITS,
-    TCP_SYN_RETRANSMITS,
-    Flow,
-    Path,
-    packet_bytes,
-)
+from exporter.probing.paths import Flow, Path
 from exporter.probing.settings import prober_tables
 from exporter.probing.tcp.handshake import Handshake
 from exporter.probing.tracing.tracer import Tracer
 from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
 from exporter.probing.tracing.walk import Walk
-from exporter.probing.udp import FlowSocket, UdpProber
+from exporter.probing.udp import UdpProber
+from exporter.rdma.ports import VerbsError
+from exporter.rdma.starvation import run_delay
 from exporter.results import ResultRing
-from exporter.store import RowWriter, Store
+from exporter.store import Store
+
+if TYPE_CHECKING:
+    from exporter.probe.rdma import Rnic
 
 _LOOK_SECONDS = 0.05  # how often the loop looks whether it is done
+_CHECK_SECONDS = 1.0  # how often RDMA devices are looked at
 _START_NS = 20_000_000
 TRACE_PACKETS_PER_SECOND = 20.0
 """That may end at one switch: a person looks at a few flows for a short while, and exporters need their share too."""
-_SWITCH_SECONDS = 0.0005
-"""How long the drawing thread may keep the probing one from running: Python's 5 ms would make slots late."""
-
-
-class _Sent(NamedTuple):
-    """A probe under way, known by the moment before it was sent."""
-
-    number: int
-    before_ns: int
-
-
-class ProbedPath(Path):
-    """A path of the prober that also tells what is booked on it."""
-
-    __slots__ = (
-        "_number", "_samples", "_under_way",
-        "echoes", "handshake", "mtu", "mtu_reported", "path_mtu", "socket", "tally", "unjudged", "unsent",
-    )  # fmt: skip
-
-    def __init__(
-        self, target: Target, row: RowWriter, histogram: RowWriter, results: ResultRing, samples: Samples
-    ) -> None:
-        super().__init__(target, secrets.randbits(64), row, histogram, results)
-        self.tally, self.echoes = Tally(), Tally()
-        self.unsent = self.unjudged = 0
-        self.mtu: int | None = None
-        self.path_mtu: PathMtu | None = None
-        self.mtu_reported: int | None = None
-        self.socket: FlowSocket | None = None
-        self.handshake: Handshake | None = None
-        self._samples = samples
-        self._number = 0
-        self._under_way: list[_Sent] = []
-
-    @property
-    def started(self) -> int:
-        """Probes sent, or tried to."""
-        return self._number
-
-    @property
-    def sent(self) -> int:
-        return self._number - self.unsent
-
-    @property
-    def settled(self) -> bool:
-        return not self._under_way and (self.handshake is None or not self.handshake.under_way)
-
-    def begin(self) -> None:
-        """Call right before a probe is sent: the bookings that follow name it by the time of its sending."""
-        self._under_way.append(_Sent(self._number, time.time_ns()))
-        self._number += 1
-
-    def book_unsent(self) -> None:
-        super().book_unsent()
-        self._under_way.pop()
-        self.unsent += 1
-
-    def book_answer(self, rtt_ns: int | None, time_ns: int, starved: bool = False) -> None:
-        super().book_answer(rtt_ns, time_ns, starved)
-        self._end("answered", time_ns, None if rtt_ns is None else rtt_ns / 1e9, starved=starved)
-
-    def book_echo(self, rtt_ns: int | None, segments: int) -> None:
-        super().book_echo(rtt_ns, segments)
-        rtt = None if rtt_ns is None else rtt_ns / 1e9
-        outcome: Outcome = "lost" if rtt is None else "answered"
-        echo = Sample(number=self._number - 1, time=time.time(), outcome=outcome, rtt_seconds=rtt, starved=False)
-        self.echoes.add(echo)
-
-    def book_loss(self, time_ns: int, now_ns: int, starved: bool = False) -> None:
-        super().book_loss(time_ns, now_ns, starved)
-        self._end("lost", time_ns, None, starved=starved)
-
-    def book_refusal(self, time_ns: int) -> None:
-        super().book_refusal(time_ns)
-        # A closed TCP port answers the handshake as an open one does. The kernel keeps no time of it: ours is later
-        # by the microseconds that it takes to wake up.
-        closed = self.target.probe == "tcp"
-        self._end("refused", time_ns, max(time.time_ns() - time_ns, 0) / 1e9 if closed else None)
-
-    def book_reported_mtu(self, mtu: int) -> None:
-        super().book_reported_mtu(mtu)
-        self.mtu_reported = mtu
-
-    def book_mtu(self, mtu: int | None) -> None:
-        super().book_mtu(mtu)
-        self.mtu = mtu
-
-    def end_search(self, limit: Limit | None) -> None:
-        """The search of the MTU has ended: the MTU booked last is what it found."""
-        self.path_mtu = PathMtu(
-            bytes=self.mtu,
-            tried_bytes=packet_bytes(self.target),
-            kind=limit.kind if limit else None,
-            hop=(limit.hop or None) if limit else None,
-            roce_path_mtu=roce_path_mtu(self.mtu or 0),
-        )
-
-    def leave_unjudged(self, time_ns: int) -> None:
-        super().leave_unjudged(time_ns)
-        self._take(time_ns)
-        self.unjudged += 1
-
-    def _take(self, time_ns: int) -> int:
-        """The number of the probe that was sent at ``time_ns``, which is under way no more."""
-        earlier = [sent for sent in self._under_way if sent.before_ns <= time_ns]
-        sent = (earlier or self._under_way)[-1]
-        self._under_way.remove(sent)
-        return sent.number
-
-    def _end(self, outcome: Outcome, time_ns: int, rtt: float | None, *, starved: bool = False) -> None:
-        number = self._take(time_ns)
-        sample = Sample(number=number, time=time_ns / 1e9, outcome=outcome, rtt_seconds=rtt, starved=starved)
-        self.tally.add(sample)
-        self._samples.append((self, sample))
-
-    def summary(self, *, traced: bool) -> PathSummary:
-        """The numbers so far; may be asked for in another thread."""
-        target, counts = self.target, self.tally.counts()
-        lost, refused = counts.get("lost", 0), counts.get("refused", 0)
-        ended = sum(counts.values())
-        tcp = target.probe == "tcp"
-        return PathSummary(
-            destination=target.destination,
-            destination_address=target.destination_address,
-            destination_port=target.destination_port,
-            source_address=target.source_address,
-            source_port=target.source_ports[0],
-            sent=self.sent,
-            answered=counts.get("answered", 0) + (refused if tcp else 0),
-            lost=lost,
-            lost_return=None if tcp else int(self.row.get(LOST_RETURN)),
-            refused=refused,
-            unsent=self.unsent,
-            unjudged=self.unjudged,
-            starved=self.tally.starved,
-            lost_ratio=lost / ended if ended else None,
-            mtu_reported_bytes=self.mtu_reported,
-            rtt_seconds=self.tally.round_trips(),
-            echoes=self.echoes.counts().get("answered", 0) if tcp and target.payload_bytes else None,
-            echo_rtt_seconds=self.echoes.round_trips(),
-            syn_retransmits=int(self.row.get(TCP_SYN_RETRANSMITS)) if tcp else None,
-            retransmits=int(self.row.get(TCP_RETRANSMITS)) if tcp else None,
-            resets=int(self.row.get(TCP_RESETS)) if tcp else None,
-            hops=self.tally.hops(target.destination_address) if traced else None,
-            path_mtu=self.path_mtu,
-        )
-
-
-Samples = deque[tuple[ProbedPath, Sample]]
+_INTRODUCED_SECONDS = 0.1
+"""After its introduction a path's first RDMA probe leaves: the responder has asked back by then."""
+_SWITCH_SECONDS = 0.0001
+"""How long the drawing thread may keep the probing one from running: Python's 5 ms would make slots late. RDMA round
+trips are as unsure as that, where the device has no clock."""
 
 
 class Session:
@@ -208,7 +62,8 @@ class Session:
         self._stopping = False
         self._failure: BaseException | None = None
         self._ended = threading.Event()
-        self._loop = Loop()
+        self._delay: Callable[[], int] = lambda: 0
+        self._loop = Loop(run_delay=self._run_delay)
         self._udp = UdpProber(self._loop, Codec(request.key), request.timeout)
         store = Store(prober_tables(len(request.targets)))
         histogram, results = store.writer(RTT_TABLE).add(()), ResultRing(1)  # nobody reads them: the tallies tell more
@@ -238,8 +93,11 @@ class Session:
             )
             traces = UdpTraces(self._udp)
             self._untraced = set(self._by_flow)
+        self._rnics: dict[str, Rnic] = {}
+        if request.type == "rdma":
+            self._open_rnics()
         for path in self.paths:
-            if request.type == "tcp":
+            if request.type in ("tcp", "rdma"):
                 continue
             source, port = path.flow.source_address, path.flow.source_port
             try:
@@ -250,6 +108,32 @@ class Session:
                 tracer.add(path, UdpCarrier(traces, path.flow, path.target.traffic_class, path.socket))
             if request.type == "mtu":
                 self._searcher.add(path, path.socket)
+
+    def _run_delay(self) -> int:
+        """Of the thread that runs the loop, which alone can open what tells it."""
+        return self._delay()
+
+    def _open_rnics(self) -> None:
+        try:
+            from exporter.probe.rdma import Rnic  # noqa: PLC0415 - imports pyverbs, which may not be there
+
+            for path in self.paths:
+                address = path.target.source_address
+                if address not in self._rnics:
+                    device, port = self._request.devices[address], path.target.destination_port
+                    self._rnics[address] = Rnic(
+                        self._loop, self._udp.codec, device, address, port, self._request.timeout
+                    )
+                path.rnic = self._rnics[address]
+                path.send_rdma = path.rnic.add(path)
+                path.on_introduced = partial(self._send_soon, path)
+        except VerbsError as error:
+            for rnic in self._rnics.values():
+                rnic.close()
+            raise ContractError("--type rdma", str(error)) from error
+
+    def _send_soon(self, path: ProbedPath) -> None:
+        self._loop.after(_INTRODUCED_SECONDS, lambda: self._send(path))
 
     def start(self) -> None:
         sys.setswitchinterval(_SWITCH_SECONDS)
@@ -262,7 +146,7 @@ class Session:
     def wait(self, seconds: float) -> bool:
         """Whether all probes have ended, waiting for that so long at most; raise what ended the prober."""
         ended = self._ended.wait(seconds)
-        if self._failure is not None:
+        if ended and self._failure is not None:
             raise self._failure
         return ended
 
@@ -272,24 +156,34 @@ class Session:
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # for the main thread, when it will
-        try:
-            period_ns = int(self._request.interval * 1e9)
-            first = self._loop.clock() + _START_NS
-            for place, path in enumerate(self.paths):
-                self._fire_at(path, first + place * period_ns // len(self.paths), period_ns)
-            for unsearched in list(self._unsearched):
-                self._searcher.search(unsearched)
-            self._look()
-            self._loop.run()
-            for path in self.paths:
-                if path.handshake is not None:
-                    path.handshake.abandon()
-                if path.socket is not None:
-                    self._udp.release(path.socket)
-        except BaseException as error:  # noqa: BLE001 - raised again by wait, where somebody sees it
-            self._failure = error
-        finally:
-            self._ended.set()
+        with ExitStack() as ending:
+            ending.callback(self._ended.set)
+            for rnic in self._rnics.values():
+                ending.callback(rnic.close)
+            try:
+                self._probe()
+            except VerbsError as error:
+                self._failure = ContractError("--type rdma", str(error))
+            except BaseException as error:  # noqa: BLE001 - raised again by wait, where somebody sees it
+                self._failure = error
+
+    def _probe(self) -> None:
+        if self._rnics:
+            self._delay = run_delay()
+            self._check()
+        period_ns = int(self._request.interval * 1e9)
+        first = self._loop.clock() + _START_NS
+        for place, path in enumerate(self.paths):
+            self._fire_at(path, first + place * period_ns // len(self.paths), period_ns)
+        for unsearched in list(self._unsearched):
+            self._searcher.search(unsearched)
+        self._look()
+        self._loop.run()
+        for path in self.paths:
+            if path.handshake is not None:
+                path.handshake.abandon()
+            if path.socket is not None:
+                self._udp.release(path.socket)
 
     def _on_trace(self, flow: Flow, walk: Walk) -> None:
         hops = [*walk.hops, flow.destination_address] if walk.reached else walk.hops
@@ -307,19 +201,33 @@ class Session:
         return self._stopping or (self._request.count is not None and path.started >= self._request.count)
 
     def _fire(self, path: ProbedPath, due_ns: int, period_ns: int) -> None:
-        if self._finished(path):
-            return
-        if path.socket is not None:
-            path.begin()
-            self._udp.send(path, path.socket)
-        elif path.handshake is None or not path.handshake.under_way:  # else its source port is taken: next time
-            path.begin()
-            path.handshake = Handshake(self._loop, path, self._request.timeout, codec=self._udp.codec)
+        if self._stopping or (self._finished(path) and path.settled):
+            return  # what is under way may turn out to have been no probe
+        self._send(path)
         now = self._loop.clock()
         due_ns += period_ns
         if due_ns <= now:  # starved for over a period: never send in a clump
             due_ns += -(-(now - due_ns) // period_ns) * period_ns
         self._fire_at(path, due_ns, period_ns)
+
+    def _send(self, path: ProbedPath) -> None:
+        """Send a probe now, unless there were enough."""
+        if self._finished(path):
+            return
+        if path.rnic is not None:
+            path.begin()
+            path.send_rdma()
+        elif path.socket is not None:
+            path.begin()
+            self._udp.send(path, path.socket)
+        elif path.handshake is None or not path.handshake.under_way:  # else its source port is taken: next time
+            path.begin()
+            path.handshake = Handshake(self._loop, path, self._request.timeout, codec=self._udp.codec)
+
+    def _check(self) -> None:
+        for rnic in self._rnics.values():
+            rnic.check()
+        self._loop.after(_CHECK_SECONDS, self._check)
 
     def _look(self) -> None:
         found = self._stopping or not (self._untraced or self._unsearched)

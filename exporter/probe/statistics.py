@@ -130,7 +130,7 @@ class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The last MTU that a router, or this host, said a probe was too large for."""
     rtt_seconds: RoundTrips | None
     echoes: int | None = None
-    """Connections whose echo was answered and timed; None where none was asked for. The rest is of tcp alone."""
+    """Connections whose echo was answered and timed; None where none was asked for. It and the next four are tcp's."""
     echo_rtt_seconds: RoundTrips | None = None
     syn_retransmits: int | None = None
     """SYNs that the kernel sent again, answered then or not."""
@@ -142,6 +142,14 @@ class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Only for trace."""
     path_mtu: PathMtu | None = None
     """Only for mtu, once its search has ended."""
+    device: str | None = None
+    """The RDMA device that probes. The rest is of rdma alone."""
+    timestamps: str | None = None
+    """Who knows when a reply came: ``hardware``, the device, or ``software``, this process."""
+    introduced: bool | None = None
+    """Whether the destination has told its queue pair, over UDP."""
+    ecn_marked: int | None = None
+    """Of the answered, marked by a congested queue there or back (RFC 3168)."""
 
     @property
     def name(self) -> str:

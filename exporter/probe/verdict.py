@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from exporter.contracts.plan import ROCE_PORT
 from exporter.probe.request import Request
 from exporter.probe.statistics import PathSummary, label
 from exporter.probe.units import percent, seconds
@@ -29,6 +30,16 @@ def silence(request: Request, paths: Sequence[PathSummary], *, patience: int = 0
 
 def _why(request: Request, path: PathSummary) -> str:
     port = path.destination_port
+    if path.introduced and path.lost:
+        return (
+            f"introduced over UDP port {port}, but no RDMA probe was answered (something drops RoCEv2, UDP port "
+            f"{ROCE_PORT}: a firewall, a GID that went, an offload. Is --type udp with this --traffic-class answered?)"
+        )
+    if path.refused and request.type == "rdma":
+        return (
+            f"refused: the host is there, but no exporter answers RDMA probes (UDP port {port}; start fabric-exporter "
+            "run there with a section rdma and this address, or name its --port)"
+        )
     if path.refused:
         return (
             f"refused: the network is fine, but no responder listens on UDP port {port} "

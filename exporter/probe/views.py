@@ -100,9 +100,12 @@ class Lines:
 
     def __init__(self, request: Request, output: TextIO) -> None:
         self._output = output
-        self._print(render.headline(request))
+        self._headline = render.headline(request)  # not yet said: there may be no run
 
     def show(self, session: Session) -> None:
+        if self._headline:
+            self._print(self._headline)
+            self._headline = ""
         for path, sample in _taken(session):
             self._print(render.result(path, sample))
         self._output.flush()

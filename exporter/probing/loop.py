@@ -23,8 +23,6 @@ LATE_NS = 5_000_000
 LATEST_NS = 100_000_000
 """What is later than this is not sent any more: after a stall all that was missed would leave at once."""
 
-_SLEPT_NS = 20_000
-"""What takes longer waited; what does not may have found something that had come before."""
 _LONGEST_WAIT_NS = 1_000_000_000
 _LOOK_NS = FEW * SLOT_NS
 _BRIEF_NS = 1_000_000
@@ -58,17 +56,26 @@ class Loop:
     """Runs callbacks at slots and handlers on descriptors, in one thread.
 
     ``clock`` gives monotonic nanoseconds. ``slot_delay`` is called once for each slot with how late it
-    began, in nanoseconds; ``late_ns`` says so of the slot or look under way. ``awake_since_ns`` is when it last
-    slept: what is handled now has come since then.
+    began, in nanoseconds; ``late_ns`` says so of the slot or look under way. ``run_delay`` gives the nanoseconds
+    that this thread has been kept waiting for a processor. ``awake_since_ns`` is when the loop was last woken after it
+    had found nothing: what is handled now has come since, unless the process was frozen, for less than it was to sleep.
+    ``woken_ns`` is when it last looked at its descriptors. ``now_ns`` is the time for what need not be exact: where the
+    kernel has no vDSO, reading a clock is a system call, and may cost more than all else that a packet needs.
     """
 
     def __init__(
-        self, slot_delay: Callable[[int], None] = lambda _: None, clock: Callable[[], int] = time.monotonic_ns
+        self,
+        slot_delay: Callable[[int], None] = lambda _: None,
+        clock: Callable[[], int] = time.monotonic_ns,
+        run_delay: Callable[[], int] = lambda: 0,
     ) -> None:
         self.clock = clock
         self.late_ns = 0
         self.awake_since_ns = 0
+        self.now_ns = self.woken_ns = clock()
         self._slot_delay = slot_delay
+        self._run_delay = run_delay
+        self._was_stopped = False
         self._watched: dict[int, tuple[Readable]] = {}  # a new tuple each time: the kernel gives descriptors again
         self._epoll = select.epoll()
         self._answers = select.epoll()
@@ -78,7 +85,7 @@ class Loop:
         self._busy_until_ns = 0
         self._look_at_ns = 0
         self._wakes = 0.0  # by requests, one less for each look that there could have been
-        self._woken_ns = 0
+        self._requested_ns = 0
         self._slots: dict[int, dict[int, Callable[[], None]]] = {}
         self._timers = 0
         self._order: list[int] = []
@@ -138,17 +145,28 @@ class Loop:
     def stop(self) -> None:
         self._running = False
 
+    def on_continued(self) -> None:
+        """The process had been stopped: what is ready now may have come long ago."""
+        self._was_stopped = True
+
     def run(self) -> None:
         while self._running:
             now = self.clock()
             due_ns = min(now + _LONGEST_WAIT_NS, self._order[0] * SLOT_NS if self._order else now + _LONGEST_WAIT_NS)
             if not self._listening:
                 due_ns = min(due_ns, self._look_at_ns)
-            ready = self._epoll.poll(max(0, due_ns - now) / 1e9)
-            if self.clock() - now > _SLEPT_NS:
-                self.awake_since_ns = self.clock()
+            ready = self._epoll.poll(0)
+            nothing = not ready  # so that what is there afterwards has come meanwhile
+            if nothing:
+                delayed_ns = self._run_delay()
+                ready = self._epoll.poll(max(0, due_ns - self.clock()) / 1e9)
+            self.now_ns = self.woken_ns = self.clock()
+            overslept = self.woken_ns - max(due_ns, now) > LATE_NS  # frozen, say: what is there may have come long ago
+            if nothing and not overslept and not self._was_stopped:
+                self.awake_since_ns = self.woken_ns - (self._run_delay() - delayed_ns)
+            self._was_stopped = False
             self._handle(ready)
-            now = self.clock()
+            self.now_ns = now = self.clock()
             if now >= due_ns:
                 self.late_ns = now - due_ns
                 self._look()
@@ -177,8 +195,8 @@ class Loop:
         """Requests have woken us: stop listening for them when that happens all the time."""
         self._handle(self._requests.poll(0))
         now = self.clock()
-        self._wakes = max(0.0, self._wakes - (now - self._woken_ns) / _LOOK_NS) + 1
-        self._woken_ns = now
+        self._wakes = max(0.0, self._wakes - (now - self._requested_ns) / _LOOK_NS) + 1
+        self._requested_ns = now
         if self._wakes > _BUSY_WAKES:
             self._wakes = 0.0
             self._busy_until_ns = now + _QUIET_NS
@@ -211,7 +229,8 @@ class Loop:
         now = self.clock()
         while self._order and self._order[0] * SLOT_NS <= now:
             slot = heapq.heappop(self._order)
-            self.late_ns = self.clock() - slot * SLOT_NS  # the slots before it took their time as well
+            self.now_ns = self.clock()
+            self.late_ns = self.now_ns - slot * SLOT_NS  # the slots before it took their time as well
             self._slot_delay(self.late_ns)
             for action in self._slots.pop(slot).values():
                 action()

@@ -30,6 +30,8 @@ ECHO = 5
 
 ASK = 6
 """A request, over UDP, for the queue pair that answers RDMA probes: the reply has its number in place of the count."""
+OPEN, CHALLENGE, ACCEPT = 7, 8, 9
+"""Of another length: what makes a reliable connection (exporter.rdma.connecting)."""
 LATE, MARKED = 0x40, 0x80
 """Added to the kind of a reply over RDMA: the responder was busy as the request came, so that its delay is the least it
 can have been; the request had been marked by a congested queue (ECN, RFC 3168)."""
@@ -55,16 +57,24 @@ class Codec:
     def __init__(self, key: bytes) -> None:
         self._digest = blake2s(key=key, digest_size=DIGEST_BYTES)
 
-    def _seal(self, header: bytes) -> bytes:
+    def seal(self, data: bytes) -> bytes:
+        """``data`` and its digest."""
         digest = self._digest.copy()
-        digest.update(header)
-        return header + digest.digest()
+        digest.update(data)
+        return data + digest.digest()
+
+    def unseal(self, sealed: bytes, length: int) -> bytes | None:
+        """The first ``length`` bytes, or None when what follows them is not their digest under our key."""
+        data = sealed[:length]
+        digest = self._digest.copy()
+        digest.update(data)
+        return data if hmac.compare_digest(digest.digest(), sealed[length : length + DIGEST_BYTES]) else None
 
     def request(self, kind: int, sequence: int, token: int) -> bytes:
-        return self._seal(_HEADER.pack(MAGIC, VERSION, kind, 0, sequence, token, 0, 0, 0))
+        return self.seal(_HEADER.pack(MAGIC, VERSION, kind, 0, sequence, token, 0, 0, 0))
 
     def reply(self, request: Packet, stream: int, epoch: int, answered: int, delay: int, kind: int = REPLY) -> bytes:
-        return self._seal(
+        return self.seal(
             _HEADER.pack(MAGIC, VERSION, kind, stream, request.sequence, request.token, epoch, answered, delay)
         )
 
@@ -72,10 +82,8 @@ class Codec:
         """Return the packet, or None for anything not written under our key: it came from the network."""
         if len(data) < PACKET_BYTES or data[:5] != MAGIC + bytes((VERSION,)):
             return None
-        header = data[: _HEADER.size]
-        digest = self._digest.copy()
-        digest.update(header)
-        if not hmac.compare_digest(digest.digest(), data[_HEADER.size : PACKET_BYTES]):
+        header = self.unseal(data, _HEADER.size)
+        if header is None:
             return None
         _, _, kind, stream, sequence, token, epoch, answered, delay = _HEADER.unpack(header)
         return Packet(kind, stream, sequence, token, epoch, answered, delay)

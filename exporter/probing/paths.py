@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from exporter.contracts.catalogue import PATH, RTT_BUCKETS
-from exporter.contracts.plan import UDP_HEADERS, Target
+from exporter.contracts.plan import ROCE_PORT, UDP_HEADERS, Target
 from exporter.probing.packet import PACKET_BYTES
 from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, ResultRing
 from exporter.store import RowWriter
@@ -63,7 +63,7 @@ def flow_of(target: Target) -> Flow:
         target.source_address,
         target.source_ports[0],
         target.destination_address,
-        target.destination_port,
+        ROCE_PORT if target.probe == "rdma" else target.destination_port,
         "tcp" if target.probe == "tcp" else "udp",
     )
 
@@ -117,10 +117,10 @@ class Path:
         row.add(SENT)
         row.end()
 
-    def book_unsent(self) -> None:
+    def book_unsent(self, times: int = 1) -> None:
         """The host could not send: its own trouble, never booked as loss."""
         self.row.begin()
-        self.row.add(UNSENT)
+        self.row.add(UNSENT, times)
         self.row.end()
 
     def book_answer(self, rtt_ns: int | None, time_ns: int, starved: bool = False) -> None:
@@ -222,6 +222,12 @@ class Path:
         The responder may have counted it, which must not pass for another's lost reply.
         """
         self._afresh = True
+
+    def leave_question(self, time_ns: int, *, answered: bool) -> None:
+        """Book nothing of the RDMA probe due at ``time_ns`` (Unix): in its place we asked who answers there.
+
+        ``answered``: we were told. If not, we stood still for too long to tell.
+        """
 
     def book_refusal(self, time_ns: int) -> None:
         """The far host answered that nobody listens: the network carried the probe."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from exporter.contracts.addresses import is_ipv6
 from exporter.contracts.catalogue import (
     FAILING_TRACE,
     PATH_MTU_LIMIT,
@@ -185,8 +186,17 @@ class Prober:
         for probing in gone:
             self._stop(probing)
         self._phases = phases(plan.targets)
-        supported = [target for target in plan.targets if self._supports(target)]
+        supported: list[Target] = []
+        refused: dict[str, list[str]] = {}
+        for target in plan.targets:
+            if reason := self._refusal(target):
+                refused.setdefault(reason, []).append(target.path)
+            else:
+                supported.append(target)
         self._unsupported = len(plan.targets) - len(supported)
+        for reason, names in refused.items():
+            others = f" and {len(names) - 1} more" if names[1:] else ""
+            print(f"cannot probe {names[0]}{others}: {reason}", file=sys.stderr, flush=True)
         self._shares = shares(supported, self._settings.ceilings)
         self._rate = sum(1 / target.period_seconds for target in supported)
         for name, probing in self._probing.items():
@@ -215,8 +225,20 @@ class Prober:
         self._counters.set(_WAITING, self._registration.waiting)
         self._counters.end()
 
-    def _supports(self, target: Target) -> bool:
-        return target.probe in ("udp", "mtu", "tcp") and target.source_address in self._settings.addresses
+    def _refusal(self, target: Target) -> str:
+        """Why this target cannot be probed; empty when it can."""
+        if target.probe == "rdma":
+            return (
+                "RDMA probes need the section 'rdma', a source that is the 'ip' of an RNIC, and a destination of the "
+                "same IP version that is not link-local"
+            )
+        if target.probe not in ("udp", "mtu", "tcp"):
+            return f"this release has no probes of type {target.probe}"
+        if is_ipv6(target.source_address) or is_ipv6(target.destination_address):
+            return "UDP, TCP and MTU probes speak IPv4 only; from and to IPv6 addresses there are RDMA probes"
+        if target.source_address not in self._settings.addresses:
+            return f"{target.source_address} is no address of an RNIC here"
+        return ""
 
     def _start(self, target: Target) -> _Probing | None:
         flow = None

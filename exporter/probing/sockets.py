@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-_SO_RCVBUFFORCE, _SO_RXQ_OVFL = 33, 40
+_SO_BINDTODEVICE, _SO_RCVBUFFORCE, _SO_RXQ_OVFL = 25, 33, 40
 _SO_TIMESTAMPING = 37
 _SCM_TIMESTAMPING = _SO_TIMESTAMPING
 _TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE = 1 << 1, 1 << 3, 1 << 4
@@ -42,11 +42,12 @@ probes."""
 AncillaryData = list[tuple[int, int, bytes]]
 
 
-def open_flow(address: str, port: int) -> socket.socket:
+def open_flow(address: str, port: int, *, timed: bool = True) -> socket.socket:
     """A non-blocking socket bound to one source address and port, shared by all its destinations.
 
-    Don't-fragment is set on every packet without consulting the path-MTU cache (IP_PMTUDISC_PROBE),
-    so that each probe tells what the path does now. An address with a colon is an IPv6 one.
+    ``timed`` has the kernel tell when each datagram came and went. Don't-fragment is set on every packet without
+    consulting the path-MTU cache (IP_PMTUDISC_PROBE), so that each probe tells what the path does now. An address with
+    a colon is an IPv6 one.
     """
     six = ":" in address
     flow = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
@@ -59,12 +60,18 @@ def open_flow(address: str, port: int) -> socket.socket:
         else:
             flow.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
             flow.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-        flow.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _TIMES | _OPT_ID)
+        if timed:
+            flow.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _TIMES | _OPT_ID)
         flow.bind((address, port))
     except OSError:
         flow.close()
         raise
     return flow
+
+
+def bind_to_device(sock: socket.socket, netdev: str) -> None:
+    """Send by this interface, whatever the main routing table says (SO_BINDTODEVICE, socket(7)); raise OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, netdev.encode() + b"\0")
 
 
 def count_anew(flow: socket.socket) -> None:
@@ -134,6 +141,12 @@ def send_options(traffic_class: int, hop_limit: int | None = None, *, timed: boo
     return options
 
 
+@lru_cache(maxsize=256)
+def send_options_ipv6(traffic_class: int) -> AncillaryData:
+    """As ``send_options``, for a socket of an IPv6 address (RFC 3542, section 6.5)."""
+    return [(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _INT.pack(traffic_class))]
+
+
 class Datagram(NamedTuple):
     data: bytes
     address: tuple[str, int]
@@ -163,6 +176,8 @@ def receive(sock: socket.socket, limit: int) -> Iterator[Datagram]:
                 received = _nanoseconds(value)
             elif level == socket.IPPROTO_IP and kind == _IP_TOS:
                 traffic_class = value[0]
+            elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_TCLASS:
+                (traffic_class,) = _INT.unpack(value)
             elif level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL:
                 dropped = int.from_bytes(value, sys.byteorder)
         yield Datagram(data, address[:2], received, traffic_class, dropped)

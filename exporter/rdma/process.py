@@ -15,9 +15,11 @@ import msgspec
 
 from exporter.contracts.catalogue import RDMA, RDMA_UP
 from exporter.messages import receive_message
+from exporter.probing.loop import Loop
 from exporter.probing.settings import RESULT_CAPACITY
 from exporter.rdma.ports import VerbsError
 from exporter.rdma.settings import RdmaSettings, rdma_tables
+from exporter.rdma.starvation import Continuations, run_delay
 from exporter.results import ResultRing
 from exporter.store import Store
 
@@ -30,7 +32,8 @@ def main() -> None:
     if first is None:
         return
     settings = msgspec.msgpack.decode(first, type=RdmaSettings)
-    store = Store(rdma_tables(settings.max_paths, len(settings.rnics)), store_descriptor)
+    tables = rdma_tables(settings.max_paths, len(settings.rnics), reliable=settings.reliable is not None)
+    store = Store(tables, store_descriptor)
     try:
         from exporter.rdma.host import RdmaHost  # noqa: PLC0415 - imports pyverbs, which may not be there
     except VerbsError as error:
@@ -42,7 +45,9 @@ def main() -> None:
         while receive_message(control) is not None:
             pass
         return
-    RdmaHost(settings, store, ResultRing(RESULT_CAPACITY, results_descriptor), control).run()
+    loop = Loop(run_delay=run_delay())
+    loop.watch(Continuations(loop))
+    RdmaHost(settings, store, ResultRing(RESULT_CAPACITY, results_descriptor), control, loop).run()
 
 
 if __name__ == "__main__":

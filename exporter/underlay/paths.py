@@ -34,7 +34,7 @@ def underlay_settings(
         leaves = [fabric.leaf_of(port_id(host.name, rnic.name)) for rnic in host.rnics]
         last |= dict.fromkeys(host.vteps, tuple(sorted(set(leaves))))
         for rnic, leaf in zip(host.rnics, leaves, strict=True):
-            last |= dict.fromkeys((rnic.ip, *rnic.ips), (leaf,))
+            last |= dict.fromkeys(rnic.addresses, (leaf,))
     return UnderlaySettings(
         devices=tuple(devices),
         port=underlay.port,

@@ -18,6 +18,33 @@ from pathlib import Path
 from typing import TextIO
 
 from exporter.contracts.catalogue import RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
+from exporter.contracts.counters import (
+    ECN_MARKED,
+    FCS_ERRORS,
+    FRAME_TOO_LONGS,
+    PFC_PAUSED,
+    PFC_PAUSING,
+    PFC_RECEIVED,
+    PFC_SENT,
+    QUEUE_BYTES,
+    QUEUE_DROPPED,
+    QUEUE_DROPPED_BYTES,
+    QUEUE_PACKETS,
+    RNIC_ETHTOOL,
+    RNIC_HW,
+    RNIC_PFC_PAUSED,
+    RNIC_PFC_PAUSING,
+    RNIC_PFC_RECEIVED,
+    RNIC_PFC_SENT,
+    RNIC_PRIORITY_DISCARDS,
+    RNIC_STALLED_READ_RATIO,
+    RNIC_STALLED_WRITE_RATIO,
+    STATUS_CHANGES,
+    SYMBOL_ERRORS,
+    WATCHDOG_DROPPED,
+    WATCHDOG_RECOVERED,
+    WATCHDOG_STUCK,
+)
 from exporter.contracts.tables import CounterSample
 from exporter.switches.interfaces import read_interfaces
 from exporter.switches.snmp import Oid, Value, walk
@@ -34,35 +61,16 @@ from lab.sandbox.netns import inside
 COLUMNS = CounterSample.__struct_fields__
 WALK = ("snmpbulkwalk", "-Cr50", "-t", "1", "-r", "1", "-On", "-Oe", "-OQ", "-Ot")
 
-# Names that the catalogue does not have yet. This is their only place: exchange them here when it has.
-PFC_SENT = "fabric_switch_port_pfc_transmit_frames_total"
-PFC_RECEIVED = "fabric_switch_port_pfc_receive_frames_total"
-PFC_PAUSED = "fabric_switch_port_pfc_receive_pause_seconds_total"
-PFC_PAUSING = "fabric_switch_port_pfc_transmit_pause_seconds_total"
-QUEUE_PACKETS = "fabric_switch_port_queue_transmit_packets_total"
-QUEUE_BYTES = "fabric_switch_port_queue_transmit_bytes_total"
-QUEUE_DROPPED = "fabric_switch_port_queue_dropped_packets_total"
-QUEUE_DROPPED_BYTES = "fabric_switch_port_queue_dropped_bytes_total"
-ECN_MARKED = "fabric_switch_port_queue_ecn_marked_packets_total"
-WATCHDOG_STUCK = "fabric_switch_port_pfc_watchdog_stuck_total"
-WATCHDOG_RECOVERED = "fabric_switch_port_pfc_watchdog_recovered_total"
-WATCHDOG_DROPPED = "fabric_switch_port_pfc_watchdog_dropped_packets_total"
-FCS_ERRORS = "fabric_switch_port_fcs_errors_total"
-FRAME_TOO_LONGS = "fabric_switch_port_frame_too_longs_total"
-SYMBOL_ERRORS = "fabric_switch_port_symbol_errors_total"
-STATUS_CHANGES = "fabric_switch_port_status_changes_total"
-RNIC_HW = "fabric_rnic_hw_{}_total"  # a file of hw_counters
-RNIC_ETHTOOL = "fabric_rnic_{}_total"  # a line of ethtool -S without a priority
-RNIC_PCI_STALLED = {
-    "outbound_pci_stalled_rd": "fabric_rnic_pci_stalled_read_ratio",
-    "outbound_pci_stalled_wr": "fabric_rnic_pci_stalled_write_ratio",
+_PCI_STALLED = {
+    "outbound_pci_stalled_rd": RNIC_STALLED_READ_RATIO,
+    "outbound_pci_stalled_wr": RNIC_STALLED_WRITE_RATIO,
 }
-RNIC_PRIORITY = {
-    "rx_prio{}_pause": "fabric_rnic_pfc_receive_frames_total",
-    "tx_prio{}_pause": "fabric_rnic_pfc_transmit_frames_total",
-    "rx_prio{}_pause_duration": "fabric_rnic_pfc_receive_pause_seconds_total",
-    "tx_prio{}_pause_duration": "fabric_rnic_pfc_transmit_pause_seconds_total",
-    "rx_prio{}_discards": "fabric_rnic_priority_receive_discards_total",
+_PRIORITY = {
+    "rx_prio{}_pause": RNIC_PFC_RECEIVED,
+    "tx_prio{}_pause": RNIC_PFC_SENT,
+    "rx_prio{}_pause_duration": RNIC_PFC_PAUSED,
+    "tx_prio{}_pause_duration": RNIC_PFC_PAUSING,
+    "rx_prio{}_discards": RNIC_PRIORITY_DISCARDS,
 }
 
 # Column -> metric, where priority or queue stands in the index (None: nowhere), whether it is a queue, and the factor.
@@ -237,12 +245,12 @@ def rnic_rows(now: float, host: str, rnic: str, files: Mapping[str, str], lines:
         yield sample(now, RNIC_HW.format(name), host, rnic, int(text))
     values = {name.strip(): int(value) for name, _, value in (line.partition(":") for line in lines.splitlines()[1:])}
     for name, value in values.items():
-        if name in RNIC_PCI_STALLED:
-            yield sample(now, RNIC_PCI_STALLED[name], host, rnic, value / 100)
+        if name in _PCI_STALLED:
+            yield sample(now, _PCI_STALLED[name], host, rnic, value / 100)
         elif "_prio" not in name:
             yield sample(now, RNIC_ETHTOOL.format(name), host, rnic, value)
     for priority in LOSSLESS:
-        for pattern, metric in RNIC_PRIORITY.items():
+        for pattern, metric in _PRIORITY.items():
             factor = 1e-6 if pattern.endswith("duration") else 1
             yield sample(now, metric, host, rnic, values[pattern.format(priority)] * factor, priority)
 

@@ -8,6 +8,12 @@ of the same host leave by one port and come in by the other, through the fabric.
     10.9.0.1 p0 (rxe0) ──── f0 ┐ namespace fabric
     10.9.0.2 p1 (rxe1) ──── f1 ┴ br0 (10.9.0.254)
 
+With ``spines`` each subnet has a leaf of its own, a namespace too, and leaves are joined by as many spines, over which
+they spread flows by addresses and ports. Routers answer traces from the address of the port where the packet came in.
+
+    10.9.1.1 p0 (rxe0) ── f0 ─ leaf0: br0 (10.9.1.254) ── spine0 10.8.0.1 ┐
+                                                       └─ spine1 10.8.1.1 ┴ leaf1: br1 (10.9.2.254) ─ f1 ── p1 (rxe1)
+
 A port with a VTEP is a VXLAN interface; what is cabled is its underlay, in a namespace of its own:
 
     10.7.0.1 p0 (rxe0) ┄┄ h0: u0 172.16.0.1 ──── f0 ┐
@@ -21,15 +27,19 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from exporter.contracts.plan import ROCE_PORT
 from lab.errors import LabError
 
 FABRIC = "fabric"
+SPINES = "10.8.{spine}.{place}/31"
+"""Addresses between leaves and spines: of a leaf's cable the even one is the leaf's, the odd one the spine's."""
 VNI = 100
 PATIENCE = 10.0  # seconds, for one command
 FIRST_TABLE = 100
@@ -38,6 +48,13 @@ HOST_SETTINGS = {
     "arp_announce": 2,  # and asks with it
     "accept_local": 1,  # a packet from another port of ours is no forgery
     "rp_filter": 0,
+}
+ROUTER = {
+    "net.ipv4.ip_forward": 1,
+    "net.ipv6.conf.all.forwarding": 1,
+    "net.ipv4.fib_multipath_hash_policy": 1,  # equal-cost ways by ports too
+    "net.ipv4.icmp_errors_use_inbound_ifaddr": 1,
+    "net.ipv4.icmp_ratelimit": 0,
 }
 QUIET_IPV6 = {
     # An address serves at once, without the second of asking whether another has it,
@@ -83,8 +100,11 @@ class Port:
 
     def listed(self) -> bool:
         """Whether a process that looks for the RDMA device finds it."""
-        devices = Path("/sys/class/infiniband_verbs").glob("*/ibdev")
-        return self.device in {device.read_text().strip() for device in devices}
+        for device in Path("/sys/class/infiniband_verbs").glob("*/ibdev"):
+            with suppress(OSError):  # ENODEV: it is just going
+                if device.read_text().strip() == self.device:
+                    return True
+        return False
 
     def counter(self, name: str) -> int:
         """One of the RDMA device's hardware counters. The kernel reads them anew every 12 ms (``lifespan``)."""
@@ -108,11 +128,17 @@ class Fabric:
 
     Ports of one subnet share a bridge; between subnets the fabric routes, by way of each subnet's last address.
     ``vteps``, one for each port, puts them behind VXLAN. Without ``static_neighbours`` they find each other by
-    ARP and neighbour discovery, which takes a second when it is cold and dies with what is lost.
+    ARP and neighbour discovery, which takes a second when it is cold and dies with what is lost. ``spines`` of IPv4.
     """
 
     def __init__(
-        self, addresses: Sequence[str], *, vteps: Sequence[str] = (), static_neighbours: bool = True, mtu: int = 1500
+        self,
+        addresses: Sequence[str],
+        *,
+        vteps: Sequence[str] = (),
+        static_neighbours: bool = True,
+        mtu: int = 1500,
+        spines: int = 0,
     ) -> None:
         underlay: list[Interface | None] = [ipaddress.ip_interface(vtep) for vtep in vteps]
         self.ports = [
@@ -123,6 +149,7 @@ class Fabric:
         self._subnets = sorted({interface.network for interface in cabled}, key=str)
         self._static = static_neighbours
         self._mtu = mtu
+        self._spines = spines
         self._removals: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -140,21 +167,36 @@ class Fabric:
 
     # What can happen to it.
 
-    def impair(self, port: Port, *netem: str) -> None:
+    def impair(self, port: Port, *netem: str, roce_only: bool = False) -> None:
         """Put what goes to ``port`` through netem: ``"delay", "200us"``; ``"loss", "5%"``; ``"loss", "30%", "ecn"``.
 
         With ``ecn`` packets that say they can bear marks are marked in place of being dropped (tc-netem(8)).
+        ``roce_only``: RoCEv2 over IPv4 alone, nothing else. To change what was put there keeps its counter.
         """
-        _batch(["tc", "-n", FABRIC], [f"qdisc replace dev {port.cable} root netem limit 100000 {' '.join(netem)}"])
+        device, what = port.cable, f"netem limit 100000 {' '.join(netem)}"
+        lines = [f"qdisc replace dev {device} root {what}"]
+        if roce_only:
+            lines = [
+                f"qdisc replace dev {device} root handle 1: prio bands 2 priomap {' 0' * 16}",
+                f"qdisc replace dev {device} parent 1:2 handle 2: {what}",
+                f"filter replace dev {device} parent 1: handle 800::1 prio 1 protocol ip u32 "
+                f"match ip protocol 17 0xff match ip dport {ROCE_PORT} 0xffff flowid 1:2",
+            ]
+        _batch(["tc", "-n", self._leaf_of(port)], lines)
 
     def heal(self, port: Port) -> None:
         """Take away what ``impair`` did, with its counter."""
-        _batch(["tc", "-n", FABRIC], [f"qdisc del dev {port.cable} root"])
+        _batch(["tc", "-n", self._leaf_of(port)], [f"qdisc del dev {port.cable} root"])
 
     def dropped(self, port: Port) -> int:
         """Packets to ``port`` that netem has dropped, or marked, since ``impair``."""
-        shown = _run(["tc", "-n", FABRIC, "-s", "-j", "qdisc", "show", "dev", port.cable])
+        shown = _run(["tc", "-n", self._leaf_of(port), "-s", "-j", "qdisc", "show", "dev", port.cable])
         return sum(int(each["drops"]) for each in json.loads(shown) if each["kind"] == "netem")
+
+    def received(self, spine: int, leaf: int) -> int:
+        """Packets that a spine has received from a leaf."""
+        shown = _run(["ip", "-n", f"spine{spine}", "-s", "-j", "link", "show", "dev", f"l{leaf}"])
+        return int(json.loads(shown)[0]["stats64"]["rx"]["packets"])
 
     def change_address(self, port: Port, address: str) -> None:
         """Give ``port`` another address of its subnet, as a new lease or a mended bond does: its GID changes."""
@@ -194,24 +236,26 @@ class Fabric:
         over_ipv6 = any(subnet.version == 6 for subnet in self._subnets)
         for namespace in self._namespaces():
             _set(namespace, QUIET_IPV6 if over_ipv6 else NO_IPV6)
-        _set(FABRIC, {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
-        fabric = []
+        for router in self._routers():
+            _set(router, ROUTER)
         for index, subnet in enumerate(self._subnets):
-            fabric += [
+            lines = [
                 # An address of its own, or the bridge would take over that of its first port.
                 f"link add br{index} mtu {self._mtu} address {_mac(0xB, index)} type bridge",
                 f"addr add {_gateway(subnet)} dev br{index}",
                 f"link set br{index} up",
             ]
+            _batch(["ip", "-n", self._leaf(index)], lines)
+        self._cable_spines()
         for port in self.ports:
-            bridge = self._subnets.index((port.vtep or port.interface).network)
-            fabric += [
+            bridge = self._bridge_of(port)
+            lines = [
                 f"link add {port.cable} mtu {self._mtu} type veth peer name c{port.index}",
                 f"link set {port.cable} master br{bridge} up",
                 f"link set c{port.index} name {_plug(port)} address {_mac(0xC, port.index)} mtu {self._mtu} "
                 f"netns {f'h{port.index}' if port.vtep else 1}",
             ]
-        _batch(["ip", "-n", FABRIC], fabric)
+            _batch(["ip", "-n", self._leaf_of(port)], lines)
         for port in self.ports:
             if port.vtep:
                 self._tunnel(port, port.vtep)
@@ -232,7 +276,41 @@ class Fabric:
         return [port for port in self.ports if port.interface.version == version]
 
     def _namespaces(self) -> list[str]:
-        return [FABRIC, *(f"h{port.index}" for port in self.ports if port.vtep)]
+        return [*self._routers(), *(f"h{port.index}" for port in self.ports if port.vtep)]
+
+    def _routers(self) -> list[str]:
+        leaves = dict.fromkeys(self._leaf(index) for index in range(len(self._subnets)))
+        return [*leaves, *(f"spine{spine}" for spine in range(self._spines))]
+
+    def _leaf(self, subnet: int) -> str:
+        """The namespace of a subnet's bridge."""
+        return f"leaf{subnet}" if self._spines else FABRIC
+
+    def _bridge_of(self, port: Port) -> int:
+        return self._subnets.index((port.vtep or port.interface).network)
+
+    def _leaf_of(self, port: Port) -> str:
+        return self._leaf(self._bridge_of(port))
+
+    def _cable_spines(self) -> None:
+        leaves = range(len(self._subnets)) if self._spines else range(0)
+        for spine in range(self._spines):
+            for leaf in leaves:
+                ends = [SPINES.format(spine=spine, place=2 * leaf + end) for end in (0, 1)]
+                far = f"peer name l{leaf} mtu {self._mtu} netns spine{spine}"
+                cable = f"link add s{spine} mtu {self._mtu} type veth {far}"
+                _batch(
+                    ["ip", "-n", self._leaf(leaf)],
+                    [cable, f"addr add {ends[0]} dev s{spine}", f"link set s{spine} up"],
+                )
+                lines = [f"addr add {ends[1]} dev l{leaf}", f"link set l{leaf} up"]
+                lines.append(f"route add {self._subnets[leaf]} via {ends[0].partition('/')[0]} dev l{leaf}")
+                _batch(["ip", "-n", f"spine{spine}"], lines)
+        for leaf in leaves:
+            vias = [SPINES.format(spine=spine, place=2 * leaf + 1).partition("/")[0] for spine in range(self._spines)]
+            hops = " ".join(f"nexthop via {via}" for via in vias)
+            others = [subnet for index, subnet in enumerate(self._subnets) if index != leaf]
+            _batch(["ip", "-n", self._leaf(leaf)], [f"route add {other} {hops}" for other in others])
 
     def _tunnel(self, port: Port, vtep: Interface) -> None:
         _batch(
@@ -272,7 +350,7 @@ class Fabric:
                 bridge = self._subnets.index(station.interface.network)
                 gateway = _Station(_gateway(self._subnets[bridge]), "", _mac(0xB, bridge), None, None)
                 told.setdefault(station.namespace, []).append(_neighbour(gateway, station.netdev))
-                told.setdefault(FABRIC, []).append(_neighbour(station, f"br{bridge}"))
+                told.setdefault(self._leaf(bridge), []).append(_neighbour(station, f"br{bridge}"))
         for namespace, lines in told.items():
             _batch(["ip", *(["-n", namespace] if namespace else [])], lines)
 

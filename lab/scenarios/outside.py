@@ -99,6 +99,9 @@ def replay(arguments: argparse.Namespace) -> int:
             words = ["diagnose", "--probes", str(directory / f"probes-{layer}.csv.gz"), "--output", str(output)]
             for name in ("topology", "skeleton"):
                 words += [f"--{name}", str(directory / f"{name}.json")]
+            for name, file in (("counters", "counters.csv.gz"), ("overlay", "overlay.json")):
+                if (directory / file).exists():
+                    words += [f"--{name}", str(directory / file)]
             print(f"{layer} probes:", flush=True)
             if skeleton_service(words):
                 raise LabError(f"the recording in {directory} cannot be diagnosed")

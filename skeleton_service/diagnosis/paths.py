@@ -1,164 +1,205 @@
-"""Probe records per path: how many were sent and lost, and which links the path crosses."""
+"""The paths that are probed, by number, and what each crosses and ends at: arrays, for there are very many."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
-import pyarrow as pa
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
 
-from exporter.contracts.fabric import Fabric
-from exporter.contracts.names import endpoint_id
+from skeleton_service.diagnosis.geometry import NOWHERE, Geometry
+from skeleton_service.diagnosis.observations import Flow, Path
 
-RECENT_SECONDS = 30.0
-"""The part of the records that is judged, counted back from the last one: 30 probes of a 1 Hz path."""
+BETWEEN = " <-> "
+"""Joins the two names of what is between them."""
 
-_NO_PROBES = frozenset({"TRACEROUTE", "DNS"})
-"""Records that are no probe of a path."""
+EndKind = Literal["host", "vswitch", "container", "pair", "hosts"]
+"""``pair`` is what is between two RNICs, ``hosts`` what is between two hosts."""
+Key = tuple[EndKind, str]
 
-Flow = tuple[str, str, int | None]
-"""Source RNIC and destination RNIC (``host:rnic``), source port: what ECMP and the route hang on."""
+SHARES = -1
+"""In place of the number of a way: nobody traced it, and each of the equal-cost ways has its share."""
+
+_MOST_KEYS = 8
+_PATH = np.dtype(
+    [
+        ("keys", np.int32, _MOST_KEYS),
+        ("ways", np.int32, 2),
+        ("ends", np.int32, (2, 2)),
+        ("route", np.int32),
+        ("moved", np.bool_),
+        ("kind", np.int16),
+        ("overlay", np.bool_),
+        ("large", np.bool_),
+    ]
+)
 
 
-@dataclass(slots=True)
-class PathHistory:
-    """The recent probes of one path, type and traffic class; times are seconds since the epoch, in order."""
+class Kind(NamedTuple):
+    """Of a path's probes: all that a partial fault may tell apart."""
 
-    flow: Flow
-    task: str
-    job: str
-    ends: tuple[str, str]
-    """Endpoint ids (``container/rnic``)."""
-    sent: int = 0
-    losses: list[float] = field(default_factory=list)
-    refusals: list[float] = field(default_factory=list)
-    dscp: int | None = None
-    shares: Mapping[str, float] | None = None
-    """{link: share of its probes that cross it}, 1 for those of a route; None where it has none."""
-    sprayed: bool = False
-    """Whether each probe, and each reply, takes some equal-cost path of its own."""
-    replies_lost: int = 0
-    """Of the losses, those whose probe arrived: lost on the way back."""
-    since_answer: int = 0
-    """Losses after the last answer: which way they went is not known yet."""
-    answered: bool = False
-    tells_direction: bool = True
-    """Whether whoever wrote the records says of each loss which way it went."""
+    rdma: bool
+    overlay: bool
+    dscp: int | None
+    large: bool
+    """Full-size probes."""
+
+
+class PathIndex:
+    """Paths are numbered as they come. ``version`` changes with anything that is said of them."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.version = 0
+        self.kinds: list[Kind] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self.paths: list[Path] = []
+        self.number: dict[Path, int] = {}
+        self.names: list[Key] = []
+        """The components at the ends of paths, by their number."""
+        self._key: dict[Key, int] = {}
+        self._by_flow: dict[Flow, list[int]] = defaultdict(list)
+        """Paths by their flow, whatever the destination port."""
+        self._rows = np.zeros(0, _PATH)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def add(self, paths: Iterable[Path]) -> NDArray[np.int64]:
+        """Number these paths, new ones after all others."""
+        numbers, fresh = [], []
+        for path in paths:
+            number = self.number.get(path)
+            if number is None:
+                number = self.number[path] = len(self.paths)
+                self.paths.append(path)
+                fresh.append(self._row(path))
+                self._by_flow[_portless(path.flow)].append(number)
+            numbers.append(number)
+        if fresh:
+            self.version += 1
+            first, room = len(self.paths) - len(fresh), len(self._rows)
+            if len(self.paths) > room:
+                more = max(len(self.paths) - room, room // 4)
+                self._rows = np.concatenate([self._rows, np.zeros(more, _PATH)])
+            self._rows[first : len(self.paths)] = np.array(fresh, _PATH)
+        return np.array(numbers, np.int64)
+
+    def reroute(self, flow: Flow) -> Sequence[int]:
+        """Say anew which way the paths of a flow take; returns them."""
+        numbers = self._by_flow.get(_portless(flow), ())
+        for number in numbers:
+            self._rows[["route", "moved"]][number] = self._routed(self.paths[number].flow)
+        self.version += bool(numbers)
+        return numbers
+
+    def keep(self, kept: NDArray[np.int64], before: float) -> None:
+        """Forget all paths but these, which are numbered anew in this order, and routes of others seen before then."""
+        paths = [self.paths[number] for number in kept.tolist()]
+        self.geometry.forget({_portless(path.flow) for path in paths}, before)
+        self._clear()
+        self.add(paths)
+        self.version += 1
 
     @property
-    def loss_ratio(self) -> float:
-        return len(self.losses) / self.sent if self.sent else 0.0
+    def keys(self) -> NDArray[np.int32]:
+        """(paths, 8) numbers of the components at the ends of each, -1 where there are fewer."""
+        return self._rows["keys"][: len(self.paths)]
+
+    @property
+    def kind(self) -> NDArray[np.int16]:
+        """(paths,) which of ``kinds``."""
+        return self._rows["kind"][: len(self.paths)]
+
+    @property
+    def overlay(self) -> NDArray[np.bool_]:
+        return self._rows["overlay"][: len(self.paths)]
+
+    @property
+    def large(self) -> NDArray[np.bool_]:
+        return self._rows["large"][: len(self.paths)]
+
+    @property
+    def route(self) -> NDArray[np.int32]:
+        """(paths,) the way that each was last seen to take."""
+        return self._rows["route"][: len(self.paths)]
+
+    def moved(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these paths were seen to take several routes."""
+        moved: NDArray[np.bool_] = self._rows["moved"][numbers]
+        return moved
+
+    def way_at(self, numbers: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The way that each of these paths took at a time of its own."""
+        ways = self._rows["route"][numbers].astype(np.int64)
+        for place in np.flatnonzero(self.moved(numbers)).tolist():
+            route = self.geometry.route_at(self.paths[numbers[place]].flow, float(time[place]))
+            ways[place] = SHARES if route is None else self.geometry.along(route)
+        return ways
+
+    def crossing(
+        self, path: NDArray[np.int64], way: NDArray[np.int64], there: NDArray[np.bool_], back: NDArray[np.bool_]
+    ) -> sparse.csr_matrix:
+        """(rows, egress ends) probability that packets of a path leave by an end, ``there`` by a way, and ``back``."""
+        rows = self._rows[path]
+        shared = there & (way == SHARES)
+        outward = np.where(shared, rows["ways"][:, 0], np.where(there, way, NOWHERE))
+        homeward = np.where(back, rows["ways"][:, 1], NOWHERE)
+        matrix = self.geometry.matrix()
+        cables = np.where(np.stack([shared, back], axis=1)[:, :, None], rows["ends"], -1).reshape(len(path), 4)
+        row, place = np.nonzero(cables >= 0)
+        values = np.ones(len(row)), (row, cables[row, place])
+        return matrix[outward] + matrix[homeward] + sparse.csr_matrix(values, shape=(len(path), matrix.shape[1]))
+
+    def spread(self, path: NDArray[np.int64], way: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether packets of these paths may go one way or another."""
+        spread: NDArray[np.bool_] = self.geometry.spread()[np.where(way == SHARES, self._rows["ways"][path, 0], way)]
+        return spread
+
+    @staticmethod
+    def components(path: Path) -> Iterator[Key]:
+        """The components at the ends of a path."""
+        hosts = path.hosts
+        for host in sorted(set(hosts)):
+            yield "host", host
+            if path.flow.overlay:
+                yield "vswitch", host
+        for container in sorted({c for h, c in zip(hosts, path.containers, strict=True) if c and c != h}):
+            yield "container", container
+        first, second = sorted((path.flow.source, path.flow.destination))
+        yield "pair", f"{first}{BETWEEN}{second}"
+        first, second = sorted(hosts)
+        yield "hosts", f"{first}{BETWEEN}{second}"
+
+    def _row(self, path: Path) -> tuple[object, ...]:
+        keys = []
+        for key in self.components(path):
+            if key not in self._key:
+                self._key[key] = len(self.names)
+                self.names.append(key)
+            keys.append(self._key[key])
+        keys += [-1] * (_MOST_KEYS - len(keys))
+        flow = path.flow
+        out, home = (
+            self.geometry.between(*ends) for ends in ((flow.source, flow.destination), (flow.destination, flow.source))
+        )
+        kind = Kind(path.task == "RDMA_PING", flow.overlay, path.dscp, path.task == "MTU")
+        if kind not in self.kinds:
+            self.kinds.append(kind)
+        ends = ((out.first, out.last), (home.first, home.last))
+        place = self.kinds.index(kind)
+        return (keys, (out.way, home.way), ends, *self._routed(flow), place, flow.overlay, kind.large)
+
+    def _routed(self, flow: Flow) -> tuple[int, bool]:
+        """The last way, and whether there were others."""
+        routes = self.geometry.routes(flow)
+        return (self.geometry.along(routes[-1][1]), len(routes) > 1) if routes else (SHARES, False)
 
 
-def collect(records: pa.Table, fabric: Fabric, job: str, *, spraying: bool = False) -> list[PathHistory]:
-    """Group the recent records by path; those that name no job are of ``job``.
-
-    A path without a route crosses no link that anybody knows; in a fabric that is ``spraying``, all that it may.
-
-    Rows may come in any order; records of RNICs outside the topology are left out. Recent is counted back
-    from the last probe of each source host: the clocks of two hosts are never compared.
-    """
-    rows = sorted(_rows(records), key=lambda row: row["ping_time"])
-    if not rows:
-        return []
-    last = {row["src_node_sn"]: row["ping_time"] for row in rows if row["task_type"] not in _NO_PROBES}
-    routes: dict[tuple[Flow, bool], tuple[str, ...]] = {}  # ECMP hashes the protocol too
-    histories: dict[tuple[Flow, str, int | None], PathHistory] = {}
-    for row in rows:
-        source, destination = _interface(row, "src", fabric), _interface(row, "dst", fabric)
-        if source is None or destination is None:
-            continue
-        flow = (source, destination, row["src_port"])
-        if row["route"] and row["dial"] == "success":
-            links = fabric.links_of_route(source, _hops(row["route"]), destination)
-            if links is not None:
-                routes[flow, _is_tcp(row)] = links
-        if row["task_type"] in _NO_PROBES:
-            continue
-        if row["ping_time"] < last[row["src_node_sn"]] - int(RECENT_SECONDS * 1e9):
-            continue
-        key = (flow, row["task_type"], row["dscp"])
-        history = histories.get(key)
-        if history is None:
-            ends = (
-                endpoint_id(row["src_node_id"], source.partition(":")[2]),
-                endpoint_id(row["dst_node_id"], destination.partition(":")[2]),
-            )
-            history = PathHistory(flow, row["task_type"], row["job"] or job, ends, dscp=row["dscp"])
-            histories[key] = history
-        _count(history, row)
-    for history in histories.values():
-        route = routes.get((history.flow, history.task == "TCP_PING"))
-        if route is not None:
-            history.shares = dict.fromkeys(route, 1.0)
-        elif spraying:
-            history.shares = fabric.link_shares(*history.flow[:2]) or None
-            history.sprayed = True
-    return [histories[key] for key in sorted(histories, key=str)]
-
-
-def _rows(records: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in records.to_batches():
-        yield from batch.to_pylist()
-
-
-def _count(history: PathHistory, row: dict[str, Any]) -> None:
-    sent = row["packets_sent"] or 1
-    lost = row["packets_lost"]
-    if lost is None:
-        lost = round((row["loss_rate"] or 0.0) * sent) if row["dial"] == "success" else sent
-    time = row["ping_time"] / 1e9
-    history.sent += sent
-    if row["error"] in ("refused", "restarted"):
-        history.refusals.append(time)
-        return
-    history.losses += [time] * lost
-    if lost == 0:
-        history.answered, history.since_answer = True, 0
-    elif row["error"] == "reply lost":
-        history.replies_lost += lost
-    else:
-        history.since_answer += lost
-        history.tells_direction &= row["error"] == "timeout"
-
-
-def _interface(row: dict[str, Any], side: str, fabric: Fabric) -> str | None:
-    """The RNIC of one side: by host and RNIC name, else by underlay address; overlay addresses are not unique."""
-    host, rnic = row[f"{side}_node_sn"], row[f"{side}_rnic"]
-    if host and rnic and f"{host}:{rnic}" in fabric.interfaces:
-        return f"{host}:{rnic}"
-    interface = fabric.by_address.get(row[f"{side}_real_ip"] or "")
-    return None if interface is None else interface.id
-
-
-def _is_tcp(row: dict[str, Any]) -> bool:
-    return bool(row["task_type"] == "TCP_PING" or row["protocol"] == "tcp")
-
-
-def _hops(text: str) -> list[str | None]:
-    """A route column; anything but a JSON array of strings and nulls is no route."""
-    try:
-        hops = json.loads(text)
-    except (ValueError, RecursionError):
-        return [None]
-    if not isinstance(hops, list) or not all(hop is None or isinstance(hop, str) for hop in hops):
-        return [None]
-    return hops
-
-
-def by_class(paths: Sequence[PathHistory]) -> list[list[PathHistory]]:
-    """The paths of each traffic class, that of most paths first: a queue loses packets of its own class alone."""
-    classes: dict[int | None, list[PathHistory]] = defaultdict(list)
-    for path in paths:
-        classes[path.dscp].append(path)
-    return sorted(classes.values(), key=len, reverse=True)
-
-
-def by_job(histories: list[PathHistory]) -> dict[str, list[PathHistory]]:
-    jobs: dict[str, list[PathHistory]] = defaultdict(list)
-    for history in histories:
-        jobs[history.job].append(history)
-    return dict(sorted(jobs.items()))
+def _portless(flow: Flow) -> Flow:
+    return flow._replace(destination_port=None, follows=False)

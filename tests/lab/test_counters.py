@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.contracts.counters import ECN_MARKED, PFC_RECEIVED, QUEUE_PACKETS
 from exporter.host.netdev import read_netdev
 from lab.counters import effects
 from lab.counters.control import Counters
@@ -32,7 +33,7 @@ from lab.counters.dialects import (
     Oid,
 )
 from lab.counters.names import CNP_QUEUE, CONTROL_QUEUE
-from lab.counters.record import COLUMNS, ECN_MARKED, PFC_RECEIVED, QUEUE_PACKETS, WALK, parse_walk
+from lab.counters.record import COLUMNS, WALK, parse_walk
 from lab.counters.switch import marked
 from lab.counters.timeline import Event
 from lab.network.design import Cable, Design, Switch, draw

@@ -14,6 +14,7 @@ import pytest
 from exporter.config import Config, read_config, read_key
 from exporter.contracts.codec import ContractError
 from exporter.otlp.settings import compression_of, endpoint_of, read_headers
+from exporter.rdma.settings import Reliable
 
 CONFIGS = Path(__file__).parent / "configs"
 INVALID = sorted(CONFIGS.glob("invalid-*.yaml"))
@@ -60,7 +61,7 @@ def test_a_wrong_configuration_is_refused_in_the_words_of_its_first_line(invalid
 
 def test_there_is_a_configuration_for_every_refusal() -> None:
     """As many files as there are ways to refuse, at least: a new check comes with its file."""
-    assert len(INVALID) >= 47
+    assert len(INVALID) >= 50
 
 
 def test_a_short_configuration_has_sensible_defaults(directory: Path) -> None:
@@ -70,6 +71,21 @@ def test_a_short_configuration_has_sensible_defaults(directory: Path) -> None:
     assert config.probing.responder_port == 65300
     assert [rnic.name for rnic in config.rnics] == ["mlx5_0"]
     assert config.switches is None
+
+
+def test_an_rnic_may_have_an_ipv6_address_for_rdma_probes_and_others_beside(directory: Path) -> None:
+    rnics = 'rnics: [{name: mlx5_0, ip: "FD00:0::1", ips: ["::ffff:10.0.0.1"]}]'
+    config = read_config(written(directory, f"host: h\n{rnics}\nprobing: {{key_file: key}}\nrdma: {{}}\n"))
+    assert config.rnics[0].addresses == ("fd00::1", "10.0.0.1")
+
+
+def test_reliable_connections_are_off_unless_asked_for(directory: Path) -> None:
+    text = "host: host-1\ntopology: topology.yaml\nprobing: {key_file: key}\n"
+    plain, asked = (read_config(written(directory, text + each)).rdma for each in ("rdma: {}", "rdma: {reliable: {}}"))
+    assert plain is not None
+    assert plain.reliable is None
+    assert asked is not None
+    assert asked.reliable == Reliable(period_seconds=10, bytes=65_536, ack_timeout_seconds=0.067, retries=3)
 
 
 def test_the_host_is_this_machine_unless_named(directory: Path) -> None:

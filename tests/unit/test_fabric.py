@@ -163,3 +163,15 @@ def test_an_address_finds_its_rnic_port_or_switch() -> None:
 def test_an_end_knows_its_link() -> None:
     assert FABRIC.link_of("spine-1:Ethernet0") == LINKS[1]
     assert FABRIC.link_of("spine-1:Ethernet999") is None
+
+
+def test_the_switches_between_two_rnics_are_counted() -> None:
+    near, beside, far, alone = (f"host-p{pod}-{n}:mlx5_0" for pod, n in ((0, 0), (0, 1), (1, 0), (1, 1)))
+    topology = leaf_spine(pods=2, rails=1, spines=2, hosts_per_pod=2)
+    cut = msgspec.structs.replace(
+        topology, links=tuple(link for link in topology.links if alone not in (link.a, link.b))
+    )
+    fabric = Fabric(cut)
+    assert fabric.switch_count(near, beside) == 1
+    assert fabric.switch_count(near, far) == fabric.switch_count(far, near) == 3
+    assert fabric.switch_count(near, alone) == fabric.switch_count(alone, near) == 0, "not cabled"

@@ -29,8 +29,8 @@ def store(*paths: tuple[str, str, str], hops: list[str] | None = None, protocol:
     return made
 
 
-def samples(made: Store) -> list[tuple[str, str]]:
-    return [(labels[0], labels[1]) for labels, _ in LinkJoin(FABRIC).series(made)[0].samples]
+def samples(*made: Store) -> list[tuple[str, str]]:
+    return [(labels[0], labels[1]) for labels, _ in LinkJoin(FABRIC).series(*made)[0].samples]
 
 
 def test_a_traced_path_has_a_series_for_each_link() -> None:
@@ -171,3 +171,19 @@ def test_a_paths_class_and_port_are_in_an_info_series() -> None:
     assert info.series(made) is first
     writer.add(("d", *ends, "10.0.0.1", "49153", "10.0.0.2", "65300", "2"))
     assert [labels for labels, _ in info.series(made)[0].samples] == [("p", "26", "49152"), ("d", "0", "49153")]
+
+
+def test_paths_of_two_processes_are_joined_each_with_its_own_traces() -> None:
+    """Rows are numbered by store: the trace of one path used to be another's."""
+    prober, rdma = store(("p", "udp", "49152")), store(("q", "rdma", "49152"))
+    assert {path for path, _ in samples(prober, rdma)} == {"p", "q"}
+    (own, *_), (_, possible, covered) = LinkJoin(FABRIC).series(rdma), LinkJoin(FABRIC).series(prober, rdma)
+    assert len(own.samples) == len(LINKS)
+    assert [value for _, value in covered.samples] == [len(LINKS)]
+    assert len(possible.samples) == 1
+    stores = [Store([(PATH, 8), (FAILING_TRACE, 8)]) for _ in range(2)]
+    for each, (name, last) in zip(stores, (("p", PORTS[0]), ("q", PORTS[1])), strict=True):
+        row = each.writer(PATH).add((name, "h", "r", "h", "r", "udp", *"abcde"))
+        each.writer(FAILING_TRACE).add((str(row.identity), "[]", address(last), "silent"))
+    (found,) = LastHops(FABRIC).series(*stores)
+    assert {labels for labels, _ in found.samples} == {("p", PORTS[0], "silent"), ("q", PORTS[1], "silent")}

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.contracts import counters
 from lab.counters import effects, record, rnic, timeline
 from lab.counters.control import Counters
 from lab.counters.dialects import A_ECN_COUNTER_ENABLED, A_ECN_MARKED, ARISTA, CISCO, Oid, rows
@@ -306,12 +307,12 @@ def test_a_recorder_finds_each_value_again_in_either_dialect(dialect: str) -> No
     samples = list(record.switch_rows(1.0, "leaf-1", {(7,): "Ethernet0"}, columns))
     found = {(row.metric, row.priority, row.queue): row.value for row in samples}
     assert len(found) == len(samples)
-    assert found[record.PFC_RECEIVED, 3, None] == 11
-    assert found[record.WATCHDOG_STUCK, None, 3] == 13
-    assert found[record.QUEUE_DROPPED, None, 3] == 15
-    assert found[record.QUEUE_PACKETS, None, 3] == 4000
-    assert found[record.FCS_ERRORS, None, None] == 0
-    assert ((record.ECN_MARKED, None, 3) in found) is (dialect == ARISTA)
+    assert found[counters.PFC_RECEIVED, 3, None] == 11
+    assert found[counters.WATCHDOG_STUCK, None, 3] == 13
+    assert found[counters.QUEUE_DROPPED, None, 3] == 15
+    assert found[counters.QUEUE_PACKETS, None, 3] == 4000
+    assert found[counters.FCS_ERRORS, None, None] == 0
+    assert ((counters.ECN_MARKED, None, 3) in found) is (dialect == ARISTA)
 
 
 def test_the_output_of_a_walk_is_read() -> None:

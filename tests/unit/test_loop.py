@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -201,3 +202,53 @@ def test_what_happened_to_a_socket_is_not_told_to_the_next_one_with_its_descript
         item.close()
     assert item.descriptors[0] == item.descriptors[1]
     assert item.calls == ["error"]
+
+
+class Woken:
+    """A descriptor that notes how long ago the loop says that it was woken, and ends it."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK)
+        self.awake_ns = 0
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def on_input(self) -> None:
+        self.awake_ns = self._loop.woken_ns - self._loop.awake_since_ns
+        self._loop.stop()
+
+    on_error = on_output = on_input
+
+
+def woken(loop: Loop, before: Callable[[], None] = lambda: None) -> int:
+    """Wake ``loop`` after 50 ms; how long before its handler it says it was woken, ns."""
+    item = Woken(loop)
+    loop.watch(item)
+
+    def wake() -> None:
+        time.sleep(0.05)
+        before()
+        os.eventfd_write(item.descriptor, 1)
+
+    thread = threading.Thread(target=wake)
+    thread.start()
+    loop.run()
+    thread.join()
+    os.close(item.descriptor)
+    return item.awake_ns
+
+
+def test_what_is_handled_has_come_since_the_loop_was_woken() -> None:
+    assert woken(Loop()) == 0
+
+
+def test_a_loop_kept_from_its_processor_was_woken_before_it_ran() -> None:
+    delays = iter((1_000_000, 8_000_000))
+    assert woken(Loop(run_delay=lambda: next(delays))) == 7_000_000
+
+
+def test_what_is_there_after_a_stop_may_have_come_long_ago() -> None:
+    loop = Loop()
+    assert woken(loop, before=loop.on_continued) > 1_000_000_000_000  # it says that it was never woken

@@ -51,6 +51,13 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"destination_address": "239.1.1.1"}, "field 'targets[0]': 239.1.1.1 is not a unicast address"),
         ({"destination_address": "0.0.0.0"}, "field 'targets[0]': 0.0.0.0 is not a unicast address"),
         ({"destination_address": "255.255.255.255"}, "field 'targets[0]': 255.255.255.255 is not a unicast address"),
+        ({"destination_address": "::"}, "field 'targets[0]': :: is not a unicast address"),
+        ({"destination_address": "FF02::1"}, "field 'targets[0]': FF02::1 is not a unicast address"),
+        ({"destination_address": "::ffff:239.1.1.1"}, "field 'targets[0]': ::ffff:239.1.1.1 is not a unicast address"),
+        (
+            {"destination_address": "fe80::1%eth0"},
+            "field 'targets[0]': 'fe80::1%eth0' has a zone, which no other host knows",
+        ),
         ({"path": ""}, "field 'targets[0].path': Expected `str` of length >= 1"),
         ({"path": "x" * 301}, "field 'targets[0].path': Expected `str` of length <= 300"),
         ({"probe": "icmp"}, "field 'targets[0].probe': Invalid enum value 'icmp'"),
@@ -66,6 +73,18 @@ def test_a_wrong_target_is_refused_with_its_line(changes: dict[str, object], mes
     with pytest.raises(ContractError) as refusal:
         read_plan(path)
     assert str(refusal.value) == f"{path}: {message}"
+
+
+def test_addresses_are_read_in_one_spelling(tmp_path: Path) -> None:
+    """They are compared with those that packets come from, which the kernel writes."""
+    path = written(
+        tmp_path,
+        {"source_address": "FD00:0::0001", "destination_address": "fd00::00a0:2"},
+        {"path": "mapped", "source_address": "::ffff:10.0.0.1", "destination_address": "::FFFF:0a00:0002"},
+    )
+    plain, mapped = read_plan(path).targets
+    assert (plain.source_address, plain.destination_address) == ("fd00::1", "fd00::a0:2")
+    assert (mapped.source_address, mapped.destination_address) == ("10.0.0.1", "10.0.0.2")
 
 
 def test_a_path_named_twice_is_refused(tmp_path: Path) -> None:

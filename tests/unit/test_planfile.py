@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from exporter.contracts.codec import encode, write
-from exporter.planfile import PlanFile, own_part
+from exporter.contracts.plan import Target
+from exporter.planfile import PlanFile, own_part, split
 from tests.unit.test_plan_contract import PLAN, TARGET
 
 
@@ -88,3 +89,22 @@ def test_a_plan_with_bytes_or_numbers_beyond_its_types_is_refused_in_one_line(
         error = capsys.readouterr().err
         assert error.startswith(f"plan refused: {path}: ")
         assert error.count("\n") == 1
+
+
+def test_rdma_probes_go_between_addresses_of_one_kind_from_those_that_can() -> None:
+    def rdma(path: str, source: str, destination: str) -> Target:
+        return msgspec.structs.replace(
+            TARGET, path=path, probe="rdma", source_address=source, destination_address=destination
+        )
+
+    targets = (
+        TARGET,
+        rdma("ipv4", "10.0.0.1", "10.0.0.2"),
+        rdma("ipv6", "fd00::1", "fd00::2"),
+        rdma("mixed", "10.0.0.1", "fd00::2"),
+        rdma("link-local", "fd00::1", "fe80::2"),
+        rdma("second address", "10.0.1.1", "10.0.0.2"),
+    )
+    rest, own = split(msgspec.structs.replace(PLAN, targets=targets), {"10.0.0.1", "fd00::1"})
+    assert [target.path for target in own.targets] == ["ipv4", "ipv6"]
+    assert [target.path for target in rest.targets] == [TARGET.path, "mixed", "link-local", "second address"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.contracts.codec import ContractError, encode
 from exporter.contracts.fabric import Fabric
-from exporter.contracts.plan import Plan, check_plan
+from exporter.contracts.plan import MAX_RDMA_SOURCE_PORTS, ROCE_SOURCE_PORTS, Plan, Target, check_plan
 from exporter.contracts.skeleton import Edge, Group, Skeleton
 from exporter.contracts.topology import Topology
 from lab.jobs.job import draw_job
@@ -342,3 +342,76 @@ def test_rotation_crosses_in_time_the_links_that_a_few_ports_miss() -> None:
     assert fixed[1] == fixed[4] == fixed[16] < 32, figures
     assert rotated[1] < rotated[4] < rotated[16], figures
     assert rotated[16] > 1.7 * fixed[16], figures
+
+
+def by_pair(plan: Plan) -> dict[tuple[str, str], dict[tuple[str, int], list[Target]]]:
+    """{pair: {(probe, traffic class): targets}}."""
+    found: dict[tuple[str, str], dict[tuple[str, int], list[Target]]] = defaultdict(lambda: defaultdict(list))
+    for target in plan.targets:
+        found[target.source, target.destination][target.probe, target.traffic_class].append(target)
+    return found
+
+
+def test_rdma_is_probed_beside_udp_on_as_many_ports_of_its_own() -> None:
+    truth = draw_job(0, FABRIC).truth()
+    both, udp = make(truth, settings=Settings(probes=frozenset({"udp", "rdma"}))), make(truth)
+    assert [t for t in both.targets if t.probe != "rdma"] == list(udp.targets)
+    for kinds in by_pair(both).values():
+        assert len(kinds["rdma", 106]) == len(kinds["udp", 106])
+        assert not kinds["rdma", 2]
+        assert len(kinds["udp", 2]) == 1
+    rdma = [t for t in both.targets if t.probe == "rdma"]
+    assert {(t.destination_port, t.payload_bytes, t.period_seconds) for t in rdma} == {(4791, 64, 1.0)}
+    ports = {t.source_ports[0] for t in rdma}
+    assert ports <= set(ROCE_SOURCE_PORTS)
+    assert not ports & {t.source_ports[0] for t in udp.targets}, "an exporter has one socket for an address and port"
+    assert draft(
+        truth,
+        FABRIC,
+        phase="skeleton",
+        generation=3,
+        expires=9.0,
+        settings=Settings(probes=frozenset({"udp", "rdma"})),
+    ).paths == len(both.targets)
+
+
+def test_rdma_alone_takes_the_place_of_udp_in_both_classes() -> None:
+    truth = draw_job(0, FABRIC).truth()
+    made = make(truth, settings=Settings(probes=frozenset({"rdma"})))
+    udp = by_pair(make(truth))
+    assert {t.probe for t in made.targets} == {"rdma", "mtu", "tcp"}
+    for pair, kinds in by_pair(made).items():
+        assert len(kinds["rdma", 106]) == len(udp[pair]["udp", 106])
+        assert [t.source_ports for t in kinds["rdma", 2]] == [kinds["rdma", 106][0].source_ports]
+        assert kinds["mtu", 106] == udp[pair]["mtu", 106]
+
+
+def test_an_rnic_has_no_more_queue_pairs_than_its_exporter_gives_it() -> None:
+    """Of 64 source ports a pair over 32 ways is given 32 for RDMA; all pairs of a generation share them."""
+    topology = leaf_spine(pods=2, rails=1, spines=32, hosts_per_pod=4)
+    base = unobserved("j", topology)
+    edges = tuple(Edge(a=a.id, b=b.id, role="pp") for a, b in combinations(base.endpoints, 2))
+    for generation in range(20):
+        made = make(
+            msgspec.structs.replace(base, edges=edges),
+            topology,
+            generation=generation,
+            settings=Settings(probes=frozenset({"udp", "rdma"})),
+        )
+        ports = defaultdict(set)
+        for target in made.targets:
+            ports[target.probe, target.source].add(target.source_ports[0])
+        assert {len(own) for (probe, _), own in ports.items() if probe == "rdma"} == {MAX_RDMA_SOURCE_PORTS}
+        assert {len(own) for (probe, _), own in ports.items() if probe == "udp"} == {64}
+    alone = make(base, topology, phase="preload", settings=Settings(probes=frozenset({"rdma"})))
+    udp = make(base, topology, phase="preload")
+    assert alone.coverage is not None
+    assert udp.coverage is not None
+    assert alone.coverage.path_probability < udp.coverage.path_probability, "fewer ports cross fewer ways"
+
+
+def test_rdma_targets_count_against_the_limit_of_a_host() -> None:
+    topology = leaf_spine(pods=2, rails=1, spines=2, hosts_per_pod=30)
+    settings = Settings(probes=frozenset({"udp", "rdma"}), max_paths=400)
+    made = make(unobserved("j", topology), topology, phase="preload", settings=settings)
+    assert 300 < max(Counter(target.source for target in made.targets).values()) <= 400

@@ -270,7 +270,10 @@ def test_a_closed_tcp_port_is_measured_and_needs_no_key(
         ([FAR], "--key-file: is missing, and udp probes are answered under the responder's key only (name a copy"),
         ([FAR, "--key-file", "/none"], "/none: No such file or directory"),
         (["no such name", "--type", "tcp"], "no such name: has no IPv4 address"),
-        (["::1", "--type", "tcp"], "::1: has no IPv4 address (the prober speaks IPv4 only)"),
+        (
+            ["::1", "--type", "tcp"],
+            "::1: has no IPv4 address (only --type rdma probes IPv6, and from",
+        ),
         (["224.0.0.1", "--type", "tcp"], "224.0.0.1: is not a unicast address"),
         ([FAR, "--type", "tcp", "--size", "100"], "--size: is of no use with --type tcp"),
         ([FAR, "--type", "tcp", "--source", "192.0.2.1"], "--source: 192.0.2.1 is no address of this host"),

@@ -166,6 +166,25 @@ def test_a_source_port_taken_by_another_program_is_unsupported(prober: Running) 
         assert list(prober.paths()) == ["free"]
 
 
+def test_targets_that_are_not_supported_are_counted_and_each_reason_is_said(
+    prober: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prober.obey(
+        target("ipv6", source_address="fd00::1", destination_address="fd00::2"),
+        target("mixed", destination_address="fd00::2"),
+        target("rdma", probe="rdma"),
+        target("dns", probe="dns"),
+        target("fine"),
+    )
+    wait_for(lambda: "fine" in prober.paths())
+    assert list(prober.paths()) == ["fine"]
+    assert prober.unsupported == 4
+    said = capfd.readouterr().err
+    assert "cannot probe ipv6 and 1 more: UDP, TCP and MTU probes speak IPv4 only" in said
+    assert "cannot probe rdma: RDMA probes need" in said
+    assert "cannot probe dns: this release has no probes of type dns" in said
+
+
 def test_what_exceeds_a_ceiling_is_not_sent_but_counted_and_no_path_starves() -> None:
     """Ten paths of 50 probes a second to a destination that may get 100; one of them alone is sent as planned."""
     limited = Running(ceilings=Ceilings(packets_per_second_per_destination=100))

@@ -62,7 +62,7 @@ class Vote:
     """What the exporters of a job counted: each probe type of each path, as series for promtool.
 
     A probe type is ``udp`` in the job's class, ``udp/0`` in the class of DSCP 0, ``udp/26/61001`` from another port.
-    ``shares`` are those of sprayed paths.
+    ``shares`` are those of sprayed paths; of one probe's path by its name, as ``a>c/rdma``.
     """
 
     def __init__(self, *probes: str, shares: dict[str, dict[str, float]] | None = None) -> None:
@@ -104,7 +104,7 @@ class Vote:
             add("fabric_job_path_info", {"training_job": "other", "path": name, "role": "pp"}, "1x40")
             dscp = probe.split("/")[1] if "/" in probe else "26"
             add("fabric_path_info", {"path": name, "dscp": dscp, "source_port": "61000"}, "1x40")
-            for link, share in self.shares[path].items():
+            for link, share in self.shares.get(name, self.shares[path]).items():
                 # The same again from a second exporter instance: an overlap must not become many-to-many.
                 for instance in ("x", "y"):
                     add("fabric_path_link_info", {"path": name, "link": link, "instance": instance}, f"{share}x40")
@@ -125,7 +125,7 @@ class Vote:
             (directory / name).write_text(text)
         names = (
             "FabricLinkLoss", "FabricLinkMtuMismatch", "FabricPathLoss", "FabricPathMtuBelowPromise",
-            "FabricPathMtuBelowRoce",
+            "FabricPathMtuBelowRoce", "FabricRdmaOnlyLoss",
         )  # fmt: skip
         # An expectation that can never hold makes promtool print what it got.
         never = [{"exp_labels": {"never": "this"}, "exp_annotations": {}}]
@@ -195,6 +195,41 @@ def test_paths_carry_the_suspect_they_cross_so_that_it_inhibits_them(tmp_path: P
     assert {labels["path"] for labels, _ in alerts if labels["alertname"] == "FabricPathLoss"} == {
         f"{path}/udp" for path in over(BROKEN)
     }
+
+
+def is_inhibited(target: dict[str, str], source: dict[str, str]) -> bool:
+    """By the shipped configuration, read as Alertmanager does: a label that is missing is equal to an empty one."""
+
+    def meets(matchers: list[str], labels: dict[str, str]) -> bool:
+        for matcher in matchers:
+            name, operator, pattern = re.fullmatch(r'(\w+)(=~|!=|=)"(.*)"', matcher).groups()  # type: ignore[union-attr]
+            is_met = re.fullmatch(pattern if operator == "=~" else re.escape(pattern), labels.get(name, ""))
+            if bool(is_met) == (operator == "!="):
+                return False
+        return True
+
+    configuration = yaml.safe_load((Path(__file__).parents[2] / "rules/alertmanager/alertmanager.yaml").read_text())
+    return any(
+        meets(rule["source_matchers"], source)
+        and meets(rule["target_matchers"], target)
+        and all(source.get(name, "") == target.get(name, "") for name in rule["equal"])
+        for rule in configuration["inhibit_rules"]
+    )
+
+
+@pytest.mark.parametrize("name", ["FabricRdmaRetriesExhausted", "FabricRdmaRetransmits"])
+def test_connections_that_break_while_a_link_of_the_fabric_loses_are_no_notification_besides(name: str) -> None:
+    target = {"alertname": name, "cluster": "c1", "src_host": "h1", "dst_host": "h2"}
+    link = {"alertname": "FabricLinkLoss", "cluster": "c1", "training_job": JOB, "component": BROKEN}
+    assert is_inhibited(target, link)
+    assert not is_inhibited(target, {**link, "cluster": "c2"})
+    assert not is_inhibited(target, {**link, "alertname": "FabricPathLoss"})
+
+
+def test_an_rnic_that_is_down_silences_its_own_instability_alone() -> None:
+    down = {"alertname": "FabricRdmaDown", "cluster": "c1", "component": "h1:mlx5_0"}
+    assert is_inhibited({**down, "alertname": "FabricRdmaUnstable"}, down)
+    assert not is_inhibited({**down, "alertname": "FabricRdmaUnstable", "component": "h1:mlx5_1"}, down)
 
 
 def test_nothing_fires_while_nothing_is_lost(tmp_path: Path) -> None:
@@ -531,3 +566,127 @@ def test_many_thin_votes_name_a_link_though_each_path_loses_little(
     alerts = lossy(shares, BROKEN, 0.12, ports).alerts(tmp_path)
     assert components(alerts, "FabricLinkLoss") == named
     assert components(alerts, "FabricPathLoss") == []
+
+
+def of_host(host: str) -> list[str]:
+    return [path for path in SPINE if host in path]
+
+
+def test_rdma_that_dies_where_udp_lives_accuses_the_rnic_and_no_link(tmp_path: Path) -> None:
+    """All RDMA paths of one RNIC die: its cable used to be named, which carries their UDP twins unharmed."""
+    dead = of_host("c")
+    alerts = Vote("udp", "rdma").lose("rdma", dead, 1.0).alerts(tmp_path)
+    assert {labels["alertname"] for labels, _ in alerts} == {"FabricRdmaOnlyLoss"}
+    assert {labels["path"] for labels, _ in alerts} == {f"{path}/rdma" for path in dead}
+    ((labels, annotations),) = [alert for alert in alerts if alert[0]["path"] == "a>c/rdma"]
+    assert labels == {
+        "alertname": "FabricRdmaOnlyLoss",
+        "training_job": JOB,
+        "role": "dp",
+        "path": "a>c/rdma",
+        "src_host": "a",
+        "src_rnic": "r0",
+        "dst_host": "c",
+        "dst_rnic": "r0",
+        "probe": "rdma",
+        "dscp": "26",
+        "severity": "critical",
+        "component_kind": "path",
+        "symptom": "loss",
+    }
+    assert annotations["description"] == (
+        f"Path a>c/rdma of job {JOB} loses 100% of its RDMA probes, and UDP between the same RNICs lives: look at the "
+        "RNICs' RDMA configuration (GID, priority, PFC, filters of RoCE), not at a link."
+    )
+    from_a = [path for path in SPINE if path.startswith("a")]
+    to_c = [path for path in SPINE if path.endswith("c")]
+    assert annotations["evidence"] == (
+        f"1 of {len(from_a)} RDMA paths from a:r0 fail so, and {len(to_c)} of {len(to_c)} to c:r0"
+    )
+    assert annotations["runbook_url"] == f"{RUNBOOKS}/FabricRdmaOnlyLoss.md"
+
+
+def test_a_link_that_loses_rdma_and_udp_alike_is_a_link(tmp_path: Path) -> None:
+    vote = Vote("udp", "rdma").lose("udp", over(BROKEN), 0.3).lose("rdma", over(BROKEN), 0.3)
+    alerts = vote.alerts(tmp_path)
+    assert components(alerts, "FabricLinkLoss") == [BROKEN, BROKEN]
+    assert {labels["probe"] for labels, _ in alerts if labels["alertname"] == "FabricLinkLoss"} == {"udp", "rdma"}
+    assert components(alerts, "FabricRdmaOnlyLoss") == []
+    assert components(alerts, "FabricPathLoss") == [BROKEN] * 2 * len(over(BROKEN))
+
+
+def test_where_rdma_alone_is_probed_its_paths_vote_and_nothing_is_compared(tmp_path: Path) -> None:
+    alerts = Vote("rdma").lose("rdma", over(BROKEN), 0.3).alerts(tmp_path)
+    assert components(alerts, "FabricLinkLoss") == [BROKEN]
+    assert components(alerts, "FabricRdmaOnlyLoss") == []
+
+
+def test_one_udp_way_that_fails_between_the_same_rnics_makes_an_rdma_path_like_any_other(tmp_path: Path) -> None:
+    """RDMA takes another way than any UDP port: the link may be on that of one of them."""
+    vote = Vote("udp", "udp/26/61001", "rdma").lose("rdma", ["a>c"], 0.5).lose("udp/26/61001", ["a>c"], 0.2)
+    alerts = vote.alerts(tmp_path)
+    assert components(alerts, "FabricRdmaOnlyLoss") == []
+    assert {labels["path"] for labels, _ in alerts} == {"a>c/rdma", "a>c/udp/26/61001"}
+
+
+def on_other_spines(probe: str) -> dict[str, dict[str, float]]:
+    """Routes of all paths, with those of one probe over the spine that the others do not take."""
+    shares = {path: dict.fromkeys(links(path), 1.0) for path in SPINE}
+    other = {link: link.replace("0 -- spine-0", "1 -- spine-1") for route in shares.values() for link in route}
+    other |= {link: link.replace("1 -- spine-1", "0 -- spine-0") for link in other if "spine-1" in link}
+    return shares | {f"{path}/{probe}": {other[link]: 1.0 for link in shares[path]} for path in SPINE}
+
+
+@pytest.mark.parametrize("failing", [["a>c", "b>c"], ["a>c"]], ids=["link named", "too few votes for the link"])
+def test_a_link_that_udp_of_the_pairs_misses_is_not_taken_for_an_rnics_failure(
+    failing: list[str], tmp_path: Path
+) -> None:
+    """Few source ports: RDMA crosses a lossy link that no UDP path does, and each path used to accuse its RNICs."""
+    vote = Vote("udp", "rdma", shares=on_other_spines("udp"))
+    vote.loss = {key: loss for key, loss in vote.loss.items() if key[1] in ("a>c", "b>c", "a>b")}
+    alerts = vote.lose("rdma", failing, 0.3).alerts(tmp_path)
+    assert components(alerts, "FabricRdmaOnlyLoss") == []
+    assert {labels["path"] for labels, _ in alerts if labels["alertname"] == "FabricPathLoss"} == {
+        f"{path}/rdma" for path in failing
+    }
+    named = components(alerts, "FabricLinkLoss")
+    assert (BROKEN in named) == (len(failing) > 1)
+    assert not [link for link in named if ":r0" in link], "UDP crosses the cables unharmed"
+
+
+def test_a_dead_rnic_is_told_from_links_by_udp_of_any_pair(tmp_path: Path) -> None:
+    """UDP of each pair misses the links of its RDMA path, and that of others crosses them unharmed."""
+    dead = of_host("c")
+    alerts = Vote("udp", "rdma", shares=on_other_spines("rdma")).lose("rdma", dead, 1.0).alerts(tmp_path)
+    crossed = {link for path in SPINE for link in links(path)}
+    routes = on_other_spines("rdma")
+    told = {f"{path}/rdma" for path in dead if crossed.issuperset(routes[f"{path}/rdma"])}
+    assert told
+    assert {labels["path"] for labels, _ in alerts if labels["alertname"] == "FabricRdmaOnlyLoss"} == told
+
+
+def test_a_dead_rnic_is_told_beside_a_lossy_link_too(tmp_path: Path) -> None:
+    vote = Vote("udp", "rdma").lose("udp", over(BROKEN), 0.2).lose("rdma", over(BROKEN), 0.2)
+    dead = of_host("d")
+    alerts = vote.lose("rdma", dead, 1.0).alerts(tmp_path)
+    assert BROKEN in components(alerts, "FabricLinkLoss")
+    assert {labels["path"] for labels, _ in alerts if labels["alertname"] == "FabricRdmaOnlyLoss"} == {
+        f"{path}/rdma" for path in dead
+    }
+
+
+@pytest.mark.parametrize(("ratio", "name"), [(0.06, "FabricPathLoss"), (0.08, "FabricRdmaOnlyLoss")])
+def test_few_udp_probes_prove_nothing(ratio: float, name: str, tmp_path: Path) -> None:
+    """Of the 75 in a window, 4.5 would have been lost had UDP fared as RDMA did, or 6: the service needs five."""
+    alerts = Vote("udp", "rdma").lose("rdma", ["a>c"], ratio).alerts(tmp_path)
+    assert {labels["alertname"] for labels, _ in alerts} == {name}
+
+
+def test_udp_of_another_class_acquits_no_link_of_rdma(tmp_path: Path) -> None:
+    alerts = Vote("udp/0", "rdma").lose("rdma", ["a>c"], 0.5).alerts(tmp_path)
+    assert {labels["alertname"] for labels, _ in alerts} == {"FabricPathLoss"}
+
+
+def test_rdma_loss_must_last_and_be_more_than_little(tmp_path: Path) -> None:
+    assert Vote("udp", "rdma").lose("rdma", SPINE, 0.049).alerts(tmp_path) == []
+    assert Vote("udp", "rdma").lose("rdma", ["a>c"], 1.0).alerts(tmp_path, "1m") == []

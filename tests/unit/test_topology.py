@@ -43,6 +43,19 @@ LEAF = "switches: [{name: leaf, tier: leaf, ports: [{name: e0}]}]\n"
             "rnic address '1.1.1.1' appears twice (names must be unique)",
         ),
         (
+            'hosts: [{name: h, rnics: [{name: r, ip: "fd00::1"}, {name: s, ip: "FD00:0::1"}]}]\n'
+            "switches: []\nlinks: []",
+            "rnic address 'fd00::1' appears twice (names must be unique)",
+        ),
+        (
+            'hosts: [{name: h, rnics: [{name: r, ip: "fd00::1%eth0"}]}]\nswitches: []\nlinks: []',
+            "address of an RNIC of host 'h': 'fd00::1%eth0' has a zone, which no other host knows",
+        ),
+        (
+            'hosts: [{name: h, vteps: ["fd00::x"], rnics: [{name: r, ip: 1.1.1.1}]}]\nswitches: []\nlinks: []',
+            "address of a VTEP of host 'h': 'fd00::x' does not appear to be an IPv4 or IPv6 address",
+        ),
+        (
             "hosts: []\nswitches: [{name: s, tier: leaf, ports: [{name: e}, {name: e}]}]\nlinks: []",
             "port 's:e' appears twice (names must be unique)",
         ),
@@ -124,3 +137,13 @@ def test_a_link_to_a_port_that_its_switch_does_not_list_is_refused(tmp_path: Pat
     assert refusal_of(tmp_path, HOST + LEAF + 'links: [{a: "h:r", b: "leaf:e1"}]') == (
         "field 'links[0]': 'leaf:e1' is no port of its switch (list the port)"
     )
+
+
+def test_ipv6_addresses_are_read_in_one_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        HEAD + 'hosts: [{name: h, rnics: [{name: r, ip: "FD00:0::1", ips: ["::ffff:10.0.0.1"]}]}]\n'
+        "switches: []\nlinks: []"
+    )
+    (host,) = read_topology(path).hosts
+    assert host.rnics[0].addresses == ("fd00::1", "10.0.0.1")

@@ -21,7 +21,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.probing.paths import ROUTE_CHANGES, ROUTE_HASH, Path
 from exporter.probing.settings import prober_tables
-from exporter.probing.tracing.tracer import FREEZE_LIMIT_SECONDS, FREEZE_SECONDS, Tracer, route_hash
+from exporter.probing.tracing.tracer import FREEZE_LIMIT_SECONDS, FREEZE_SECONDS, LastSwitch, Tracer, route_hash
 from exporter.probing.tracing.walk import Walk
 from exporter.results import ResultRing
 from exporter.store import Row, Store
@@ -75,14 +75,16 @@ class Fabric:
             period_seconds=PERIOD, max_hops=8, **(basis | options),
         )  # fmt: skip
 
-    def add(self, port: int, probe: str = "udp", destination: str = "10.0.1.1") -> tuple[Path, Carrying]:
+    def add(
+        self, port: int, probe: str = "udp", destination: str = "10.0.1.1", last: LastSwitch | None = None
+    ) -> tuple[Path, Carrying]:
         target = msgspec.structs.replace(
             TARGET, path=f"{probe} {destination} {port}", probe=probe, source_ports=(port,),
             destination_address=destination, source_address="10.0.0.1",
         )  # fmt: skip
         path = Path(target, 1, self.paths.add((target.path,)), self.histogram, ResultRing(16))
         carrier = Carrying(self, path)
-        self.tracer.add(path, carrier)
+        self.tracer.add(path, carrier, last)
         return path, carrier
 
     def lose(self, path: Path, seconds: float = 0.0) -> None:
@@ -112,7 +114,7 @@ def test_a_flow_is_traced_soon_then_each_period_and_paths_that_share_it_share_th
     fabric.clock.pass_by(PERIOD)
     assert fabric.count(PROBER_TRACES) == 2
     assert small.row.get(ROUTE_HASH) == big.row.get(ROUTE_HASH) == route_hash([LEAF, SPINE, FAR_LEAF])
-    late, _ = fabric.add(50_000, "rdma")
+    late, _ = fabric.add(50_000, "trace")
     assert late.row.get(ROUTE_HASH) == small.row.get(ROUTE_HASH), "the route is known already"
 
 
@@ -348,3 +350,35 @@ def test_a_failing_flow_whose_way_is_known_is_not_kept_waiting_by_hops_that_are_
     fabric.ways[50_000], fabric.dead = [LEAF, None, None, None, None], True
     fabric.lose(path, 8)
     assert [row.labels[2:] for row in fabric.failing()] == [(LEAF, "silent")]
+
+
+LAST = LastSwitch(3, frozenset({FAR_LEAF, "10.9.9.2"}))
+
+
+def test_a_trace_that_must_not_reach_its_destination_is_whole_at_the_last_switch() -> None:
+    fabric = Fabric()
+    path, _ = fabric.add(50_000, "rdma", last=LAST)
+    fabric.clock.pass_by(4)
+    assert fabric.routes() == [[LEAF, SPINE, FAR_LEAF]]
+    assert path.row.get(ROUTE_HASH) == route_hash([LEAF, SPINE, FAR_LEAF])
+    fabric.lose(path)
+    fabric.clock.pass_by(4)
+    ((_, hops, last_hop, outcome),) = (row.labels for row in fabric.failing())
+    assert (json.loads(hops), last_hop, outcome) == ([LEAF, SPINE, FAR_LEAF], FAR_LEAF, "reached")
+    assert not fabric.asked["destination"]
+
+
+@pytest.mark.parametrize(
+    "way", [[LEAF, SPINE, None], [LEAF, SPINE, "203.0.113.9"], [LEAF, SPINE, OTHER_SPINE, FAR_LEAF]]
+)
+def test_a_last_switch_that_is_silent_unknown_or_farther_than_it_should_be_makes_no_route(
+    way: list[str | None],
+) -> None:
+    fabric = Fabric()
+    fabric.ways[50_000] = way
+    fabric.add(50_000, "rdma", last=LAST)
+    fabric.clock.pass_by(2 * PERIOD)
+    assert fabric.count(PROBER_TRACES) >= 1
+    assert fabric.routes() == []
+    assert not fabric.asked["destination"]
+    assert not fabric.asked[FAR_LEAF]

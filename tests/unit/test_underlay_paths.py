@@ -13,6 +13,7 @@ import pytest
 from exporter.contracts.catalogue import PATH_LINK_INFO, UNDERLAY_ROUTE
 from exporter.contracts.codec import encode, write
 from exporter.contracts.fabric import Fabric
+from exporter.contracts.names import link_id
 from exporter.contracts.plan import Target
 from exporter.exposition import Series
 from exporter.records import to_csv
@@ -20,7 +21,7 @@ from exporter.store import Store
 from exporter.underlay.paths import OverlayPaths, underlay_settings
 from exporter.underlay.settings import ContainerPlan, Underlay
 from exporter.underlay.tracing import Route
-from skeleton_service.diagnosis.paths import collect
+from skeleton_service.diagnosis.observations import observe
 from skeleton_service.records import read_records
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
 from tests.unit.test_plan_contract import PLAN, TARGET
@@ -201,8 +202,11 @@ def test_the_service_binds_an_overlay_path_to_the_links_by_the_record_of_its_und
     probed = {**traced, "task_type": "UDP_PING", "route": "", "loss_rate": 0, "src_real_ip": "10.8.0.1"}
     blind = {**traced, "route": "[]"}
     (tmp_path / "records.csv").write_bytes(to_csv([traced, probed, blind]))
-    (history,) = collect(read_records([tmp_path / "records.csv"]), FABRIC, "j")
-    assert history.shares == dict.fromkeys(LINKS, 1.0)
+    observations = observe(read_records([tmp_path / "records.csv"]), FABRIC, "j")
+    (path,) = observations.paths[observations.path[0] :][:1]
+    (route,) = {trace.egresses for trace in observations.traces if trace.flow == path.flow}
+    assert FABRIC.links_of_route(NEAR, HOPS, FAR) == tuple(LINKS)
+    assert tuple(link_id(end, FABRIC.far_end(end) or "") for end in route) == tuple(LINKS)
 
 
 def test_a_changed_route_is_taken_when_it_has_held() -> None:

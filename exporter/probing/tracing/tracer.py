@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from exporter.contracts.catalogue import (
     PROBER,
@@ -47,10 +47,28 @@ _LOSS_AGAIN_SECONDS = 30.0
 _LOSS_TRACES = 4
 """Flows traced for their losses towards one destination in ``_LOSS_AGAIN_SECONDS``: a dead host has many."""
 
-_TRACES = PROBER.metrics.index(PROBER_TRACES)
-_INCOMPLETE = PROBER.metrics.index(PROBER_TRACES_INCOMPLETE)
-_DELAYED = PROBER.metrics.index(PROBER_TRACES_DELAYED)
-_SPRAYED = PROBER.metrics.index(PROBER_SPRAYED)
+
+class TraceColumns(NamedTuple):
+    """Where a tracer counts, in the row that it is given."""
+
+    traces: int
+    incomplete: int
+    delayed: int
+    sprayed: int
+
+
+_OF_PROBER = TraceColumns(
+    *map(PROBER.metrics.index, (PROBER_TRACES, PROBER_TRACES_INCOMPLETE, PROBER_TRACES_DELAYED, PROBER_SPRAYED))
+)
+
+
+class LastSwitch(NamedTuple):
+    """Where the traces of a flow end that must not reach its destination."""
+
+    hops: int
+    """So many switches are on the way, this one included: no packet is sent beyond."""
+    addresses: frozenset[str]
+    """From which it may answer."""
 
 
 class Carrier(Protocol):
@@ -69,8 +87,10 @@ class Carrier(Protocol):
 class TracedFlow:
     """One flow, the paths that share it, and its last complete route."""
 
-    def __init__(self, key: Flow) -> None:
+    def __init__(self, key: Flow, last: LastSwitch | None) -> None:
         self.key = key
+        self.last = last
+        """None where the destination itself answers."""
         self.carriers: dict[Path, Carrier] = {}
         self.route: list[str] | None = None
         """None where none is known, or the fabric sprays the flow."""
@@ -124,6 +144,7 @@ class Tracer:
         spraying: bool = False,
         spread: Callable[[], float] = random.random,
         on_trace: Callable[[Flow, Walk], None] = lambda _, __: None,
+        columns: TraceColumns = _OF_PROBER,
     ) -> None:
         """``switches`` is {address: switch}, for switches that answer from several; ``on_trace`` gets every trace.
 
@@ -133,6 +154,7 @@ class Tracer:
         self._routes = routes
         self._failing = failing
         self._counters = counters
+        self._columns = columns
         self._period = period_seconds
         self._max_hops = max_hops
         self._at_once = at_once
@@ -145,13 +167,13 @@ class Tracer:
         self._turns = Pace(packets_per_second_per_switch, clock=loop.clock)
         self._loss_turns = Pace(_LOSS_TRACES / _LOSS_AGAIN_SECONDS, burst=_LOSS_TRACES, clock=loop.clock)
         self._sprayed: set[Flow] = set()
-        counters.set(_SPRAYED, 0)
+        counters.set(columns.sprayed, 0)
 
-    def add(self, path: Path, carrier: Carrier) -> None:
-        """Trace the flow of ``path``, soon for the first time, then every period."""
+    def add(self, path: Path, carrier: Carrier, last: LastSwitch | None = None) -> None:
+        """Trace the flow of ``path``, soon for the first time, then every period; no farther than ``last``."""
         flow = self._flows.get(path.flow)
         if flow is None:
-            flow = self._flows[path.flow] = TracedFlow(path.flow)
+            flow = self._flows[path.flow] = TracedFlow(path.flow, last)
             if self._spraying:
                 flow.recent.sprayed = True
                 self._replace(flow, None)
@@ -241,7 +263,8 @@ class Tracer:
             self._loop,
             lambda hop_limit: self._ask(flow, hop_limit),
             lambda walk: self._on_end(flow, walk),
-            max_hops=self._max_hops,
+            max_hops=self._max_hops if flow.last is None else min(flow.last.hops, self._max_hops),
+            last=frozenset() if flow.last is None else flow.last.addresses,
         )
         flow.walk.start()
 
@@ -268,7 +291,7 @@ class Tracer:
         flow.paced, flow.turn_ns = hop_limit, now_ns + int(wait * 1e9)
         if wait:
             self._counters.begin()
-            self._counters.add(_DELAYED)
+            self._counters.add(self._columns.delayed)
             self._counters.end()
 
     def _expiring_at(self, flow: TracedFlow, hop_limit: int) -> str | None:
@@ -304,9 +327,9 @@ class Tracer:
             flow.met, flow.met_end = walk.hops, walk.reached
         self._on_trace(flow.key, walk)
         self._counters.begin()
-        self._counters.add(_TRACES)
+        self._counters.add(self._columns.traces)
         if not walk.complete:
-            self._counters.add(_INCOMPLETE)
+            self._counters.add(self._columns.incomplete)
         self._counters.end()
         if walk.complete:
             hops = [hop for hop in walk.hops if hop is not None]
@@ -332,7 +355,7 @@ class Tracer:
 
     def _count_sprayed(self, flow: Flow, *, sprayed: bool) -> None:
         (self._sprayed.add if sprayed else self._sprayed.discard)(flow)
-        self._counters.set(_SPRAYED, len(self._sprayed))
+        self._counters.set(self._columns.sprayed, len(self._sprayed))
 
     def _may_replace(self, flow: TracedFlow) -> bool:
         """Whether a complete trace may stand for the flow: it lost nothing around it, or has no route yet."""
@@ -351,7 +374,7 @@ class Tracer:
         answered = [hop for hop in walk.hops if hop is not None]
         last_hop, outcome = (answered[-1] if answered else ""), "silent"
         if walk.reached:
-            last_hop, outcome = flow.key.destination_address, "reached"
+            last_hop, outcome = flow.key.destination_address if flow.last is None else last_hop, "reached"
         elif walk.unreachable_from is not None:
             last_hop, outcome = walk.unreachable_from, "unreachable"
         for path in flow.carriers:

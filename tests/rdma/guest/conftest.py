@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.guest.network import Fabric, addresses
+from tests.rdma.guest.spines import SPINES
 
 
 @pytest.fixture
@@ -16,10 +17,24 @@ def fabric() -> Iterator[Fabric]:
         yield made
 
 
+@pytest.fixture(params=["10.9.0.0/24", "fd09::/64"], ids=["ipv4", "ipv6"])
+def either(request: pytest.FixtureRequest) -> Iterator[Fabric]:
+    """Two ports on one switch, over IPv4 and over IPv6."""
+    with Fabric(addresses(2, request.param)) as made:
+        yield made
+
+
 @pytest.fixture
 def routed() -> Iterator[Fabric]:
     """Two ports, each in its own subnet, and a router between."""
     with Fabric(["10.9.1.1/24", "10.9.2.1/24"]) as made:
+        yield made
+
+
+@pytest.fixture
+def spined() -> Iterator[Fabric]:
+    """Two ports, each on a leaf of its own, and two spines between."""
+    with Fabric(["10.9.1.1/24", "10.9.2.1/24"], spines=SPINES) as made:
         yield made
 
 

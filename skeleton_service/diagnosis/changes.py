@@ -1,0 +1,56 @@
+"""What is new in a diagnosis since the one before, so that each failure is told once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from exporter.contracts.diagnosis import Component, Diagnosis, Failure
+
+_SAME_SECONDS = 1.0
+"""A failure keeps its start, whatever it is called meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    what: Literal["found", "changed", "ended", "withdrawn"]
+    """``withdrawn``: what was seen since has another explanation, or none is needed."""
+    failure: Failure
+    before: Component | None = None
+    """What a changed failure was held to be."""
+
+
+class Told:
+    """The failures that have been told."""
+
+    def __init__(self) -> None:
+        self._failures: list[Failure] = []
+
+    def update(self, diagnosis: Diagnosis) -> list[Change]:
+        """What to tell now. Of a failure that is over when it is found both are told."""
+        left = list(self._failures)
+        made: list[Change] = []
+        for failure in diagnosis.failures:
+            known = _same(failure, left)
+            if known is None:
+                made.append(Change("found", failure))
+            else:
+                left.remove(known)
+                if (known.component.kind, known.component.name) != (failure.component.kind, failure.component.name):
+                    made.append(Change("changed", failure, known.component))
+            if failure.end is not None and (known is None or known.end is None):
+                made.append(Change("ended", failure))
+        made += [Change("withdrawn", each) for each in left if each.end is None]
+        self._failures = list(diagnosis.failures)
+        return made
+
+
+def _same(failure: Failure, known: list[Failure]) -> Failure | None:
+    """The one of these that is the same failure: by its id, or by job, start and paths."""
+    close = [each for each in known if each.job == failure.job and abs(each.start - failure.start) <= _SAME_SECONDS]
+    alike = [each for each in close if each.id == failure.id]
+    if alike:
+        return alike[0]
+    own = set(failure.paths)
+    shared = [each for each in close if own & set(each.paths) or own == set(each.paths)]
+    return max(shared, key=lambda each: len(own & set(each.paths)), default=None)

@@ -1,0 +1,218 @@
+"""Which component makes paths slow: abnormal windows located as losses are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skeleton_service.diagnosis.latency import OUTLIER_FACTOR, STEP_SECONDS, Latencies, Slow
+from skeleton_service.diagnosis.likelihood import FLAG_RATIOS, Found, fit, select
+from skeleton_service.diagnosis.paths import PathIndex
+from skeleton_service.diagnosis.suspects import Case, Suspect, narrowed, of_flags
+
+ALARM_GAIN = 16.0
+FURTHER_GAIN = 18.0
+QUIET_STEPS = 5
+UNPROBED_STEPS = 60
+"""Steps without a window to judge after which nobody looks any more."""
+REFINED_SECONDS = 45.0
+"""As long as a failure is young, each step says again what it is."""
+_BACKGROUND = 0.02
+_MOST_STEPS = 3
+_CHECKED_PATHS = 12
+_LEAST_PARTLY = 3
+_SAME_SHARE = 0.7
+_PARTLY_GAIN = 25.0
+_PARTLY_LEAD = 8.0
+_PARTLY_EXPLAINED = 0.6
+"""Of all paths that are slow now and then; congestion has many places."""
+_PARTLY_SHARE = 0.3
+_SOFTWARE = frozenset({"vswitch", "container"})
+
+
+@dataclass(slots=True, eq=False)
+class Slowdown:
+    """A failure that makes probes late, as far as it is known. Times are seconds since the epoch."""
+
+    detected_at: float
+    start: float
+    suspect: Suspect
+    found: Found
+    scores: tuple[tuple[Suspect, float], ...]
+    paths: NDArray[np.int64]
+    slow: NDArray[np.int64]
+    microseconds: float
+    """Median of what the slow paths' round trips grew by."""
+    partly: bool
+    """Some of their probes are late, others not."""
+    quiet: int = 0
+    end: float | None = None
+
+
+class Slowness:
+    """The state of the detector of slow paths."""
+
+    def __init__(self, index: PathIndex, *, spraying: bool = False) -> None:
+        self.index = index
+        self.failures: list[Slowdown] = []
+        self.latencies = Latencies()
+        self._spraying = spraying
+        self._steps = np.zeros(0, np.int64)
+        """(paths,) steps in a row that each was slow."""
+        self._step = -1
+
+    def add(self, path: NDArray[np.int64], time: NDArray[np.float64], latency: NDArray[np.float64]) -> None:
+        self.latencies.grow(len(self.index))
+        self.latencies.add(path, time, latency)
+
+    def forget(self, path: int) -> None:
+        """The path takes another way from now on."""
+        self.latencies.grow(len(self.index))
+        self.latencies.forget(path)
+
+    def look(self, second: int, now: float, blamed: Callable[[], NDArray[np.bool_]]) -> None:
+        """At the end of a second: judge the windows if a step is over. ``blamed`` says which paths fail otherwise."""
+        step = second // STEP_SECONDS
+        if step == self._step:
+            return
+        first, self._step = self._step < 0, step
+        if first:
+            return
+        self.latencies.grow(len(self.index))
+        slow = self.latencies.judge(now)
+        self._count(slow)
+        if (self._steps > 0).any() or any(each.end is None for each in self.failures):
+            excused = blamed()
+            for partly in (False, True):
+                self._locate(slow, now, partly, excused)
+        self._close(slow, now)
+
+    def _count(self, slow: Slow) -> None:
+        self._count_paths()
+        abnormal = slow.steady | slow.partly
+        self._steps = np.where(abnormal, self._steps + 1, 0)
+
+    def _count_paths(self) -> None:
+        self._steps = np.concatenate([self._steps, np.zeros(len(self.index) - len(self._steps), np.int64)])
+
+    def _locate(self, slow: Slow, now: float, partly: bool, excused: NDArray[np.bool_]) -> None:
+        flagged = (slow.steady | slow.partly) if partly else slow.steady
+        known = [each for each in self.failures if each.end is None]
+        owned = np.zeros(len(flagged), bool)
+        for each in known:
+            if now - each.detected_at > REFINED_SECONDS or (partly and not each.partly):
+                owned[each.paths] = True
+        judged = slow.judged & ~excused & ~owned
+        if not (flagged & judged).any():
+            return
+        numbers = np.flatnonzero(judged)
+        weight = np.where(flagged, 1.0 + np.minimum(self._steps, _MOST_STEPS), 2.0)
+        case = of_flags(
+            numbers, flagged[numbers], weight[numbers], now, self.index, background=_BACKGROUND, spraying=self._spraying
+        )
+        if not len(case.columns):
+            return
+        case = narrowed(case, self.index, fit(case.rows, case.columns, FLAG_RATIOS).gain)
+        founds = select(case.rows, case.columns, case.prior, ALARM_GAIN, ratios=FLAG_RATIOS)
+        recorded = [self._record(case, found, slow, flagged, now, partly, known) for found in founds]
+        told = [each for each in recorded if each is not None]
+        explained = np.unique(np.concatenate([each.slow for each in told])) if told else np.zeros(0, np.int64)
+        for each in known:
+            # Taken for one of its own as long as less was known of another, which explains its paths now.
+            if each not in told and len(np.intersect1d(each.slow, explained)) >= _SAME_SHARE * len(each.slow):
+                self.failures.remove(each)
+
+    def keep(self, kept: NDArray[np.int64], number: NDArray[np.int64]) -> None:
+        """Forget all paths but these; ``number`` (paths,) is what each is called from now on."""
+        self.latencies.keep(kept)
+        self._steps = np.pad(self._steps, (0, len(number) - len(self._steps)))[kept]
+        for each in self.failures:
+            each.paths, each.slow = number[each.paths], number[each.slow]
+
+    def _record(
+        self,
+        case: Case,
+        found: Found,
+        slow: Slow,
+        flagged: NDArray[np.bool_],
+        now: float,
+        partly: bool,
+        known: list[Slowdown],
+    ) -> Slowdown | None:
+        suspect = case.suspects[found.column]
+        rows, weight = case.columns.column(found.column)
+        paths = np.unique(case.path[rows[weight > 0.999]])
+        crossing = np.unique(case.path[rows[weight > 0.04]])
+        own = crossing[flagged[crossing]]
+        if not len(own):
+            return None
+        if partly and not self._is_software(case, found, own, flagged):
+            return None  # congestion makes some probes of some paths late for a while, and is no failure
+        same = next((each for each in known if len(np.intersect1d(each.slow, own))), None)
+        if same is None:
+            if known and found.gain < FURTHER_GAIN:
+                return None
+            checked = [self.latencies.outlier_factor(number) for number in own[:_CHECKED_PATHS].tolist()]
+            if np.nanmedian(checked or [np.nan]) < OUTLIER_FACTOR:
+                return None
+        order = np.argsort(-found.score, kind="stable")[:64]
+        scores = tuple(
+            (case.suspects[each], float(found.score[each])) for each in order if np.isfinite(found.score[each])
+        )
+        rise = float(np.median(slow.microseconds[own]))
+        if same is None:
+            start = float(np.nanmedian([self.latencies.onset(number) for number in own.tolist()]))
+            same = Slowdown(now, start, suspect, found, scores, np.union1d(paths, own), own, rise, partly)
+            self.failures.append(same)
+        else:
+            same.suspect, same.found, same.scores = suspect, found, scores
+            same.paths, same.slow, same.microseconds = np.union1d(paths, own), own, rise
+            same.partly &= partly
+        return same
+
+    def _is_software(self, case: Case, found: Found, own: NDArray[np.int64], flagged: NDArray[np.bool_]) -> bool:
+        """Whether paths that are slow now and then have a container or a virtual switch in common, beyond doubt."""
+        own_suspect = case.suspects[found.column]
+        between = own_suspect.kind == "hosts" and own_suspect.filter.overlay is True
+        if not (own_suspect.kind in _SOFTWARE or between) or found.gain < _PARTLY_GAIN:
+            return False
+        crossing = np.unique(case.path[case.columns.column(found.column)[0]])
+        hosts = Counter(host for number in own.tolist() for host in set(self.index.paths[number].hosts))
+        # Congestion hurts whoever sends that way: others than those of this host would do nearly as well.
+        rivals = [
+            score
+            for suspect, score in zip(case.suspects, found.score, strict=True)
+            if suspect.kind in ("host", "container", "vswitch", "switch", "linecard")
+            and not _within(suspect, hosts, len(own), self.index, own)
+        ]
+        lasting = (self._steps[own] >= _MOST_STEPS).sum()
+        return bool(
+            lasting >= _LEAST_PARTLY
+            and len(own) >= _PARTLY_EXPLAINED * flagged[np.unique(case.path)].sum()
+            and len(own) >= _PARTLY_SHARE * len(crossing)
+            and max(rivals, default=-np.inf) < found.gain - _PARTLY_LEAD
+        )
+
+    def _close(self, slow: Slow, now: float) -> None:
+        for each in self.failures:
+            if each.end is None:
+                own = each.slow[slow.judged[each.slow]]
+                each.quiet = 0 if (slow.steady | slow.partly)[own].any() else each.quiet + 1
+                if each.quiet >= (QUIET_STEPS if len(own) else UNPROBED_STEPS):
+                    each.end = now - each.quiet * STEP_SECONDS
+
+
+def _within(suspect: Suspect, hosts: Counter[str], count: int, index: PathIndex, own: NDArray[np.int64]) -> bool:
+    """Whether a suspect is, or sits on, a host that all these paths have in common."""
+    common = {host for host, times in hosts.items() if times == count}
+    if suspect.kind == "container":
+        return any(
+            suspect.name in path.containers
+            for path in (index.paths[number] for number in own[:1].tolist())
+            if set(path.hosts) & common
+        )
+    return suspect.name in common

@@ -1,0 +1,247 @@
+"""The Helm chart, rendered and linted by Helm's own library; what it renders is checked by Kubernetes' schemas."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exporter.config import Config
+from exporter.contracts.strict import convert_strictly
+
+helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed (extra dev)")
+schemas = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed (extra dev)")
+
+CHART = Path(__file__).parents[2] / "charts" / "fabric-skeleton"
+VERSIONS = ("1.25", "1.30", "1.37")  # the oldest that Chart.yaml allows, and later ones
+RESOURCE = "rdma/hca_shared_devices_a"
+PLUGIN = {"resource": RESOURCE}
+PROBING: dict[str, Any] = {"probing": {"responder_port": 65310}}
+RDMA: dict[str, Any] = {**PROBING, "rdma": {}}
+
+
+def values(**exporter: Any) -> dict[str, Any]:
+    key = {"existingSecret": "fabric-probe-key"}
+    return {"image": {"repository": "registry.example/fabric-exporter"}, "exporter": {"key": key, **exporter}}
+
+
+def render(given: dict[str, Any]) -> dict[str, str]:
+    with helm.Chart.load(CHART) as chart:
+        files: dict[str, str] = chart.render(given, name="probes", namespace="monitoring")
+    return {Path(name).name: text for name, text in files.items()}
+
+
+def manifests(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is rendered, by its kind; without errors of Helm's linter, or of Kubernetes' schemas."""
+    linted = helm.lint(CHART, given, strict=True, kube_version="v1.30.0")
+    assert not [message for message in linted["messages"] if message["severity"] > 1], linted
+    files = render(given)
+    found = [
+        each for name, text in files.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text) if each
+    ]
+    for each in found:
+        check(each)
+        assert each["metadata"]["namespace"] == "monitoring"
+    return {each["kind"]: each for each in found}
+
+
+def check(manifest: dict[str, Any]) -> None:
+    for version in VERSIONS:
+        schemas.validate(manifest, version, strict=True)
+
+
+def container(given: dict[str, Any]) -> dict[str, Any]:
+    (found,) = manifests(given)["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+ROOT = {"runAsUser": 0, "runAsGroup": 0}
+ORDINARY = {"runAsNonRoot": True, "runAsUser": 65534, "runAsGroup": 65534}
+UNPRIVILEGED = {"allowPrivilegeEscalation": False}
+COMMON = {"readOnlyRootFilesystem": True, "seccompProfile": {"type": "RuntimeDefault"}}
+NAMESPACE = {"namespace": "/run/netns/fabric"}
+
+
+def only(*added: str) -> dict[str, Any]:
+    return {"capabilities": {"drop": ["ALL"], **({"add": list(added)} if added else {})}}
+
+
+@pytest.mark.parametrize(
+    ("exporter", "context"),
+    [
+        ({"config": PROBING}, ORDINARY | UNPRIVILEGED | only()),
+        ({"config": {"probing": None}, "key": {}}, ORDINARY | UNPRIVILEGED | only()),
+        ({"config": RDMA, "rdma": PLUGIN}, ROOT | UNPRIVILEGED | only("IPC_LOCK")),
+        ({"config": RDMA, "rdma": PLUGIN | {"lockMemory": "limit"}}, ORDINARY | UNPRIVILEGED | only()),
+        ({"config": RDMA, "rdma": {"privileged": True}}, ROOT | {"privileged": True}),
+        ({"config": RDMA, "rdma": {"privileged": True, "lockMemory": "limit"}}, ROOT | {"privileged": True}),
+        ({"config": PROBING | {"underlay": {}}}, ROOT | UNPRIVILEGED | only("NET_RAW")),
+        (
+            {"config": RDMA, "rdma": PLUGIN, "mode": "setns", "setns": NAMESPACE},
+            ROOT | UNPRIVILEGED | only("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "IPC_LOCK"),
+        ),
+    ],
+)
+def test_privileges_follow_from_mode_and_configuration(exporter: dict[str, Any], context: dict[str, Any]) -> None:
+    assert container(values(**exporter))["securityContext"] == COMMON | context
+
+
+def test_host_mode_is_in_the_network_of_the_node_and_has_no_token() -> None:
+    found = manifests(values(config=RDMA, rdma=PLUGIN, topology="version: 1\n", plan={"configMap": "plan"}))
+    assert sorted(found) == ["ConfigMap", "DaemonSet", "ServiceAccount"]
+    pod = found["DaemonSet"]["spec"]["template"]["spec"]
+    assert pod["hostNetwork"] is True
+    assert pod["automountServiceAccountToken"] is False is found["ServiceAccount"]["automountServiceAccountToken"]
+    (exporter,) = pod["containers"]
+    assert exporter["resources"]["limits"] == {RESOURCE: 1, "memory": "512Mi"}
+    assert exporter["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": 9105}
+    assert exporter["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": 9105}
+    assert {volume["name"] for volume in pod["volumes"]} == {mount["name"] for mount in exporter["volumeMounts"]}
+    assert "infiniband" not in {volume["name"] for volume in pod["volumes"]}  # the plugin gives the nodes
+
+
+def test_the_configuration_is_one_that_the_exporter_takes_and_its_files_are_mounted() -> None:
+    given = values(
+        config={**RDMA, "listen": {"port": 9200}}, rdma=PLUGIN, topology="version: 1", plan={"hostPath": "/p"}
+    )
+    found = manifests(given)
+    files = found["ConfigMap"]["data"]
+    config = convert_strictly(yaml.safe_load(files["config.yaml"]), Config, "config.yaml")
+    assert config.probing is not None
+    assert config.probing.responder_port == 65310
+    pod = found["DaemonSet"]["spec"]["template"]["spec"]
+    (exporter,) = pod["containers"]
+    mounted = {mount["mountPath"] for mount in exporter["volumeMounts"]}
+    for file in (exporter["command"][-1], config.topology, config.plan, config.probing.key_file):
+        assert str(Path(str(file)).parent) in mounted
+    assert {Path(exporter["command"][-1]).name, Path(str(config.topology)).name} == set(files)
+    assert exporter["livenessProbe"]["httpGet"]["port"] == 9200
+
+
+def test_a_key_given_as_a_value_becomes_a_secret() -> None:
+    given = values(config=PROBING, key={"value": "a2V5a2V5a2V5a2V5a2V5a2V5"})
+    found = manifests(given)
+    (mounted,) = [
+        volume["secret"]["secretName"]
+        for volume in found["DaemonSet"]["spec"]["template"]["spec"]["volumes"]
+        if "secret" in volume
+    ]
+    assert mounted == found["Secret"]["metadata"]["name"]
+    assert found["Secret"]["data"] == {"probe.key": "a2V5a2V5a2V5a2V5a2V5a2V5"}
+
+
+def test_without_a_device_plugin_the_nodes_devices_are_mounted() -> None:
+    pod = manifests(values(config=RDMA, rdma={"privileged": True}))["DaemonSet"]["spec"]["template"]["spec"]
+    assert {"name": "infiniband", "hostPath": {"path": "/dev/infiniband", "type": "Directory"}} in pod["volumes"]
+    assert {"name": "infiniband", "mountPath": "/dev/infiniband"} in pod["containers"][0]["volumeMounts"]
+
+
+def test_setns_mode_enters_the_namespace_and_drops_what_that_took() -> None:
+    given = values(config=RDMA, rdma=PLUGIN, mode="setns", setns=NAMESPACE)
+    pod = manifests(given)["DaemonSet"]["spec"]["template"]["spec"]
+    assert pod["hostNetwork"] is True  # the host name of the node, by which the topology knows it
+    command = pod["containers"][0]["command"]
+    assert command[:3] == ["nsenter", "--net=/run/netns/fabric", "setpriv"]
+    kept = {word.partition("=")[2] for word in command if "caps=" in word or "bounding-set=" in word}
+    assert kept == {"-all,+ipc_lock"}
+    assert command[-4:-1] == ["fabric-exporter", "run", "--config"]
+    for probe in ("livenessProbe", "readinessProbe"):
+        asked = pod["containers"][0][probe]["exec"]["command"]
+        assert asked[:2] == command[:2]
+        assert re.search(r"http://127\.0\.0\.1:9105/(healthz|readyz)", asked[-1])
+        compile(asked[-1], probe, "exec")
+
+
+@pytest.mark.parametrize(("memory", "kept"), [("capability", "-all,+ipc_lock"), ("limit", "-all")])
+def test_a_privileged_container_runs_the_exporter_as_an_ordinary_user(memory: str, kept: str) -> None:
+    command = container(values(config=RDMA, rdma={"privileged": True, "lockMemory": memory}))["command"]
+    assert command[:2] == ["setpriv", "--reuid=65534"]
+    assert "--no-new-privs" in command
+    sets = [word.partition("=")[2] for word in command if "caps=" in word or "bounding-set=" in word]
+    assert sets == [kept] * 3
+    assert command[-4:-1] == ["fabric-exporter", "run", "--config"]
+
+
+def test_a_new_key_starts_the_exporters_again() -> None:
+    def annotations(key: dict[str, str]) -> dict[str, str]:
+        found: dict[str, str] = manifests(values(config=PROBING, key=key))["DaemonSet"]["spec"]["template"]["metadata"][
+            "annotations"
+        ]
+        return found
+
+    one, other = annotations({"value": "a2V5a2V5a2V5a2V5a2V5a2V5"}), annotations({"value": "a2V5a2V5a2V5a2V5a2V5a2V6"})
+    assert one["checksum/key"] != other["checksum/key"]
+    assert annotations({"existingSecret": "one"}) != annotations({"existingSecret": "other"})
+
+
+def test_without_probes_a_key_makes_no_secret() -> None:
+    assert "Secret" not in manifests(values(config={"probing": None}, key={"value": "a2V5a2V5a2V5a2V5a2V5a2V5"}))
+
+
+def test_a_key_that_lies_in_the_checkout_is_in_no_image() -> None:
+    assert "**/*.key" in (CHART.parents[1] / ".dockerignore").read_text().splitlines()
+
+
+def test_sidecar_mode_runs_nothing_and_shows_a_container_for_the_pods_of_jobs() -> None:
+    given = values(config=RDMA, rdma=PLUGIN, mode="sidecar")
+    assert set(manifests(given)) == {"ConfigMap"}
+    shown = re.search(r"^initContainers:\n.*?\n\n", render(given)["NOTES.txt"], re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert "65301/udp and 4791/udp" in render(given)["NOTES.txt"]
+    pod = yaml.safe_load(shown.group())
+    (exporter,) = pod["initContainers"]
+    assert exporter["restartPolicy"] == "Always"  # else a Job would never complete
+    assert "readinessProbe" not in exporter  # a job is no less ready for its prober
+    assert exporter["resources"]["limits"][RESOURCE] == 1
+    assert exporter["securityContext"] == COMMON | ROOT | UNPRIVILEGED | only("IPC_LOCK")
+    job = {"name": "worker", "image": "job"}
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "job"}, "spec": {**pod, "containers": [job]}}
+    schemas.validate(manifest, "1.30", strict=True)
+
+
+def test_a_chart_that_depends_on_this_one_includes_the_container(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: job, version: 1.0.0}")
+    shutil.copytree(CHART, tmp_path / "charts" / CHART.name)
+    pod = """{{- $exporter := index .Subcharts "fabric-skeleton" -}}
+apiVersion: v1
+kind: Pod
+metadata: {name: job}
+spec:
+  initContainers:
+    - {{ include "fabric-skeleton.container" $exporter | nindent 6 | trim }}
+  containers: [{name: worker, image: job}]
+  volumes:
+    {{- include "fabric-skeleton.volumes" $exporter | nindent 4 }}
+"""
+    (tmp_path / "templates" / "pod.yaml").write_text(pod)
+    with helm.Chart.load(tmp_path) as chart:
+        files = chart.render({"fabric-skeleton": values(config=RDMA, rdma=PLUGIN, mode="sidecar")}, name="job")
+    (rendered,) = [yaml.safe_load(text) for name, text in files.items() if name.endswith("/pod.yaml")]
+    schemas.validate(rendered, "1.30", strict=True)
+    assert rendered["spec"]["initContainers"][0]["resources"]["limits"][RESOURCE] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"exporter": {"key": {"existingSecret": "k"}}}, "build one from the Dockerfile"),
+        (values(key={}), "name an existingSecret"),
+        (values(key={"existingSecret": "k", "value": "a2V5" * 8}), "not both"),
+        (values(plan={"configMap": "p", "hostPath": "/p"}), "not both"),
+        (values(config=RDMA), "name the device plugin's resource, or set privileged"),
+        (values(mode="setns"), "name the network namespace's file"),
+        (values(mode="daemon"), "mode"),
+        (values(modus="host"), "modus"),
+        (values(key={"value": "not base64!"}), "value"),
+        (values(key={"value": "a2V5a2V5a2V5a2V5a2V5"}), "holds a key of 15 bytes; 16 to 32 are needed"),
+        (values(key={"value": "a2V5" * 11}), "holds a key of 33 bytes"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_remedy(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(helm.HelmError, match=re.escape(said)):
+        render(given)
