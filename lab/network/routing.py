@@ -113,13 +113,19 @@ def forget_ready(switch: Switch) -> None:
 
 
 def _bgp_routes(switch: Switch) -> dict[str, int]:
-    """Destinations in the kernel's table that BGP put there, with their number of next hops."""
+    """Destinations in the kernel's table that BGP put there, with their number of next hops.
+
+    The kernel keeps a next hop behind a fallen port, flagged dead, until zebra has written the route anew: not counted.
+    """
     answer = subprocess.run(
         ["ip", "-n", switch.name, "-j", "route", "show", "proto", "bgp"], capture_output=True, text=True, check=False
     )
     if answer.returncode:
         raise LabError(f"cannot read the routes of {switch.name}: {answer.stderr.strip()}")
-    return {route["dst"]: len(route.get("nexthops", ())) or 1 for route in json.loads(answer.stdout or "[]")}
+    return {
+        route["dst"]: sum("dead" not in hop.get("flags", ()) for hop in route.get("nexthops", [route]))
+        for route in json.loads(answer.stdout or "[]")
+    }
 
 
 def missing_routes(design: Design) -> Iterator[str]:

@@ -169,10 +169,9 @@ def test_bit_errors_kill_long_packets_more_often_than_short_ones(whole: Running,
 def test_bfd_finds_a_link_that_fails_in_silence(whole: Running, uplink: tuple[End, End], way: str) -> None:
     own, far = uplink
     until(lambda: bfd_status(whole, own, far) == bfd_status(whole, far, own) == "up", 10, "BFD is up")
-    began = time.monotonic()
     whole.fault("silent-failure", f"{own.id} -- {far.id}", "both" if way == "both" else far.id)
-    until(lambda: neighbor(whole, own, far)["bgpState"] != "Established", 8, "the session ends")
-    assert time.monotonic() - began < 6, "well before the hold time of 9 s"
+    # The reason below tells BFD from the hold time of 9 s, however slow the machine is.
+    until(lambda: neighbor(whole, own, far)["bgpState"] != "Established", 15, "the session ends")
     assert "Cease/BFD Down" in [
         neighbor(whole, a, b).get("lastNotificationReason") for a, b in ((own, far), (far, own))
     ]
@@ -343,6 +342,8 @@ def test_a_switch_that_is_offline_is_gone_and_boots_again(whole: Running, design
     whole.act("heal", "all")
     (whole.directory / "dead").unlink()
     assert "bfdd" in pids(whole, spine.name)
+    # Until its sessions are new, leaves may still count routes of the old ones as converged.
+    until(lambda: all(bfd_status(whole, *ends) == "up" for ends in design.peers(spine.name)), 15, "BFD is up with all")
 
 
 def _address(design: Design, leaf: str, spine: Switch) -> str:
