@@ -16,6 +16,7 @@ import numpy as np
 from exporter.contracts.diagnosis import Component, ComponentKind, Layer, Symptom
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link
+from skeleton_service.diagnosis.circles import JOIN
 from skeleton_service.diagnosis.paths import BETWEEN
 from skeleton_service.diagnosis.suspects import ANY, Suspect, prior_of
 
@@ -74,6 +75,9 @@ def names_of(suspect: Suspect, symptom: Symptom, fabric: Fabric) -> list[tuple[N
     if symptom == "latency" and suspect.kind == "link" and suspect.way:
         # A queue that stands full is that of the port which sends.
         return [(Name("port", suspect.way), 0.7), (Name("link", suspect.name), 0.3)]
+    if suspect.kind == "circle":
+        # Whichever of them is drained opens the circle: each is right.
+        return [(Name("switch", each), 1.0) for each in suspect.name.split(JOIN)]
     if suspect.kind in _DIRECT:
         return [(Name(_DIRECT[suspect.kind], suspect.name), 1.0)]
     # Between two RNICs or hosts, and nothing that other paths cross: one end or the other.
@@ -92,7 +96,9 @@ def rank(
     overlay: bool = True,
     softness: float = 1.0,
 ) -> list[Ranked]:
-    """Names with their probabilities, which add up to 1 at most: the likeliest suspect's first, then likeliest first.
+    """Names with their probabilities: the likeliest suspect's first, then likeliest first.
+
+    They add up to 1 at most, but for the switches of a circle, each of which is right if the circle is.
 
     A component that is suspected in several ways (one way, both ways, for RDMA alone) has the best of these scores.
     ``overlay`` says whether overlay paths are among those that fail: there a container has addresses of its own.
@@ -132,7 +138,9 @@ def rank(
         for name, share in names:
             shares[name] = shares.get(name, 0.0) + share * weight[key] / total
     likeliest, _ = best[max(weight, key=lambda key: weight[key])]
-    first = names_of(likeliest, symptom, fabric)[0][0]
+    names = names_of(likeliest, symptom, fabric)
+    # Of a circle's switches, the one that most of the circles have which do as well.
+    first = max(names, key=lambda each: each[1] * shares[each[0]])[0] if likeliest.kind == "circle" else names[0][0]
     ranked = sorted(shares.items(), key=lambda item: (item[0] != first, -item[1], item[0]))
     return [Ranked(name, share) for name, share in ranked]
 

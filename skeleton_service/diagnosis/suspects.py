@@ -18,18 +18,31 @@ from scipy import sparse
 
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import link_id
+from skeleton_service.diagnosis.circles import circles
 from skeleton_service.diagnosis.geometry import Geometry
 from skeleton_service.diagnosis.likelihood import Columns, Rows
 from skeleton_service.diagnosis.paths import Kind, PathIndex
 
 SuspectKind = Literal[
-    "link", "cable", "switch", "linecard", "breakout_group", "lag", "host", "container", "vswitch", "pair", "hosts"
+    "link",
+    "cable",
+    "switch",
+    "linecard",
+    "breakout_group",
+    "lag",
+    "circle",
+    "host",
+    "container",
+    "vswitch",
+    "pair",
+    "hosts",
 ]
-"""``cable`` is an RNIC with its cable, which no probe can tell apart; ``hosts`` what is between two hosts."""
+"""``cable`` is an RNIC with its cable, which no probe can tell apart; ``hosts`` what is between two hosts; ``circle``
+four switches and the links among them (see ``circles``)."""
 
 _PRIOR: dict[SuspectKind, float] = {
     "link": 0.0, "cable": 0.0, "switch": -1.0, "linecard": -0.8, "breakout_group": -1.6, "lag": -1.6, "host": -1.0,
-    "container": -0.5, "vswitch": -2.0, "pair": -5.0, "hosts": -5.0,
+    "circle": -2.0, "container": -0.5, "vswitch": -2.0, "pair": -5.0, "hosts": -5.0,
 }  # fmt: skip
 """Log of how credible a broken component of each kind is before any probe, a link's being 0."""
 _ONE_WAY = -0.7
@@ -156,8 +169,39 @@ def narrowed(case: Case, index: PathIndex, gains: NDArray[np.float64]) -> Case:
             if inside.any() and not inside.all():
                 suspects.append(suspects[number]._replace(filter=only))
                 columns.append((rows[inside], weight[inside]))
+    gain_of = {
+        case.suspects[number].name: float(gains[number])
+        for number in kept.tolist()
+        if case.suspects[number].kind == "link" and not case.suspects[number].way and gains[number] > 0
+    }
+    number_of = {case.suspects[number].name: number for number in kept.tolist() if not case.suspects[number].way}
+    # Pauses are of one traffic class: of the one that is hurt, where others are probed beside it.
+    classes = [(only, mask) for only, mask in zip(filters, masks, strict=True) if _is_class(only)]
+    for name, links in circles(gain_of):
+        rows, weight = _any_of([case.columns.column(number_of[link]) for link in links])
+        for only, mask in classes or [(ANY, np.ones(len(kinds), bool))]:
+            inside = mask[rows]
+            if inside.any():
+                suspects.append(Suspect("circle", name, filter=only))
+                columns.append((rows[inside], weight[inside]))
     tried = case.tried + len(suspects) - len(kept)
     return Case(case.rows, case.path, tuple(suspects), Columns.of(columns), prior_of(suspects), tried)
+
+
+def _is_class(only: Filter) -> bool:
+    """Whether a filter takes the probes of one traffic class, all of them."""
+    return only == Filter(dscp=only.dscp) and only != ANY
+
+
+def _any_of(
+    columns: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Rows that cross any of these columns, with the probability to."""
+    rows, place = np.unique(np.concatenate([own for own, _ in columns]), return_inverse=True)
+    missed = np.zeros(len(rows))
+    with np.errstate(divide="ignore"):
+        np.add.at(missed, place, np.log1p(-np.concatenate([weight for _, weight in columns])))
+    return rows, -np.expm1(missed)
 
 
 def prior_of(suspects: Sequence[Suspect]) -> NDArray[np.float64]:
