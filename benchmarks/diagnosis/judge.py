@@ -4,7 +4,7 @@ A report is about a true failure when their times overlap and it names the failu
 that it lists are the failure's. Pairs of paths have no direction here: what is lost on the way back shows on both.
 
 The truth's ``alternatives`` of score 1 are other names of the same thing, those of less are what no data of the case
-can tell from it.
+can tell from it. Who names a link as one of several has named the ports at its ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from exporter.contracts.diagnosis import Alternative, Component, Diagnosis, Failure
+from exporter.contracts.names import split_link
 
 TOLERANCE_SECONDS = 5.0
 """A report's failure may begin so long before the true one, or after its end."""
@@ -133,6 +134,7 @@ def _answer(failure: Failure, report: Failure, end: float) -> Answer | None:
     alike = {_name(other) for other in failure.alternatives if other.score < 1}
     named = _name(report.component)
     told = {named, *(_name(other) for other in report.alternatives)}
+    told |= {("port", end) for kind, name in told if kind == "link" for end in split_link(name)}
     if named in own | alike and alike and alike <= told and own & told and len(report.alternatives) < MOST_NAMED:
         return Answer.AMBIGUOUS
     if named in own:

@@ -37,6 +37,8 @@ class Accusation:
     some_flows: bool = False
     now_and_then: bool = False
     """Some probes of the same paths are late, others not."""
+    tentative: bool = False
+    """No failure unless the overlay's tables say so too."""
 
 
 def of_loss(loss: Loss, index: PathIndex) -> Accusation:
@@ -78,6 +80,7 @@ def of_slowdown(slow: Slowdown, index: PathIndex) -> Accusation:
         (line, *_contrast(slow.suspect)),
         some_flows=slow.found.part < 1,
         now_and_then=slow.partly,
+        tentative=slow.tentative,
     )
 
 

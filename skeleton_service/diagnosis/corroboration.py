@@ -73,9 +73,10 @@ class Corroboration:
                 by_kind[key] = max(by_kind.get(key, -_MOST_WEIGHT), share * each.weight)
                 if suspect.kind not in ("link", "cable") and each.kind in ("port_down", "rnic_down", "port_flapping"):
                     ports |= self._ends(each)
-        if len(ports) > 1 and not (suspect.kind == "switch" and self._on_one_card(suspect.name, ports)):
+        links = {self.fabric.link_of(end) or end for end in ports}
+        if len(links) > 1 and not (suspect.kind == "switch" and self._on_one_card(suspect.name, ports)):
             # Several ports of one thing went down together: no cable does that.
-            return _TOGETHER + min(len(ports), _MOST_PORTS)
+            return _TOGETHER + min(len(links), _MOST_PORTS)
         return min(sum(by_kind.values()), _MOST_WEIGHT)
 
     def _on_one_card(self, switch: str, ports: set[str]) -> bool:

@@ -17,6 +17,9 @@ from skeleton_service.diagnosis.overlay import Overlay
 from skeleton_service.diagnosis.resolvers import failing_resolvers
 from skeleton_service.diagnosis.verdict import Court, of_refusal, of_resolver
 
+LEAST_LOOKS = 2
+"""Windows that must show what may be congestion before tables are asked."""
+
 
 class Diagnoser:
     """Diagnosis of records that come in pieces. What it keeps is bounded: see ``losses``."""
@@ -45,7 +48,8 @@ class Diagnoser:
         tables = None if overlay is None else Overlay(overlay, self.fabric)
         court = Court(self.fabric, self.job, losses.geometry, corroboration, tables)
         accusations = [of_loss(each, losses.index) for each in losses.failures]
-        accusations += [of_slowdown(each, losses.index) for each in losses.slowness.failures]
+        slow = (each for each in losses.slowness.failures if not each.tentative or each.looks >= LEAST_LOOKS)
+        accusations += [of_slowdown(each, losses.index) for each in slow]
         accusations += [of_degradation(each, losses.index) for each in losses.degradations.failures]
         refusals = losses.refusals.failures
         failures = court.verdicts(accusations, refusals)

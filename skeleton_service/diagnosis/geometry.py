@@ -17,6 +17,8 @@ from skeleton_service.diagnosis.observations import Egresses, Flow, Trace
 
 NOWHERE = 0
 """The way that crosses nothing."""
+UNKNOWN = -1
+"""In place of the number of a way."""
 MOST_ROUTES = 8
 """Of a flow that are remembered: the last ones."""
 
@@ -49,6 +51,7 @@ class Geometry:
         self._traced: dict[Egresses, int] = {}
         self._shares: dict[tuple[str, str], int] = {}
         self._start, self._end, self._share = array("q", (0, 0)), array("i"), array("d")
+        self._homeward = np.array([UNKNOWN])
         self._matrix: sparse.csr_matrix | None = None
 
     def learn(self, traces: Sequence[Trace]) -> Collection[Flow]:
@@ -101,6 +104,26 @@ class Geometry:
         if route not in self._traced:
             self._traced[route] = self._add((end, 1.0) for end in route)
         return self._traced[route]
+
+    def mirrors(self) -> NDArray[np.int64]:
+        """(ways,) the way back over the same links; ``UNKNOWN`` for shares, and for traces without an end."""
+        known = len(self._homeward)
+        if known < len(self._start) - 1:
+            fresh = [(way, route) for route, way in self._traced.items() if way >= known]
+            back = [(way, self._reversed(route)) for way, route in fresh]
+            homeward = np.full(len(self._start) - 1, UNKNOWN)
+            homeward[:known] = self._homeward
+            for way, number in back:
+                homeward[way] = number
+            self._homeward = homeward
+        return self._homeward
+
+    def _reversed(self, route: Egresses) -> int:
+        ends = [self.fabric.far_end(end) for end in reversed(route)]
+        whole = [end for end in ends if end is not None]
+        if len(whole) < len(ends) or not ends or ends[0] not in self.fabric.interfaces:
+            return UNKNOWN
+        return self._add((end, 1.0) for end in whole)
 
     def between(self, source: str, destination: str) -> Between:
         """The ways of a packet that nobody traced: the shares of equal-cost routing."""

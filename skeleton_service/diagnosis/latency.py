@@ -9,10 +9,12 @@ round trips as logs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from skeleton_service.diagnosis.quantiles import quantiles
 
@@ -29,6 +31,8 @@ NEIGHBOURS = 4
 _SAMPLES = 30
 _LEAST_SAMPLES = 10
 _OLDEST_SAMPLE = 60.0
+_NOW = 5
+"""Samples that tell how late a path is now."""
 _SPACING = 0.8  # seconds between samples that are kept, so that a window holds 30 s whatever the rate
 _MIN, _P25, _P50, _P75, _MAX, _MEAN, _STD, _P10 = range(8)
 _SEVEN = slice(0, 7)
@@ -118,18 +122,29 @@ class Latencies:
             self._remember(self._pending.pop(0))
         return slow
 
-    def onset(self, path: int) -> float:
-        """Time of the first slow round trip in the path's last window: where a cut tells slow and usual best apart."""
-        known = np.flatnonzero(np.isfinite(self._value[path]))
-        order = known[np.argsort(self._time[path, known])]
-        value, time = self._value[path, order], self._time[path, order]
-        usual = np.nanmedian(self._features[path, :, _P50])
-        late = value > (usual + value[-5:].max()) / 2 if len(value) else np.zeros(0, bool)
-        if not late.any():
-            return float(time[-1]) if len(time) else float("nan")
-        # Late ones after the cut less those before it.
-        after = np.cumsum(np.where(late, 1, -1)[::-1])[::-1]
-        return float(time[int(np.argmax(after))])
+    def onset(self, paths: Sequence[int], *, partly: bool = False) -> float:
+        """Time of the first slow round trip of these paths, which became slow together; nan where nothing is known.
+
+        The cut that makes most of the share of late ones before it and after it, with those of all paths in one row.
+        """
+        times, flags = [], []
+        for path in paths:
+            known = np.flatnonzero(np.isfinite(self._value[path]))
+            order = known[np.argsort(self._time[path, known])]
+            value = self._value[path, order]
+            if len(value):
+                level = value[-_NOW:].max() if partly else np.median(value[-_NOW:])
+                times.append(self._time[path, order])
+                flags.append(value > (np.nanmedian(self._features[path, :, _P50]) + level) / 2)
+        if not times:
+            return float("nan")
+        time, late = np.concatenate(times), np.concatenate(flags)
+        order = np.argsort(time, kind="stable")
+        after = np.cumsum(late[order][::-1])[::-1]
+        count = np.arange(len(late), 0, -1)
+        likelihood = _binomial(after, count) + _binomial(late.sum() - after, len(late) - count)
+        rises = after * len(late) >= late.sum() * count
+        return float(time[order[int(np.argmax(np.where(rises, likelihood, -np.inf)))]])
 
     def outlier_factor(self, path: int) -> float:
         """Local outlier factor of the path's last window among those that it looks back on; 1 is ordinary."""
@@ -192,3 +207,9 @@ class Latencies:
         place = self._steps[known] % LOOK_BACK_STEPS
         self._features[known, place] = features[known]
         self._steps[known] += 1
+
+
+def _binomial(hits: NDArray[np.int64], of: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Log-likelihood of so many hits at the share that they are."""
+    found: NDArray[np.float64] = xlogy(hits, hits / np.maximum(of, 1)) + xlogy(of - hits, 1 - hits / np.maximum(of, 1))
+    return found

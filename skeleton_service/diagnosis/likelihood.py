@@ -31,6 +31,8 @@ PARTS = ((1.0, 0.0), (0.5, -2.0), (0.25, -3.0), (0.1, -4.0))
 """Shares of the flows across it that a broken component is supposed to hurt, with the log of how credible that is."""
 
 _MOST_WHOLES = 4
+_MOST_WEIGHED = 4
+_MOST_SETTLINGS = 2
 _MISFIT_GAIN = 2000.0
 _EACH_MORE = 5.0
 """Log of how much less credible two independent failures are than one."""
@@ -64,14 +66,19 @@ class Columns:
     row: NDArray[np.int64]
     weight: NDArray[np.float64]
     """Probability to cross, over 0 and at most 1."""
+    whole: NDArray[np.bool_] | None = None
+    """(columns,) whether each breaks for all flows or for none; None where any may break for some."""
 
     @classmethod
-    def of(cls, columns: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> Columns:
+    def of(
+        cls, columns: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]], whole: Sequence[bool] | None = None
+    ) -> Columns:
         sizes = [len(rows) for rows, _ in columns]
         return cls(
             np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
             np.concatenate([rows for rows, _ in columns]) if columns else np.zeros(0, np.int64),
             np.concatenate([weights for _, weights in columns]) if columns else np.zeros(0),
+            None if whole is None else np.array(whole, bool),
         )
 
     @cached_property
@@ -81,10 +88,6 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.start) - 1
-
-    def only(self, chosen: NDArray[np.int64]) -> Columns:
-        """These columns alone."""
-        return Columns.of([self.column(number) for number in chosen.tolist()])
 
     def column(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         own = slice(self.start[number], self.start[number + 1])
@@ -129,6 +132,8 @@ def fit(
             choices.append((ratio, part, credible))
     ratio, part, credible = np.array(choices).T
     total = count[filled] @ np.column_stack(seen) + softness * credible
+    if columns.whole is not None:
+        total[np.ix_(columns.whole[filled], part < 1)] = -np.inf
     best = np.argmax(total, axis=1)
     gain[filled], best_ratio[filled], best_part[filled] = total[np.arange(len(filled)), best], ratio[best], part[best]
     return Fit(gain, best_ratio, best_part)
@@ -266,6 +271,24 @@ def select(
     return _settled(rows, columns, prior, threshold, chosen, ratios, softness)
 
 
+def evidence_of(
+    rows: Rows, columns: Columns, prior: NDArray[np.float64], threshold: float, ratios: NDArray[np.float64] = RATIOS
+) -> float:
+    """Log of how much likelier the rows are if these columns may be broken than if nothing is: by the best few.
+
+    Broken whole: a part of the flows of anything big would explain whatever happens to them elsewhere.
+    """
+    total, taken, left = 0.0, list[int](), rows
+    while len(columns) and len(taken) < _MOST_WEIGHED:
+        best = _best(left, columns, prior, threshold, taken, ratios, PARTS[:1], 1.0)
+        if best is None:
+            break
+        total += best.score
+        taken.append(best.column)
+        left = left.failing_more_than(explained(left, columns, best.column, best.ratio, best.part))
+    return total
+
+
 def softness_of(gain: float) -> float:
     """How much a unit of log-likelihood is worth less than it says, among rows that gain so much.
 
@@ -311,18 +334,44 @@ def _wholes(
     partial: _Choice,
     softness: float,
 ) -> list[_Choice]:
-    """A few components that are broken whole, if they explain more than the one that is broken in part."""
+    """A few components that are broken whole, if they explain more than the one that is broken in part.
+
+    The first of them is often what they have in common: each is chosen again, given the others.
+    """
+
+    def best(beside: Sequence[_Choice]) -> _Choice | None:
+        left = rows
+        for each in beside:
+            left = left.failing_more_than(explained(left, columns, each.column, each.ratio, each.part))
+        known = [*taken, partial.column, *(each.column for each in beside)]
+        return _best(left, columns, prior, threshold, known, ratios, PARTS[:1], softness)
+
     wholes: list[_Choice] = []
-    left = rows
-    while len(wholes) < _MOST_WHOLES:
-        known = [*taken, partial.column, *(each.column for each in wholes)]
-        best = _best(left, columns, prior, threshold, known, ratios, PARTS[:1], softness)
-        if best is None:
+    while len(wholes) < _MOST_WHOLES and (further := best(wholes)) is not None:
+        wholes.append(further)
+    for _ in range(_MOST_SETTLINGS):
+        before = [each.column for each in wholes]
+        for place in reversed(range(len(wholes))):
+            again = best([*wholes[:place], *wholes[place + 1 :]])
+            wholes[place : place + 1] = [] if again is None else [again]
+        if [each.column for each in wholes] == before:
             break
-        wholes.append(best)
-        left = left.failing_more_than(explained(left, columns, best.column, best.ratio, best.part))
-    total = sum(each.score for each in wholes) - softness * _EACH_MORE * (len(wholes) - 1)
-    return wholes if len(wholes) > 1 and total > partial.score else [partial]
+    # One after the other, as the score of a single one is: those of the last round are each given all others.
+    ordered = [_again(rows, columns, prior, wholes, place, softness) for place in range(len(wholes))]
+    total = sum(each.score for each in ordered) - softness * _EACH_MORE * (len(ordered) - 1)
+    return ordered if len(ordered) > 1 and total > partial.score else [partial]
+
+
+def _again(
+    rows: Rows, columns: Columns, prior: NDArray[np.float64], choices: Sequence[_Choice], place: int, softness: float
+) -> _Choice:
+    """A choice, scored beside those before it."""
+    left = rows
+    for each in choices[:place]:
+        left = left.failing_more_than(explained(left, columns, each.column, each.ratio, each.part))
+    own = choices[place]
+    fitted = fit(left, Columns.of([columns.column(own.column)]), np.array([own.ratio]), PARTS[:1], softness=softness)
+    return own._replace(score=float(fitted.gain[0] + prior[own.column]))
 
 
 def _settled(

@@ -29,7 +29,7 @@ from skeleton_service.diagnosis.paths import PathIndex
 from skeleton_service.diagnosis.refusals import Refusals
 from skeleton_service.diagnosis.scan import Background, Members, scan, threshold
 from skeleton_service.diagnosis.slowness import Slowness
-from skeleton_service.diagnosis.suspects import Case, Seen, Suspect, build, narrowed
+from skeleton_service.diagnosis.suspects import Case, Seen, Suspect, build, look_for_mirrors, narrowed
 
 FIRST_GAIN = 8.0
 """Log-likelihood ratio that the best component must reach once an alarm is raised."""
@@ -167,7 +167,7 @@ class Losses:
         """Which paths a failure hurts, or slows down, that is known and lasted until then."""
         owned = np.zeros(len(self.index), bool)
         hurt = [(each.end, each.paths) for each in self.failures]
-        hurt += [(each.end, each.paths) for each in self.slowness.failures]
+        hurt += [(each.end, each.paths) for each in self.slowness.failures if not each.tentative]
         for end, paths in hurt:
             if end is None or end > moment:
                 owned[paths] = True
@@ -316,7 +316,9 @@ class Losses:
         """What explains the losses of these seconds best: one localisation. O(paths + entries of the suspects)."""
         known = self._background.ratio
         background = max(_BACKGROUND, 3 * known) if sure else known
-        case = build(self._seen(first, second), self.index, background=background, spraying=self._spraying)
+        seen = self._seen(first, second)
+        look_for_mirrors(seen, self.index, background=background, spraying=self._spraying)
+        case = build(seen, self.index, background=background, spraying=self._spraying)
         if not len(case.columns):
             return case, []
         case = narrowed(case, self.index, fit(case.rows, case.columns).gain)

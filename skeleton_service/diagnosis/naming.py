@@ -32,6 +32,8 @@ _SOFTNESS = 1.5
 """The likelihoods take probes for independent, which they are not quite: differences count for so much less."""
 _SOME_FLOWS = 3.0
 _ALIKE = 0.01
+_AS_LIKELY = 0.5
+"""Of the weight of the likeliest."""
 _NO_OVERLAY = 1.0
 _LOSSY_HOST = 2.0
 """Hosts and containers are there or not; what comes and goes, or loses some, is a cable."""
@@ -60,8 +62,13 @@ def layer_of(kind: ComponentKind) -> Layer:
     return _LAYERS.get(kind, "underlay")
 
 
-def names_of(suspect: Suspect, symptom: Symptom, fabric: Fabric) -> list[tuple[Name, float]]:
-    """What a suspect may be called, with the share of its probability that each name has."""
+def names_of(
+    suspect: Suspect, symptom: Symptom, fabric: Fabric, *, one_of_several: bool = False
+) -> list[tuple[Name, float]]:
+    """What a suspect may be called, with the share of its probability that each name has.
+
+    ``one_of_several``: others do as well, and each should be named once.
+    """
     if suspect.kind in ("host", "cable") and suspect.filter.overlay is False and symptom != "latency":
         # What the overlay lives by, the underlay's wires, is sound: whoever should answer on the host is not there.
         return [(Name("agent", suspect.name.partition(":")[0]), 1.0)]
@@ -74,7 +81,8 @@ def names_of(suspect: Suspect, symptom: Symptom, fabric: Fabric) -> list[tuple[N
         return [(Name(kind, name), share) for kind, share in shares if (name := named[kind]) is not None]
     if symptom == "latency" and suspect.kind == "link" and suspect.way:
         # A queue that stands full is that of the port which sends.
-        return [(Name("port", suspect.way), 0.7), (Name("link", suspect.name), 0.3)]
+        names = (Name("port", suspect.way), 0.7), (Name("link", suspect.name), 0.3)
+        return [(Name("link", suspect.name), 1.0)] if one_of_several else list(names)
     if suspect.kind == "circle":
         # Whichever of them is drained opens the circle: each is right.
         return [(Name("switch", each), 1.0) for each in suspect.name.split(JOIN)]
@@ -129,16 +137,17 @@ def rank(
     highest = max(score for _, score in best.values())
     weight = {key: exp((score - highest) / (_SOFTNESS * softness)) for key, (_, score) in best.items()}
     total = sum(weight.values())
+    several = sum(weight[key] >= _AS_LIKELY for key, (suspect, _) in best.items() if suspect.kind == "link") > 1
     shares: dict[Name, float] = {}
     for key, (suspect, _) in best.items():
-        names = names_of(suspect, symptom, fabric)
+        names = names_of(suspect, symptom, fabric, one_of_several=several)
         if suspect.kind == "host" and suspect.filter == ANY and symptom == "unreachable" and not overlay:
             # No probe but the agents' own crosses its RNICs: none can tell a dead host from a dead agent.
             names = [(Name("host", suspect.name), 0.6), (Name("agent", suspect.name), 0.4)]
         for name, share in names:
             shares[name] = shares.get(name, 0.0) + share * weight[key] / total
     likeliest, _ = best[max(weight, key=lambda key: weight[key])]
-    names = names_of(likeliest, symptom, fabric)
+    names = names_of(likeliest, symptom, fabric, one_of_several=several)
     # Of a circle's switches, the one that most of the circles have which do as well.
     first = max(names, key=lambda each: each[1] * shares[each[0]])[0] if likeliest.kind == "circle" else names[0][0]
     ranked = sorted(shares.items(), key=lambda item: (item[0] != first, -item[1], item[0]))

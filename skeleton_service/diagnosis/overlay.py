@@ -65,6 +65,11 @@ class Overlay:
         findings = [self._replay(source_host, (network, address), expected) for network in networks]
         return findings[0] if all(findings) and findings else None
 
+    def homes(self, address: str) -> frozenset[str]:
+        """The hosts at which an overlay address is, in any network, as far as tables tell."""
+        networks, _ = self.where.networks(address, ())
+        return frozenset(home.host for network in networks if (home := self.where.home((network, address))) is not None)
+
     def _replay(self, source: str, destination: Destination, container: str | None) -> OverlayFinding | None:
         home = self.where.home(destination, container)
         visited: list[str] = []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from skeleton_service.diagnosis.geometry import NOWHERE, Geometry
+from skeleton_service.diagnosis.geometry import NOWHERE, UNKNOWN, Geometry
 from skeleton_service.diagnosis.observations import Flow, Path
 
 BETWEEN = " <-> "
@@ -55,6 +55,8 @@ class PathIndex:
         self.geometry = geometry
         self.version = 0
         self.kinds: list[Kind] = []
+        self.mirrored = False
+        """Whether replies are taken to come back over the links of their requests: ``suspects.look_for_mirrors``."""
         self._clear()
 
     def _clear(self) -> None:
@@ -149,9 +151,15 @@ class PathIndex:
         rows = self._rows[path]
         shared = there & (way == SHARES)
         outward = np.where(shared, rows["ways"][:, 0], np.where(there, way, NOWHERE))
-        homeward = np.where(back, rows["ways"][:, 1], NOWHERE)
+        homeward, traced = np.where(back, rows["ways"][:, 1], NOWHERE), np.zeros(len(path), bool)
+        if self.mirrored:
+            mirror = self.geometry.mirrors()[np.where(way == SHARES, NOWHERE, way)]
+            traced = back & (way != SHARES) & (mirror != UNKNOWN)
+            homeward = np.where(traced, mirror, homeward)
         matrix = self.geometry.matrix()
-        cables = np.where(np.stack([shared, back], axis=1)[:, :, None], rows["ends"], -1).reshape(len(path), 4)
+        cables = np.where(np.stack([shared, back & ~traced], axis=1)[:, :, None], rows["ends"], -1).reshape(
+            len(path), 4
+        )
         row, place = np.nonzero(cables >= 0)
         values = np.ones(len(row)), (row, cables[row, place])
         return matrix[outward] + matrix[homeward] + sparse.csr_matrix(values, shape=(len(path), matrix.shape[1]))

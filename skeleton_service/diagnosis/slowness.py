@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from skeleton_service.diagnosis.latency import OUTLIER_FACTOR, STEP_SECONDS, Latencies, Slow
 from skeleton_service.diagnosis.likelihood import FLAG_RATIOS, Found, fit, select
 from skeleton_service.diagnosis.paths import PathIndex
-from skeleton_service.diagnosis.suspects import Case, Suspect, narrowed, of_flags
+from skeleton_service.diagnosis.suspects import Case, Suspect, build, look_for_mirrors, narrowed, of_flags
 
 ALARM_GAIN = 16.0
+DOUBTFUL_FACTOR = 2.5
+"""Local outlier factor from which on it is worth asking the tables."""
 FURTHER_GAIN = 18.0
 QUIET_STEPS = 5
 UNPROBED_STEPS = 60
@@ -25,6 +27,7 @@ _BACKGROUND = 0.02
 _MOST_STEPS = 3
 _CHECKED_PATHS = 12
 _LEAST_PARTLY = 3
+_LEAST_DOUBTFUL = 2
 _SAME_SHARE = 0.7
 _PARTLY_GAIN = 25.0
 _PARTLY_LEAD = 8.0
@@ -49,6 +52,10 @@ class Slowdown:
     """Median of what the slow paths' round trips grew by."""
     partly: bool
     """Some of their probes are late, others not."""
+    tentative: bool = False
+    """It may be congestion: a failure only if the tables of the overlay say so too."""
+    looks: int = 1
+    """So many windows showed it."""
     quiet: int = 0
     end: float | None = None
 
@@ -104,16 +111,17 @@ class Slowness:
         known = [each for each in self.failures if each.end is None]
         owned = np.zeros(len(flagged), bool)
         for each in known:
-            if now - each.detected_at > REFINED_SECONDS or (partly and not each.partly):
+            lasting = now - each.detected_at > REFINED_SECONDS and not each.tentative
+            if lasting or (partly and not each.partly):
                 owned[each.paths] = True
         judged = slow.judged & ~excused & ~owned
         if not (flagged & judged).any():
             return
         numbers = np.flatnonzero(judged)
         weight = np.where(flagged, 1.0 + np.minimum(self._steps, _MOST_STEPS), 2.0)
-        case = of_flags(
-            numbers, flagged[numbers], weight[numbers], now, self.index, background=_BACKGROUND, spraying=self._spraying
-        )
+        seen = of_flags(numbers, flagged[numbers], weight[numbers], now, self.index)
+        look_for_mirrors(seen, self.index, background=_BACKGROUND, spraying=self._spraying, ratios=FLAG_RATIOS)
+        case = build(seen, self.index, background=_BACKGROUND, spraying=self._spraying)
         if not len(case.columns):
             return
         case = narrowed(case, self.index, fit(case.rows, case.columns, FLAG_RATIOS).gain)
@@ -150,28 +158,41 @@ class Slowness:
         own = crossing[flagged[crossing]]
         if not len(own):
             return None
-        if partly and not self._is_software(case, found, own, flagged):
-            return None  # congestion makes some probes of some paths late for a while, and is no failure
+        # Congestion makes some probes of some paths late for a while, and is no failure.
+        firm = not partly or self._is_software(case, found, own, flagged)
         same = next((each for each in known if len(np.intersect1d(each.slow, own))), None)
         if same is None:
             if known and found.gain < FURTHER_GAIN:
                 return None
             checked = [self.latencies.outlier_factor(number) for number in own[:_CHECKED_PATHS].tolist()]
-            if np.nanmedian(checked or [np.nan]) < OUTLIER_FACTOR:
+            factor = np.nanmedian(checked or [np.nan])
+            if factor < OUTLIER_FACTOR:
                 return None
+            if not firm and (
+                factor < DOUBTFUL_FACTOR or len(own) < _LEAST_DOUBTFUL or not self.index.overlay[own].all()
+            ):
+                return None
+        elif not firm and not same.tentative:
+            return None
         order = np.argsort(-found.score, kind="stable")[:64]
         scores = tuple(
             (case.suspects[each], float(found.score[each])) for each in order if np.isfinite(found.score[each])
         )
         rise = float(np.median(slow.microseconds[own]))
         if same is None:
-            start = float(np.nanmedian([self.latencies.onset(number) for number in own.tolist()]))
-            same = Slowdown(now, start, suspect, found, scores, np.union1d(paths, own), own, rise, partly)
+            start = self.latencies.onset(own.tolist(), partly=partly)
+            same = Slowdown(
+                now, start, suspect, found, scores, np.union1d(paths, own), own, rise, partly, tentative=not firm
+            )
             self.failures.append(same)
         else:
             same.suspect, same.found, same.scores = suspect, found, scores
             same.paths, same.slow, same.microseconds = np.union1d(paths, own), own, rise
             same.partly &= partly
+            same.looks += 1
+            if firm and same.tentative:
+                same.tentative, same.detected_at = False, now
+                same.start = self.latencies.onset(own.tolist(), partly=partly)
         return same
 
     def _is_software(self, case: Case, found: Found, own: NDArray[np.int64], flagged: NDArray[np.bool_]) -> bool:

@@ -9,7 +9,7 @@ one type, one traffic class, or the overlay alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import link_id
 from skeleton_service.diagnosis.circles import circles
 from skeleton_service.diagnosis.geometry import Geometry
-from skeleton_service.diagnosis.likelihood import Columns, Rows
+from skeleton_service.diagnosis.likelihood import RATIOS, Columns, Rows, evidence_of, fit
 from skeleton_service.diagnosis.paths import Kind, PathIndex
 
 SuspectKind = Literal[
@@ -55,6 +55,10 @@ _MOST_ENDS = 400
 _HOPELESS = -20.0
 """No suspect whose gain is lower has a probability that anyone would be told of."""
 _MOST_FILTERED = 24
+_SAMPLE = 1000
+"""Paths that lose something, and others, that are looked at for how replies come back."""
+_LEAST_EVIDENCE = 8.0
+_MIRROR_LEAD = 3.0
 _GROUPS: tuple[SuspectKind, ...] = ("linecard", "breakout_group", "lag")
 
 
@@ -134,20 +138,42 @@ def build(seen: Seen, index: PathIndex, *, background: float, spraying: bool = F
 
 
 def of_flags(
-    paths: NDArray[np.int64],
-    flagged: NDArray[np.bool_],
-    weight: NDArray[np.float64],
-    now: float,
-    index: PathIndex,
-    *,
-    background: float,
-    spraying: bool = False,
-) -> Case:
-    """A case of these paths over their routes of now, each ``flagged`` as too slow or not, worth ``weight`` probes."""
+    paths: NDArray[np.int64], flagged: NDArray[np.bool_], weight: NDArray[np.float64], now: float, index: PathIndex
+) -> Seen:
+    """What these paths saw over their routes of now, each ``flagged`` as too slow or not, worth ``weight`` probes."""
     none = np.zeros(len(paths))
     ways = index.way_at(paths, np.full(len(paths), now))
-    seen = Seen(paths, ways, weight, none, none, np.where(flagged, weight, 0.0), none)
-    return build(seen, index, background=background, spraying=spraying)
+    return Seen(paths, ways, weight, none, none, np.where(flagged, weight, 0.0), none)
+
+
+def look_for_mirrors(
+    seen: Seen, index: PathIndex, *, background: float, spraying: bool = False, ratios: NDArray[np.float64] = RATIOS
+) -> None:
+    """Make up one's mind whether replies come back over the links of their requests, as with symmetric hashing.
+
+    Nobody traces replies. Some fabrics hash both directions of a flow alike, others do not: whichever explains a part
+    of what was seen better is taken, and kept until the other one does. A reply's links are then known, not shares.
+    """
+    if spraying:
+        return
+    lost = seen.back + seen.untold + seen.there > 0
+    some = np.concatenate([_some(np.flatnonzero(lost)), _some(np.flatnonzero(~lost))])
+    sample = Seen(*(getattr(seen, each.name)[some] for each in fields(Seen)))
+    believed, weight = index.mirrored, {}
+    for index.mirrored in (False, True):
+        case = build(sample, index, background=background)
+        if len(case.columns):
+            case = narrowed(case, index, fit(case.rows, case.columns, ratios).gain)
+        weight[index.mirrored] = evidence_of(case.rows, case.columns, case.prior, _LEAST_EVIDENCE, ratios)
+    lead = weight[True] - weight[False]
+    index.mirrored = lead > 0 if abs(lead) > _MIRROR_LEAD else believed
+
+
+def _some(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """These, or ``_SAMPLE`` of them, evenly chosen."""
+    if len(numbers) <= _SAMPLE:
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, _SAMPLE).astype(np.int64)]
 
 
 def narrowed(case: Case, index: PathIndex, gains: NDArray[np.float64]) -> Case:
@@ -185,7 +211,8 @@ def narrowed(case: Case, index: PathIndex, gains: NDArray[np.float64]) -> Case:
                 suspects.append(Suspect("circle", name, filter=only))
                 columns.append((rows[inside], weight[inside]))
     tried = case.tried + len(suspects) - len(kept)
-    return Case(case.rows, case.path, tuple(suspects), Columns.of(columns), prior_of(suspects), tried)
+    whole = [each.kind == "circle" for each in suspects]  # who waits for one another sends nothing of the class
+    return Case(case.rows, case.path, tuple(suspects), Columns.of(columns, whole), prior_of(suspects), tried)
 
 
 def _is_class(only: Filter) -> bool:

@@ -45,6 +45,8 @@ _TABLED, _DOUBT = (0.9, 0.05, 0.02), 0.05
 """Probability of what tables name and of what may be to blame in its place; and what is left for what probes accuse."""
 _AT_HOME = 0.2
 """Who is to deliver a packet and sends it on is wrong, rather than who sends it to where it belongs."""
+_BETWEEN = 0.6
+"""What tables that are wrong between two hosts count for a flow that they do not name, beside one that they do."""
 _SECOND = 0.9
 """What a table that may be to blame as well counts, beside one that is held to be."""
 _NEXT = {
@@ -89,17 +91,25 @@ class Court:
     def verdicts(self, accusations: Sequence[Accusation], refusals: Sequence[Refusal] = ()) -> list[Failure]:
         """Failures by time; slow paths of a component that loses probes are no failure of their own."""
         made: list[Failure] = []
+        doubtful: list[tuple[Accusation, OverlayFinding]] = []
         losing = [each for each in accusations if each.symptom != "latency"]
         for each in accusations:
             if any(_refused(each, refusal) for refusal in refusals):
                 continue
             if each.symptom == "latency" and any(_same(each, other) for other in losing):
                 continue
-            made += self._verdict(each)
+            tabled = self._tables(each)
+            if not each.tentative:
+                made += self._verdict(each, tabled)
+            elif tabled is not None:
+                doubtful.append((each, tabled))
+        for each, tabled in doubtful:
+            if not any(_told(tabled, each, failure) for failure in made):
+                made += self._verdict(each, tabled)
         made += self._from_counters(made)
         return sorted(made, key=lambda failure: (failure.start, failure.id))
 
-    def _verdict(self, accused: Accusation) -> list[Failure]:
+    def _verdict(self, accused: Accusation, tabled: OverlayFinding | None) -> list[Failure]:
         near = self.corroboration.during(accused.start, accused.end)
         softness = softness_of(max(0.0, accused.scores[0][1]))
         scores = [
@@ -126,7 +136,6 @@ class Court:
         if ranked[0].name == moved:
             symptom = "path_change"
             evidence.append(f"routes moved to {ranked[0].name.name} as the losses began")
-        tabled = self._tables(accused)
         if tabled is not None:
             found = [Name(each.kind, each.name) for each in (tabled.component, *tabled.alternatives)]
             told = [Ranked(name, share) for name, share in zip(found, _TABLED, strict=False)]
@@ -207,16 +216,22 @@ class Court:
         if not found:
             # Both layers look clean so far: now the RNICs' tables are worth what it costs to read them.
             hosts = hosts_to_validate([path.hosts for path in paths])
-            keys = {(source, address) for source, _, address, _ in flows}
             for finding in inconsistencies(self.overlay, hosts):
-                common = keys & set(finding.flows)
-                found[finding.component.kind, finding.component.name] += [(finding, 1.0)] * len(common)
+                sent = set(finding.flows)
+                between = {frozenset((host, home)) for host, to in sent for home in self.overlay.homes(to)}
+                for source, home, address, _ in flows:
+                    # A round trip is late by the tables of either end, and what is to blame sends to more than one.
+                    worth = (
+                        1.0 if (source, address) in sent else _BETWEEN if frozenset((source, home)) in between else 0.0
+                    )
+                    if worth:
+                        found[finding.component.kind, finding.component.name].append((finding, worth))
         found = {key: told for key, told in found.items() if told}
         if not found:
             return None
         key = max(found, key=lambda each: (sum(worth for _, worth in found[each]), each))
         told = found[key]
-        if len(told) < _LEAST_TABLED * len(flows):
+        if sum(worth for _, worth in told) < _LEAST_TABLED * len(flows):
             return None
         named = next((finding for finding, _ in told if (finding.component.kind, finding.component.name) == key), None)
         return named or told[0][0]
@@ -277,6 +292,13 @@ class Court:
             )
             for job, ends in sorted((by_job or {self.job: set()}).items())
         ]
+
+
+def _told(tabled: OverlayFinding, accused: Accusation, failure: Failure) -> bool:
+    """Whether a failure tells already, of the same time, what tables say of doubtful paths."""
+    own = (tabled.component, *tabled.alternatives)
+    same = any(each.kind == failure.component.kind and each.name == failure.component.name for each in own)
+    return same and accused.start <= (failure.end or inf) and (accused.end or inf) >= failure.start
 
 
 def _refused(accused: Accusation, refusal: Refusal) -> bool:

@@ -98,7 +98,8 @@ def test_who_cannot_tell_must_name_all_that_look_alike() -> None:
     truth = failure(RNIC, {CABLE: 0.5, PORT: 0.5})
     assert answer(truth, failure(CABLE, {RNIC: 0.3, PORT: 0.3})) is Answer.AMBIGUOUS
     assert answer(truth, failure(RNIC, {CABLE: 0.3, PORT: 0.3})) is Answer.AMBIGUOUS
-    assert answer(truth, failure(CABLE, {RNIC: 0.3})) is Answer.WRONG
+    assert answer(truth, failure(CABLE, {RNIC: 0.3})) is Answer.AMBIGUOUS, "a link stands for the ports at its ends"
+    assert answer(truth, failure(CABLE, {PORT: 0.3})) is Answer.WRONG
     assert answer(truth, failure(CABLE, paths=ELSEWHERE)) is Answer.WRONG
     assert answer(truth, failure(RNIC)) is Answer.RIGHT
 

@@ -138,7 +138,7 @@ def test_a_path_that_takes_another_way_has_no_past() -> None:
 def test_the_onset_is_when_the_first_of_the_slow_round_trips_was_sent() -> None:
     latencies = Latencies()
     second = next(second for second, slow in run(risen, latencies=latencies) if slow.steady[0])
-    assert latencies.onset(0) == pytest.approx(ONSET, abs=1.5)
+    assert latencies.onset([0]) == pytest.approx(ONSET, abs=1.5)
     assert second > ONSET + 5
 
 

@@ -109,7 +109,17 @@ def switch_offline(scene: Scene) -> None:
         "switch",
         switch,
         f"{switch} is off",
-        alike=() if leaf else cards(scene, switch, directions),
+        alike=twin_leaves(scene, switch, directions) if leaf else cards(scene, switch, directions),
+    )
+
+
+def twin_leaves(scene: Scene, leaf: str, directions: Integers) -> tuple[Name, ...]:
+    """Other leaves that all the same requests cross, and no others."""
+    own = scene.crossings.requests(directions)
+    return tuple(
+        ("switch", other)
+        for other in scene.wiring.tier("leaf")
+        if other != leaf and np.array_equal(own, scene.crossings.requests(scene.wiring.directions_at(other)))
     )
 
 

@@ -15,6 +15,9 @@ from lab.simulator.failures.scene import Scene
 from lab.simulator.failures.story import SWITCH_MTU
 from lab.simulator.failures.wiring import Sizes, both_ways
 
+LEAST_APART = 3
+"""Flows that cross one of two broken links and not the other."""
+
 
 @failure("mtu-black-hole", "a 1500-byte port in a path for jumbo frames", symptom="mtu", kinds=Kinds(full=True))
 def mtu_black_hole(scene: Scene) -> None:
@@ -126,15 +129,20 @@ def one_pair(scene: Scene) -> None:
     lossy(scene, int(scene.draw.choice(options)), severity(scene, 0.05))
 
 
+def told_apart(scene: Scene, direction: int, other: int) -> bool:
+    """Whether flows that a fault in another direction cannot hide tell the direction from all links."""
+    hidden = np.logical_or(*scene.first.crossing([other]))
+    felt = scene.crossings.requests(np.array([direction])) & ~hidden
+    return bool(np.count_nonzero(felt) >= LEAST_APART and not scene.twins(np.array([direction]), ~hidden))
+
+
 @failure("two-faults-one-path", "two lossy links, both on the path of some flow", symptom="loss")
 def two_faults(scene: Scene) -> None:
     first = scene.direction()
     there = scene.crossings.requests(np.array([first]))
     others = [each for each in scene.directions() if each // 2 != first // 2]
     options = [each for each in others if (there & scene.crossings.requests(np.array([each]))).any()]
-    if scene.twins(np.array([first])):  # losses of two on one path tell too little where others look the same
-        raise Redraw
-    options = [each for each in options if not scene.twins(np.array([each]))]
+    options = [each for each in options if told_apart(scene, first, each) and told_apart(scene, each, first)]
     if not options:
         raise Redraw
     lossy(scene, first, severity(scene, 0.05))
