@@ -135,7 +135,10 @@ class Latencies:
             if len(value):
                 level = value[-_NOW:].max() if partly else np.median(value[-_NOW:])
                 times.append(self._time[path, order])
-                flags.append(value > (np.nanmedian(self._features[path, :, _P50]) + level) / 2)
+                cut = (np.nanmedian(self._features[path, :, _P50]) + level) / 2
+                if partly:  # congestion, which comes and goes, is not what began
+                    cut = max(cut, np.nanmax(self._features[path, :, _P75]))
+                flags.append(value > cut)
         if not times:
             return float("nan")
         time, late = np.concatenate(times), np.concatenate(flags)

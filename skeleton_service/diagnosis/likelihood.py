@@ -263,7 +263,8 @@ def select(
         if best is None:
             break
         own = [best]
-        if best.part < 1 and len(chosen) + 1 < most:
+        composed = columns.whole is not None and columns.whole[best.column]
+        if (best.part < 1 or composed) and len(chosen) + 1 < most:
             own = _wholes(left, columns, prior, threshold, taken, ratios, best, softness)
         chosen += own
         for each in own:
@@ -283,7 +284,7 @@ def evidence_of(
         best = _best(left, columns, prior, threshold, taken, ratios, PARTS[:1], 1.0)
         if best is None:
             break
-        total += best.score
+        total += best.score - (_EACH_MORE if taken else 0.0)
         taken.append(best.column)
         left = left.failing_more_than(explained(left, columns, best.column, best.ratio, best.part))
     return total
@@ -334,7 +335,7 @@ def _wholes(
     partial: _Choice,
     softness: float,
 ) -> list[_Choice]:
-    """A few components that are broken whole, if they explain more than the one that is broken in part.
+    """A few components that are broken whole, if they explain more than the one that is broken in part, or composed.
 
     The first of them is often what they have in common: each is chosen again, given the others.
     """
@@ -343,9 +344,10 @@ def _wholes(
         left = rows
         for each in beside:
             left = left.failing_more_than(explained(left, columns, each.column, each.ratio, each.part))
-        known = [*taken, partial.column, *(each.column for each in beside)]
+        known = [*taken, *composed, partial.column, *(each.column for each in beside)]
         return _best(left, columns, prior, threshold, known, ratios, PARTS[:1], softness)
 
+    composed = [] if columns.whole is None else np.flatnonzero(columns.whole).tolist()
     wholes: list[_Choice] = []
     while len(wholes) < _MOST_WHOLES and (further := best(wholes)) is not None:
         wholes.append(further)

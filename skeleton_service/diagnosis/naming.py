@@ -69,7 +69,9 @@ def names_of(
 
     ``one_of_several``: others do as well, and each should be named once.
     """
-    if suspect.kind in ("host", "cable") and suspect.filter.overlay is False and symptom != "latency":
+    host = fabric.hosts.get(suspect.name.partition(":")[0])
+    alone = suspect.kind == "host" or (suspect.kind == "cable" and host is not None and len(host.rnics) == 1)
+    if alone and suspect.filter.overlay is False and symptom != "latency":
         # What the overlay lives by, the underlay's wires, is sound: whoever should answer on the host is not there.
         return [(Name("agent", suspect.name.partition(":")[0]), 1.0)]
     if suspect.kind == "cable":

@@ -41,7 +41,7 @@ SuspectKind = Literal[
 four switches and the links among them (see ``circles``)."""
 
 _PRIOR: dict[SuspectKind, float] = {
-    "link": 0.0, "cable": 0.0, "switch": -1.0, "linecard": -0.8, "breakout_group": -1.6, "lag": -1.6, "host": -1.0,
+    "link": 0.0, "cable": 0.0, "switch": -1.8, "linecard": -0.6, "breakout_group": -2.2, "lag": -2.2, "host": -1.0,
     "circle": -2.0, "container": -0.5, "vswitch": -2.0, "pair": -5.0, "hosts": -5.0,
 }  # fmt: skip
 """Log of how credible a broken component of each kind is before any probe, a link's being 0."""
@@ -58,7 +58,7 @@ _MOST_FILTERED = 24
 _SAMPLE = 1000
 """Paths that lose something, and others, that are looked at for how replies come back."""
 _LEAST_EVIDENCE = 8.0
-_MIRROR_LEAD = 3.0
+_MIRROR_LEAD = 6.0
 _GROUPS: tuple[SuspectKind, ...] = ("linecard", "breakout_group", "lag")
 
 

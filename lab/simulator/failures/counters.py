@@ -49,6 +49,7 @@ class Readings:
         self._node = np.array([nodes[node] for node, _ in self._owners])
         self._nodes = nodes
         self.owner_times = times[self._node]
+        self._end = end
         self.rnics = np.arange(wiring.computing)
         self.ports = np.arange(wiring.computing, len(ends))
         self.switches = np.arange(len(ends), len(self._owners))
@@ -151,7 +152,7 @@ class Readings:
 
     def _read(self, story: Story) -> Booleans:
         """(owners, samples): what is read. A device that is gone has no series but that of its poller."""
-        read = np.ones(self.owner_times.shape, bool)
+        read: Booleans = self.owner_times <= self._end
         for node, port, (since, until) in story.silent:
             own = [self._number[node, port]] if port else np.flatnonzero(self._node == self._nodes[node])
             read[own] &= ~((self.owner_times[own] >= since) & (self.owner_times[own] < until))
