@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Event, Thread
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
-from urllib.request import Request
+from threading import Event
 
 import msgspec
 import pyarrow as pa
@@ -24,12 +21,11 @@ from exporter.contracts.codec import ContractError, encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.overlay import OverlayState, read_overlay
 from exporter.contracts.skeleton import Skeleton
-from skeleton_service import counters, records
+from skeleton_service import records
 from skeleton_service.diagnosis import Diagnoser
 from skeleton_service.diagnosis.changes import Told
 from skeleton_service.diagnosis.unused import unused_counters, unused_overlay, unused_records
-from skeleton_service.fetching import MAX_PARALLEL, TIMEOUT_SECONDS, fetch
-from skeleton_service.tables import LIVE, load_tables, parse_table
+from skeleton_service.polling import Sources, read_probes, read_samples
 from skeleton_service.telling import change_lines
 
 KEPT_SECONDS = 360
@@ -40,12 +36,7 @@ LOOKUP_SECONDS = 30
 """The same of DNS queries, which are tried several times."""
 COUNTER_SECONDS = 3600.0
 PATIENCE_SECONDS = 10.0
-"""How long a round waits for a source that answered the last time."""
-_RETRIERS = 8
-_POLL_SECONDS = 0.2
-
-Read = Callable[[str, float], pa.Table]
-"""From a source and a time, what it has since then; raises ContractError."""
+"""How long a round waits for a source that answered the last time, or was never asked before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,84 +54,6 @@ class Given:
     interval: float
     """Seconds from round to round."""
     spraying: bool
-
-
-def read_probes(url: str, since: float) -> pa.Table:
-    table = parse_table(_get(_with_since(url, since), url), url, records.KINDS, records.REQUIRED)
-    return records.checked_records(table, url)
-
-
-def read_samples(source: str, since: float) -> pa.Table:
-    """The samples of the last hour: what a counter did before is of no use."""
-    if source.startswith(LIVE):
-        table = parse_table(_get(source, source), source, counters.KINDS, counters.REQUIRED)
-    else:
-        ((_, table),) = load_tables([source], counters.KINDS, counters.REQUIRED)
-    table = counters.checked_counters(table, source)
-    return table.filter(pc.greater_equal(table["time"], since))
-
-
-class Sources:
-    """Sources asked side by side. One that does not answer holds up nobody, and is told of once."""
-
-    def __init__(self, names: Sequence[str], read: Read, stop: Event) -> None:
-        self.names = tuple(dict.fromkeys(names))
-        self._read = read
-        self._stop = stop
-        self._asked: set[str] = set()
-        self._silent: set[str] = set()
-        self._answers: SimpleQueue[tuple[str, pa.Table | ContractError]] = SimpleQueue()
-        self._todo: SimpleQueue[tuple[str, float]] = SimpleQueue()
-        self._retries: SimpleQueue[tuple[str, float]] = SimpleQueue()
-        for queue, count in ((self._todo, MAX_PARALLEL), (self._retries, _RETRIERS)):
-            for _ in range(min(count, len(self.names))):
-                # A daemon, so that a source that answers in drops does not keep the program from ending.
-                Thread(target=self._work, args=(queue,), daemon=True).start()
-
-    def fetch(self, since: float, patience: float) -> dict[str, pa.Table]:
-        """What they have since a time (seconds since the epoch), of those that answer in ``patience`` seconds."""
-        for name in self.names:
-            if name not in self._asked:
-                self._asked.add(name)
-                (self._retries if name in self._silent else self._todo).put((name, since))
-        awaited = self._asked - self._silent
-        latest = time.monotonic() + patience
-        answered: dict[str, pa.Table] = {}
-        while not self._stop.is_set():
-            left = latest - time.monotonic() if awaited else 0
-            try:
-                name, answer = self._answers.get(block=left > 0, timeout=max(0.001, min(left, _POLL_SECONDS)))
-            except Empty:
-                if left > 0:
-                    continue
-                break
-            awaited.discard(name)
-            self._asked.discard(name)
-            if isinstance(answer, ContractError):
-                self._tell_silent(name, answer)
-                continue
-            if name in self._silent:
-                self._silent.discard(name)
-                print(f"back: {name}", file=sys.stderr, flush=True)
-            answered[name] = answer
-        for name in () if self._stop.is_set() else sorted(awaited):
-            self._tell_silent(name, ContractError(name, f"has not answered for {patience:.0f} s"))
-        return answered
-
-    def _tell_silent(self, name: str, error: ContractError) -> None:
-        if name not in self._silent:
-            self._silent.add(name)
-            print(f"left out until it answers: {error}", file=sys.stderr, flush=True)
-
-    def _work(self, queue: SimpleQueue[tuple[str, float]]) -> None:
-        while True:
-            name, since = queue.get()
-            try:
-                self._answers.put((name, self._read(name, since)))
-            except ContractError as error:
-                self._answers.put((name, error))
-            except Exception as error:  # noqa: BLE001 - whatever it sends, the others are followed on
-                self._answers.put((name, ContractError(name, f"cannot be read: {type(error).__name__}: {error}")))
 
 
 class OverlayFile:
@@ -267,17 +180,6 @@ def _between(table: pa.Table, first: int, last: int) -> pa.Table:
 def _distinct(table: pa.Table) -> pa.Table:
     """Each row once: two sources may serve the same exporter."""
     return table.group_by(table.column_names, use_threads=False).aggregate([]).select(table.column_names)
-
-
-def _get(url: str, source: str) -> bytes:
-    request = Request(url, headers={"Accept-Encoding": "gzip"})  # noqa: S310 - the command checked the scheme
-    return fetch(request, source, TIMEOUT_SECONDS, within=6 * TIMEOUT_SECONDS)
-
-
-def _with_since(url: str, since: float) -> str:
-    parts = urlsplit(url)
-    query = [(name, value) for name, value in parse_qsl(parts.query) if name != "since"]
-    return urlunsplit(parts._replace(query=urlencode([*query, ("since", f"{since:.0f}")])))
 
 
 def _warn(lines: Sequence[str]) -> None:
