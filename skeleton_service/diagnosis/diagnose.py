@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.fabric import Fabric
@@ -14,7 +15,7 @@ from skeleton_service.diagnosis.counters import anomalies, moves_traffic
 from skeleton_service.diagnosis.losses import Losses
 from skeleton_service.diagnosis.observations import observe
 from skeleton_service.diagnosis.overlay import Overlay
-from skeleton_service.diagnosis.resolvers import failing_resolvers
+from skeleton_service.diagnosis.resolvers import Resolvers
 from skeleton_service.diagnosis.verdict import Court, of_refusal, of_resolver
 
 
@@ -25,15 +26,30 @@ class Diagnoser:
         self.fabric = fabric
         self.job = skeleton.job
         self._losses = Losses(fabric, spraying=spraying)
+        self._resolvers = Resolvers()
+        self._newest = 0.0
 
     def advance(self, records: pa.Table) -> None:
-        """Take records that are later, by whole seconds, than those before (columns of ``records.KINDS``)."""
+        """Take records that are later, by whole seconds, than those before (columns of ``records.KINDS``).
+
+        Of their DNS queries nothing is taken: these are told of later than others.
+        """
         self._losses.advance(observe(records, self.fabric, self.job))
+        # A trace has the time at which one asks.
+        newest = pc.max(records.filter(pc.not_equal(records["task_type"], "TRACEROUTE"))["ping_time"]).as_py()
+        self._newest = max(self._newest, (newest or 0) / 1e9)
+
+    def advance_lookups(self, records: pa.Table) -> None:
+        """Take the DNS queries among these records, none of which will be told of as old as they are."""
+        self._resolvers.advance(records)
 
     def diagnosis(
         self, lookups: pa.Table, *, counters: pa.Table | None = None, overlay: OverlayState | None = None
     ) -> Diagnosis:
-        """What is broken, or was. Of ``lookups``, which are probe records, the DNS queries count."""
+        """What is broken, or was. Of ``lookups``, which are probe records, the DNS queries count.
+
+        These are later than all that were taken, and more may come.
+        """
         losses = self._losses
         corroboration = Corroboration([], self.fabric)
         if counters is not None:
@@ -50,11 +66,12 @@ class Diagnoser:
         refusals = losses.refusals.failures
         failures = court.verdicts(accusations, refusals)
         failures += [failure for refusal in refusals for failure in of_refusal(refusal, losses.index)]
-        failures += [of_resolver(each, self.job) for each in failing_resolvers(lookups)]
+        failures += [of_resolver(each, self.job) for each in self._resolvers.failures(lookups, self._newest)]
         return Diagnosis(version=1, failures=tuple(sorted(failures, key=lambda each: (each.start, each.id))))
 
     def forget(self, before: float) -> None:
         """Drop failures that ended before a time (seconds since the epoch)."""
+        self._resolvers.forget(before)
         losses, slowness, refusals = self._losses, self._losses.slowness, self._losses.refusals
         losses.failures[:] = [each for each in losses.failures if each.end is None or each.end >= before]
         degradations = losses.degradations

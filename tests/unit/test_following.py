@@ -49,8 +49,19 @@ class World:
     resolver_dead: float = float("inf")
     down: set[str] = field(default_factory=set)
     """Hosts whose exporter answers 503."""
+    strange: set[str] = field(default_factory=set)
+    """Hosts whose records name a host that the topology does not have."""
     ahead: float = 0.0
     """By how much the hosts' clocks are ahead of the diagnosing one's."""
+    hasty: dict[str, float] = field(default_factory=dict)
+    """By how much more some are."""
+
+    def served(self, host: str, since: float) -> Iterator[dict[str, Any]]:
+        """By the clock of the host and under its name."""
+        ahead = self.ahead + self.hasty.get(host, 0.0)
+        for row in self.rows(host, since - ahead):
+            name = f"x-{host}" if host in self.strange else host
+            yield row | {"ping_time": row["ping_time"] + int(ahead * 1e9), "src_node_sn": name}
 
     def rows(self, host: str, since: float) -> Iterator[dict[str, Any]]:
         """As an exporter serves them: probes up to now, then the traces of now; DNS queries when they time out."""
@@ -64,7 +75,7 @@ class World:
             if second <= self.now - 10 * dead:
                 yield {
                     "task_type": "DNS",
-                    "ping_time": int((second + self.ahead) * 1e9),
+                    "ping_time": int(second * 1e9),
                     "src_node_id": host,
                     "src_node_sn": host,
                     "dst_node_id": "resolver-1",
@@ -81,7 +92,7 @@ class World:
     def _row(self, source: str, destination: str, spine: int, second: float, lost: bool) -> dict[str, Any]:
         return {
             "task_type": "UDP_PING",
-            "ping_time": int((second + self.ahead) * 1e9),
+            "ping_time": int(second * 1e9),
             "src_node_id": f"c-{source}",
             "dst_node_id": f"c-{destination}",
             "src_node_sn": source,
@@ -121,7 +132,7 @@ def url(world: World) -> Iterator[str]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             host = parts.path.strip("/")
-            body = as_csv(world.rows(host, float(parse_qs(parts.query)["since"][0])))
+            body = as_csv(world.served(host, float(parse_qs(parts.query)["since"][0])))
             self.send_response(503 if host in world.down else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -259,6 +270,98 @@ def test_queries_that_time_out_late_are_not_missed(
     assert (failure.symptom, failure.component.name) == ("resolution", "resolver-1")
 
 
+def test_a_resolver_that_fails_for_longer_than_anything_is_kept_is_told_once(
+    following: Callable[..., Following], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.broken, world.resolver_dead = float("inf"), BEGIN + 100
+    own = following()
+    play(own, world, 180, step=30)
+    (first,) = read(tmp_path / "diagnosis.json", Diagnosis).failures
+    play(own, world, 600, step=50)
+    (later,) = read(tmp_path / "diagnosis.json", Diagnosis).failures
+    assert (later.id, later.start, later.detected_at) == (first.id, first.start, first.detected_at)
+    assert later.end is None
+    out = capsys.readouterr().out
+    assert (out.count(" found: "), out.count(" ended: "), out.count(" withdrawn: ")) == (1, 0, 0)
+    world.resolver_dead = float("inf")
+    play(own, world, 120, step=30)
+    assert capsys.readouterr().out.count(" ended: resolution: resolver resolver-1") == 1
+
+
+def test_a_verdict_that_cannot_be_written_is_told_of_once_and_written_when_it_can_be(
+    following: Callable[..., Following], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "full.json"
+    output.symlink_to("/dev/full")
+    own = following(output=output)
+    play(own, world, 80, step=20)
+    told = capsys.readouterr()
+    assert told.out.count(" found: ") == 1
+    (line,) = told.err.splitlines()
+    assert line.startswith(f"{output}: cannot be written: No space left on device (make room)")
+    output.unlink()
+    play(own, world, 10)
+    assert capsys.readouterr().err == f"written again: {output}\n"
+    assert read(output, Diagnosis).failures
+
+
+def test_a_directory_that_is_missing_is_named_and_used_once_it_is_there(
+    following: Callable[..., Following], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "no" / "diagnosis.json"
+    own = following(output=output)
+    play(own, world, 10)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{output}: cannot be written: No such file or directory (create its directory)")
+    output.parent.mkdir()
+    play(own, world, 5)
+    assert read(output, Diagnosis).failures == ()
+
+
+def test_bad_answers_that_come_later_are_named_once_and_end_nothing(
+    following: Callable[..., Following], world: World, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = following()
+    play(own, world, 10)
+    assert capsys.readouterr().err == ""
+    world.strange = {HOSTS[0]}
+    play(own, world, 15)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"that the topology does not have: x-{HOSTS[0]}:mlx5_0 (from {url}/{HOSTS[0]})")
+    world.strange = set(HOSTS)
+    play(own, world, 10)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(f"{url}/{host}" in line for host in HOSTS[1:4])
+    assert f"{url}/{HOSTS[0]}" not in line
+    assert line.endswith(" and 2 more)")
+
+
+def test_a_clock_that_is_ahead_is_told_of_once_and_costs_the_others_nothing(
+    following: Callable[..., Following], world: World, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.hasty, world.resolver_dead = {HOSTS[-1]: 61.0}, BEGIN + 40
+    play(following(), world, 80)
+    out, err = capsys.readouterr()
+    assert err == (
+        f"clock ahead of this one: {url}/{HOSTS[-1]} ({HOSTS[-1]}) by 61 s: what is yet to come waits: is it right?\n"
+    )
+    resolver, link = sorted(read(tmp_path / "diagnosis.json", Diagnosis).failures, key=lambda each: each.start)
+    assert (link.component.name, link.end, resolver.component.name, resolver.end) == (BROKEN, None, "resolver-1", None)
+    assert link.start == pytest.approx(world.broken, abs=2)
+    assert (out.count(" found: "), out.count(" ended: ")) == (2, 0)
+
+
+def test_counter_samples_of_times_to_come_wait(
+    following: Callable[..., Following], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{BEGIN + 5 * at},fabric_switch_port_up_ratio,spine-0,Ethernet0,{int(at < 9)}" for at in range(20)]
+    (tmp_path / "ports.csv").write_text("\n".join(["time,metric,node,port,value", *rows]))
+    own = following(counters=[str(tmp_path / "ports.csv")])
+    play(own, world, 30)
+    assert "ports.csv (spine-0) by 90 s" in capsys.readouterr().err
+    assert read(tmp_path / "diagnosis.json", Diagnosis).failures == ()
+
+
 def test_a_host_whose_clock_is_slow_is_told_of(
     following: Callable[..., Following], world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,8 +401,8 @@ def test_an_overlay_file_that_breaks_is_told_of_and_the_one_before_kept(
 def test_the_command_goes_on_until_it_is_stopped(
     number: signal.Signals, world: World, url: str, tmp_path: Path
 ) -> None:
-    world.now = time.time() + 300  # nobody moves this clock on: what is yet to come is not looked at
-    world.broken, world.repaired = time.time() - 60, float("inf")
+    world.now = time.time()
+    world.broken, world.repaired = world.now - 60, float("inf")
     write(tmp_path / "topology.json", encode(TOPOLOGY))
     write(tmp_path / "skeleton.json", encode(skeleton()))
     output = tmp_path / "diagnosis.json"
@@ -307,9 +410,13 @@ def test_the_command_goes_on_until_it_is_stopped(
     argv += ["--topology", str(tmp_path / "topology.json"), "--skeleton", str(tmp_path / "skeleton.json")]
     argv += ["--probes", *(f"{url}/{host}" for host in HOSTS)]
     monitor = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def found() -> bool:
+        world.now = time.time()
+        return output.exists() and bool(read(output, Diagnosis).failures)
+
     try:
-        until(output.exists, 60)
-        until(lambda: read(output, Diagnosis).failures, 60)
+        until(found, 60)
         monitor.send_signal(number)
         out, err = monitor.communicate(timeout=60)
     finally:
