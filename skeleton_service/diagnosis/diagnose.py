@@ -11,7 +11,7 @@ from exporter.contracts.overlay import OverlayState
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service.diagnosis.accusations import of_degradation, of_loss, of_slowdown
 from skeleton_service.diagnosis.corroboration import Corroboration
-from skeleton_service.diagnosis.counters import anomalies, moves_traffic
+from skeleton_service.diagnosis.counters import Lasting, anomalies, moves_traffic
 from skeleton_service.diagnosis.losses import Losses
 from skeleton_service.diagnosis.observations import observe
 from skeleton_service.diagnosis.overlay import Overlay
@@ -27,6 +27,7 @@ class Diagnoser:
         self.job = skeleton.job
         self._losses = Losses(fabric, spraying=spraying)
         self._resolvers = Resolvers()
+        self._lasting = Lasting()
         self._newest = 0.0
 
     def advance(self, records: pa.Table) -> None:
@@ -48,7 +49,8 @@ class Diagnoser:
     ) -> Diagnosis:
         """What is broken, or was. Of ``lookups``, which are probe records, the DNS queries count.
 
-        These are later than all that were taken, and more may come.
+        These are later than all that were taken, and more may come. Of ``counters``, the oldest may be missing that
+        were there the last time: what they showed lasts until newer ones show that it is over.
         """
         losses = self._losses
         corroboration = Corroboration([], self.fabric)
@@ -57,7 +59,8 @@ class Diagnoser:
             def moves(host: str, since: float, until: float) -> bool | None:
                 return moves_traffic(counters, self.fabric, host, since, until=until)
 
-            corroboration = Corroboration(anomalies(counters, self.fabric), self.fabric, moves)
+            found = self._lasting.update(anomalies(counters, self.fabric), counters)
+            corroboration = Corroboration(found, self.fabric, moves)
         tables = None if overlay is None else Overlay(overlay, self.fabric)
         court = Court(self.fabric, self.job, losses.geometry, corroboration, tables)
         accusations = [of_loss(each, losses.index) for each in losses.failures]
