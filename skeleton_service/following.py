@@ -83,7 +83,8 @@ class Following:
         if self._stop.is_set():
             return
         now = self._clock()
-        self._clocks.tell_late(answers, self._edge, until, now)
+        prompt = {name: table for name, table in answers.items() if name not in self._probes.returned}
+        self._clocks.tell_late(prompt, self._edge, until, now)
         self._clocks.tell_ahead(answers, "ping_time", 1e-9, "src_node_sn", now)
         self._clocks.tell_ahead(samples, "time", 1.0, "node", now)
         until = max(until, self._edge)

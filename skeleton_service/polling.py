@@ -42,6 +42,8 @@ class Sources:
         self.names = tuple(dict.fromkeys(names))
         self._read = read
         self._stop = stop
+        self.returned: set[str] = set()
+        """Those that were silent before: their answers of the last fetch may be as old as the rounds before it."""
         self._silent: set[str] = set()
         self._begun: dict[str, float] = {}
         """Who is being asked, since when (monotonic seconds)."""
@@ -52,6 +54,7 @@ class Sources:
     def fetch(self, since: float, patience: float) -> dict[str, pa.Table]:
         """What they have since a time (seconds since the epoch), of those that answer in ``patience`` seconds."""
         self._line_up()
+        self.returned = set()
         latest = time.monotonic() + patience
         answered: dict[str, pa.Table] = {}
         while not self._stop.is_set():
@@ -69,6 +72,7 @@ class Sources:
                 continue
             if name in self._silent:
                 self._silent.discard(name)
+                self.returned.add(name)
                 print(f"back: {name}", file=sys.stderr, flush=True)
             answered[name] = answer
         for name in () if self._stop.is_set() else sorted(self._awaited()):

@@ -43,4 +43,4 @@ def url(world: World) -> Iterator[str]:
 def following(world: World, url: str, tmp_path: Path) -> Callable[..., Following]:
     from tests.unit.followed import following_of
 
-    return lambda *more, **changes: following_of(world, url, tmp_path / "diagnosis.json", *more, **changes)
+    return lambda *more, **changes: following_of(world, url, tmp_path, *more, **changes)

@@ -134,7 +134,7 @@ def serving(world: World) -> Iterator[str]:
         server.shutdown()
 
 
-def following_of(world: World, url: str, output: Path, *more: str, **changes: Any) -> Following:
+def following_of(world: World, url: str, directory: Path, *more: str, **changes: Any) -> Following:
     """Follows the exporters of a world by its clock, and ``more`` sources."""
     given = {
         "fabric": FABRIC,
@@ -142,7 +142,7 @@ def following_of(world: World, url: str, output: Path, *more: str, **changes: An
         "probes": [f"{url}/{host}" for host in HOSTS] + list(more),
         "counters": (),
         "overlay": None,
-        "output": output,
+        "output": directory / "diagnosis.json",
         "interval": 2.0,
         "spraying": False,
     }

@@ -101,6 +101,21 @@ def test_a_host_whose_clock_is_slow_is_told_of(
     assert "its newest record is 61 s old" in told[0]
 
 
+def test_an_answer_that_was_long_on_its_way_says_nothing_of_its_clock(
+    following: Callable[..., Following], world: World, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = following()
+    play(own, world, 10)
+    name = f"{url}/{HOSTS[0]}"
+    late = own._probes.fetch(BEGIN, 10.0)[name]
+    own._probes._silent.add(name)
+    own._probes._begun[name] = 0.0
+    world.now += 60
+    own._probes._answers.put((name, late))
+    own.round()
+    assert capsys.readouterr().err == f"back: {name}\n"
+
+
 def test_records_of_another_fabric_end_it(following: Callable[..., Following], world: World) -> None:
     topology = leaf_spine(pods=1, rails=1, spines=1, hosts_per_pod=1)
     strange = Fabric(

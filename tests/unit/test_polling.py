@@ -81,7 +81,9 @@ def test_the_silent_ones_are_asked_a_few_at_a_time_and_come_back(
     for _ in range(100):
         if len(back) == len(DEAD):
             break
-        back |= set(sources.fetch(0.0, 30.0)) - set(LIVING)
+        answered = set(sources.fetch(0.0, 30.0))
+        assert sources.returned == answered - set(LIVING) - back
+        back |= sources.returned
         time.sleep(0.01)
     assert back == set(DEAD)
     assert capsys.readouterr().err.count("back: dead-") == len(DEAD)
