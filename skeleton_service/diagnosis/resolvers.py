@@ -173,7 +173,7 @@ class _History:
         verdict = _judge(failed, latency, self.usual)
         if verdict is not None or (self.bad is not None and failed.all()):
             self._continue(begin, place, verdict)
-        else:
+        elif self.bad is not None:
             self.since |= {self.queries.hosts[place]}
             if time[place] - self.last_bad > QUIET_SECONDS and _well(failed, latency, self.usual):
                 return self._end()

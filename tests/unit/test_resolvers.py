@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from skeleton_service.diagnosis import resolvers
 from skeleton_service.diagnosis.resolvers import IDLE_SECONDS, QUIET_SECONDS, Resolvers, Slowness, failing_resolvers
 from skeleton_service.records import KINDS
 
@@ -173,9 +174,13 @@ def test_a_resolver_that_nobody_asks_any_more_fails_no_more() -> None:
     assert (first.end, second.start, second.end) == (START + 59.5, START + 80.0 + IDLE_SECONDS, None)
 
 
-def test_what_is_kept_and_the_work_of_a_round_do_not_grow_with_time() -> None:
+def test_what_is_kept_and_the_work_of_a_round_do_not_grow_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = []
+    judge = resolvers._judge
+    monkeypatch.setattr(resolvers, "_judge", lambda *window: judged.append(0) or judge(*window))
     own = Resolvers()
-    rounds(own, asked(2000))
+    told = rounds(own, asked(1000), step=5.0)
+    assert len(judged) <= 2 * (30 + 5 + 5) * len(told), "each query for good, and those of half a minute each round"
     (history,) = own._histories.values()
     assert len(history.queries.time) < 700
     own.forget(START + 5000.0)
