@@ -101,9 +101,13 @@ class Sources:
             (self._retries, RETRIED - retried),
         ):
             for _ in range(min(places, len(line))):
-                name = line.popleft()
-                self._begun[name] = now
-                Thread(target=self._ask, args=(name, since), daemon=True).start()
+                try:
+                    Thread(target=self._ask, args=(line[0], since), daemon=True).start()
+                except RuntimeError:
+                    if not self._begun:
+                        raise
+                    return  # no more threads are to be had until one of these ends
+                self._begun[line.popleft()] = now
 
     def _tell_silent(self, name: str, error: ContractError) -> None:
         if name not in self._silent:

@@ -46,7 +46,7 @@ class Clocks:
             if newest is not None and newest * unit > now + AHEAD_SECONDS and name not in self._ahead:
                 self._ahead.add(name)
                 own = table.filter(pc.equal(table[time], newest))[host][0].as_py()
-                found.append(f"{name} ({own}) by {newest * unit - now:.0f} s")
+                found.append(f"{name}{f' ({own})' if own else ''} by {newest * unit - now:.0f} s")
         if found:
             _tell(f"clock ahead of this one: {_some(found)}: what is yet to come waits: is it right?")
 
