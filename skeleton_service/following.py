@@ -68,6 +68,8 @@ class Following:
         self._verdict = VerdictFile(given.output)
         self._diagnoser = Diagnoser(given.fabric, given.skeleton, spraying=given.spraying)
         self._told = Told()
+        self._lasting: set[tuple[str, float]] = set()
+        """Failures that have not ended, by id and start."""
         self._lookups = pa.table({name: pa.array([], kind) for name, kind in records.KINDS.items()})
         self._edge = self._settled = floor(clock()) - KEPT_SECONDS
         """The seconds before it are diagnosed; those before the latter for DNS queries."""
@@ -92,8 +94,8 @@ class Following:
         self._take_lookups(answers, now)
         self._unused_samples.tell(samples)
         self._samples |= samples
-        self._diagnoser.forget(until - KEPT_SECONDS)
         self._tell(until)
+        self._diagnoser.forget(until - KEPT_SECONDS)
 
     def _take_probes(self, answers: Mapping[str, pa.Table], until: int) -> None:
         """Let the diagnoser have the seconds to before ``until``."""
@@ -122,11 +124,14 @@ class Following:
             counters=self._counted(),
             overlay=self._overlay.read() if self._overlay else None,
         )
-        # Counters tell for an hour of what is over.
-        diagnosis = msgspec.structs.replace(
-            diagnosis,
-            failures=tuple(f for f in diagnosis.failures if f.end is None or f.end >= until - KEPT_SECONDS),
+        # Counters tell for an hour of what is over. What was told to last is told to have ended, late as that may show.
+        recent = tuple(
+            each
+            for each in diagnosis.failures
+            if each.end is None or each.end >= until - KEPT_SECONDS or (each.id, each.start) in self._lasting
         )
+        self._lasting = {(each.id, each.start) for each in recent if each.end is None}
+        diagnosis = msgspec.structs.replace(diagnosis, failures=recent)
         self._verdict.write(diagnosis)
         for change in self._told.update(diagnosis):
             print("\n".join(change_lines(change, self._clock())), flush=True)

@@ -27,17 +27,17 @@ class Told:
         self._failures: list[Failure] = []
 
     def update(self, diagnosis: Diagnosis) -> list[Change]:
-        """What to tell now. Of a failure that is over when it is found both are told."""
+        """What to tell now. Of a failure that is over when it is found both are told; what goes on is found again."""
         left = list(self._failures)
         made: list[Change] = []
         for failure in diagnosis.failures:
             known = _same(failure, left)
-            if known is None:
-                made.append(Change("found", failure))
-            else:
+            if known is not None:
                 left.remove(known)
-                if (known.component.kind, known.component.name) != (failure.component.kind, failure.component.name):
-                    made.append(Change("changed", failure, known.component))
+            if known is None or (known.end is not None and failure.end is None):
+                made.append(Change("found", failure))
+            elif (known.component.kind, known.component.name) != (failure.component.kind, failure.component.name):
+                made.append(Change("changed", failure, known.component))
             if failure.end is not None and (known is None or known.end is None):
                 made.append(Change("ended", failure))
         made += [Change("withdrawn", each) for each in left if each.end is None]

@@ -76,6 +76,10 @@ def test_what_was_short_is_found_and_ended_at_once() -> None:
     assert told([failure(end=130.0)]) == [["found", "ended"]]
 
 
+def test_what_seemed_to_be_over_and_goes_on_is_found_again() -> None:
+    assert told([failure()], [failure(end=130.0)], [failure()], [failure()]) == [["found"], ["ended"], ["found"], []]
+
+
 def test_what_is_explained_otherwise_is_withdrawn() -> None:
     assert told([failure()], [], []) == [["found"], ["withdrawn"], []]
 

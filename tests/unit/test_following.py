@@ -164,6 +164,26 @@ def test_what_counters_alone_tell_is_told_once_for_longer_than_they_are_kept(
     assert err == ""
 
 
+def test_an_end_that_shows_late_is_told_all_the_same(
+    following: Callable[..., Following], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = tmp_path / "ports.csv"
+    own = following(probes=(), counters=[str(ports)])
+    for at in range(600, 4200, 120):
+        rows = [
+            f"{BEGIN + each},fabric_switch_port_fcs_errors_total,spine-0,Ethernet0,{6000 * bursts}"
+            for each in range(0, at, 60)
+            for bursts in [min(max(each - 600, 0), 1800) // 240]  # four minutes apart: so long nothing says of an end
+        ]
+        ports.write_text("\n".join(["time,metric,node,port,value", *rows]))
+        world.now = BEGIN + at
+        own.round()
+    told = [line.split(" UTC ", 1)[1] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    # After the first burst it seems to be over, since nothing says yet how far apart they are.
+    assert [line.split(": ")[0] for line in told] == ["found", "ended", "found", "ended"]
+    assert read(tmp_path / "diagnosis.json", Diagnosis).failures == ()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_goes_on_until_it_is_stopped(
     number: signal.Signals, world: World, url: str, tmp_path: Path
