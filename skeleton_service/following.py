@@ -5,47 +5,37 @@ Only the seconds since the last round are asked for and diagnosed. Host clocks a
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Event, Thread
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
-from urllib.request import Request
+from threading import Event
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from exporter.contracts.codec import ContractError, encode, write
 from exporter.contracts.fabric import Fabric
-from exporter.contracts.overlay import OverlayState, read_overlay
 from exporter.contracts.skeleton import Skeleton
-from skeleton_service import counters, records
+from skeleton_service import records
 from skeleton_service.diagnosis import Diagnoser
 from skeleton_service.diagnosis.changes import Told
-from skeleton_service.diagnosis.unused import unused_counters, unused_overlay, unused_records
-from skeleton_service.fetching import MAX_PARALLEL, TIMEOUT_SECONDS, fetch
-from skeleton_service.tables import LIVE, load_tables, parse_table
+from skeleton_service.diagnosis.unused import DRAINED, FOREIGN, STRANGE, unusable_counters, unusable_records
+from skeleton_service.livefiles import OverlayFile, VerdictFile
+from skeleton_service.polling import Sources, read_probes, read_samples
+from skeleton_service.remarks import AHEAD_SECONDS, Clocks, Leftovers
 from skeleton_service.telling import change_lines
 
 KEPT_SECONDS = 360
-"""What is asked for at first, and how long DNS queries, and failures that ended, are kept."""
+"""What is asked for at first, and how long failures that ended are kept."""
 SETTLE_SECONDS = 4
 """A probe's record appears with its reply or its timeout: younger ones are not complete."""
 LOOKUP_SECONDS = 30
 """The same of DNS queries, which are tried several times."""
 COUNTER_SECONDS = 3600.0
 PATIENCE_SECONDS = 10.0
-"""How long a round waits for a source that answered the last time."""
-_RETRIERS = 8
-_POLL_SECONDS = 0.2
-
-Read = Callable[[str, float], pa.Table]
-"""From a source and a time, what it has since then; raises ContractError."""
+"""How long a round waits for a source that answered the last time, or was never asked before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,186 +55,93 @@ class Given:
     spraying: bool
 
 
-def read_probes(url: str, since: float) -> pa.Table:
-    table = parse_table(_get(_with_since(url, since), url), url, records.KINDS, records.REQUIRED)
-    return records.checked_records(table, url)
-
-
-def read_samples(source: str, since: float) -> pa.Table:
-    """The samples of the last hour: what a counter did before is of no use."""
-    if source.startswith(LIVE):
-        table = parse_table(_get(source, source), source, counters.KINDS, counters.REQUIRED)
-    else:
-        ((_, table),) = load_tables([source], counters.KINDS, counters.REQUIRED)
-    table = counters.checked_counters(table, source)
-    return table.filter(pc.greater_equal(table["time"], since))
-
-
-class Sources:
-    """Sources asked side by side. One that does not answer holds up nobody, and is told of once."""
-
-    def __init__(self, names: Sequence[str], read: Read, stop: Event) -> None:
-        self.names = tuple(dict.fromkeys(names))
-        self._read = read
-        self._stop = stop
-        self._asked: set[str] = set()
-        self._silent: set[str] = set()
-        self._answers: SimpleQueue[tuple[str, pa.Table | ContractError]] = SimpleQueue()
-        self._todo: SimpleQueue[tuple[str, float]] = SimpleQueue()
-        self._retries: SimpleQueue[tuple[str, float]] = SimpleQueue()
-        for queue, count in ((self._todo, MAX_PARALLEL), (self._retries, _RETRIERS)):
-            for _ in range(min(count, len(self.names))):
-                # A daemon, so that a source that answers in drops does not keep the program from ending.
-                Thread(target=self._work, args=(queue,), daemon=True).start()
-
-    def fetch(self, since: float, patience: float) -> dict[str, pa.Table]:
-        """What they have since a time (seconds since the epoch), of those that answer in ``patience`` seconds."""
-        for name in self.names:
-            if name not in self._asked:
-                self._asked.add(name)
-                (self._retries if name in self._silent else self._todo).put((name, since))
-        awaited = self._asked - self._silent
-        latest = time.monotonic() + patience
-        answered: dict[str, pa.Table] = {}
-        while not self._stop.is_set():
-            left = latest - time.monotonic() if awaited else 0
-            try:
-                name, answer = self._answers.get(block=left > 0, timeout=max(0.001, min(left, _POLL_SECONDS)))
-            except Empty:
-                if left > 0:
-                    continue
-                break
-            awaited.discard(name)
-            self._asked.discard(name)
-            if isinstance(answer, ContractError):
-                self._tell_silent(name, answer)
-                continue
-            if name in self._silent:
-                self._silent.discard(name)
-                print(f"back: {name}", file=sys.stderr, flush=True)
-            answered[name] = answer
-        for name in () if self._stop.is_set() else sorted(awaited):
-            self._tell_silent(name, ContractError(name, f"has not answered for {patience:.0f} s"))
-        return answered
-
-    def _tell_silent(self, name: str, error: ContractError) -> None:
-        if name not in self._silent:
-            self._silent.add(name)
-            print(f"left out until it answers: {error}", file=sys.stderr, flush=True)
-
-    def _work(self, queue: SimpleQueue[tuple[str, float]]) -> None:
-        while True:
-            name, since = queue.get()
-            try:
-                self._answers.put((name, self._read(name, since)))
-            except ContractError as error:
-                self._answers.put((name, error))
-            except Exception as error:  # noqa: BLE001 - whatever it sends, the others are followed on
-                self._answers.put((name, ContractError(name, f"cannot be read: {type(error).__name__}: {error}")))
-
-
-class OverlayFile:
-    """The overlay state in a file, read again when the file has changed."""
-
-    def __init__(self, path: Path, fabric: Fabric) -> None:
-        self._path = path
-        self._fabric = fabric
-        self._state: OverlayState | None = None
-        self._seen: tuple[int, int] | None = None
-
-    def read(self) -> OverlayState | None:
-        """The last state that could be read; a file that is missing or wrong is told of once."""
-        try:
-            status = self._path.stat()
-            seen = status.st_mtime_ns, status.st_size
-        except OSError:
-            seen = (0, 0)
-        if seen != self._seen:
-            self._seen = seen
-            try:
-                state = read_overlay(self._path)
-                _warn(unused_overlay(state, self._fabric, str(self._path)))
-                self._state = state
-            except ContractError as error:
-                kept = "the one before is used on" if self._state else "diagnosed without"
-                print(f"overlay: {error}: {kept}", file=sys.stderr, flush=True)
-        return self._state
-
-
 class Following:
-    """The state between rounds: a diagnoser, DNS queries of the last minutes, and what was told."""
+    """The state between rounds: a diagnoser, the newest DNS queries, and what was told."""
 
     def __init__(self, given: Given, stop: Event, clock: Callable[[], float] = time.time) -> None:
-        self._given = given
         self._stop = stop
         self._clock = clock
         self._probes = Sources(given.probes, read_probes, stop)
         self._counters = Sources(given.counters, read_samples, stop)
         self._samples: dict[str, pa.Table] = {}
         self._overlay = OverlayFile(given.overlay, given.fabric) if given.overlay else None
+        self._verdict = VerdictFile(given.output)
         self._diagnoser = Diagnoser(given.fabric, given.skeleton, spraying=given.spraying)
         self._told = Told()
+        self._lasting: set[tuple[str, float]] = set()
+        """Failures that have not ended, by id and start."""
         self._lookups = pa.table({name: pa.array([], kind) for name, kind in records.KINDS.items()})
-        self._edge = floor(clock()) - KEPT_SECONDS
-        """The seconds before it are diagnosed."""
-        self._late: set[str] = set()
-        self._checked = False
+        self._edge = self._settled = floor(clock()) - KEPT_SECONDS
+        """The seconds before it are diagnosed; those before the latter for DNS queries."""
+        self._clocks = Clocks()
+        self._unused_records = Leftovers(lambda rows: unusable_records(rows, given.fabric), (FOREIGN, DRAINED))
+        self._unused_samples = Leftovers(lambda rows: unusable_counters(rows, given.fabric), (STRANGE,))
 
     def round(self) -> None:
         """Ask, diagnose, write the verdict, and tell what is new."""
         until = floor(self._clock()) - SETTLE_SECONDS
         answers = self._probes.fetch(self._edge - LOOKUP_SECONDS, PATIENCE_SECONDS)
-        self._tell_late(answers)
-        self._samples |= self._counters.fetch(until - COUNTER_SECONDS, PATIENCE_SECONDS)
+        samples = self._counters.fetch(until - COUNTER_SECONDS, PATIENCE_SECONDS)
         if self._stop.is_set():
             return
+        now = self._clock()
+        prompt = {name: table for name, table in answers.items() if name not in self._probes.returned}
+        self._clocks.tell_late(prompt, self._edge, until, now)
+        self._clocks.tell_ahead(answers, "ping_time", 1e-9, "src_node_sn", now)
+        self._clocks.tell_ahead(samples, "time", 1.0, "node", now)
         until = max(until, self._edge)
-        parts = [_between(each, self._edge, until) for each in answers.values()]
-        fresh = _distinct(pa.concat_tables([self._lookups.slice(0, 0), *parts]))
+        self._take_probes(answers, until)
+        self._take_lookups(answers, now)
+        self._unused_samples.tell(samples)
+        self._samples |= samples
+        self._tell(until)
+        self._diagnoser.forget(until - KEPT_SECONDS)
+
+    def _take_probes(self, answers: Mapping[str, pa.Table], until: int) -> None:
+        """Let the diagnoser have the seconds to before ``until``."""
+        parts = {name: _between(table, self._edge, until) for name, table in answers.items()}
+        self._unused_records.tell(parts)
+        fresh = _distinct(pa.concat_tables([self._lookups.slice(0, 0), *parts.values()]))
         if len(fresh):
-            self._check(fresh)
             self._diagnoser.advance(fresh)
         self._edge = until
-        self._keep_lookups(answers)
-        self._diagnoser.forget(until - KEPT_SECONDS)
+
+    def _take_lookups(self, answers: Mapping[str, pa.Table], now: float) -> None:
+        """Let the diagnoser have the queries that are complete, and keep those that others may come in between of."""
+        known = pa.concat_tables([self._lookups, *answers.values()])
+        known = known.filter(pc.equal(known["task_type"], "DNS"))
+        settled = max(self._settled, self._edge - LOOKUP_SECONDS)
+        complete = _between(known, self._settled, settled)
+        if len(complete):
+            self._diagnoser.advance_lookups(_distinct(complete))
+        self._settled = settled
+        self._lookups = _distinct(_between(known, settled, floor(now) + AHEAD_SECONDS))
+
+    def _tell(self, until: int) -> None:
+        """Diagnose what was seen until then, and say what is new."""
         diagnosis = self._diagnoser.diagnosis(
             self._lookups,
-            counters=pa.concat_tables(self._samples.values()) if self._samples else None,
+            counters=self._counted(),
             overlay=self._overlay.read() if self._overlay else None,
         )
-        # Counters tell for an hour of what is over.
-        diagnosis = msgspec.structs.replace(
-            diagnosis,
-            failures=tuple(f for f in diagnosis.failures if f.end is None or f.end >= until - KEPT_SECONDS),
+        # Counters tell for an hour of what is over. What was told to last is told to have ended, late as that may show.
+        recent = tuple(
+            each
+            for each in diagnosis.failures
+            if each.end is None or each.end >= until - KEPT_SECONDS or (each.id, each.start) in self._lasting
         )
-        write(self._given.output, encode(diagnosis))
+        self._lasting = {(each.id, each.start) for each in recent if each.end is None}
+        diagnosis = msgspec.structs.replace(diagnosis, failures=recent)
+        self._verdict.write(diagnosis)
         for change in self._told.update(diagnosis):
             print("\n".join(change_lines(change, self._clock())), flush=True)
 
-    def _check(self, fresh: pa.Table) -> None:
-        """Once: say what cannot be used."""
-        if not self._checked:
-            self._checked = True
-            _warn(unused_records(fresh, self._given.fabric, self._given.probes))
-            if self._samples:
-                samples = pa.concat_tables(self._samples.values())
-                _warn(unused_counters(samples, self._given.fabric, self._given.counters))
-
-    def _tell_late(self, answers: Mapping[str, pa.Table]) -> None:
-        """Say whose records come when their seconds are over: its clock is slow, or it was busy."""
-        for name, table in answers.items():
-            others = pc.is_in(table["task_type"], pa.array(["TRACEROUTE", "DNS"]))
-            newest = pc.max(table.filter(pc.invert(others))["ping_time"]).as_py()
-            if newest is not None and newest < self._edge * 1e9 and name not in self._late:
-                self._late.add(name)
-                age = self._clock() - newest / 1e9
-                print(f"{name}: its newest record is {age:.0f} s old, too late: is its clock right?", file=sys.stderr)
-
-    def _keep_lookups(self, answers: Mapping[str, pa.Table]) -> None:
-        since = (self._edge - KEPT_SECONDS) * 10**9
-        kept = pa.concat_tables([self._lookups, *answers.values()])
-        recent = pc.and_(pc.equal(kept["task_type"], "DNS"), pc.greater_equal(kept["ping_time"], since))
-        self._lookups = _distinct(kept.filter(recent))
+    def _counted(self) -> pa.Table | None:
+        """The counter samples of the last hour, but for those of times to come."""
+        if not self._samples:
+            return None
+        samples = pa.concat_tables(self._samples.values())
+        return samples.filter(pc.less_equal(samples["time"], self._clock() + AHEAD_SECONDS))
 
 
 def follow(given: Given, stop: Event) -> None:
@@ -267,19 +164,3 @@ def _between(table: pa.Table, first: int, last: int) -> pa.Table:
 def _distinct(table: pa.Table) -> pa.Table:
     """Each row once: two sources may serve the same exporter."""
     return table.group_by(table.column_names, use_threads=False).aggregate([]).select(table.column_names)
-
-
-def _get(url: str, source: str) -> bytes:
-    request = Request(url, headers={"Accept-Encoding": "gzip"})  # noqa: S310 - the command checked the scheme
-    return fetch(request, source, TIMEOUT_SECONDS, within=6 * TIMEOUT_SECONDS)
-
-
-def _with_since(url: str, since: float) -> str:
-    parts = urlsplit(url)
-    query = [(name, value) for name, value in parse_qsl(parts.query) if name != "since"]
-    return urlunsplit(parts._replace(query=urlencode([*query, ("since", f"{since:.0f}")])))
-
-
-def _warn(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)

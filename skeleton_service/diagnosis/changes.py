@@ -27,17 +27,17 @@ class Told:
         self._failures: list[Failure] = []
 
     def update(self, diagnosis: Diagnosis) -> list[Change]:
-        """What to tell now. Of a failure that is over when it is found both are told."""
+        """What to tell now. Of a failure that is over when it is found both are told; what goes on is found again."""
         left = list(self._failures)
         made: list[Change] = []
         for failure in diagnosis.failures:
             known = _same(failure, left)
-            if known is None:
-                made.append(Change("found", failure))
-            else:
+            if known is not None:
                 left.remove(known)
-                if (known.component.kind, known.component.name) != (failure.component.kind, failure.component.name):
-                    made.append(Change("changed", failure, known.component))
+            if known is None or (known.end is not None and failure.end is None):
+                made.append(Change("found", failure))
+            elif (known.component.kind, known.component.name) != (failure.component.kind, failure.component.name):
+                made.append(Change("changed", failure, known.component))
             if failure.end is not None and (known is None or known.end is None):
                 made.append(Change("ended", failure))
         made += [Change("withdrawn", each) for each in left if each.end is None]
@@ -46,11 +46,21 @@ class Told:
 
 
 def _same(failure: Failure, known: list[Failure]) -> Failure | None:
-    """The one of these that is the same failure: by its id, or by job, start and paths."""
-    close = [each for each in known if each.job == failure.job and abs(each.start - failure.start) <= _SAME_SECONDS]
-    alike = [each for each in close if each.id == failure.id]
+    """The one of these that is the same failure: by id and time, or by job, start and paths."""
+    alike = [each for each in known if each.id == failure.id and each.job == failure.job and _meet(each, failure)]
     if alike:
-        return alike[0]
+        return min(alike, key=lambda each: abs(each.start - failure.start))
+    close = [each for each in known if each.job == failure.job and _close(each, failure)]
     own = set(failure.paths)
     shared = [each for each in close if own & set(each.paths) or own == set(each.paths)]
     return max(shared, key=lambda each: len(own & set(each.paths)), default=None)
+
+
+def _close(one: Failure, other: Failure) -> bool:
+    return abs(one.start - other.start) <= _SAME_SECONDS
+
+
+def _meet(one: Failure, other: Failure) -> bool:
+    """Whether both began together or lasted at a time: what comes late may tell of an earlier start."""
+    first, second = sorted((one, other), key=lambda each: each.start)
+    return _close(one, other) or first.end is None or second.start <= first.end

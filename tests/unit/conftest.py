@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.unit.running import RunningExporter
+
+if TYPE_CHECKING:
+    from skeleton_service.following import Following
+    from tests.unit.followed import World
 
 
 @pytest.fixture
@@ -17,3 +22,25 @@ def here(tmp_path: Path) -> Iterator[RunningExporter]:
     yield exporter
     exporter.stop()
     assert "Traceback" not in exporter.log
+
+
+@pytest.fixture
+def world() -> World:
+    from tests.unit.followed import World  # here, lest the tests of the exporter import the service
+
+    return World()
+
+
+@pytest.fixture
+def url(world: World) -> Iterator[str]:
+    from tests.unit.followed import serving
+
+    with serving(world) as served:
+        yield served
+
+
+@pytest.fixture
+def following(world: World, url: str, tmp_path: Path) -> Callable[..., Following]:
+    from tests.unit.followed import following_of
+
+    return lambda *more, **changes: following_of(world, url, tmp_path, *more, **changes)

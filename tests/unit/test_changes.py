@@ -53,6 +53,15 @@ def test_a_failure_elsewhere_or_of_another_job_or_time_is_another() -> None:
         assert told([failure()], [failure(), other]) == [["found"], ["found"]]
 
 
+def test_a_failure_whose_start_is_known_better_later_is_the_same() -> None:
+    assert told([failure()], [failure(start=95.0)], [failure(start=95.0, end=130.0)]) == [["found"], [], ["ended"]]
+
+
+def test_a_component_that_fails_again_fails_anew() -> None:
+    first, again = failure(end=130.0), failure(start=150.0)
+    assert told([failure()], [first, again], [again]) == [["found"], ["ended", "found"], []]
+
+
 def test_two_failures_of_one_moment_swap_no_names() -> None:
     one = failure("one", paths=(PATH, ("c/0", "d/0")))
     two = failure("two", paths=(("c/0", "d/0"), ("e/0", "f/0")))
@@ -65,6 +74,10 @@ def test_an_end_is_told_once_and_what_ended_may_go() -> None:
 
 def test_what_was_short_is_found_and_ended_at_once() -> None:
     assert told([failure(end=130.0)]) == [["found", "ended"]]
+
+
+def test_what_seemed_to_be_over_and_goes_on_is_found_again() -> None:
+    assert told([failure()], [failure(end=130.0)], [failure()], [failure()]) == [["found"], ["ended"], ["found"], []]
 
 
 def test_what_is_explained_otherwise_is_withdrawn() -> None:

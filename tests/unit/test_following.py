@@ -2,166 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import msgspec
 import pytest
 
-from exporter.contracts.codec import ContractError, encode, read, write
+from exporter.contracts.codec import encode, read, write
 from exporter.contracts.diagnosis import Diagnosis
-from exporter.contracts.fabric import Fabric
 from skeleton_service.diagnosis import Diagnoser, diagnose
-from skeleton_service.following import Following, Given
+from skeleton_service.following import Following
 from skeleton_service.records import read_records
-from tests.unit.fabrics import leaf_spine
+from tests.unit.followed import BEGIN, BROKEN, FABRIC, HOSTS, PATHS, TOPOLOGY, World, as_csv, play
 from tests.unit.running import until
 from tests.unit.test_skeleton_contract import skeleton
-
-TOPOLOGY = leaf_spine(pods=3, rails=1, spines=2, hosts_per_pod=2)
-FABRIC = Fabric(TOPOLOGY)
-HOSTS = [host.name for host in TOPOLOGY.hosts]
-PATHS = [(a, b, spine) for a in HOSTS for b in HOSTS for spine in range(2) if a[:7] != b[:7]]
-BROKEN = "leaf-p0-r0:Ethernet0 -- spine-0:Ethernet0"
-BEGIN = 1_760_000_000
-
-
-@dataclass
-class World:
-    """What exporters see: BROKEN loses half of its probes from ``broken`` to ``repaired``. Times in seconds."""
-
-    now: float = BEGIN
-    broken: float = BEGIN + 60
-    repaired: float = BEGIN + 90
-    resolver_dead: float = float("inf")
-    down: set[str] = field(default_factory=set)
-    """Hosts whose exporter answers 503."""
-    ahead: float = 0.0
-    """By how much the hosts' clocks are ahead of the diagnosing one's."""
-
-    def rows(self, host: str, since: float) -> Iterator[dict[str, Any]]:
-        """As an exporter serves them: probes up to now, then the traces of now; DNS queries when they time out."""
-        for second in range(max(int(since), BEGIN), int(self.now)):
-            for source, destination, spine in PATHS:
-                if source == host:
-                    crosses = source.startswith("host-p0") and spine == 0
-                    lost = crosses and self.broken <= second < self.repaired and (second + len(destination)) % 2 == 0
-                    yield self._row(source, destination, spine, second, lost)
-            dead = second >= self.resolver_dead
-            if second <= self.now - 10 * dead:
-                yield {
-                    "task_type": "DNS",
-                    "ping_time": int((second + self.ahead) * 1e9),
-                    "src_node_id": host,
-                    "src_node_sn": host,
-                    "dst_node_id": "resolver-1",
-                    "dial": "fail" if dead else "success",
-                    "latency": None if dead else 800.0,
-                    "loss_rate": float(dead),
-                }
-        for source, destination, spine in PATHS:
-            if source == host:
-                hops = [f"leaf-{source[5:7]}-r0", f"spine-{spine}", f"leaf-{destination[5:7]}-r0"]
-                traced = {"task_type": "TRACEROUTE", "route": json.dumps(hops), "latency": None, "loss_rate": None}
-                yield self._row(source, destination, spine, self.now, lost=False) | traced
-
-    def _row(self, source: str, destination: str, spine: int, second: float, lost: bool) -> dict[str, Any]:
-        return {
-            "task_type": "UDP_PING",
-            "ping_time": int((second + self.ahead) * 1e9),
-            "src_node_id": f"c-{source}",
-            "dst_node_id": f"c-{destination}",
-            "src_node_sn": source,
-            "dst_node_sn": destination,
-            "src_rnic": "mlx5_0",
-            "dst_rnic": "mlx5_0",
-            "src_port": 49152 + spine,
-            "dst_port": 65300,
-            "dial": "fail" if lost else "success",
-            "latency": None if lost else 15.0,
-            "loss_rate": float(lost),
-        }
-
-
-COLUMNS = ["task_type", "ping_time", "src_node_id", "dst_node_id", "src_node_sn", "dst_node_sn", "src_rnic", "dst_rnic",
-           "src_port", "dst_port", "dial", "latency", "loss_rate", "route"]  # fmt: skip
-
-
-def as_csv(rows: Iterator[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def url(world: World) -> Iterator[str]:
-    """One server for all exporters: ``URL/HOST``."""
-
-    class Exporter(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            host = parts.path.strip("/")
-            body = as_csv(world.rows(host, float(parse_qs(parts.query)["since"][0])))
-            self.send_response(503 if host in world.down else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Quiet(ThreadingHTTPServer):
-        def handle_error(self, *_: object) -> None:
-            """Whoever asked has left: no event."""
-
-    with Quiet(("127.0.0.1", 0), Exporter) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture
-def following(world: World, url: str, tmp_path: Path) -> Callable[..., Following]:
-    def make(*more: str, **changes: Any) -> Following:
-        given = {
-            "fabric": FABRIC,
-            "skeleton": skeleton(),
-            "probes": [f"{url}/{host}" for host in HOSTS] + list(more),
-            "counters": (),
-            "overlay": None,
-            "output": tmp_path / "diagnosis.json",
-            "interval": 2.0,
-            "spraying": False,
-        }
-        return Following(Given(**{**given, **changes}), Event(), lambda: world.now)
-
-    return make
-
-
-def play(following: Following, world: World, seconds: int, step: int = 5) -> None:
-    for _ in range(0, seconds, step):
-        world.now += step
-        following.round()
 
 
 def test_a_failure_is_told_when_it_is_found_and_when_it_ends_and_forgotten_later(
@@ -259,47 +117,79 @@ def test_queries_that_time_out_late_are_not_missed(
     assert (failure.symptom, failure.component.name) == ("resolution", "resolver-1")
 
 
-def test_a_host_whose_clock_is_slow_is_told_of(
-    following: Callable[..., Following], world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    world.ahead = -60.0
-    own = following()
-    play(own, world, 200, step=20)
-    told = [line for line in capsys.readouterr().err.splitlines() if "is its clock right?" in line]
-    assert len(told) == len(HOSTS)
-    assert "its newest record is 61 s old" in told[0]
-
-
-def test_records_of_another_fabric_end_it(following: Callable[..., Following], world: World) -> None:
-    topology = leaf_spine(pods=1, rails=1, spines=1, hosts_per_pod=1)
-    strange = Fabric(
-        msgspec.structs.replace(topology, hosts=(msgspec.structs.replace(topology.hosts[0], name="x"),), links=())
-    )
-    with pytest.raises(ContractError, match="probe records are of RNICs that the topology does not have"):
-        play(following(fabric=strange), world, 20)
-
-
-def test_an_overlay_file_that_breaks_is_told_of_and_the_one_before_kept(
+def test_a_resolver_that_fails_for_longer_than_anything_is_kept_is_told_once(
     following: Callable[..., Following], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overlay = tmp_path / "overlay.json"
-    overlay.write_text('{"version": 1, "entries": []}')
-    own = following(overlay=overlay)
-    play(own, world, 10)
-    assert capsys.readouterr().err == ""
-    overlay.write_text("{")
-    play(own, world, 10)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"overlay: {overlay}: ")
-    assert line.endswith("the one before is used on")
+    world.broken, world.resolver_dead = float("inf"), BEGIN + 100
+    own = following()
+    play(own, world, 180, step=30)
+    (first,) = read(tmp_path / "diagnosis.json", Diagnosis).failures
+    play(own, world, 600, step=50)
+    (later,) = read(tmp_path / "diagnosis.json", Diagnosis).failures
+    assert (later.id, later.start, later.detected_at) == (first.id, first.start, first.detected_at)
+    assert later.end is None
+    out = capsys.readouterr().out
+    assert (out.count(" found: "), out.count(" ended: "), out.count(" withdrawn: ")) == (1, 0, 0)
+    world.resolver_dead = float("inf")
+    play(own, world, 120, step=30)
+    assert capsys.readouterr().out.count(" ended: resolution: resolver resolver-1") == 1
+
+
+def test_what_counters_alone_tell_is_told_once_for_longer_than_they_are_kept(
+    following: Callable[..., Following],
+    world: World,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skeleton_service.following.COUNTER_SECONDS", 900.0)
+    ports = tmp_path / "ports.csv"
+    own = following(probes=(), counters=[str(ports)])
+    for at in range(200, 3000, 100):
+        rows = [
+            f"{BEGIN + each},fabric_switch_port_mtu_bytes,spine-{spine},Ethernet0,{1500 if failing else 9216}"
+            for each in range(0, at, 20)
+            for spine in range(2)
+            for failing in [spine == 0 and 500 <= each < 2500]
+        ]
+        ports.write_text("\n".join(["time,metric,node,port,value", *rows]))
+        world.now = BEGIN + at
+        own.round()
+        failures = read(tmp_path / "diagnosis.json", Diagnosis).failures
+        if 520 < at < 2500:
+            assert [(each.start, each.detected_at, each.end) for each in failures] == [(BEGIN + 500, BEGIN + 500, None)]
+    out, err = capsys.readouterr()
+    told = [line.split(" UTC ", 1)[1] for line in out.splitlines() if not line.startswith(" ")]
+    assert [line.split(": ")[:2] for line in told] == [["found", "mtu"], ["ended", "mtu"]]
+    assert err == ""
+
+
+def test_an_end_that_shows_late_is_told_all_the_same(
+    following: Callable[..., Following], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = tmp_path / "ports.csv"
+    own = following(probes=(), counters=[str(ports)])
+    for at in range(600, 4200, 120):
+        rows = [
+            f"{BEGIN + each},fabric_switch_port_fcs_errors_total,spine-0,Ethernet0,{6000 * bursts}"
+            for each in range(0, at, 60)
+            for bursts in [min(max(each - 600, 0), 1800) // 240]  # four minutes apart: so long nothing says of an end
+        ]
+        ports.write_text("\n".join(["time,metric,node,port,value", *rows]))
+        world.now = BEGIN + at
+        own.round()
+    told = [line.split(" UTC ", 1)[1] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    # After the first burst it seems to be over, since nothing says yet how far apart they are.
+    assert [line.split(": ")[0] for line in told] == ["found", "ended", "found", "ended"]
+    assert read(tmp_path / "diagnosis.json", Diagnosis).failures == ()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_goes_on_until_it_is_stopped(
     number: signal.Signals, world: World, url: str, tmp_path: Path
 ) -> None:
-    world.now = time.time() + 300  # nobody moves this clock on: what is yet to come is not looked at
-    world.broken, world.repaired = time.time() - 60, float("inf")
+    world.now = time.time()
+    world.broken, world.repaired = world.now - 60, float("inf")
     write(tmp_path / "topology.json", encode(TOPOLOGY))
     write(tmp_path / "skeleton.json", encode(skeleton()))
     output = tmp_path / "diagnosis.json"
@@ -307,9 +197,13 @@ def test_the_command_goes_on_until_it_is_stopped(
     argv += ["--topology", str(tmp_path / "topology.json"), "--skeleton", str(tmp_path / "skeleton.json")]
     argv += ["--probes", *(f"{url}/{host}" for host in HOSTS)]
     monitor = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def found() -> bool:
+        world.now = time.time()
+        return output.exists() and bool(read(output, Diagnosis).failures)
+
     try:
-        until(output.exists, 60)
-        until(lambda: read(output, Diagnosis).failures, 60)
+        until(found, 60)
         monitor.send_signal(number)
         out, err = monitor.communicate(timeout=60)
     finally:

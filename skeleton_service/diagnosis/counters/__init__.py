@@ -11,9 +11,10 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link
 from skeleton_service.diagnosis.counters import pauses, rising, silence, states
 from skeleton_service.diagnosis.counters.anomaly import LIKELIHOODS, Anomaly, Direction, Kind
+from skeleton_service.diagnosis.counters.lasting import Lasting
 from skeleton_service.diagnosis.counters.series import gather
 
-__all__ = ["LIKELIHOODS", "Anomaly", "Direction", "Kind", "anomalies", "moves_traffic"]
+__all__ = ["LIKELIHOODS", "Anomaly", "Direction", "Kind", "Lasting", "anomalies", "moves_traffic"]
 
 _KNOWN = pauses.KNOWN | rising.KNOWN | silence.KNOWN | states.KNOWN
 

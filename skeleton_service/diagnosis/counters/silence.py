@@ -28,8 +28,11 @@ from skeleton_service.diagnosis.counters.series import Floats, Key, Metric, Samp
 KNOWN = frozenset(
     metric.name for metric in (PORT_RECEIVE, PORT_TRANSMIT, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_MTU, RNIC_UP)
 )
-_NETDEV = frozenset(metric.name for metric in (RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_MTU, RNIC_UP))
-_RDMA = frozenset(metric.name for metric in RDMA.metrics)
+NETDEV = frozenset(metric.name for metric in (RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_MTU, RNIC_UP))
+"""What an RNIC's network device tells; all else of an RNIC is its RDMA device's."""
+NO_SIGNS = frozenset(metric.name for metric in RDMA.metrics) | {SWITCH_REACHABLE.name}
+"""What says nothing of whether a device is read: told by the prober, whatever the device's files say, or told of a
+switch, not by it."""
 _MISSED = 3  # readings in a row
 _ALIVE_SHARE = 0.5  # of the others of its kind: where fewer are read, it is the reader that stopped
 IDLE_BYTES_PER_SECOND = 1000.0
@@ -205,9 +208,9 @@ def _units(samples: Samples, fabric: Fabric) -> tuple[list[_Unit], dict[str, Flo
     found: dict[tuple[str, str, str | None], list[Floats]] = {}
     spacings: dict[str, list[Floats]] = {}
     for metric in samples.metrics.values():
-        if metric.name == SWITCH_REACHABLE.name or metric.name in _RDMA:
-            continue  # told of a switch, not by it; told by the prober, whatever the device's files say
-        device = "network device" if metric.name in _NETDEV else "RDMA device"
+        if metric.name in NO_SIGNS:
+            continue
+        device = "network device" if metric.name in NETDEV else "RDMA device"
         for number, key in enumerate(metric.keys):
             switch = key.node in fabric.switches
             if not switch and key.port is None:
