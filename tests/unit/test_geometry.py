@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exporter.contracts.fabric import Fabric
-from skeleton_service.diagnosis.geometry import Between, Geometry
+from skeleton_service.diagnosis.geometry import NOWHERE, UNKNOWN, Between, Geometry
 from skeleton_service.diagnosis.observations import Egresses, Flow, Trace
 from tests.unit.fabrics import leaf_spine
 
@@ -98,3 +98,27 @@ def test_a_trace_that_tells_no_destination_port_serves_flows_to_any() -> None:
     geometry.learn([Trace(0, FLOW._replace(destination_port=None), over(1))])
     assert geometry.route_at(FLOW, 5) == over(1)
     assert geometry.route_at(FLOW._replace(tcp=True), 5) is None
+
+
+def test_the_mirror_of_a_route_is_over_the_same_links_the_other_way() -> None:
+    geometry = learnt((10, 1))
+    way = geometry.along(over(1))
+    mirror = int(geometry.mirrors()[way])
+    back = FABRIC.egresses_of_route(DESTINATION, ["leaf-p1-r0", "spine-1", "leaf-p0-r0"], SOURCE)
+    assert named(geometry, mirror) == dict.fromkeys(back or (), 1.0)
+
+
+def test_what_nobody_traced_to_its_end_has_no_mirror() -> None:
+    geometry = learnt((10, 0))
+    shares, broken_off = geometry.between(SOURCE, DESTINATION).way, geometry.along(over(0)[:2])
+    mirrors = geometry.mirrors()
+    assert mirrors[shares] == mirrors[broken_off] == mirrors[NOWHERE] == UNKNOWN
+
+
+def test_routes_learnt_later_have_mirrors_too_and_others_keep_theirs() -> None:
+    geometry = learnt((10, 0))
+    first = geometry.along(over(0))
+    before = int(geometry.mirrors()[first])
+    second = geometry.along(over(1))
+    assert int(geometry.mirrors()[first]) == before
+    assert geometry.mirrors()[second] not in (UNKNOWN, before)

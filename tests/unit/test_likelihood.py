@@ -194,3 +194,26 @@ def test_what_is_explained_is_never_less_than_the_background_nor_certain(drawn: 
     background = explained(rows, columns, 0, 0.999, 0.5)
     assert (background >= rows.background).all()
     assert (background < 1).all()
+
+
+def two_links_of_a_switch() -> tuple[Rows, Columns]:
+    """Two links that lose, each on four rows of its own and two in common; and their switch, with healthy rows too."""
+    rows = rows_of(*[(60, 30)] * 8, *[(60, 45)] * 2, *[(60, 0)] * 10)
+    one, other = (dict.fromkeys(own, 1.0) for own in ((0, 1, 2, 3, 8, 9), (4, 5, 6, 7, 8, 9)))
+    return rows, columns_of(one, other, dict.fromkeys(range(20), 1.0))
+
+
+def test_two_broken_links_are_told_from_a_switch_that_hurts_some_flows() -> None:
+    rows, columns = two_links_of_a_switch()
+    assert {found.column for found in select(rows, columns, flat(columns), 8)} == {0, 1}
+
+
+def test_what_breaks_whole_or_not_at_all_never_hurts_a_part() -> None:
+    rows, columns = two_links_of_a_switch()
+    fitted = fit(rows, columns)
+    assert fitted.part[2] < 1
+    whole = Columns(columns.start, columns.row, columns.weight, np.array([False, False, True]))
+    restricted = fit(rows, whole)
+    assert restricted.part[2] == 1
+    assert restricted.gain[2] < fitted.gain[2]
+    assert restricted.gain[0] == fitted.gain[0]
