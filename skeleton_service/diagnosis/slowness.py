@@ -15,6 +15,8 @@ from skeleton_service.diagnosis.paths import PathIndex
 from skeleton_service.diagnosis.suspects import Case, Suspect, build, look_for_mirrors, narrowed, of_flags
 
 ALARM_GAIN = 16.0
+LONE_FACTOR = 10.0
+"""Local outlier factor of a path that is slow alone: congestion finds one of thousands."""
 DOUBTFUL_FACTOR = 2.5
 """Local outlier factor from which on it is worth asking the tables."""
 FURTHER_GAIN = 18.0
@@ -24,6 +26,8 @@ UNPROBED_STEPS = 60
 REFINED_SECONDS = 45.0
 """As long as a failure is young, each step says again what it is."""
 _BACKGROUND = 0.02
+_MOST_WEIGHT = 5
+"""Windows in a row that count: so many that a single path which is slow without a break is enough."""
 _MOST_STEPS = 3
 _CHECKED_PATHS = 12
 _LEAST_PARTLY = 3
@@ -118,7 +122,7 @@ class Slowness:
         if not (flagged & judged).any():
             return
         numbers = np.flatnonzero(judged)
-        weight = np.where(flagged, 1.0 + np.minimum(self._steps, _MOST_STEPS), 2.0)
+        weight = np.where(flagged, 1.0 + np.minimum(self._steps, _MOST_WEIGHT), 2.0)
         seen = of_flags(numbers, flagged[numbers], weight[numbers], now, self.index)
         look_for_mirrors(seen, self.index, background=_BACKGROUND, spraying=self._spraying, ratios=FLAG_RATIOS)
         case = build(seen, self.index, background=_BACKGROUND, spraying=self._spraying)
@@ -166,7 +170,7 @@ class Slowness:
                 return None
             checked = [self.latencies.outlier_factor(number) for number in own[:_CHECKED_PATHS].tolist()]
             factor = np.nanmedian(checked or [np.nan])
-            if factor < OUTLIER_FACTOR:
+            if factor < (OUTLIER_FACTOR if len(own) > 1 else LONE_FACTOR):
                 return None
             if not firm and (
                 factor < DOUBTFUL_FACTOR or len(own) < _LEAST_DOUBTFUL or not self.index.overlay[own].all()
