@@ -117,7 +117,7 @@ def accused_host(suspect: Suspect, accused: Accusation) -> str:
 
 def _contrast(suspect: Suspect) -> Iterator[str]:
     if suspect.kind == "circle":
-        yield f"so do those over all links among {suspect.name}: as if these switches paused each other in a circle"
+        yield "as if these switches paused each other in a circle: draining any of them opens it"
     said = _said(suspect.filter)
     if said:
         yield f"other probes over the same are unharmed: look at what is special to {', '.join(said)}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from exporter.contracts.diagnosis import Failure
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link
-from skeleton_service.diagnosis.circles import JOIN
+from skeleton_service.diagnosis.circles import members
 from skeleton_service.diagnosis.corroboration import AT_CABLE, AT_RNIC
 from skeleton_service.diagnosis.counters import Anomaly
 from skeleton_service.diagnosis.naming import Name, Ranked
@@ -115,7 +115,7 @@ def _cause(anomaly: Anomaly, fabric: Fabric) -> Name:
 
 def _ends(suspect: Suspect) -> tuple[str, ...]:
     if suspect.kind == "circle":
-        return tuple(suspect.name.split(JOIN))
+        return members(suspect.name)
     return split_link(suspect.name) if suspect.kind == "link" else (suspect.name,)
 
 

@@ -9,30 +9,45 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 from exporter.contracts.names import split_link
 
 _MOST_LINKS = 60
 _MOST_CIRCLES = 16
-JOIN = ", "
-"""Between the switches in a circle's name."""
+_JOINT = ":"
+"""Between the switches in a circle's name: no node has it in its own."""
 
 
-def circles(gain_of: Mapping[str, float]) -> list[tuple[str, tuple[str, ...]]]:
-    """(name, links) of the circles that are made of these links, those first whose weakest side gains most.
+class Circle(NamedTuple):
+    name: str
+    links: tuple[tuple[str, ...], tuple[str, ...]]
+    """Those of one switch, and those of the switch across: no packet crosses two of one of them the same way."""
+
+
+def members(name: str) -> tuple[str, ...]:
+    """The switches of a circle of this name."""
+    return tuple(name.split(_JOINT))
+
+
+def circles(gain_of: Mapping[str, float]) -> list[Circle]:
+    """The circles that are made of these links, those first whose weakest side gains most.
 
     ``gain_of`` has links between switches, with how well each would explain losses by itself.
     """
     sides: dict[tuple[str, str], list[str]] = defaultdict(list)
     for link in sorted(gain_of, key=lambda each: (-gain_of[each], each))[:_MOST_LINKS]:
         one, other = sorted(end.partition(":")[0] for end in split_link(link))
-        sides[one, other].append(link)
+        if one != other:
+            sides[one, other].append(link)
     found = []
     for nodes in _squares(sides):
         own = [sides[side] for side in _around(nodes)]
         weakest = min(max(gain_of[link] for link in side) for side in own)
-        found.append((-weakest, JOIN.join(sorted(nodes)), tuple(sorted(link for side in own for link in side))))
-    return [(name, links) for _, name, links in sorted(found)[:_MOST_CIRCLES]]
+        # Around: first and second, second and across, across and last, last and first.
+        links = tuple(sorted((*own[0], *own[3]))), tuple(sorted((*own[1], *own[2])))
+        found.append((-weakest, Circle(_JOINT.join(sorted(nodes)), links)))
+    return [circle for _, circle in sorted(found)[:_MOST_CIRCLES]]
 
 
 def _squares(sides: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[tuple[str, str, str, str]]:

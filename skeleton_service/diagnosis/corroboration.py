@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from exporter.contracts.diagnosis import Symptom
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link
-from skeleton_service.diagnosis.circles import JOIN
+from skeleton_service.diagnosis.circles import members
 from skeleton_service.diagnosis.counters import Anomaly
 from skeleton_service.diagnosis.suspects import Suspect
 
@@ -108,8 +108,9 @@ class Corroboration:
             around = {anomaly.node, *((self.fabric.far_end(end) or "").partition(":")[0] for end in ends)}
             return _WHOLE if suspect.kind in ("switch", "host") and suspect.name in around else 0.0
         if suspect.kind == "circle":
-            members = suspect.name.split(JOIN)
-            return 1.0 if name in members else _WHOLE if anomaly.node in members else 0.0
+            own = members(suspect.name)
+            known = anomaly.kind.startswith("pfc_") or anomaly.kind == "queue_drops"
+            return 0.0 if not known else 1.0 if name in own else _WHOLE if anomaly.node in own else 0.0
         if suspect.kind in ("linecard", "breakout_group", "lag"):
             if name == suspect.name:
                 return 1.0

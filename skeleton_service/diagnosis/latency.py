@@ -142,6 +142,8 @@ class Latencies:
         if not times:
             return float("nan")
         time, late = np.concatenate(times), np.concatenate(flags)
+        if not late.any():
+            return float(time.max())
         order = np.argsort(time, kind="stable")
         after = np.cumsum(late[order][::-1])[::-1]
         count = np.arange(len(late), 0, -1)

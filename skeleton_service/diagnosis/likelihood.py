@@ -33,6 +33,8 @@ PARTS = ((1.0, 0.0), (0.5, -2.0), (0.25, -3.0), (0.1, -4.0))
 _MOST_WHOLES = 4
 _MOST_WEIGHED = 4
 _MOST_SETTLINGS = 2
+_MOST_RECONSIDERED = 5
+"""Before so many choices, one may turn out to be several: later ones explain little."""
 _MISFIT_GAIN = 2000.0
 _EACH_MORE = 5.0
 """Log of how much less credible two independent failures are than one."""
@@ -41,7 +43,7 @@ _LEAST, _MOST = 1e-9, 1.0 - 1e-9
 _T = TypeVar("_T", bound=np.generic)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rows:
     """What was seen: arrays of one length."""
 
@@ -54,7 +56,18 @@ class Rows:
 
     def failing_more_than(self, background: NDArray[np.float64]) -> Rows:
         """The same with another background: that of components already found."""
-        return Rows(self.sent, self.failed, background, self.sprayed)
+        other = Rows(self.sent, self.failed, background, self.sprayed)
+        other.__dict__["kind"] = self.kind  # the cached property
+        return other
+
+    @cached_property
+    def kind(self) -> NDArray[np.int64]:
+        """(rows,) one number for all that are alike but for their background."""
+        kind = np.zeros(len(self.sent), np.int64)
+        for values in (self.sent, self.failed, self.sprayed):
+            distinct, which = _distinct(values)
+            _, kind = _distinct(kind * len(distinct) + which)
+        return kind
 
 
 @dataclass(frozen=True)
@@ -149,10 +162,8 @@ class _Entries:
 
 def _alike(rows: Rows, columns: Columns) -> tuple[_Entries, sparse.csr_matrix]:
     """The kinds of entries, and (columns, kinds) how many of each every column has."""
-    kind = np.zeros(len(rows.sent), np.int64)
-    for values in (rows.sent, rows.failed, rows.background, rows.sprayed):
-        distinct, which = _distinct(values)
-        _, kind = _distinct(kind * len(distinct) + which)
+    distinct, which = _distinct(rows.background)
+    _, kind = _distinct(rows.kind * len(distinct) + which)
     first = _first(kind)
     weights, weight = columns.weights
     code, entry = _distinct(kind[columns.row] * len(weights) + weight)
@@ -264,7 +275,7 @@ def select(
             break
         own = [best]
         composed = columns.whole is not None and columns.whole[best.column]
-        if (best.part < 1 or composed) and len(chosen) + 1 < most:
+        if (best.part < 1 or composed) and len(chosen) + 1 < min(most, _MOST_RECONSIDERED):
             own = _wholes(left, columns, prior, threshold, taken, ratios, best, softness)
         chosen += own
         for each in own:
@@ -339,15 +350,22 @@ def _wholes(
 
     The first of them is often what they have in common: each is chosen again, given the others.
     """
+    alone = fit(rows, columns, ratios, PARTS[:1], softness=softness).gain
+    # None ever gains more beside others than it does by itself.
+    hopeless = alone < threshold if columns.whole is None else columns.whole | (alone < threshold)
+    numbers = np.flatnonzero(~hopeless)
+    if not len(numbers):
+        return [partial]
+    few, few_prior = Columns.of([columns.column(number) for number in numbers.tolist()]), prior[numbers]
+    known = [int(place) for place in np.flatnonzero(np.isin(numbers, [*taken, partial.column]))]
 
     def best(beside: Sequence[_Choice]) -> _Choice | None:
         left = rows
         for each in beside:
-            left = left.failing_more_than(explained(left, columns, each.column, each.ratio, each.part))
-        known = [*taken, *composed, partial.column, *(each.column for each in beside)]
-        return _best(left, columns, prior, threshold, known, ratios, PARTS[:1], softness)
+            left = left.failing_more_than(explained(left, few, each.column, each.ratio, each.part))
+        excluded = [*known, *(each.column for each in beside)]
+        return _best(left, few, few_prior, threshold, excluded, ratios, PARTS[:1], softness)
 
-    composed = [] if columns.whole is None else np.flatnonzero(columns.whole).tolist()
     wholes: list[_Choice] = []
     while len(wholes) < _MOST_WHOLES and (further := best(wholes)) is not None:
         wholes.append(further)
@@ -359,9 +377,11 @@ def _wholes(
         if [each.column for each in wholes] == before:
             break
     # One after the other, as the score of a single one is: those of the last round are each given all others.
-    ordered = [_again(rows, columns, prior, wholes, place, softness) for place in range(len(wholes))]
+    ordered = [_again(rows, few, few_prior, wholes, place, softness) for place in range(len(wholes))]
     total = sum(each.score for each in ordered) - softness * _EACH_MORE * (len(ordered) - 1)
-    return ordered if len(ordered) > 1 and total > partial.score else [partial]
+    if len(ordered) < 2 or total <= partial.score:
+        return [partial]
+    return [each._replace(column=int(numbers[each.column])) for each in ordered]
 
 
 def _again(

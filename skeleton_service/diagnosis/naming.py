@@ -16,7 +16,7 @@ import numpy as np
 from exporter.contracts.diagnosis import Component, ComponentKind, Layer, Symptom
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link
-from skeleton_service.diagnosis.circles import JOIN
+from skeleton_service.diagnosis.circles import members
 from skeleton_service.diagnosis.paths import BETWEEN
 from skeleton_service.diagnosis.suspects import ANY, Suspect, prior_of
 
@@ -87,7 +87,7 @@ def names_of(
         return [(Name("link", suspect.name), 1.0)] if one_of_several else list(names)
     if suspect.kind == "circle":
         # Whichever of them is drained opens the circle: each is right.
-        return [(Name("switch", each), 1.0) for each in suspect.name.split(JOIN)]
+        return [(Name("switch", each), 1.0) for each in members(suspect.name)]
     if suspect.kind in _DIRECT:
         return [(Name(_DIRECT[suspect.kind], suspect.name), 1.0)]
     # Between two RNICs or hosts, and nothing that other paths cross: one end or the other.
@@ -133,7 +133,8 @@ def rank(
             lead = softness * float(np.subtract(*prior_of([suspect._replace(kind="host"), suspect])))
             if host is None or host < score + lead - _ALIKE:
                 worth += softness * _SOME_FLOWS
-        key = (suspect.kind + ("" if suspect.filter.overlay is not False else " agent"), suspect.name)
+        agent = names_of(suspect, symptom, fabric)[0][0].kind == "agent"
+        key = (suspect.kind + (" agent" if agent else ""), suspect.name)
         if key not in best or worth > best[key][1]:
             best[key] = suspect, worth
     highest = max(score for _, score in best.values())

@@ -59,7 +59,9 @@ class Slowdown:
     tentative: bool = False
     """It may be congestion: a failure only if the tables of the overlay say so too."""
     looks: int = 1
-    """So many windows showed it."""
+    """So many windows showed it, the last one"""
+    seen_at: float = 0.0
+    """at this time."""
     quiet: int = 0
     end: float | None = None
 
@@ -132,10 +134,13 @@ class Slowness:
         founds = select(case.rows, case.columns, case.prior, ALARM_GAIN, ratios=FLAG_RATIOS)
         recorded = [self._record(case, found, slow, flagged, now, partly, known) for found in founds]
         told = [each for each in recorded if each is not None]
-        explained = np.unique(np.concatenate([each.slow for each in told])) if told else np.zeros(0, np.int64)
+        none = [np.zeros(0, np.int64)]
+        explained = np.concatenate([each.slow for each in told] or none)
+        firm = np.concatenate([each.slow for each in told if not each.tentative] or none)
         for each in known:
             # Taken for one of its own as long as less was known of another, which explains its paths now.
-            if each not in told and len(np.intersect1d(each.slow, explained)) >= _SAME_SHARE * len(each.slow):
+            explains = firm if not each.tentative else explained
+            if each not in told and len(np.intersect1d(each.slow, explains)) >= _SAME_SHARE * len(each.slow):
                 self.failures.remove(each)
 
     def keep(self, kept: NDArray[np.int64], number: NDArray[np.int64]) -> None:
@@ -164,9 +169,11 @@ class Slowness:
             return None
         # Congestion makes some probes of some paths late for a while, and is no failure.
         firm = not partly or self._is_software(case, found, own, flagged)
-        same = next((each for each in known if len(np.intersect1d(each.slow, own))), None)
+        common = {id(each): len(np.intersect1d(each.slow, own)) for each in known}
+        meets = [each for each in known if common[id(each)]]
+        same = max(meets, key=lambda each: (not each.tentative, common[id(each)]), default=None)
         if same is None:
-            if known and found.gain < FURTHER_GAIN:
+            if found.gain < FURTHER_GAIN and not all(each.tentative for each in known):
                 return None
             checked = [self.latencies.outlier_factor(number) for number in own[:_CHECKED_PATHS].tolist()]
             factor = np.nanmedian(checked or [np.nan])
@@ -186,14 +193,25 @@ class Slowness:
         if same is None:
             start = self.latencies.onset(own.tolist(), partly=partly)
             same = Slowdown(
-                now, start, suspect, found, scores, np.union1d(paths, own), own, rise, partly, tentative=not firm
+                now,
+                start,
+                suspect,
+                found,
+                scores,
+                np.union1d(paths, own),
+                own,
+                rise,
+                partly,
+                tentative=not firm,
+                seen_at=now,
             )
             self.failures.append(same)
         else:
             same.suspect, same.found, same.scores = suspect, found, scores
             same.paths, same.slow, same.microseconds = np.union1d(paths, own), own, rise
             same.partly &= partly
-            same.looks += 1
+            same.looks += same.seen_at < now
+            same.seen_at = now
             if firm and same.tentative:
                 same.tentative, same.detected_at = False, now
                 same.start = self.latencies.onset(own.tolist(), partly=partly)

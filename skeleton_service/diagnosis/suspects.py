@@ -55,7 +55,7 @@ _MOST_ENDS = 400
 _HOPELESS = -20.0
 """No suspect whose gain is lower has a probability that anyone would be told of."""
 _MOST_FILTERED = 24
-_SAMPLE = 1000
+_SAMPLE = 400
 """Paths that lose something, and others, that are looked at for how replies come back."""
 _LEAST_EVIDENCE = 8.0
 _MIRROR_LEAD = 6.0
@@ -200,11 +200,15 @@ def narrowed(case: Case, index: PathIndex, gains: NDArray[np.float64]) -> Case:
         for number in kept.tolist()
         if case.suspects[number].kind == "link" and not case.suspects[number].way and gains[number] > 0
     }
-    number_of = {case.suspects[number].name: number for number in kept.tolist() if not case.suspects[number].way}
+    number_of = {
+        case.suspects[number].name: number
+        for number in kept.tolist()
+        if case.suspects[number].kind == "link" and not case.suspects[number].way
+    }
     # Pauses are of one traffic class: of the one that is hurt, where others are probed beside it.
     classes = [(only, mask) for only, mask in zip(filters, masks, strict=True) if _is_class(only)]
     for name, links in circles(gain_of):
-        rows, weight = _any_of([case.columns.column(number_of[link]) for link in links])
+        rows, weight = _any_of([[case.columns.column(number_of[link]) for link in own] for own in links])
         for only, mask in classes or [(ANY, np.ones(len(kinds), bool))]:
             inside = mask[rows]
             if inside.any():
@@ -221,14 +225,18 @@ def _is_class(only: Filter) -> bool:
 
 
 def _any_of(
-    columns: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+    groups: Sequence[Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Rows that cross any of these columns, with the probability to."""
+    """Rows that cross any of these columns, with the probability to; those of a group exclude each other."""
+    columns = [column for group in groups for column in group]
     rows, place = np.unique(np.concatenate([own for own, _ in columns]), return_inverse=True)
-    missed = np.zeros(len(rows))
-    with np.errstate(divide="ignore"):
-        np.add.at(missed, place, np.log1p(-np.concatenate([weight for _, weight in columns])))
-    return rows, -np.expm1(missed)
+    missed, begin = np.ones(len(rows)), 0
+    for group in groups:
+        weights = np.concatenate([weight for _, weight in group])
+        own = place[begin : begin + len(weights)]
+        missed *= 1 - np.minimum(np.bincount(own, weights, minlength=len(rows)), 1.0)
+        begin += len(weights)
+    return rows, 1 - missed
 
 
 def prior_of(suspects: Sequence[Suspect]) -> NDArray[np.float64]:
@@ -236,7 +244,7 @@ def prior_of(suspects: Sequence[Suspect]) -> NDArray[np.float64]:
 
 
 def _prior_of_filter(suspect: Suspect) -> float:
-    if suspect.filter == _UNDERLAY and suspect.kind in ("host", "cable"):
+    if suspect.filter == _UNDERLAY and suspect.kind == "host":
         return _AGENT
     return sum(_FILTERED for value in suspect.filter if value is not None)
 

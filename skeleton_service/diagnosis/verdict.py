@@ -12,6 +12,7 @@ from exporter.contracts.diagnosis import Alternative, Component, Failure, Layer,
 from exporter.contracts.fabric import Fabric
 from skeleton_service.diagnosis.accusations import Accusation, accused_host
 from skeleton_service.diagnosis.causes import causes_alone, is_around, renamed
+from skeleton_service.diagnosis.circles import members
 from skeleton_service.diagnosis.corroboration import Corroboration, symptom_of
 from skeleton_service.diagnosis.geometry import Geometry
 from skeleton_service.diagnosis.likelihood import softness_of
@@ -56,12 +57,20 @@ _NEXT = {
 }
 
 
+def _shown(suspect: Suspect) -> str:
+    """A suspect in a sentence."""
+    if suspect.kind == "circle":
+        *most, last = members(suspect.name)
+        return f"the links among {', '.join(most)} and {last}"
+    return _NEXT[suspect.kind].format(suspect.name) if suspect.kind in _NEXT else f"{suspect.kind} {suspect.name}"
+
+
 def _next(scores: Sequence[tuple[Suspect, float]], softness: float) -> Iterator[str]:
     """How much worse the next component explains what probes saw; ``scores`` are best first."""
     first, best = scores[0]
     for other, score in scores[1:]:
         if (other.kind, other.name) != (first.kind, first.name):
-            named = _NEXT.get(other.kind, f"{other.kind} {{}}").format(other.name)
+            named = _shown(other)
             yield f"next: {named} {_worse((best - score) / softness)}"
             return
 
@@ -104,8 +113,8 @@ class Court:
             elif tabled is not None:
                 doubtful.append((each, tabled))
         for each, tabled in doubtful:
-            if not any(_told(tabled, each, failure) for failure in made):
-                made += self._verdict(each, tabled)
+            known = {failure.job for failure in made if _told(tabled, each, failure)}
+            made += [failure for failure in self._verdict(each, tabled) if failure.job not in known]
         made += self._from_counters(made)
         return sorted(made, key=lambda failure: (failure.start, failure.id))
 
@@ -130,7 +139,9 @@ class Court:
         moved = self._moved(accused)
         if moved is not None and accused.symptom in ("loss", "congestion"):
             ranked = [Ranked(moved, max(0.8, ranked[0].probability)), *(each for each in ranked if each.name != moved)]
-        evidence = [*(line.format(ranked[0].name.name) for line in accused.lines), *_next(scores, softness)]
+        shown = _shown(suspect) if suspect.kind == "circle" else ranked[0].name.name
+        first, *others = accused.lines  # only the first has room for a name, and names may hold anything
+        evidence = [first.replace("{}", shown, 1), *others, *_next(scores, softness)]
         layer: Layer | None = "unknown" if suspect.kind in ("pair", "hosts") else None
         symptom: Symptom = accused.symptom
         if ranked[0].name == moved:
@@ -162,7 +173,7 @@ class Court:
         evidence += [each.evidence for each in concerning[:_MOST_COUNTER_LINES]]
         if layer is None and suspect.filter.rdma and ranked[0].name.kind == "rnic":
             layer = "rnic"
-        return self._failures(accused, symptom, ranked, layer, evidence)
+        return self._failures(accused, symptom, ranked, layer, evidence, any_of=suspect.kind == "circle")
 
     def _agent_alone(self, accused: Accusation, suspect: Suspect) -> bool:
         """Whether nothing but the agent of a host is gone: its RNICs move traffic while no probe is answered."""
@@ -216,16 +227,17 @@ class Court:
         if not found:
             # Both layers look clean so far: now the RNICs' tables are worth what it costs to read them.
             hosts = hosts_to_validate([path.hosts for path in paths])
+            named, beside = Counter[tuple[str, str]](), Counter[frozenset[str]]()
+            for source, home, address, _ in flows:
+                named[source, address] += 1
+                beside[frozenset((source, home))] += 1
             for finding in inconsistencies(self.overlay, hosts):
-                sent = set(finding.flows)
-                between = {frozenset((host, home)) for host, to in sent for home in self.overlay.homes(to)}
-                for source, home, address, _ in flows:
-                    # A round trip is late by the tables of either end, and what is to blame sends to more than one.
-                    worth = (
-                        1.0 if (source, address) in sent else _BETWEEN if frozenset((source, home)) in between else 0.0
-                    )
-                    if worth:
-                        found[finding.component.kind, finding.component.name].append((finding, worth))
+                # A round trip is late by the tables of either end, and what is to blame sends to more than one.
+                between = {frozenset((host, home)) for host, to in finding.flows for home in self.overlay.homes(to)}
+                exact = sum(named[flow] for flow in set(finding.flows))
+                near = sum(beside[pair] for pair in between)
+                own = found[finding.component.kind, finding.component.name]
+                own += [(finding, 1.0)] * exact + [(finding, _BETWEEN)] * max(0, near - exact)
         found = {key: told for key, told in found.items() if told}
         if not found:
             return None
@@ -233,8 +245,8 @@ class Court:
         told = found[key]
         if sum(worth for _, worth in told) < _LEAST_TABLED * len(flows):
             return None
-        named = next((finding for finding, _ in told if (finding.component.kind, finding.component.name) == key), None)
-        return named or told[0][0]
+        first = (finding for finding, _ in told if (finding.component.kind, finding.component.name) == key)
+        return next(first, told[0][0])
 
     def _from_counters(self, failures: Sequence[Failure]) -> Iterator[Failure]:
         """Failures that nothing but counters tell of."""
@@ -260,13 +272,15 @@ class Court:
         ranked: Sequence[Ranked],
         layer: Layer | None,
         evidence: Sequence[str],
+        *,
+        any_of: bool = False,
     ) -> list[Failure]:
-        """One for each job whose paths are concerned."""
+        """One for each job whose paths are concerned. ``any_of``: the names do not exclude each other."""
         first, *others = ranked
         others.sort(key=lambda each: -each.probability)
         beside = sum(each.probability for each in others)
-        scale = min(1.0, (1 - first.probability) / beside) if beside else 1.0
-        others = [Ranked(each.name, scale * each.probability) for each in others]
+        scale = min(1.0, (1 - first.probability) / beside) if beside and not any_of else 1.0
+        others = [Ranked(each.name, min(1.0, scale * each.probability)) for each in others]
         named = component(first.name, self.fabric)
         by_job: dict[str, set[tuple[str, str]]] = defaultdict(set)
         for path in accused.paths:
@@ -286,7 +300,7 @@ class Court:
                     for other in others[:MOST_ALTERNATIVES]
                     if other.probability >= LEAST_PROBABILITY
                 ),
-                confidence=round(first.probability, 3),
+                confidence=round(min(1.0, first.probability), 3),
                 paths=tuple(sorted(ends)),
                 evidence=tuple(evidence),
             )

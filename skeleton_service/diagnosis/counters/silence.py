@@ -249,7 +249,5 @@ def _moved(metric: Metric, end: str, since: float) -> bool | None:
     later = slice(own.start + int(np.searchsorted(metric.times[own], since)) + 1, own.stop)
     if later.start >= later.stop:
         return None
-    known = np.isfinite(metric.rises[later])
-    rates = metric.rises[later][known] / metric.seconds[later][known]
-    # A switch may tell late what came before: its last readings count, not the sum.
-    return bool(len(rates) and min(rates[-1], np.median(rates)) > IDLE_BYTES_PER_SECOND)
+    rises, length = np.nansum(metric.rises[later]), np.nansum(metric.seconds[later])
+    return bool(rises > IDLE_BYTES_PER_SECOND * length)
