@@ -29,11 +29,16 @@ class Told:
     def update(self, diagnosis: Diagnosis) -> list[Change]:
         """What to tell now. Of a failure that is over when it is found both are told; what goes on is found again."""
         left = list(self._failures)
+        known_as: dict[int, Failure] = {}
+        # By identity first, so that none is taken for another that only began with it.
+        for same in (_named_alike, _over_the_same):
+            for place, failure in enumerate(diagnosis.failures):
+                if place not in known_as and (one := same(failure, left)) is not None:
+                    left.remove(one)
+                    known_as[place] = one
         made: list[Change] = []
-        for failure in diagnosis.failures:
-            known = _same(failure, left)
-            if known is not None:
-                left.remove(known)
+        for place, failure in enumerate(diagnosis.failures):
+            known = known_as.get(place)
             if known is None or (known.end is not None and failure.end is None):
                 made.append(Change("found", failure))
             elif (known.component.kind, known.component.name) != (failure.component.kind, failure.component.name):
@@ -45,11 +50,14 @@ class Told:
         return made
 
 
-def _same(failure: Failure, known: list[Failure]) -> Failure | None:
-    """The one of these that is the same failure: by id and time, or by job, start and paths."""
+def _named_alike(failure: Failure, known: list[Failure]) -> Failure | None:
+    """The one of these that is the same failure by id and time."""
     alike = [each for each in known if each.id == failure.id and each.job == failure.job and _meet(each, failure)]
-    if alike:
-        return min(alike, key=lambda each: abs(each.start - failure.start))
+    return min(alike, key=lambda each: abs(each.start - failure.start), default=None)
+
+
+def _over_the_same(failure: Failure, known: list[Failure]) -> Failure | None:
+    """The one of these that is the same failure by job, start and paths, whatever it is called."""
     close = [each for each in known if each.job == failure.job and _close(each, failure)]
     own = set(failure.paths)
     shared = [each for each in close if own & set(each.paths) or own == set(each.paths)]

@@ -6,8 +6,10 @@ do, or to be none. So it keeps the start that it had, and it ends on evidence al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -25,6 +27,7 @@ from exporter.contracts.catalogue import (
     RNIC_TRANSMIT,
     RNIC_UP,
 )
+from exporter.contracts.diagnosis import Component
 from skeleton_service.diagnosis.counters.anomaly import Anomaly, Kind
 from skeleton_service.diagnosis.counters.rising import RULES
 from skeleton_service.diagnosis.counters.series import Flags, Metric, gather
@@ -78,17 +81,24 @@ class Lasting:
         oldest = dict(zip(nodes["node"].to_pylist(), nodes["time_min"].to_pylist(), strict=True))
         first, newest = min(oldest.values(), default=inf), pc.max(samples["time"]).as_py()
         told = list(found)
+        places: dict[tuple[str, Component], list[int]] = defaultdict(list)
+        for number, each in enumerate(found):
+            places[each.kind, each.component].append(number)
+        alone: list[_Known] = []
         for (*_, start), known in self._known.items():
             since = oldest.get(known.anomaly.node, first)
             if since <= known.oldest or start - BASELINE_SECONDS >= since:
                 continue  # all that it is known by is kept
-            own = next((number for number, each in enumerate(told) if _same(known.anomaly, each)), None)
+            alike = places[known.anomaly.kind, known.anomaly.component]
+            own = next((number for number in alike if _meet(known.anomaly, told[number])), None)
             if own is not None:
                 told[own] = replace(known.anomaly, end=told[own].end)
             elif known.anomaly.end is None:
-                told.append(replace(known.anomaly, end=_over(known, found, samples)))
+                alone.append(known)
             elif known.anomaly.end >= since:
                 told.append(known.anomaly)
+        samples_of = _by_node(samples, {known.anomaly.node for known in alone})
+        told += [replace(each.anomaly, end=_over(each, found, samples_of[each.anomaly.node])) for each in alone]
         told.sort(key=lambda each: (each.start, each.kind, each.component.name, each.proven))
         self._remember(told, oldest, first, newest or 0.0)
         return told
@@ -102,17 +112,30 @@ class Lasting:
             self._known[key] = _Known(each, since, newest)
 
 
-def _same(known: Anomaly, other: Anomaly) -> bool:
-    """Whether both are of one thing and lasted at a time."""
-    alike = (known.kind, known.component) == (other.kind, other.component)
+def _meet(known: Anomaly, other: Anomaly) -> bool:
+    """Whether both lasted at a time."""
     since, until = max(known.start, other.start), min(inf if each.end is None else each.end for each in (known, other))
-    return alike and since <= until
+    return since <= until
+
+
+def _by_node(samples: pa.Table, nodes: Set[str]) -> dict[str, pa.Table]:
+    """The samples of each of these nodes. O(samples), however many they are."""
+    own = samples.filter(pc.is_in(samples["node"], pa.array(sorted(nodes), pa.string())))
+    encoded = own["node"].combine_chunks().dictionary_encode()
+    code = encoded.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(code, kind="stable")
+    begins = np.searchsorted(code[order], np.arange(len(encoded.dictionary) + 1))
+    own = own.take(pa.array(order))
+    found = dict.fromkeys(nodes, samples.slice(0, 0))
+    for name, (begin, end) in zip(encoded.dictionary.to_pylist(), pairwise(begins.tolist()), strict=True):
+        found[name] = own.slice(begin, end - begin)
+    return found
 
 
 def _over(known: _Known, found: Sequence[Anomaly], samples: pa.Table) -> float | None:
-    """When it was seen last, if samples show that it is over; None while it may last."""
+    """When it was seen last, if the samples of its node show that it is over; None while it may last."""
     anomaly = known.anomaly
-    own = samples.filter(pc.and_(pc.equal(samples["node"], anomaly.node), pc.greater(samples["time"], anomaly.start)))
+    own = samples.filter(pc.greater(samples["time"], anomaly.start))
     if anomaly.kind in _PAUSES and len(own):
         beside = [each for each in found if each.kind in _PAUSES and each.node == anomaly.node]
         ends = [inf if each.end is None else each.end for each in beside]
