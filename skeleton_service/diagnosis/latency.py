@@ -11,12 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from skeleton_service.diagnosis.quantiles import quantiles
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 STEP_SECONDS = 5
 WINDOW_SECONDS = 30
@@ -162,8 +167,9 @@ class Latencies:
         window = self._last[path, _SEVEN].astype(np.float64)
         middle = np.median(past, axis=0)
         spread = np.maximum(np.median(np.abs(past - middle), axis=0), 0.02)
-        factor = LocalOutlierFactor(n_neighbors=NEIGHBOURS, novelty=True).fit((past - middle) / spread)
-        return float(-factor.score_samples(((window - middle) / spread)[None])[0])
+        with _threads().limit(limits=1):  # to wake others for ten windows takes a hundred times as long
+            factor = LocalOutlierFactor(n_neighbors=NEIGHBOURS, novelty=True).fit((past - middle) / spread)
+            return float(-factor.score_samples(((window - middle) / spread)[None])[0])
 
     def _window(self, now: float) -> NDArray[np.float32]:
         """(paths, 8) features of the samples of the last window; of paths probed seldom, of the last few samples."""
@@ -212,6 +218,14 @@ class Latencies:
         place = self._steps[known] % LOOK_BACK_STEPS
         self._features[known, place] = features[known]
         self._steps[known] += 1
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """The thread pools of the libraries that are loaded by now."""
+    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - it looks at all that is loaded
+
+    return ThreadpoolController()
 
 
 def _binomial(hits: NDArray[np.int64], of: NDArray[np.int64]) -> NDArray[np.float64]:

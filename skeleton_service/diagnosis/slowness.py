@@ -126,7 +126,8 @@ class Slowness:
         numbers = np.flatnonzero(judged)
         weight = np.where(flagged, 1.0 + np.minimum(self._steps, _MOST_WEIGHT), 2.0)
         seen = of_flags(numbers, flagged[numbers], weight[numbers], now, self.index)
-        look_for_mirrors(seen, self.index, background=_BACKGROUND, spraying=self._spraying, ratios=FLAG_RATIOS)
+        if not partly:  # what is slow now and then tells little of the way that it came
+            look_for_mirrors(seen, self.index, background=_BACKGROUND, spraying=self._spraying, ratios=FLAG_RATIOS)
         case = build(seen, self.index, background=_BACKGROUND, spraying=self._spraying)
         if not len(case.columns):
             return
