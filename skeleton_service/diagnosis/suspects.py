@@ -58,7 +58,7 @@ _MOST_FILTERED = 24
 _SAMPLE = 400
 """Paths that lose something, and others, that are looked at for how replies come back."""
 _LEAST_EVIDENCE = 8.0
-_MIRROR_LEAD = 6.0
+_MIRROR_LEAD, _MIRROR_SURE = 6.0, 100.0
 _GROUPS: tuple[SuspectKind, ...] = ("linecard", "breakout_group", "lag")
 
 
@@ -154,7 +154,7 @@ def look_for_mirrors(
     Nobody traces replies. Some fabrics hash both directions of a flow alike, others do not: whichever explains a part
     of what was seen better is taken, and kept until the other one does. A reply's links are then known, not shares.
     """
-    if spraying:
+    if spraying or index.mirrors_sure:
         return
     lost = seen.back + seen.untold + seen.there > 0
     some = np.concatenate([_some(np.flatnonzero(lost)), _some(np.flatnonzero(~lost))])
@@ -167,6 +167,7 @@ def look_for_mirrors(
         weight[index.mirrored] = evidence_of(case.rows, case.columns, case.prior, _LEAST_EVIDENCE, ratios)
     lead = weight[True] - weight[False]
     index.mirrored = lead > 0 if abs(lead) > _MIRROR_LEAD else believed
+    index.mirrors_sure = abs(lead) > _MIRROR_SURE
 
 
 def _some(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
