@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from exporter.contracts.diagnosis import Component, Failure
 from skeleton_service.diagnosis.changes import Change
 
+_WHOLE = 1.01
+"""Probabilities of which one is true add up to this at most, rounded as they are."""
+
 
 def failure_lines(failure: Failure) -> Iterator[str]:
     """One line, and the rest indented below it; names come from records, and may hold anything."""
@@ -23,8 +26,14 @@ def _lines(failure: Failure) -> Iterator[str]:
     if failure.paths:
         about.append("1 pair of endpoints" if len(failure.paths) == 1 else f"{len(failure.paths)} pairs of endpoints")
     yield f"  {'; '.join(about)}"
-    others = ", ".join(f"{other.kind} {other.name} ({_sure(other.score)})" for other in failure.alternatives)
-    yield f"  {_sure(failure.confidence)} sure" + (f"; it may be instead: {others}" if others else "")
+    together = failure.confidence + sum(other.score for other in failure.alternatives) > _WHOLE
+    scores = ["" if together else f" ({_sure(other.score)})" for other in failure.alternatives]
+    others = ", ".join(
+        f"{other.kind} {other.name}{score}" for other, score in zip(failure.alternatives, scores, strict=True)
+    )
+    # What adds up to more than one does not exclude each other: any of a circle's switches, say.
+    said = "any of these as well:" if together else "it may be instead:"
+    yield f"  {_sure(failure.confidence)} sure" + (f"; {said} {others}" if others else "")
     for line in failure.evidence:
         yield f"  {line}"
 

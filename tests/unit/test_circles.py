@@ -12,6 +12,7 @@ from exporter.contracts.topology import Topology
 from lab.simulator.failures import simulate
 from skeleton_service.diagnosis import diagnose
 from skeleton_service.diagnosis.circles import circles, members
+from skeleton_service.telling import failure_lines
 
 ODD = ", row {1}"
 
@@ -63,6 +64,8 @@ def test_a_deadlock_is_one_failure_at_one_of_its_switches() -> None:
     assert failure.component.name in switches
     assert all(switch in failure.evidence[0] for switch in switches)
     assert {other.name for other in failure.alternatives} < switches
+    (told,) = [line for line in failure_lines(failure) if "sure" in line]
+    assert "any of these as well: switch " in told
 
 
 def test_names_may_hold_anything() -> None:
