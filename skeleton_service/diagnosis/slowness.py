@@ -15,8 +15,8 @@ from skeleton_service.diagnosis.paths import PathIndex
 from skeleton_service.diagnosis.suspects import Case, Suspect, build, look_for_mirrors, narrowed, of_flags
 
 ALARM_GAIN = 16.0
-LONE_FACTOR = 10.0
-"""Local outlier factor of a path that is slow alone: congestion finds one of thousands."""
+FEW_FACTORS = {1: 25.0, 2: 12.0}
+"""Local outlier factor of one path, or two, that are slow alone: congestion finds some of thousands."""
 DOUBTFUL_FACTOR = 2.5
 """Local outlier factor from which on it is worth asking the tables."""
 FURTHER_GAIN = 18.0
@@ -178,7 +178,7 @@ class Slowness:
                 return None
             checked = [self.latencies.outlier_factor(number) for number in own[:_CHECKED_PATHS].tolist()]
             factor = np.nanmedian(checked or [np.nan])
-            if factor < (OUTLIER_FACTOR if len(own) > 1 else LONE_FACTOR):
+            if factor < FEW_FACTORS.get(len(own), OUTLIER_FACTOR):
                 return None
             if not firm and (
                 factor < DOUBTFUL_FACTOR or len(own) < _LEAST_DOUBTFUL or not self.index.overlay[own].all()
