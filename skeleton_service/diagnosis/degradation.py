@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from skeleton_service.diagnosis.drift import HALF_FLOOR, SLOT_SECONDS, WINDOW_SLOTS, Drift, Drifted, chance
-from skeleton_service.diagnosis.likelihood import FLAG_RATIOS, Found, fit, select
+from skeleton_service.diagnosis.likelihood import FLAG_RATIOS, Found, select
 from skeleton_service.diagnosis.paths import PathIndex
-from skeleton_service.diagnosis.suspects import Case, Suspect, build, look_for_mirrors, narrowed, of_flags
+from skeleton_service.diagnosis.suspects import Case, Suspect, case_of, of_flags
 
 ALPHA = 1e-4
 """Chance that a healthy component looks degraded, one-sided; and, for a path, that it is flagged."""
@@ -107,11 +107,7 @@ class Degradations:
         numbers = np.flatnonzero(drifted.judged)
         weight = np.where(flagged, np.clip(drifted.z / -ndtri(PATH_ALPHA), 1.0, _MOST_WEIGHT), 1.0)
         seen = of_flags(numbers, flagged[numbers], weight[numbers], now, self.index)
-        look_for_mirrors(seen, self.index, background=_BACKGROUND, spraying=self._spraying, ratios=FLAG_RATIOS)
-        case = build(seen, self.index, background=_BACKGROUND, spraying=self._spraying)
-        if not len(case.columns):
-            return
-        case = narrowed(case, self.index, fit(case.rows, case.columns, FLAG_RATIOS).gain)
+        case = case_of(seen, self.index, background=_BACKGROUND, spraying=self._spraying, ratios=FLAG_RATIOS)
         for found in select(case.rows, case.columns, case.prior, ALARM_GAIN, ratios=FLAG_RATIOS):
             self._record(case, found, drifted, flagged, now)
 

@@ -23,13 +23,13 @@ from exporter.contracts.fabric import Fabric
 from skeleton_service.diagnosis.counts import HORIZON, Counts
 from skeleton_service.diagnosis.degradation import Degradations
 from skeleton_service.diagnosis.geometry import Geometry
-from skeleton_service.diagnosis.likelihood import Found, fit, select
+from skeleton_service.diagnosis.likelihood import Found, select
 from skeleton_service.diagnosis.observations import Observations, Path, Trace
 from skeleton_service.diagnosis.paths import PathIndex
 from skeleton_service.diagnosis.refusals import Refusals
 from skeleton_service.diagnosis.scan import Background, Members, scan, threshold
 from skeleton_service.diagnosis.slowness import Slowness
-from skeleton_service.diagnosis.suspects import Case, Seen, Suspect, build, look_for_mirrors, narrowed
+from skeleton_service.diagnosis.suspects import Case, Seen, Suspect, case_of
 
 FIRST_GAIN = 8.0
 """Log-likelihood ratio that the best component must reach once an alarm is raised."""
@@ -43,9 +43,13 @@ UNPROBED_SECONDS = 300
 SAME_SHARE = 0.7
 """Of its failing paths that a stronger one explains: more, and it is what that one's model leaves over."""
 LEAST_FRESH = 3
-"""So many paths that the stronger one does not explain are a failure of their own, whatever share they are."""
+"""So many paths that the stronger one does not explain are a failure of their own, whatever share they are;"""
+FEW_GAIN = 20.0
+"""or fewer, if they gain so much."""
 REVIEWS = (1, 2, 3, 5, 8, 12, 18, 25, 35, 50, 70, 95, 120)
 """Seconds after its alarm at which a failure is looked at again, with what was seen since."""
+OVER_SECONDS = 3
+"""Seconds without a loss after which nothing is learnt of what a failure was."""
 QUIET_SECONDS = 30
 """Seconds without a loss after which a failure is over, if enough was sent to see one."""
 BYTES_PER_PATH, BYTES_PER_RECORD = 12_000, 400
@@ -250,6 +254,7 @@ class Losses:
         if not founds:
             return False
         strongest = max(found.gain for found in founds)
+        still = [case.suspects[found.column] for found in founds]
         left = list(open_ones)
         told = np.zeros(0, np.int64)
         for found in sorted(founds, key=lambda each: -each.gain):
@@ -257,7 +262,8 @@ class Losses:
                 continue
             paths, failing = self._hurt(case, found)
             fresh = len(np.setdiff1d(failing, told))
-            if not fresh or (fresh < LEAST_FRESH and fresh < (1 - SAME_SHARE) * len(failing)):
+            few = fresh < LEAST_FRESH and fresh < (1 - SAME_SHARE) * len(failing)
+            if not fresh or (few and found.gain < FEW_GAIN):
                 continue
             told = np.union1d(told, failing)
             same = max(left, key=lambda each: len(np.intersect1d(each.failing, failing)), default=None)
@@ -272,7 +278,9 @@ class Losses:
                 left.remove(same)
         for each in left:
             # Taken for a failure of its own as long as less was known of another, which explains its paths now.
-            if len(np.intersect1d(each.failing, told)) >= SAME_SHARE * len(each.failing):
+            explained = len(np.intersect1d(each.failing, told)) >= SAME_SHARE * len(each.failing)
+            over = self.counts.quiet(each.failing) >= OVER_SECONDS  # every healthy second speaks against what was true
+            if explained and not over and each.suspect not in still:
                 self.failures.remove(each)
         return True
 
@@ -317,11 +325,7 @@ class Losses:
         known = self._background.ratio
         background = max(_BACKGROUND, 3 * known) if sure else known
         seen = self._seen(first, second)
-        look_for_mirrors(seen, self.index, background=background, spraying=self._spraying)
-        case = build(seen, self.index, background=background, spraying=self._spraying)
-        if not len(case.columns):
-            return case, []
-        case = narrowed(case, self.index, fit(case.rows, case.columns).gain)
+        case = case_of(seen, self.index, background=background, spraying=self._spraying)
         least = FIRST_GAIN if sure else threshold(case.tried, len(self.index))
         return case, select(case.rows, case.columns, case.prior, least)
 

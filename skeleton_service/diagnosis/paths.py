@@ -56,7 +56,7 @@ class PathIndex:
         self.version = 0
         self.kinds: list[Kind] = []
         self.mirrored = False
-        """Whether replies are taken to come back over the links of their requests: ``suspects.look_for_mirrors``;"""
+        """Whether replies are taken to come back over the links of their requests: ``suspects.case_of``;"""
         self.mirrors_sure = False
         """and whether that is beyond doubt."""
         self._clear()

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skeleton_service.diagnosis.latency import OUTLIER_FACTOR, STEP_SECONDS, Latencies, Slow
-from skeleton_service.diagnosis.likelihood import FLAG_RATIOS, Found, fit, select
+from skeleton_service.diagnosis.likelihood import FLAG_RATIOS, Found, select
 from skeleton_service.diagnosis.paths import PathIndex
-from skeleton_service.diagnosis.suspects import Case, Suspect, build, look_for_mirrors, narrowed, of_flags
+from skeleton_service.diagnosis.suspects import Case, Suspect, case_of, of_flags
 
 ALARM_GAIN = 16.0
 FEW_FACTORS = {1: 25.0, 2: 12.0}
@@ -25,6 +25,8 @@ UNPROBED_STEPS = 60
 """Steps without a window to judge after which nobody looks any more."""
 REFINED_SECONDS = 45.0
 """As long as a failure is young, each step says again what it is."""
+_LINK = -3.0
+"""Log of how much less credible it is that a link delays than that it loses: a cable has no queue."""
 _BACKGROUND = 0.02
 _MOST_WEIGHT = 5
 """Windows in a row that count: so many that a single path which is slow without a break is enough."""
@@ -38,6 +40,11 @@ _PARTLY_LEAD = 8.0
 _PARTLY_EXPLAINED = 0.6
 """Of all paths that are slow now and then; congestion has many places."""
 _PARTLY_SHARE = 0.3
+_RNIC_EXPLAINED = 0.8
+"""The same of what is slow at one RNIC: congestion that all it meets goes to, or comes from, is no congestion."""
+_RNIC_GAIN, _RNIC_FACTOR = 35.0, 10.0
+_RNIC_SHARE, _RNIC_FEW_FACTOR = 0.5, 25.0
+"""Of less than this share of its paths the windows must stand out so far."""
 _SOFTWARE = frozenset({"vswitch", "container"})
 
 
@@ -126,13 +133,17 @@ class Slowness:
         numbers = np.flatnonzero(judged)
         weight = np.where(flagged, 1.0 + np.minimum(self._steps, _MOST_WEIGHT), 2.0)
         seen = of_flags(numbers, flagged[numbers], weight[numbers], now, self.index)
-        if not partly:  # what is slow now and then tells little of the way that it came
-            look_for_mirrors(seen, self.index, background=_BACKGROUND, spraying=self._spraying, ratios=FLAG_RATIOS)
-        case = build(seen, self.index, background=_BACKGROUND, spraying=self._spraying)
-        if not len(case.columns):
-            return
-        case = narrowed(case, self.index, fit(case.rows, case.columns, FLAG_RATIOS).gain)
-        founds = select(case.rows, case.columns, case.prior, ALARM_GAIN, ratios=FLAG_RATIOS)
+        # What is slow now and then tells little of the way that it came.
+        case = case_of(
+            seen,
+            self.index,
+            background=_BACKGROUND,
+            spraying=self._spraying,
+            ratios=FLAG_RATIOS,
+            mirrors=not partly,
+        )
+        prior = case.prior + np.array([_LINK if each.kind == "link" else 0.0 for each in case.suspects])
+        founds = select(case.rows, case.columns, prior, ALARM_GAIN, ratios=FLAG_RATIOS)
         recorded = [self._record(case, found, slow, flagged, now, partly, known) for found in founds]
         told = [each for each in recorded if each is not None]
         none = [np.zeros(0, np.int64)]
@@ -169,15 +180,18 @@ class Slowness:
         if not len(own):
             return None
         # Congestion makes some probes of some paths late for a while, and is no failure.
-        firm = not partly or self._is_software(case, found, own, flagged)
+        firm = (
+            not partly
+            or self._is_software(case, found, own, flagged)
+            or self._is_rnic(case, found, own, paths, flagged)
+        )
         common = {id(each): len(np.intersect1d(each.slow, own)) for each in known}
         meets = [each for each in known if common[id(each)]]
         same = max(meets, key=lambda each: (not each.tentative, common[id(each)]), default=None)
         if same is None:
             if found.gain < FURTHER_GAIN and not all(each.tentative for each in known):
                 return None
-            checked = [self.latencies.outlier_factor(number) for number in own[:_CHECKED_PATHS].tolist()]
-            factor = np.nanmedian(checked or [np.nan])
+            factor = self._outlier_factor(own)
             if factor < FEW_FACTORS.get(len(own), OUTLIER_FACTOR):
                 return None
             if not firm and (
@@ -217,6 +231,29 @@ class Slowness:
                 same.tentative, same.detected_at = False, now
                 same.start = self.latencies.onset(own.tolist(), partly=partly)
         return same
+
+    def _outlier_factor(self, paths: NDArray[np.int64]) -> float:
+        """Median local outlier factor of the paths' windows."""
+        checked = [self.latencies.outlier_factor(number) for number in paths[:_CHECKED_PATHS].tolist()]
+        return float(np.nanmedian(checked or [np.nan]))
+
+    def _is_rnic(
+        self,
+        case: Case,
+        found: Found,
+        own: NDArray[np.int64],
+        crossing: NDArray[np.int64],
+        flagged: NDArray[np.bool_],
+    ) -> bool:
+        """Whether what is slow now and then, all of it, meets at one RNIC, and stands out."""
+        if case.suspects[found.column].kind != "cable" or found.gain < _RNIC_GAIN:
+            return False
+        least = _RNIC_FACTOR if len(own) >= _RNIC_SHARE * len(crossing) else _RNIC_FEW_FACTOR
+        return bool(
+            (self._steps[own] >= _MOST_STEPS).sum() >= _LEAST_PARTLY
+            and len(own) >= _RNIC_EXPLAINED * flagged[np.unique(case.path)].sum()
+            and self._outlier_factor(own) >= least
+        )
 
     def _is_software(self, case: Case, found: Found, own: NDArray[np.int64], flagged: NDArray[np.bool_]) -> bool:
         """Whether paths that are slow now and then have a container or a virtual switch in common, beyond doubt."""

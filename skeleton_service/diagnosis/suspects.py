@@ -146,28 +146,51 @@ def of_flags(
     return Seen(paths, ways, weight, none, none, np.where(flagged, weight, 0.0), none)
 
 
-def look_for_mirrors(
-    seen: Seen, index: PathIndex, *, background: float, spraying: bool = False, ratios: NDArray[np.float64] = RATIOS
-) -> None:
-    """Make up one's mind whether replies come back over the links of their requests, as with symmetric hashing.
+def case_of(
+    seen: Seen,
+    index: PathIndex,
+    *,
+    background: float,
+    spraying: bool = False,
+    ratios: NDArray[np.float64] = RATIOS,
+    mirrors: bool = True,
+) -> Case:
+    """The rows of what was seen, and the suspects that have a hope of explaining them.
+
+    With ``mirrors``, make up one's mind first whether replies come back over the links of their requests.
+    """
+    if mirrors and not spraying and not index.mirrors_sure:
+        case = _look_for_mirrors(seen, index, background, ratios)
+        if case is not None:
+            return case
+    return _hopeful(seen, index, background, spraying, ratios)
+
+
+def _hopeful(seen: Seen, index: PathIndex, background: float, spraying: bool, ratios: NDArray[np.float64]) -> Case:
+    case = build(seen, index, background=background, spraying=spraying)
+    if not len(case.columns):
+        return case
+    return narrowed(case, index, fit(case.rows, case.columns, ratios).gain)
+
+
+def _look_for_mirrors(seen: Seen, index: PathIndex, background: float, ratios: NDArray[np.float64]) -> Case | None:
+    """Take replies to come back over the links of their requests, as with symmetric hashing, or not to.
 
     Nobody traces replies. Some fabrics hash both directions of a flow alike, others do not: whichever explains a part
     of what was seen better is taken, and kept until the other one does. A reply's links are then known, not shares.
+    Gives the case that explains it, if it has all that was seen.
     """
-    if spraying or index.mirrors_sure:
-        return
     lost = seen.back + seen.untold + seen.there > 0
-    some = np.concatenate([_some(np.flatnonzero(lost)), _some(np.flatnonzero(~lost))])
-    sample = Seen(*(getattr(seen, each.name)[some] for each in fields(Seen)))
-    believed, weight = index.mirrored, {}
+    some = np.sort(np.concatenate([_some(np.flatnonzero(lost)), _some(np.flatnonzero(~lost))]))
+    sample = seen if len(some) == len(lost) else Seen(*(getattr(seen, each.name)[some] for each in fields(Seen)))
+    believed, cases, weight = index.mirrored, {}, {}
     for index.mirrored in (False, True):
-        case = build(sample, index, background=background)
-        if len(case.columns):
-            case = narrowed(case, index, fit(case.rows, case.columns, ratios).gain)
+        case = cases[index.mirrored] = _hopeful(sample, index, background, False, ratios)
         weight[index.mirrored] = evidence_of(case.rows, case.columns, case.prior, _LEAST_EVIDENCE, ratios)
     lead = weight[True] - weight[False]
     index.mirrored = lead > 0 if abs(lead) > _MIRROR_LEAD else believed
     index.mirrors_sure = abs(lead) > _MIRROR_SURE
+    return cases[index.mirrored] if sample is seen else None
 
 
 def _some(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
