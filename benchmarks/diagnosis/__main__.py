@@ -30,7 +30,7 @@ from lab.simulator.failures import CLASSES
 TUNING_SEEDS = range(1_000_000)
 """Free to look at while a method is worked on. ``--quick`` and the tests draw these."""
 
-REPORT_SEEDS = range(51_000_000, 52_000_000)
+REPORT_SEEDS = range(52_000_000, 53_000_000)
 """Never looked at: what is published is measured on these. Once one was, move this on."""
 
 RUNS, QUICK_RUNS = 300, 3
