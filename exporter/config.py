@@ -18,6 +18,7 @@ from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
 from exporter.dnsconfig import Dns, dns_settings
+from exporter.host.settings import Counters
 from exporter.otlp.settings import Otlp, check_otlp
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
@@ -102,6 +103,7 @@ class Config(_Section, frozen=True, kw_only=True):
     probing: Probing | None = None
     throughput: Throughput = msgspec.field(default_factory=Throughput)
     workloads: tuple[Workload, ...] = ()
+    counters: Counters | None = None
     switches: Switches | None = None
     otlp: Otlp | None = None
     dns: Dns | None = None
@@ -126,6 +128,9 @@ def read_config(path: Path | str) -> Config:
         key_file = str(base / config.probing.key_file)
         config = msgspec.structs.replace(config, probing=msgspec.structs.replace(config.probing, key_file=key_file))
         read_key(key_file)
+    if config.counters is not None:
+        counters = msgspec.structs.replace(config.counters, ethtool=resolve(config.counters.ethtool))
+        config = msgspec.structs.replace(config, counters=counters)
     if config.switches is not None:
         targets = tuple(
             msgspec.structs.replace(target, community_file=str(base / target.community_file))
@@ -155,7 +160,7 @@ def read_config(path: Path | str) -> Config:
         config = msgspec.structs.replace(config, underlay=_resolve_underlay(config, config.underlay, base, source))
     if not config.rnics and config.topology is not None:
         rnics = _rnics_of(
-            config.host, config.topology, source, needed=config.probing is not None or config.underlay is not None
+            config.host, config.topology, source, needed=bool(config.probing or config.underlay or config.counters)
         )
         config = msgspec.structs.replace(config, rnics=rnics)
     if config.probing is not None and not config.rnics:
@@ -166,6 +171,10 @@ def read_config(path: Path | str) -> Config:
             if rnic.netdev is None:
                 problem = f"section 'underlay': {rnic.name!r} of {config.host} has no 'netdev' to look at"
                 raise ContractError(source, problem, "give it one, or list underlay.devices")
+    if config.counters is not None and not config.rnics:
+        raise ContractError(
+            source, "section 'counters' has no RNIC to read", "name the host's 'rnics', or a 'topology' that holds it"
+        )
     known = {rnic.name for rnic in config.rnics}
     for number, workload in enumerate(config.workloads):
         for name in workload.rnics:

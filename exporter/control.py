@@ -33,6 +33,7 @@ from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
+from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, link_info, rnic_info
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
@@ -76,7 +77,7 @@ class Exporter:
         self._snapshots = Snapshots()
         self._renderer = Renderer(self._snapshots)
         self._rendering = threading.Lock()  # for what scrapes and pushes share; nobody waits for the network with it
-        self._own = Store([(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 4), (OTLP, 1)])
+        self._own = Store([(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 5), (OTLP, 1)])
         self._stores = [self._own]
         self._children: list[Child] = []
         self._monitor = RnicMonitor(config.host, config.rnics, config.throughput, config.sysfs, self._own)
@@ -101,6 +102,8 @@ class Exporter:
             self._start_rdma(config, config.rdma)
         if config.underlay is not None and self._fabric is not None:
             self._start_underlay(config, config.underlay, self._fabric)
+        if config.counters is not None:
+            self._start_counters(config, config.counters)
         if config.switches is not None:
             self._start_poller(config, topology)
             if topology is not None:
@@ -193,6 +196,13 @@ class Exporter:
         )
         self._stores.append(self._outer_routes)
         self._children.append(self._tracer)
+
+    def _start_counters(self, config: Config, counters: Counters) -> None:
+        settings = counter_settings(counters, config.host, config.rnics, config.throughput.step_seconds, config.sysfs)
+        store = Store(counter_tables(max(len(settings.rnics), 1)))
+        self._monitor.follow(store)
+        self._stores.append(store)
+        self._children.append(Child("exporter.host.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
 
     def _start_poller(self, config: Config, topology: Topology | None) -> None:
         switches = config.switches

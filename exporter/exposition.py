@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.contracts.catalogue import Metric, Table
+from exporter.contracts.metric import Metric, Table
 from exporter.snapshot import Snapshot, Snapshots
 from exporter.store import Store
 

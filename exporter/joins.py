@@ -22,9 +22,9 @@ from exporter.contracts.catalogue import (
     RNIC_INFO,
     ROUTE,
     TRACE_LAST_HOP_INFO,
-    Table,
 )
 from exporter.contracts.fabric import Fabric
+from exporter.contracts.metric import Table
 from exporter.contracts.names import port_id, split_port
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Rnic, Topology

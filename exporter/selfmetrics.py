@@ -8,7 +8,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from exporter import __version__
-from exporter.contracts.catalogue import Kind, Metric
+from exporter.contracts.metric import Kind, Metric
 from exporter.exposition import Series, label_text
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.contracts.catalogue import Table
+from exporter.contracts.metric import Table
 from exporter.store import ATTEMPTS, LABEL_BYTES, ROW_WORDS, Store
 
 _PAUSE = 0.0005  # seconds between attempts: a writer changes a row in microseconds, unless it lost its processor

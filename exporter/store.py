@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from exporter.contracts.catalogue import Table
+from exporter.contracts.metric import Table
 
 LABEL_BYTES = 1024
 _WORD = 8

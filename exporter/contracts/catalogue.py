@@ -8,20 +8,20 @@ by the mapping that Prometheus' own OTLP receiver applies (dots to underscores, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
-from typing import Literal
-
-Kind = Literal["counter", "gauge", "histogram"]
-
-# UCUM unit -> Prometheus suffix. Annotations in braces carry no suffix. The unit "1" is not used:
-# translators disagree on its suffix, so a ratio has no unit and says ``ratio`` in its name.
-_SUFFIX = {"s": "_seconds", "By": "_bytes", "By/s": "_bytes_per_second", "": ""}
+from exporter.contracts.metric import Kind, Metric, Table
+from exporter.contracts.metric import table as _table
+from exporter.contracts.rnic_counters import (
+    RNIC_COVERAGE,
+    RNIC_DEVICE_INFO,
+    RNIC_GID_INFO,
+    RNIC_HARDWARE,
+    RNIC_LABELS,
+    RNIC_PRIORITY,
+    RNIC_READING,
+)
 
 PATH_LABELS = ("path", "src_host", "src_rnic", "dst_host", "dst_rnic", "probe")
 RTT_LABELS = ("src_host", "src_rnic", "role", "probe")
-RNIC_LABELS = ("host", "rnic")
 PORT_LABELS = ("switch", "switch_port")
 DNS_LABELS = ("host", "resolver", "name")
 DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
@@ -43,11 +43,14 @@ SERIES_TERMS = {
     f"{MOST_CONNECTIONS} an RNIC; 0 without `rdma.reliable`",
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric; sprayed, all it may cross",
     "rnics": "RNICs of the host",
+    "priorities": "priorities of an RNIC whose pauses its driver tells: 8, or those with PFC",
+    "signals": "kinds of counters that an RNIC may tell, 10",
+    "gids": "RoCE GIDs of an RNIC, at most 32",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
     "probe types": "probe types of the planned paths, at most 4 (`rdma`, `udp`, `mtu`, `tcp`)",
     "resolvers": "DNS resolvers that the exporter asks, at most 8",
     "names": "names that it asks them for, at most 16",
-    "processes": "processes that the exporter starts, at most 4",
+    "processes": "processes that the exporter starts, at most 5",
     "switches": "switches that the exporter polls",
     "switch ports": "ports of these switches",
     "switch ends of links": "ports of these switches at an end of a link of the topology",
@@ -60,53 +63,6 @@ RTT_BUCKETS = (5e-6, 1e-5, 1.5e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-
 
 DNS_BUCKETS = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0, 2.0, 5.0)
 """Bounds in seconds: from an answer out of a cache nearby to the 5 s that a stub resolver waits (resolv.conf(5))."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    otel_name: str
-    kind: Kind
-    unit: str
-    labels: tuple[str, ...]
-    help: str
-    series: str
-    """The most series an exporter emits: numbers and ``SERIES_TERMS`` joined by `` x ``; see ``series_bound``."""
-    buckets: tuple[float, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The Prometheus name."""
-        base = self.otel_name.replace(".", "_")
-        suffix = "" if self.unit.startswith("{") else _SUFFIX[self.unit]
-        if suffix and not base.endswith(suffix):
-            base += suffix
-        return base + "_total" if self.kind == "counter" else base
-
-    def series_bound(self, terms: Mapping[str, int]) -> int:
-        """The formula ``series`` worked out with these values; raise KeyError for a term that has none."""
-        return prod(int(factor) if factor.isdecimal() else terms[factor] for factor in self.series.split(" x "))
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Metrics that share their labels: one row a label set, one column a metric (see exporter/store.py)."""
-
-    name: str
-    labels: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    hidden_labels: tuple[str, ...] = ()
-    """Text a row carries for readers inside the exporter, after its labels; never rendered."""
-    counts_from_zero: bool = True
-    """Whether counters are 0 when their row is made; a device's own counters began at a time that nobody knows."""
-
-
-def _table(
-    name: str, labels: tuple[str, ...], *metrics: Metric, hidden: tuple[str, ...] = (), counts_from_zero: bool = True
-) -> Table:
-    for metric in metrics:
-        if metric.labels != labels:
-            raise AssertionError(f"{metric.name} and table {name} disagree on labels")
-    return Table(name, labels, metrics, hidden, counts_from_zero)
 
 
 def _path(name: str, kind: Kind, unit: str, text: str, series: str = "paths") -> Metric:
@@ -778,6 +734,12 @@ CATALOGUE: tuple[Metric, ...] = (
     LINKS_POSSIBLE,
     LINKS_COVERED,
     *RNIC.metrics,
+    *RNIC_HARDWARE.metrics,
+    *RNIC_PRIORITY.metrics,
+    *RNIC_READING.metrics,
+    RNIC_DEVICE_INFO,
+    RNIC_GID_INFO,
+    RNIC_COVERAGE,
     *SWITCH_PORT.metrics,
     *SWITCH.metrics,
     *DNS.metrics,

@@ -1,4 +1,6 @@
-"""Names of the counter samples that the catalogue does not have: what an ASIC and an RNIC's own registers count.
+"""Names of the counter samples that the diagnosis reads: what an ASIC and an RNIC's own registers count.
+
+Those of RNICs are the catalogue's (exporter.contracts.rnic_counters), whoever made the RNIC.
 
 A sample's metric is a name of the catalogue or of this module; names that neither has are legal and say nothing. What
 ends in ``_total`` is a counter, cumulative as it was read; all else is a gauge. ``node`` of a sample is the switch or
@@ -53,9 +55,9 @@ BGP_TRANSITIONS = "fabric_switch_bgp_transitions_total"
 
 # ---- an RNIC
 RNIC_HW = "fabric_rnic_hw_{}_total"
-"""counter: a file of ``hw_counters`` (sysfs), by the name of the file."""
+"""counter: a file of ``hw_counters`` (sysfs), by the name that mlx5 gives it."""
 RNIC_ETHTOOL = "fabric_rnic_{}_total"
-"""counter: a line of ``ethtool -S`` that is not of a priority, by its name."""
+"""counter: a line of ``ethtool -S`` that is not of a priority, by the name that mlx5 gives it."""
 RNIC_OUT_OF_SEQUENCE = RNIC_HW.format("out_of_sequence")
 """counter: requests that arrived out of order: packets before them were lost."""
 RNIC_SEQUENCE_ERRORS = RNIC_HW.format("packet_seq_err")

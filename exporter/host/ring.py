@@ -35,6 +35,10 @@ class ThroughputRing:
             self._samples.clear()
         self._samples.append(sample)
 
+    def clear(self) -> None:
+        """Forget all: what comes now counts something else."""
+        self._samples.clear()
+
     def rates(self, since: float = 0.0) -> Iterator[Rate]:
         """Yield the rates that end after ``since``. An interval with a counter reset is left out: it is a gap."""
         samples = list(self._samples)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter import __version__
-from exporter.contracts.catalogue import Metric, Table
+from exporter.contracts.metric import Metric, Table
 from exporter.exposition import Series
 from exporter.otlp.wire import PointFormat, attributes, metric_message, request
 from exporter.snapshot import Snapshot, Snapshots

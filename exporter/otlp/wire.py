@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.contracts.catalogue import Metric
+from exporter.contracts.metric import Metric
 
 _LENGTH_DELIMITED = 2  # wire types of https://protobuf.dev/programming-guides/encoding/
 _FIXED64 = 1

@@ -15,8 +15,8 @@ from exporter.contracts.catalogue import (
     PROBER,
     ROUTE,
     RTT_TABLE,
-    Table,
 )
+from exporter.contracts.metric import Table
 from exporter.contracts.plan import RESPONDER_PORT
 from exporter.probing.ceilings import Ceilings
 

@@ -23,9 +23,9 @@ from exporter.contracts.catalogue import (
     RELIABLE_SERVING,
     ROUTE,
     RTT_TABLE,
-    Table,
 )
 from exporter.contracts.codec import ContractError
+from exporter.contracts.metric import Table
 from exporter.contracts.plan import INTRODUCTION_PORT, Plan
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 

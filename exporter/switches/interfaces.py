@@ -15,8 +15,8 @@ from exporter.contracts.catalogue import (
     PORT_TRANSMIT_DISCARDS,
     PORT_TRANSMIT_ERRORS,
     PORT_UP,
-    Metric,
 )
+from exporter.contracts.metric import Metric
 from exporter.switches.snmp import Oid, Session, Value, walk
 
 _IF_ENTRY: Oid = (1, 3, 6, 1, 2, 1, 2, 2, 1)

@@ -24,8 +24,8 @@ from exporter.contracts.catalogue import (
     SWITCH_POLLS,
     SWITCH_PORT,
     SWITCH_REACHABLE,
-    Metric,
 )
+from exporter.contracts.metric import Metric
 from exporter.messages import receive_message
 from exporter.store import RowWriter, Store, StoreFullError, TableWriter
 from exporter.switches.interfaces import PortValues, read_interfaces

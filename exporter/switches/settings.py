@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from exporter.contracts.catalogue import SWITCH, SWITCH_PORT, Table
+from exporter.contracts.catalogue import SWITCH, SWITCH_PORT
+from exporter.contracts.metric import Table
 
 PORTS_PER_SWITCH = 1024
 

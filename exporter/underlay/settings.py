@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE, Table
+from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE
+from exporter.contracts.metric import Table
 from exporter.underlay.encapsulation import VXLAN_PORT, Inner
 
 

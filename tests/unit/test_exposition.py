@@ -46,8 +46,15 @@ from exporter.contracts.catalogue import (
     SWITCH_PORT,
     TRACE_LAST_HOP_INFO,
     UNDERLAY,
-    Metric,
-    Table,
+)
+from exporter.contracts.metric import Metric, Table
+from exporter.contracts.rnic_counters import (
+    RNIC_COVERAGE_TABLE,
+    RNIC_DEVICE_TABLE,
+    RNIC_GID_TABLE,
+    RNIC_HARDWARE,
+    RNIC_PRIORITY,
+    RNIC_READING,
 )
 from exporter.exposition import Renderer, Series, label_text, number
 from exporter.store import Store, column_count
@@ -57,8 +64,12 @@ DNS_TABLES = [DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE]
 RDMA_TABLES = [
     RDMA, RDMA_INFO_TABLE, RDMA_TRACING, RELIABLE, RELIABLE_OPERATION, RELIABLE_FAILURE, RELIABLE_SERVING,
 ]  # fmt: skip
+COUNTER_TABLES = [
+    RNIC_HARDWARE, RNIC_PRIORITY, RNIC_READING, RNIC_DEVICE_TABLE, RNIC_GID_TABLE, RNIC_COVERAGE_TABLE,
+]  # fmt: skip
 TABLES = [
-    PATH, RTT_TABLE, RNIC, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, *RDMA_TABLES, UNDERLAY, CONTROL, CHILDREN, OTLP,
+    PATH, RTT_TABLE, RNIC, *COUNTER_TABLES, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, *RDMA_TABLES, UNDERLAY, CONTROL,
+    CHILDREN, OTLP,
 ]  # fmt: skip
 INFO = [
     PATH_LINK_INFO, TRACE_LAST_HOP_INFO, PATH_INFO, PATH_MTU_LIMIT_INFO, JOB_PATH_INFO, LINK_INFO, RNIC_INFO,

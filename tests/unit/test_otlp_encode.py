@@ -30,8 +30,8 @@ from exporter.contracts.catalogue import (
     RTT_TABLE,
     SWITCH,
     SWITCH_PORT,
-    Table,
 )
+from exporter.contracts.metric import Table
 from exporter.exposition import Renderer, Series
 from exporter.otlp.encode import Encoder
 from exporter.selfmetrics import PROCESS_METRICS, ProcessMetrics, resource_attributes, target_info

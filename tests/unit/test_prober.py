@@ -22,8 +22,8 @@ from exporter.contracts.catalogue import (
     PROBER_UNSUPPORTED,
     PROBER_WAITING,
     RTT_TABLE,
-    Metric,
 )
+from exporter.contracts.metric import Metric
 from exporter.contracts.plan import Plan, Target
 from exporter.messages import send_message
 from exporter.probing import sockets

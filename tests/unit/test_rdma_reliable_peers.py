@@ -25,8 +25,8 @@ from exporter.contracts.catalogue import (
     RELIABLE_REFUSED,
     RELIABLE_SERVED,
     RELIABLE_STARTED,
-    Metric,
 )
+from exporter.contracts.metric import Metric
 from exporter.contracts.plan import Target
 from exporter.probing.limits import SourceLimit
 from exporter.probing.loop import Loop

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from exporter.contracts.catalogue import RTT_TABLE, Metric, Table
+from exporter.contracts.catalogue import RTT_TABLE
+from exporter.contracts.metric import Metric, Table
 from exporter.snapshot import Snapshot, Snapshots
 from exporter.store import Row, Store, StoreFullError
 

@@ -17,8 +17,8 @@ from exporter.contracts.catalogue import (
     PROBER_TRACES_DELAYED,
     ROUTE,
     RTT_TABLE,
-    Metric,
 )
+from exporter.contracts.metric import Metric
 from exporter.probing.paths import ROUTE_CHANGES, ROUTE_HASH, Path
 from exporter.probing.settings import prober_tables
 from exporter.probing.tracing.tracer import FREEZE_LIMIT_SECONDS, FREEZE_SECONDS, LastSwitch, Tracer, route_hash

@@ -9,14 +9,8 @@ from typing import ClassVar
 
 import pytest
 
-from exporter.contracts.catalogue import (
-    UNDERLAY,
-    UNDERLAY_LEARNT,
-    UNDERLAY_LOOKING,
-    UNDERLAY_REJECTED,
-    UNDERLAY_SEEN,
-    Metric,
-)
+from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_LEARNT, UNDERLAY_LOOKING, UNDERLAY_REJECTED, UNDERLAY_SEEN
+from exporter.contracts.metric import Metric
 from exporter.store import Store
 from exporter.underlay.capture import Capture
 from exporter.underlay.learning import Learner

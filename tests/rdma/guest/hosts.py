@@ -9,16 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from exporter.child import Child
-from exporter.contracts.catalogue import (
-    PATH,
-    RDMA,
-    RELIABLE,
-    RELIABLE_FAILURE,
-    RELIABLE_OPERATION,
-    RELIABLE_SERVING,
-    Metric,
-)
+from exporter.contracts.catalogue import PATH, RDMA, RELIABLE, RELIABLE_FAILURE, RELIABLE_OPERATION, RELIABLE_SERVING
 from exporter.contracts.fabric import Fabric
+from exporter.contracts.metric import Metric
 from exporter.contracts.plan import Plan, Target
 from exporter.probing.settings import RESULT_CAPACITY
 from exporter.rdma.settings import RdmaSettings, Reliable, TraceSettings, rdma_tables

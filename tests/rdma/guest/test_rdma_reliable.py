@@ -20,8 +20,8 @@ from exporter.contracts.catalogue import (
     RELIABLE_SERVED,
     RELIABLE_SERVING,
     RELIABLE_STARTED,
-    Metric,
 )
+from exporter.contracts.metric import Metric
 from exporter.contracts.plan import Target
 from exporter.probing.loop import Loop
 from exporter.probing.packet import ACCEPT, CHALLENGE, OPEN

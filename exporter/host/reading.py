@@ -1,0 +1,192 @@
+"""All that one RNIC counts, read at once; and what it does not tell."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+from exporter.contracts.metric import Metric
+from exporter.contracts.rnic_counters import (
+    ACTIVE,
+    ACTIVE_MTU,
+    HW,
+    LINES,
+    PFC_PAUSED,
+    PFC_PAUSING,
+    PFC_RECEIVED,
+    PFC_SENT,
+    PORT,
+    RDMA_RECEIVE,
+    RDMA_TRANSMIT,
+    STALLED_READ_RATIO,
+    STALLED_WRITE_RATIO,
+)
+from exporter.host.counterfiles import CounterFiles, GoneError
+from exporter.host.device import Device, Setup, read_device, read_setup
+from exporter.host.dialects import Term, of_hw_counter, of_port_counter
+from exporter.host.ethtool import Statistics
+
+State = Literal["supported", "disabled", "absent", "stale"]
+
+SIGNALS: Mapping[str, tuple[Metric, ...]] = {
+    "bytes": (RDMA_RECEIVE, RDMA_TRANSMIT),
+    "ecn": (HW["np_ecn_marked_roce_packets"],),
+    "cnp": (HW["np_cnp_sent"], HW["rp_cnp_handled"]),
+    "loss": (HW["out_of_sequence"], HW["packet_seq_err"], HW["retransmitted_packets"]),
+    "timeout": (HW["local_ack_timeout_err"], HW["req_transport_retries_exceeded"]),
+    "pfc": (PFC_RECEIVED, PFC_SENT),
+    "pause_time": (PFC_PAUSED, PFC_PAUSING),
+    "discards": (LINES["rx_discards_phy"], LINES["tx_discards_phy"], PORT["xmit_discards"]),
+    "bit_errors": (LINES["rx_crc_errors_phy"], LINES["rx_symbol_err_phy"], PORT["symbol_error"]),
+    "pcie": (STALLED_READ_RATIO, STALLED_WRITE_RATIO),
+}
+"""{signal: metrics of which one at least tells it}."""
+
+_PFC = ("pfc", "pause_time")
+_WIDTH = 1 << 32
+_NEAR = _WIDTH // 10
+_COUNTERS, _HW_COUNTERS = "ports/1/counters", "ports/1/hw_counters"
+_BYTES = frozenset({RDMA_RECEIVE, RDMA_TRANSMIT})
+
+Key = TypeVar("Key")
+
+
+class NoDeviceError(OSError):
+    """There is no such RDMA device, nor its network device."""
+
+
+class _Named(NamedTuple):
+    name: str
+    term: Term
+
+
+def _named(meaning: Callable[[str], Term | None]) -> Callable[[str], _Named | None]:
+    def of(name: str) -> _Named | None:
+        term = meaning(name)
+        return None if term is None else _Named(name, term)
+
+    return of
+
+
+def _of_bytes(meaning: Callable[[str], Term | None]) -> Callable[[str], _Named | None]:
+    def of(name: str) -> _Named | None:
+        term = meaning(name)
+        return _Named(name, term) if term is not None and term.metric in _BYTES else None
+
+    return of
+
+
+class Unwrapped:
+    """Numbers of 32 bits as if they had more.
+
+    Many counters of RNICs have 32 bits, and nobody says which. One that was about to wrap, and is small now, has
+    wrapped; any other that went back was reset, and starts again.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[object, int] = {}
+        self._wraps: dict[object, int] = {}
+
+    def of(self, key: object, value: int) -> int:
+        last = self._last.get(key, value)
+        self._last[key] = value
+        if value < last:
+            wrapped = _WIDTH - _NEAR <= last < _WIDTH and value < _NEAR
+            self._wraps[key] = self._wraps.get(key, 0) + 1 if wrapped else 0
+        return value + _WIDTH * self._wraps.get(key, 0)
+
+    def forget(self) -> None:
+        """The device is another one now."""
+        self._last.clear()
+        self._wraps.clear()
+
+
+@dataclass(slots=True)
+class Reading:
+    """What an RNIC tells; what is not in it, it does not tell."""
+
+    values: dict[Metric, float] = field(default_factory=dict)
+    priorities: dict[int, dict[Metric, float]] = field(default_factory=dict)
+    device: Device = field(default_factory=Device)
+    setup: Setup = field(default_factory=Setup)
+    coverage: dict[str, State] = field(default_factory=dict)
+
+
+class RnicReader:
+    """Reads one RNIC again and again. Not for several threads at once."""
+
+    def __init__(self, rnic: str, netdev: str | None, statistics: Statistics, sysfs: Path = Path("/sys")) -> None:
+        self._rnic, self._netdev, self._statistics, self._sysfs = rnic, netdev, statistics, sysfs
+        root = sysfs / "class/infiniband" / rnic
+        self._hw = CounterFiles(root / _HW_COUNTERS, _named(of_hw_counter))
+        self._port = CounterFiles(root / _COUNTERS, _named(of_port_counter))
+        self._bytes = [
+            CounterFiles(root / _COUNTERS, _of_bytes(of_port_counter)),
+            CounterFiles(root / _HW_COUNTERS, _of_bytes(of_hw_counter)),
+        ]
+        self._unwrapped = Unwrapped()
+
+    def read(self, vlans: dict[str, str]) -> Reading:
+        """All of it. Raise OSError, saying why, where nothing can be read: GoneError if the device went meanwhile."""
+        device = read_device(self._rnic, self._netdev, self._sysfs)
+        netdev = device.netdev if device is not None else self._netdev
+        if device is None and not (netdev and (self._sysfs / "class/net" / netdev).is_dir()):
+            self._unwrapped.forget()
+            raise NoDeviceError(errno.ENODEV, "there is neither such an RDMA device nor its network device", self._rnic)
+        reading = Reading(device=device or Device(netdev=netdev or ""))
+        try:
+            from_port, from_hw = self._port.read(), self._hw.read()
+        except GoneError:  # torn: a device that is reset in the middle of a reading has told half of two lives
+            self._unwrapped.forget()
+            raise
+        self._add("port", from_port, reading.values)
+        own: dict[Metric, float] = {}
+        self._add("hw", from_hw, own)
+        # Of what both tell, such as bytes, ``counters`` is what everybody reads.
+        reading.values = own | reading.values
+        self._add_statistics(reading, netdev)
+        reading.setup = read_setup(self._rnic, netdev, self._sysfs, vlans)
+        if reading.setup.active is not None:
+            reading.values[ACTIVE] = float(reading.setup.active)
+        if reading.setup.active_mtu is not None:
+            reading.values[ACTIVE_MTU] = float(reading.setup.active_mtu)
+        reading.coverage = coverage(reading)
+        return reading
+
+    def read_bytes(self) -> dict[Metric, float]:
+        """Bytes received and sent alone: for a series of rates."""
+        values: dict[Metric, float] = {}
+        for files in self._bytes:
+            if not values:
+                self._add("port" if files is self._bytes[0] else "hw", files.read(), values)
+        return values
+
+    def _add(self, source: str, numbers: list[tuple[_Named, int]], values: dict[Metric, float]) -> None:
+        for (name, (metric, factor)), number in numbers:
+            values[metric] = values.get(metric, 0.0) + factor * self._unwrapped.of((source, name), number)
+
+    def _add_statistics(self, reading: Reading, netdev: str | None) -> None:
+        for (metric, factor), priority, number in self._statistics.read(netdev) if netdev else ():
+            values = reading.values if priority is None else reading.priorities.setdefault(priority, {})
+            values[metric] = values.get(metric, 0.0) + factor * number
+
+    def close(self) -> None:
+        for files in (self._hw, self._port, *self._bytes):
+            files.close()
+
+
+def coverage(reading: Reading) -> dict[str, State]:
+    """Whether each signal is told."""
+    told = set(reading.values)
+    for values in reading.priorities.values():
+        told |= set(values)
+    states: dict[str, State] = {
+        signal: "supported" if told & set(metrics) else "absent" for signal, metrics in SIGNALS.items()
+    }
+    # mlx5 has lines of pauses for the priorities with PFC alone: other lines of priorities, and none of pauses.
+    if reading.priorities and states["pfc"] == "absent":
+        states |= dict.fromkeys(_PFC, "disabled")
+    return states

@@ -1,0 +1,152 @@
+"""The rows of one RNIC's counters: written whole after a reading, gone while it cannot be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from exporter.contracts.metric import Metric
+from exporter.contracts.rnic_counters import (
+    GID_CHANGES,
+    MTU_CHANGES,
+    PORT_CHANGES,
+    RDMA_BYTES_TIME,
+    RDMA_RECEIVE,
+    READ_DURATION,
+    READ_FAILURES,
+    READ_TIME,
+    READS,
+    RNIC_COVERAGE_TABLE,
+    RNIC_DEVICE_TABLE,
+    RNIC_GID_TABLE,
+    RNIC_HARDWARE,
+    RNIC_PRIORITY,
+    RNIC_READING,
+)
+from exporter.host.device import Setup
+from exporter.host.reading import SIGNALS, Reading
+from exporter.host.settings import MOST_GIDS
+from exporter.store import RowWriter, Store, TableWriter
+
+_HARDWARE = {metric: column for column, metric in enumerate(RNIC_HARDWARE.metrics)}
+_PRIORITY = {metric: column for column, metric in enumerate(RNIC_PRIORITY.metrics)}
+_READING = {metric: column for column, metric in enumerate(RNIC_READING.metrics)}
+
+
+class Tables:
+    """The writers of the tables that the RNICs share."""
+
+    def __init__(self, store: Store) -> None:
+        self.hardware = store.writer(RNIC_HARDWARE)
+        self.priority = store.writer(RNIC_PRIORITY)
+        self.reading = store.writer(RNIC_READING)
+        self.device = store.writer(RNIC_DEVICE_TABLE)
+        self.gid = store.writer(RNIC_GID_TABLE)
+        self.coverage = store.writer(RNIC_COVERAGE_TABLE)
+
+
+class _Set:
+    """Rows of one table that are there, each with the value 1: its labels are what it says."""
+
+    def __init__(self, table: TableWriter) -> None:
+        self._table = table
+        self._rows: dict[tuple[str, ...], RowWriter] = {}
+
+    def put(self, wanted: list[tuple[str, ...]]) -> None:
+        for labels in [labels for labels in self._rows if labels not in set(wanted)]:
+            self._table.remove(self._rows.pop(labels))
+        for labels in wanted:
+            if labels not in self._rows:
+                row = self._rows[labels] = self._table.add(labels)
+                row.begin()
+                row.set(0, 1.0)
+                row.end()
+
+
+class RnicRows:
+    """What one RNIC tells, in the store."""
+
+    def __init__(self, tables: Tables, host: str, rnic: str) -> None:
+        self._tables = tables
+        self._labels = (host, rnic)
+        self._reading = tables.reading.add(self._labels)
+        self._hardware: RowWriter | None = None
+        self._priorities: dict[int, RowWriter] = {}
+        self._device, self._gids = _Set(tables.device), _Set(tables.gid)
+        self._coverage = _Set(tables.coverage)
+        self._setup: Setup | None = None
+
+    def begin_reading(self) -> None:
+        self._count(READS)
+
+    def put(self, reading: Reading, seconds: float, now: float) -> None:
+        """Write a whole reading that took ``seconds`` and ended ``now``, seconds since the epoch."""
+        if self._hardware is None:
+            self._hardware = self._tables.hardware.add(self._labels)
+        values = dict(reading.values)
+        if RDMA_RECEIVE in values:
+            values[RDMA_BYTES_TIME] = now
+        _write(self._hardware, values, _HARDWARE)
+        for priority in [priority for priority in self._priorities if priority not in reading.priorities]:
+            self._tables.priority.remove(self._priorities.pop(priority))
+        for priority, own in reading.priorities.items():
+            row = self._priorities.get(priority)
+            if row is None:
+                row = self._priorities[priority] = self._tables.priority.add((*self._labels, str(priority)))
+            _write(row, own, _PRIORITY)
+        self._device.put([(*self._labels, *reading.device.labels)])
+        self._gids.put(
+            [
+                (*self._labels, str(gid.index), gid.address, gid.type, gid.netdev, gid.vlan)
+                for gid in reading.setup.gids[:MOST_GIDS]
+            ]
+        )
+        self._coverage.put([(*self._labels, signal, state) for signal, state in reading.coverage.items()])
+        self._notice(reading.setup)
+        self._reading.begin()
+        self._reading.set(_READING[READ_DURATION], seconds)
+        self._reading.set(_READING[READ_TIME], now)
+        self._reading.end()
+
+    def put_bytes(self, values: Mapping[Metric, float]) -> None:
+        """Write bytes alone; nothing before the first whole reading."""
+        if self._hardware is not None:
+            self._hardware.begin()
+            for metric, value in values.items():
+                self._hardware.set(_HARDWARE[metric], value)
+            self._hardware.end()
+
+    def fail(self) -> None:
+        """Take back what was told: old values would look like health."""
+        self._count(READ_FAILURES)
+        if self._hardware is not None:
+            self._tables.hardware.remove(self._hardware)
+            self._hardware = None
+        while self._priorities:
+            self._tables.priority.remove(self._priorities.popitem()[1])
+        self._gids.put([])
+        self._coverage.put([(*self._labels, signal, "stale") for signal in SIGNALS])
+
+    def _notice(self, setup: Setup) -> None:
+        """Count what changed since the last reading."""
+        before, self._setup = self._setup, setup
+        if before is None:
+            return
+        if before.gids != setup.gids:
+            self._count(GID_CHANGES)
+        if (before.mtu, before.active_mtu) != (setup.mtu, setup.active_mtu):
+            self._count(MTU_CHANGES)
+        if None not in (before.active, setup.active) and before.active != setup.active:
+            self._count(PORT_CHANGES)
+
+    def _count(self, metric: Metric) -> None:
+        self._reading.begin()
+        self._reading.add(_READING[metric])
+        self._reading.end()
+
+
+def _write(row: RowWriter, values: Mapping[Metric, float], columns: Mapping[Metric, int]) -> None:
+    row.begin()
+    for metric, column in columns.items():
+        row.set(column, values.get(metric, math.nan))
+    row.end()

@@ -1,0 +1,381 @@
+"""RNICs' own counters: what each driver's files become, and what becomes of files that go, hang or lie."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from exporter.contracts import counters
+from exporter.contracts.catalogue import CATALOGUE
+from exporter.contracts.rnic_counters import (
+    ACTIVE,
+    HW,
+    LINES,
+    PFC_PAUSED,
+    PFC_RECEIVED,
+    RDMA_RECEIVE,
+    RDMA_TRANSMIT,
+    RNIC_COVERAGE_TABLE,
+    RNIC_HARDWARE,
+    RNIC_READING,
+    STALLED_READ_RATIO,
+)
+from exporter.contracts.topology import Rnic
+from exporter.exposition import Renderer
+from exporter.host.counterfiles import CounterFiles, GoneError
+from exporter.host.device import read_device, read_vlans
+from exporter.host.dialects import HW_COUNTERS, of_hw_counter, of_line
+from exporter.host.ethtool import KernelStatistics, SavedStatistics
+from exporter.host.reading import SIGNALS, NoDeviceError, Reading, RnicReader, Unwrapped
+from exporter.host.rows import RnicRows, Tables
+from exporter.host.settings import MOST_SIGNALS, Counters, counter_settings, counter_tables
+from exporter.store import Store
+from tests.unit.rnictrees import DRIVERS, Tree
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def reader(tree: Tree) -> RnicReader:
+    return RnicReader(tree.rnic, tree.netdev, SavedStatistics(tree.root / "ethtool"), tree.sysfs)
+
+
+def rendered(reading: Reading) -> str:
+    store = Store(counter_tables(1))
+    rows = RnicRows(Tables(store), "host-1", "rnic0")
+    rows.begin_reading()
+    rows.put(reading, 0.002, 1_760_000_000.0)
+    return Renderer().render([store]).decode()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_page_of_each_driver_is_its_golden_file(driver: str, tmp_path: Path) -> None:
+    """UPDATE_GOLDEN=1 writes it afresh; read the difference before you commit it."""
+    text = rendered(reader(Tree(tmp_path, driver)).read({}))
+    golden = GOLDEN / f"rnic-{driver}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_promtool_finds_nothing_to_say(driver: str) -> None:
+    page = (GOLDEN / f"rnic-{driver}.txt").read_text()
+    run = subprocess.run(["promtool", "check", "metrics"], input=page, text=True, capture_output=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_what_the_diagnosis_reads_is_in_the_catalogue() -> None:
+    known = {metric.name for metric in CATALOGUE}
+    named = {value for name, value in vars(counters).items() if name.startswith("RNIC_") and "{}" not in value}
+    assert named <= known
+
+
+def test_no_name_means_different_things_to_two_drivers() -> None:
+    meanings: dict[str, set[str]] = {}
+    for table in HW_COUNTERS.values():
+        for name, metric in table.items():
+            meanings.setdefault(name, set()).add(metric.name)
+    assert {name: found for name, found in meanings.items() if len(found) > 1} == {}
+
+
+def test_data_counters_are_words_of_four_bytes(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    tree.put({"ports/1/counters/port_rcv_data": 25, "ports/1/counters/port_xmit_data": 5})
+    values = reader(tree).read({}).values
+    assert (values[RDMA_RECEIVE], values[RDMA_TRANSMIT]) == (100.0, 20.0)
+
+
+def test_what_two_files_count_of_one_thing_is_added(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "irdma")
+    tree.put({"ports/1/hw_counters/ip4InOcts": 100, "ports/1/hw_counters/ip6InOcts": 11})
+    shutil.rmtree(tree.port / "counters")
+    assert reader(tree).read({}).values[RDMA_RECEIVE] == 111.0
+
+
+def test_a_representors_counters_have_a_prefix() -> None:
+    term = of_hw_counter("vport_out_of_sequence")
+    assert term is not None
+    assert term.metric is HW["out_of_sequence"]
+
+
+@pytest.mark.parametrize("name", ["lifespan", "db_fifo_register", "active_qps", ""])
+def test_knobs_and_names_that_nobody_knows_are_left_out(name: str) -> None:
+    assert of_hw_counter(name) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "metric", "priority"),
+    [
+        ("rx_prio3_pause", PFC_RECEIVED, 3),
+        ("pfc_pri5_rx_duration_us", PFC_PAUSED, 5),
+        ("rx_priority_0_xoff.nic", PFC_RECEIVED, 0),
+        ("link_down_events", LINES["link_down_events_phy"], None),
+    ],
+)
+def test_lines_of_statistics_are_known_by_driver(line: str, metric: object, priority: int | None) -> None:
+    meaning = of_line(line)
+    assert meaning is not None
+    assert (meaning[0].metric, meaning[1]) == (metric, priority)
+
+
+def test_pause_time_is_seconds_and_stalls_are_a_share(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    lines = "NIC statistics:\n  rx_prio3_pause_duration: 2500000\n  outbound_pci_stalled_rd: 40\n"
+    (tmp_path / "ethtool/eth0").write_text(lines)
+    reading = reader(tree).read({})
+    assert reading.priorities[3][PFC_PAUSED] == 2.5
+    assert reading.values[STALLED_READ_RATIO] == 0.4
+
+
+@pytest.mark.parametrize("text", ["N/A", "", "-", "0x10"])
+def test_a_file_without_a_number_skips_one_counter(text: str, tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    tree.put({"ports/1/hw_counters/np_cnp_sent": text})
+    values = reader(tree).read({}).values
+    assert HW["np_cnp_sent"] not in values
+    assert HW["rp_cnp_handled"] in values
+
+
+def test_a_virtual_function_without_counters_is_blind_not_healthy(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    shutil.rmtree(tree.port / "hw_counters")
+    shutil.rmtree(tree.port / "counters")
+    (tmp_path / "ethtool/eth0").unlink()
+    (tree.pci / "physfn").mkdir()
+    reading = reader(tree).read({})
+    assert set(reading.coverage.values()) == {"absent"}
+    assert reading.device.function == "vf"
+    assert reading.values == {ACTIVE: 1.0}
+
+
+def test_pauses_that_no_priority_has_are_disabled_not_absent(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    (tmp_path / "ethtool/eth0").write_text("NIC statistics:\n  rx_prio3_bytes: 7\n")
+    assert reader(tree).read({}).coverage["pfc"] == "disabled"
+
+
+def test_all_signals_have_room_in_the_store() -> None:
+    assert len(SIGNALS) == MOST_SIGNALS
+
+
+# ---- numbers that go back
+
+
+def test_a_number_of_32_bits_that_wraps_goes_on() -> None:
+    unwrapped = Unwrapped()
+    numbers = [unwrapped.of("x", value) for value in (2**32 - 5, 3, 10, 2**32 - 1, 0)]
+    assert numbers == [2**32 - 5, 2**32 + 3, 2**32 + 10, 2**33 - 1, 2**33]
+
+
+def test_a_number_that_is_reset_starts_again() -> None:
+    unwrapped = Unwrapped()
+    assert [unwrapped.of("x", value) for value in (2**32 - 5, 3, 2**31, 0, 7)] == [
+        2**32 - 5,
+        2**32 + 3,
+        3 * 2**31,
+        0,
+        7,
+    ]
+
+
+def test_a_number_of_64_bits_crosses_2_to_the_32() -> None:
+    unwrapped = Unwrapped()
+    assert [unwrapped.of("x", value) for value in (2**32 - 1, 2**32, 2**40, 0)] == [2**32 - 1, 2**32, 2**40, 0]
+
+
+def test_a_wrap_shows_in_a_reading(tmp_path: Path) -> None:
+    tree, name = Tree(tmp_path, "mlx5"), "ports/1/hw_counters/out_of_sequence"
+    own = reader(tree)
+    tree.put({name: 2**32 - 1})
+    own.read({})
+    tree.put({name: 1})
+    assert own.read({}).values[HW["out_of_sequence"]] == 2**32 + 1
+
+
+# ---- devices that come and go
+
+
+def test_files_are_read_anew_each_time(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    own = reader(tree)
+    for value in (5, 6):
+        tree.put({"ports/1/hw_counters/np_cnp_sent": value})
+        assert own.read({}).values[HW["np_cnp_sent"]] == value
+
+
+def test_a_directory_that_is_another_one_is_opened_again(tmp_path: Path) -> None:
+    """As after a device was removed and came back, or where a tree is swapped by renaming."""
+    tree = Tree(tmp_path, "mlx5")
+    own = reader(tree)
+    own.read({})
+    shutil.move(tree.port / "hw_counters", tmp_path / "old")
+    tree.put({"ports/1/hw_counters/np_cnp_sent": 3})
+    values = own.read({}).values
+    assert values[HW["np_cnp_sent"]] == 3
+    assert HW["out_of_sequence"] not in values
+
+
+def test_a_device_that_goes_while_it_is_read_leaves_no_half(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    own = reader(tree)
+    own.read({})
+    shutil.rmtree(tree.port / "hw_counters")
+    with pytest.raises(GoneError):
+        own.read({})
+    assert HW["np_cnp_sent"] not in own.read({}).values  # from now on it has none
+
+
+def test_a_file_whose_device_is_gone_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_text("1\n")
+    files = CounterFiles(tmp_path, lambda name: name)
+    assert files.read() == [("x", 1)]
+
+    def gone(*_: object) -> bytes:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr("exporter.host.counterfiles.os.pread", gone)
+    with pytest.raises(GoneError, match="went away"):
+        files.read()
+
+
+def test_a_driver_that_refuses_one_file_skips_one_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("1\n")
+    files = CounterFiles(tmp_path, lambda name: name)
+    files.read()
+    real, asked = os.pread, []
+
+    def fails_once(descriptor: int, size: int, offset: int) -> bytes:
+        asked.append(descriptor)
+        if len(asked) == 1:
+            raise OSError(22, "Invalid argument")
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr("exporter.host.counterfiles.os.pread", fails_once)
+    assert files.read() == [("b", 1)]
+
+
+def test_no_file_stays_open_of_what_is_gone(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    own = reader(tree)
+    before = len(os.listdir("/proc/self/fd"))
+    own.read({})
+    own.read_bytes()
+    own.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_rnic_that_is_not_there_is_named(tmp_path: Path) -> None:
+    own = RnicReader("mlx5_9", "eth9", SavedStatistics(tmp_path), tmp_path)
+    with pytest.raises(NoDeviceError, match="mlx5_9"):
+        own.read({})
+
+
+def test_bytes_alone_are_the_same_bytes(tmp_path: Path) -> None:
+    for driver in ("mlx5", "efa", "ionic"):
+        own = reader(Tree(tmp_path / driver, driver))
+        values = own.read({}).values
+        assert own.read_bytes() == {metric: values[metric] for metric in (RDMA_RECEIVE, RDMA_TRANSMIT)}
+
+
+# ---- what it is
+
+
+def test_a_device_is_named_with_its_place(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    device = read_device("rnic0", None, tree.sysfs)
+    assert device is not None
+    assert device.labels == ("mlx5_core", "1.2.3", "BOARD1", "0000:17:00.0", "1", "pf", "eth0", "")
+
+
+def test_a_bond_is_named(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    bond = tree.sysfs / "class/net/bond0"
+    (bond / "bonding").mkdir(parents=True)
+    (tree.sysfs / "class/net/eth0/master").symlink_to(bond)
+    device = read_device("rnic0", None, tree.sysfs)
+    assert device is not None
+    assert device.bond == "bond0"
+
+
+def test_soft_roce_is_software(tmp_path: Path) -> None:
+    device = read_device("rnic0", None, Tree(tmp_path, "rxe").sysfs)
+    assert device is not None
+    assert (device.driver, device.function, device.pci) == ("rxe", "software", "")
+
+
+def test_vlans_of_gids_are_told(tmp_path: Path) -> None:
+    (tmp_path / "net/vlan").mkdir(parents=True)
+    (tmp_path / "net/vlan/config").write_text(
+        "VLAN Dev name    | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\neth0.100       | 100  | eth0\n"
+    )
+    vlans = read_vlans(tmp_path)
+    assert vlans == {"eth0.100": "100"}
+    tree = Tree(tmp_path / "tree", "mlx5")
+    tree.put({"ports/1/gids/3": "0000:0000:0000:0000:0000:ffff:0a01:0001"})
+    tree.put({"ports/1/gid_attrs/types/3": "RoCE v2", "ports/1/gid_attrs/ndevs/3": "eth0.100"})
+    gids = reader(tree).read(vlans).setup.gids
+    assert [(gid.index, gid.address, gid.type, gid.vlan) for gid in gids] == [
+        (0, "fe80::ff:fe00:1", "IB/RoCE v1", ""),
+        (1, "10.0.0.1", "RoCE v2", ""),
+        (3, "10.1.0.1", "RoCE v2", "100"),
+    ]
+
+
+# ---- rows
+
+
+def values(store: Store) -> dict[str, float]:
+    (row,) = store.read(RNIC_READING)
+    names = [metric.otel_name.removeprefix("fabric.rnic.") for metric in RNIC_READING.metrics]
+    return dict(zip(names, row.values, strict=True))
+
+
+def test_changes_of_the_setup_are_counted(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    own, store = reader(tree), Store(counter_tables(1))
+    rows = RnicRows(Tables(store), "h", "rnic0")
+    rows.put(own.read({}), 0.1, 1.0)
+    tree.put({"ports/1/gids/1": "0000:0000:0000:0000:0000:ffff:0a00:0009", "ports/1/state": "1: DOWN"})
+    (tree.sysfs / "class/net/eth0/mtu").write_text("1500\n")
+    rows.put(own.read({}), 0.1, 2.0)
+    rows.put(own.read({}), 0.1, 3.0)
+    told = values(store)
+    assert [told[f"{what}.changes"] for what in ("gid", "mtu", "port")] == [1, 1, 1]
+
+
+def test_values_are_taken_back_when_a_reading_fails(tmp_path: Path) -> None:
+    store = Store(counter_tables(1))
+    rows = RnicRows(Tables(store), "h", "rnic0")
+    reading = reader(Tree(tmp_path, "mlx5")).read({})
+    rows.put(reading, 0.1, 1.0)
+    rows.fail()
+    assert list(store.read(RNIC_HARDWARE)) == []
+    assert {row.labels[3] for row in store.read(RNIC_COVERAGE_TABLE)} == {"stale"}
+    assert values(store)["counters.read.failures"] == 1
+    rows.put(reading, 0.1, 2.0)
+    (row,) = store.read(RNIC_HARDWARE)
+    assert not math.isnan(row.values[RNIC_HARDWARE.metrics.index(HW["np_cnp_sent"])])
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "taken"),
+    [((), (), "a0 a1 b0"), (("a*",), (), "a0 a1"), ((), ("a1",), "a0 b0"), (("a*",), ("*1",), "a0")],
+)
+def test_rnics_are_taken_by_pattern(include: tuple[str, ...], exclude: tuple[str, ...], taken: str) -> None:
+    rnics = [Rnic(name=name, ip=f"10.0.0.{number}") for number, name in enumerate(("a0", "a1", "b0"), 1)]
+    settings = counter_settings(Counters(include=include, exclude=exclude), "h", rnics, 1.0, "/sys")
+    assert " ".join(rnic.name for rnic in settings.rnics) == taken
+
+
+def test_the_kernels_statistics_are_asked_for_without_a_program() -> None:
+    statistics = KernelStatistics()
+    assert statistics.read("lo") == []
+    assert statistics.read("nothere0") == []
+    statistics.close()
