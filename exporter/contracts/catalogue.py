@@ -11,6 +11,7 @@ from __future__ import annotations
 from exporter.contracts.metric import Kind, Metric, Table
 from exporter.contracts.metric import table as _table
 from exporter.contracts.rnic_counters import (
+    DSCP_PRIORITY,
     RNIC_COVERAGE,
     RNIC_DEVICE_INFO,
     RNIC_GID_INFO,
@@ -44,6 +45,7 @@ SERIES_TERMS = {
     "links a path": "links that a path crosses, 4 between leaves of a leaf-spine fabric; sprayed, all it may cross",
     "rnics": "RNICs of the host",
     "priorities": "priorities of an RNIC whose pauses its driver tells: 8, or those with PFC",
+    "dscps": "values of DSCP that the RNIC's network device maps to a priority, at most 64",
     "signals": "kinds of counters that an RNIC may tell, 10",
     "gids": "RoCE GIDs of an RNIC, at most 32",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
@@ -737,6 +739,7 @@ CATALOGUE: tuple[Metric, ...] = (
     *RNIC_HARDWARE.metrics,
     *RNIC_PRIORITY.metrics,
     *RNIC_READING.metrics,
+    DSCP_PRIORITY,
     RNIC_DEVICE_INFO,
     RNIC_GID_INFO,
     RNIC_COVERAGE,

@@ -14,7 +14,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 _SUFFIX = {"s": "_seconds", "By": "_bytes", "By/s": "_bytes_per_second", "": ""}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
     otel_name: str
     kind: Kind

@@ -155,6 +155,12 @@ PRIORITY_TRANSMIT = _priority("priority.transmit", "counter", "By", "Bytes sent.
 PFC_ENABLED = _priority(
     "pfc.enabled", "gauge", "", "1 where PFC is enabled for the priority, 0 where not (IEEE 802.1Qbb)."
 )
+ECN_NP_ENABLED = _priority(
+    "ecn.np_enabled", "gauge", "", "1 where marked packets of the priority are answered with CNPs (notification point)."
+)
+ECN_RP_ENABLED = _priority(
+    "ecn.rp_enabled", "gauge", "", "1 where CNPs slow down what is sent of the priority (reaction point)."
+)
 RNIC_PRIORITY = table(
     "rnic_priority",
     PRIORITY_LABELS,
@@ -167,8 +173,20 @@ RNIC_PRIORITY = table(
     PRIORITY_RECEIVE,
     PRIORITY_TRANSMIT,
     PFC_ENABLED,
+    ECN_NP_ENABLED,
+    ECN_RP_ENABLED,
     counts_from_zero=False,
 )
+
+DSCP_PRIORITY = Metric(
+    "fabric.rnic.dscp.priority",
+    "gauge",
+    "",
+    (*RNIC_LABELS, "dscp"),
+    "Priority that the RNIC gives to packets with this DSCP; absent where DSCP is not mapped.",
+    "rnics x dscps",
+)
+RNIC_DSCP_TABLE = table("rnic_dscp", DSCP_PRIORITY.labels, DSCP_PRIORITY)
 
 READS = _rnic("counters.reads", "counter", "{read}", "Readings of the RNIC's counters begun.")
 READ_FAILURES = _rnic(

@@ -5,9 +5,10 @@ Documentation/ABI/stable/sysfs-class-infiniband, Documentation/ABI/testing/sysfs
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ Function = Literal["pf", "vf", "sf", "software"]
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _PORT = "ports/1"
 _ACTIVE = "4"
+_MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,11 @@ def read_device(rnic: str, netdev: str | None, sysfs: Path) -> Device | None:
     own = _netdev(root) or netdev or ""
     software = not parent.exists()
     pci = "" if software else next((part for part in reversed(parent.resolve().parts) if _PCI.fullmatch(part)), "")
-    numa = _text(parent / "numa_node")
+    numa = read_text(parent / "numa_node")
     return Device(
         driver=_driver(root, parent),
-        firmware=_text(root / "fw_ver"),
-        board=_text(root / "board_id") or _text(root / "hca_type"),
+        firmware=read_text(root / "fw_ver"),
+        board=read_text(root / "board_id") or read_text(root / "hca_type"),
         pci=pci,
         numa="" if numa.startswith("-") else numa,
         function="software" if software else _function(parent),
@@ -85,45 +87,55 @@ def read_device(rnic: str, netdev: str | None, sysfs: Path) -> Device | None:
     )
 
 
-def read_setup(rnic: str, netdev: str | None, sysfs: Path, vlans: dict[str, str]) -> Setup:
-    """How the RNIC's port is set up. ``vlans`` has the VLAN of each network device that has one."""
-    root = sysfs / "class/infiniband" / rnic
-    state = _text(root / _PORT / "state").partition(":")[0]
-    active_mtu = _text(root / _PORT / "active_mtu").partition(":")[0]
-    mtu = _text(sysfs / "class/net" / netdev / "mtu") if netdev else ""
-    return Setup(
-        gids=tuple(_gids(root / _PORT, vlans)),
-        active=state == _ACTIVE if state else None,
-        active_mtu=int(active_mtu) if active_mtu.isdecimal() else None,
-        mtu=int(mtu) if mtu.isdecimal() else None,
-    )
+class SetupReader:
+    """Reads how an RNIC's port is set up, again and again: types of GIDs and the like only when the table changes."""
+
+    def __init__(self, rnic: str, sysfs: Path) -> None:
+        self._sysfs = sysfs
+        self._port = sysfs / "class/infiniband" / rnic / _PORT
+        self._table: tuple[str, ...] | None = None
+        self._gids: tuple[Gid, ...] = ()
+
+    def read(self, netdev: str | None, vlans: dict[str, str], *, anew: bool) -> Setup:
+        """``vlans`` has the VLAN of each network device that has one; ``anew`` also reads what seldom changes."""
+        state = read_text(f"{self._port}/state").partition(":")[0]
+        active_mtu = read_text(f"{self._port}/active_mtu").partition(":")[0]
+        mtu = read_text(f"{self._sysfs}/class/net/{netdev}/mtu") if netdev else ""
+        entries = _numbered(self._port / "gids")
+        table = tuple(read_text(f"{self._port}/gids/{entry}") for entry in entries)
+        if anew or table != self._table:
+            self._table, self._gids = table, tuple(_gids(self._port, entries, table, vlans))
+        return Setup(
+            gids=self._gids,
+            active=state == _ACTIVE if state else None,
+            active_mtu=int(active_mtu) if active_mtu.isdecimal() else None,
+            mtu=int(mtu) if mtu.isdecimal() else None,
+        )
 
 
 def read_vlans(proc: Path = Path("/proc")) -> dict[str, str]:
     """{network device: its VLAN}, of this network namespace (Documentation of 8021q: /proc/net/vlan/config)."""
-    rows = (line.split("|") for line in _text(proc / "net/vlan/config").splitlines()[2:])
+    rows = (line.split("|") for line in read_text(proc / "net/vlan/config").splitlines()[2:])
     return {row[0].strip(): row[1].strip() for row in rows if len(row) == 3}
 
 
-def _gids(port: Path, vlans: dict[str, str]) -> list[Gid]:
-    found = []
-    for entry in _numbered(port / "gids"):
-        gid = _text(entry)
+def _gids(port: Path, entries: list[str], table: tuple[str, ...], vlans: dict[str, str]) -> Iterator[Gid]:
+    for entry, gid in zip(entries, table, strict=True):
+        if gid.strip("0:") == "":  # not in use, or unreadable
+            continue
         try:
-            address = IPv6Address(gid)
+            address = canonical(gid)
         except ValueError:
             continue
-        if not int(address):
-            continue
-        netdev = _text(port / "gid_attrs/ndevs" / entry.name)
-        kind = _text(port / "gid_attrs/types" / entry.name)
-        found.append(Gid(int(entry.name), canonical(str(address)), kind, netdev, vlans.get(netdev, "")))
-    return found
+        netdev = read_text(f"{port}/gid_attrs/ndevs/{entry}")
+        kind = read_text(f"{port}/gid_attrs/types/{entry}")
+        yield Gid(int(entry), address, kind, netdev, vlans.get(netdev, ""))
 
 
 def _netdev(root: Path) -> str:
     """The network device of the first GID that has one: the parent, where others are its VLANs."""
-    return next((name for entry in _numbered(root / _PORT / "gid_attrs/ndevs") if (name := _text(entry))), "")
+    names = root / _PORT / "gid_attrs/ndevs"
+    return next((name for entry in _numbered(names) if (name := read_text(f"{names}/{entry}"))), "")
 
 
 def _driver(root: Path, parent: Path) -> str:
@@ -146,12 +158,18 @@ def _bond(netdev: str, sysfs: Path) -> str:
     return master.resolve().name if (master / "bonding").is_dir() else ""
 
 
-def _numbered(directory: Path) -> list[Path]:
-    return sorted((path for path in directory.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name))
-
-
-def _text(path: Path) -> str:
+def _numbered(directory: Path) -> list[str]:
     try:
-        return path.read_text(errors="replace").strip()
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    return sorted((name for name in names if name.isdecimal()), key=int)
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a file of sysfs; empty where there is none."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(_MOST_BYTES).decode("utf-8", "replace").strip()
     except OSError:  # an empty entry of the GID table answers EINVAL; what vanishes meanwhile is not there
         return ""

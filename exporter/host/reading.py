@@ -12,8 +12,11 @@ from exporter.contracts.metric import Metric
 from exporter.contracts.rnic_counters import (
     ACTIVE,
     ACTIVE_MTU,
+    ECN_NP_ENABLED,
+    ECN_RP_ENABLED,
     HW,
     LINES,
+    PFC_ENABLED,
     PFC_PAUSED,
     PFC_PAUSING,
     PFC_RECEIVED,
@@ -25,7 +28,8 @@ from exporter.contracts.rnic_counters import (
     STALLED_WRITE_RATIO,
 )
 from exporter.host.counterfiles import CounterFiles, GoneError
-from exporter.host.device import Device, Setup, read_device, read_setup
+from exporter.host.dcb import Priorities, read_priorities
+from exporter.host.device import Device, Setup, SetupReader, read_device, read_text
 from exporter.host.dialects import Term, of_hw_counter, of_port_counter
 from exporter.host.ethtool import Statistics
 
@@ -46,6 +50,10 @@ SIGNALS: Mapping[str, tuple[Metric, ...]] = {
 """{signal: metrics of which one at least tells it}."""
 
 _PFC = ("pfc", "pause_time")
+_SWAPPED = frozenset({"ixgbe"})
+"""Drivers that tell received PFC frames as requests, and sent ones as indications."""
+_ANEW_READINGS = 6
+"""Every so many readings what the RNIC is, and of what type its GIDs are, is read anew."""
 _WIDTH = 1 << 32
 _NEAR = _WIDTH // 10
 _COUNTERS, _HW_COUNTERS = "ports/1/counters", "ports/1/hw_counters"
@@ -112,14 +120,24 @@ class Reading:
     priorities: dict[int, dict[Metric, float]] = field(default_factory=dict)
     device: Device = field(default_factory=Device)
     setup: Setup = field(default_factory=Setup)
+    of_dscp: Mapping[int, int] = field(default_factory=dict)
+    """{DSCP: priority}."""
     coverage: dict[str, State] = field(default_factory=dict)
 
 
 class RnicReader:
     """Reads one RNIC again and again. Not for several threads at once."""
 
-    def __init__(self, rnic: str, netdev: str | None, statistics: Statistics, sysfs: Path = Path("/sys")) -> None:
+    def __init__(
+        self,
+        rnic: str,
+        netdev: str | None,
+        statistics: Statistics,
+        sysfs: Path = Path("/sys"),
+        priorities: Callable[[str], Priorities] = read_priorities,
+    ) -> None:
         self._rnic, self._netdev, self._statistics, self._sysfs = rnic, netdev, statistics, sysfs
+        self._priorities = priorities
         root = sysfs / "class/infiniband" / rnic
         self._hw = CounterFiles(root / _HW_COUNTERS, _named(of_hw_counter))
         self._port = CounterFiles(root / _COUNTERS, _named(of_port_counter))
@@ -128,32 +146,41 @@ class RnicReader:
             CounterFiles(root / _HW_COUNTERS, _of_bytes(of_hw_counter)),
         ]
         self._unwrapped = Unwrapped()
+        self._setup = SetupReader(rnic, sysfs)
+        self._device: Device | None = None
+        self._readings = 0
 
     def read(self, vlans: dict[str, str]) -> Reading:
         """All of it. Raise OSError, saying why, where nothing can be read: GoneError if the device went meanwhile."""
-        device = read_device(self._rnic, self._netdev, self._sysfs)
+        anew = self._readings % _ANEW_READINGS == 0
+        if anew:
+            self._device = read_device(self._rnic, self._netdev, self._sysfs)
+        device = self._device
         netdev = device.netdev if device is not None else self._netdev
         if device is None and not (netdev and (self._sysfs / "class/net" / netdev).is_dir()):
-            self._unwrapped.forget()
+            self._forget()
             raise NoDeviceError(errno.ENODEV, "there is neither such an RDMA device nor its network device", self._rnic)
         reading = Reading(device=device or Device(netdev=netdev or ""))
         try:
             from_port, from_hw = self._port.read(), self._hw.read()
         except GoneError:  # torn: a device that is reset in the middle of a reading has told half of two lives
-            self._unwrapped.forget()
+            self._forget()
             raise
         self._add("port", from_port, reading.values)
         own: dict[Metric, float] = {}
         self._add("hw", from_hw, own)
         # Of what both tell, such as bytes, ``counters`` is what everybody reads.
         reading.values = own | reading.values
-        self._add_statistics(reading, netdev)
-        reading.setup = read_setup(self._rnic, netdev, self._sysfs, vlans)
+        if netdev:
+            self._add_statistics(reading, netdev)
+            self._add_priorities(reading, netdev)
+        reading.setup = self._setup.read(netdev, vlans, anew=anew)
         if reading.setup.active is not None:
             reading.values[ACTIVE] = float(reading.setup.active)
         if reading.setup.active_mtu is not None:
             reading.values[ACTIVE_MTU] = float(reading.setup.active_mtu)
         reading.coverage = coverage(reading)
+        self._readings += 1
         return reading
 
     def read_bytes(self) -> dict[Metric, float]:
@@ -168,10 +195,33 @@ class RnicReader:
         for (name, (metric, factor)), number in numbers:
             values[metric] = values.get(metric, 0.0) + factor * self._unwrapped.of((source, name), number)
 
-    def _add_statistics(self, reading: Reading, netdev: str | None) -> None:
-        for (metric, factor), priority, number in self._statistics.read(netdev) if netdev else ():
+    def _add_priorities(self, reading: Reading, netdev: str) -> None:
+        told = self._priorities(netdev)
+        reading.of_dscp = told.of_dscp
+        lossless = told.lossless
+        for priority in range(8) if lossless is not None else ():
+            own = reading.priorities.setdefault(priority, {})
+            own[PFC_ENABLED] = float((lossless or 0) >> priority & 1)
+            # Where statistics count as well, they are younger.
+            if PFC_SENT not in own and PFC_RECEIVED not in own:
+                sent, received = told.sent[priority], told.received[priority]
+                swapped = reading.device.driver in _SWAPPED
+                own[PFC_SENT], own[PFC_RECEIVED] = (received, sent) if swapped else (sent, received)
+        for side, metric in (("roce_np", ECN_NP_ENABLED), ("roce_rp", ECN_RP_ENABLED)):
+            for priority in range(8):
+                text = read_text(f"{self._sysfs}/class/net/{netdev}/ecn/{side}/enable/{priority}")
+                if text in ("0", "1"):
+                    reading.priorities.setdefault(priority, {})[metric] = float(text)
+
+    def _add_statistics(self, reading: Reading, netdev: str) -> None:
+        for (metric, factor), priority, number in self._statistics.read(netdev):
             values = reading.values if priority is None else reading.priorities.setdefault(priority, {})
             values[metric] = values.get(metric, 0.0) + factor * number
+
+    def _forget(self) -> None:
+        """The next device of this name is another one."""
+        self._unwrapped.forget()
+        self._readings = 0
 
     def close(self) -> None:
         for files in (self._hw, self._port, *self._bytes):
@@ -187,6 +237,7 @@ def coverage(reading: Reading) -> dict[str, State]:
         signal: "supported" if told & set(metrics) else "absent" for signal, metrics in SIGNALS.items()
     }
     # mlx5 has lines of pauses for the priorities with PFC alone: other lines of priorities, and none of pauses.
-    if reading.priorities and states["pfc"] == "absent":
+    enabled = [own[PFC_ENABLED] for own in reading.priorities.values() if PFC_ENABLED in own]
+    if (reading.priorities and states["pfc"] == "absent") or (enabled and not any(enabled)):
         states |= dict.fromkeys(_PFC, "disabled")
     return states

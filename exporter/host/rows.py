@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from exporter.contracts.metric import Metric
 from exporter.contracts.rnic_counters import (
@@ -18,6 +18,7 @@ from exporter.contracts.rnic_counters import (
     READS,
     RNIC_COVERAGE_TABLE,
     RNIC_DEVICE_TABLE,
+    RNIC_DSCP_TABLE,
     RNIC_GID_TABLE,
     RNIC_HARDWARE,
     RNIC_PRIORITY,
@@ -42,25 +43,32 @@ class Tables:
         self.reading = store.writer(RNIC_READING)
         self.device = store.writer(RNIC_DEVICE_TABLE)
         self.gid = store.writer(RNIC_GID_TABLE)
+        self.dscp = store.writer(RNIC_DSCP_TABLE)
         self.coverage = store.writer(RNIC_COVERAGE_TABLE)
 
 
 class _Set:
-    """Rows of one table that are there, each with the value 1: its labels are what it says."""
+    """Rows of one table that come and go, of one value each."""
 
     def __init__(self, table: TableWriter) -> None:
         self._table = table
         self._rows: dict[tuple[str, ...], RowWriter] = {}
 
-    def put(self, wanted: list[tuple[str, ...]]) -> None:
-        for labels in [labels for labels in self._rows if labels not in set(wanted)]:
+    def put(self, wanted: Mapping[tuple[str, ...], float]) -> None:
+        """Have rows with these labels and values, and no others."""
+        for labels in [labels for labels in self._rows if labels not in wanted]:
             self._table.remove(self._rows.pop(labels))
-        for labels in wanted:
-            if labels not in self._rows:
+        for labels, value in wanted.items():
+            row = self._rows.get(labels)
+            if row is None:
                 row = self._rows[labels] = self._table.add(labels)
-                row.begin()
-                row.set(0, 1.0)
-                row.end()
+            row.begin()
+            row.set(0, value)
+            row.end()
+
+    def say(self, wanted: Iterable[tuple[str, ...]]) -> None:
+        """Have rows with these labels, which say it all."""
+        self.put(dict.fromkeys(wanted, 1.0))
 
 
 class RnicRows:
@@ -73,7 +81,7 @@ class RnicRows:
         self._hardware: RowWriter | None = None
         self._priorities: dict[int, RowWriter] = {}
         self._device, self._gids = _Set(tables.device), _Set(tables.gid)
-        self._coverage = _Set(tables.coverage)
+        self._coverage, self._dscps = _Set(tables.coverage), _Set(tables.dscp)
         self._setup: Setup | None = None
 
     def begin_reading(self) -> None:
@@ -94,14 +102,13 @@ class RnicRows:
             if row is None:
                 row = self._priorities[priority] = self._tables.priority.add((*self._labels, str(priority)))
             _write(row, own, _PRIORITY)
-        self._device.put([(*self._labels, *reading.device.labels)])
-        self._gids.put(
-            [
-                (*self._labels, str(gid.index), gid.address, gid.type, gid.netdev, gid.vlan)
-                for gid in reading.setup.gids[:MOST_GIDS]
-            ]
+        self._device.say([(*self._labels, *reading.device.labels)])
+        self._gids.say(
+            (*self._labels, str(gid.index), gid.address, gid.type, gid.netdev, gid.vlan)
+            for gid in reading.setup.gids[:MOST_GIDS]
         )
-        self._coverage.put([(*self._labels, signal, state) for signal, state in reading.coverage.items()])
+        self._dscps.put({(*self._labels, str(dscp)): priority for dscp, priority in reading.of_dscp.items()})
+        self._coverage.say([(*self._labels, signal, state) for signal, state in reading.coverage.items()])
         self._notice(reading.setup)
         self._reading.begin()
         self._reading.set(_READING[READ_DURATION], seconds)
@@ -124,8 +131,9 @@ class RnicRows:
             self._hardware = None
         while self._priorities:
             self._tables.priority.remove(self._priorities.popitem()[1])
-        self._gids.put([])
-        self._coverage.put([(*self._labels, signal, "stale") for signal in SIGNALS])
+        self._gids.say([])
+        self._dscps.say([])
+        self._coverage.say([(*self._labels, signal, "stale") for signal in SIGNALS])
 
     def _notice(self, setup: Setup) -> None:
         """Count what changed since the last reading."""

@@ -13,6 +13,7 @@ from exporter.contracts.metric import Table
 from exporter.contracts.rnic_counters import (
     RNIC_COVERAGE_TABLE,
     RNIC_DEVICE_TABLE,
+    RNIC_DSCP_TABLE,
     RNIC_GID_TABLE,
     RNIC_HARDWARE,
     RNIC_PRIORITY,
@@ -20,7 +21,7 @@ from exporter.contracts.rnic_counters import (
 )
 from exporter.contracts.topology import Rnic
 
-PRIORITIES = 8
+PRIORITIES, DSCPS = 8, 64
 MOST_GIDS = 32
 """Of an RNIC: each container with an address of its own brings two."""
 MOST_SIGNALS = 10
@@ -87,5 +88,6 @@ def counter_tables(rnics: int) -> list[tuple[Table, int]]:
         (RNIC_DEVICE_TABLE, rnics),
         (RNIC_PRIORITY, rnics * PRIORITIES),
         (RNIC_GID_TABLE, rnics * MOST_GIDS),
+        (RNIC_DSCP_TABLE, rnics * DSCPS),
         (RNIC_COVERAGE_TABLE, rnics * MOST_SIGNALS),
     ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -14,10 +16,14 @@ from exporter.contracts import counters
 from exporter.contracts.catalogue import CATALOGUE
 from exporter.contracts.rnic_counters import (
     ACTIVE,
+    ECN_NP_ENABLED,
+    ECN_RP_ENABLED,
     HW,
     LINES,
+    PFC_ENABLED,
     PFC_PAUSED,
     PFC_RECEIVED,
+    PFC_SENT,
     RDMA_RECEIVE,
     RDMA_TRANSMIT,
     RNIC_COVERAGE_TABLE,
@@ -28,6 +34,7 @@ from exporter.contracts.rnic_counters import (
 from exporter.contracts.topology import Rnic
 from exporter.exposition import Renderer
 from exporter.host.counterfiles import CounterFiles, GoneError
+from exporter.host.dcb import Priorities, parse, read_priorities
 from exporter.host.device import read_device, read_vlans
 from exporter.host.dialects import HW_COUNTERS, of_hw_counter, of_line
 from exporter.host.ethtool import KernelStatistics, SavedStatistics
@@ -41,7 +48,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def reader(tree: Tree) -> RnicReader:
-    return RnicReader(tree.rnic, tree.netdev, SavedStatistics(tree.root / "ethtool"), tree.sysfs)
+    return told_by(tree, Priorities())
+
+
+def told_by(tree: Tree, priorities: Priorities) -> RnicReader:
+    statistics = SavedStatistics(tree.root / "ethtool")
+    return RnicReader(tree.rnic, tree.netdev, statistics, tree.sysfs, lambda _: priorities)
 
 
 def rendered(reading: Reading) -> str:
@@ -162,6 +174,85 @@ def test_pauses_that_no_priority_has_are_disabled_not_absent(tmp_path: Path) -> 
 
 def test_all_signals_have_room_in_the_store() -> None:
     assert len(SIGNALS) == MOST_SIGNALS
+
+
+# ---- priorities
+
+SENT, RECEIVED = (1, 2, 3, 4, 5, 6, 7, 8), (11, 12, 13, 14, 15, 16, 17, 18)
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    packed = struct.pack("=HH", 4 + len(data), kind) + data
+    return packed + bytes(-len(packed) % 4)
+
+
+def answer(lossless: int, apps: list[tuple[int, int, int]]) -> bytes:
+    """What a kernel says for IEEE_GET: dcbnl.h."""
+    pfc = struct.pack("=BBBxHxx8Q8Q", 8, lossless, 0, 0, *SENT, *RECEIVED)
+    table = b"".join(attribute(1, struct.pack("=BBH", *app)) for app in apps)
+    ieee = attribute(1, bytes(60)) + attribute(2, pfc) + attribute(3, table)
+    body = struct.pack("=BBH", 0, 21, 0) + attribute(1, b"eth0\0") + attribute(13 | 0x8000, ieee)
+    return struct.pack("=IHHII", 16 + len(body), 78, 0, 1, 0) + body
+
+
+def test_priorities_are_read_from_the_kernels_answer() -> None:
+    told = parse(answer(0b1000, [(5, 3, 26), (5, 6, 48), (1, 2, 0x8906)]))
+    assert told == Priorities(0b1000, SENT, RECEIVED, {26: 3, 48: 6})
+
+
+@pytest.mark.parametrize("error", [95, 19, 22, 1])
+def test_a_device_whose_driver_takes_no_part_tells_nothing(error: int) -> None:
+    assert parse(struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -error) + bytes(16)) == Priorities()
+
+
+@pytest.mark.parametrize("cut", range(0, 120, 7))
+def test_a_torn_answer_is_an_error_or_less(cut: int) -> None:
+    whole = answer(0b1000, [(5, 3, 26)])
+    with contextlib.suppress(OSError):
+        assert parse(whole[: len(whole) - cut]).lossless in (0b1000, None)
+
+
+def test_the_kernel_is_asked_for_real() -> None:
+    assert read_priorities("lo") == Priorities()
+    assert read_priorities("nothere0") == Priorities()
+
+
+def test_pauses_that_statistics_do_not_have_are_the_kernels(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "efa")
+    reading = told_by(tree, Priorities(0b1000, SENT, RECEIVED, {26: 3})).read({})
+    assert [reading.priorities[priority][PFC_ENABLED] for priority in range(8)] == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert (reading.priorities[3][PFC_SENT], reading.priorities[3][PFC_RECEIVED]) == (4, 14)
+    assert reading.of_dscp == {26: 3}
+    assert reading.coverage["pfc"] == "supported"
+
+
+def test_a_driver_that_swaps_the_two_is_put_right(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "efa")
+    (tree.pci / "driver").unlink()
+    (tmp_path / "ixgbe").mkdir()
+    (tree.pci / "driver").symlink_to(tmp_path / "ixgbe")
+    own = told_by(tree, Priorities(1, SENT, RECEIVED)).read({}).priorities[0]
+    assert (own[PFC_SENT], own[PFC_RECEIVED]) == (11, 1)
+
+
+def test_statistics_come_before_what_the_kernel_has_read(tmp_path: Path) -> None:
+    own = told_by(Tree(tmp_path, "mlx5"), Priorities(0b1000, SENT, RECEIVED)).read({}).priorities
+    assert own[3][PFC_SENT] > 3000
+
+
+def test_pfc_that_is_on_for_no_priority_is_disabled(tmp_path: Path) -> None:
+    reading = told_by(Tree(tmp_path, "bnxt_re"), Priorities(0, SENT, RECEIVED)).read({})
+    assert reading.coverage["pfc"] == "disabled"
+
+
+def test_whether_congestion_control_is_on_is_told_by_priority(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5")
+    for side, value in (("roce_np", "1"), ("roce_rp", "0")):
+        folder = tree.sysfs / f"class/net/eth0/ecn/{side}/enable"
+        folder.mkdir(parents=True)
+        (folder / "3").write_text(value + "\n")
+    own = reader(tree).read({}).priorities[3]
+    assert (own[ECN_NP_ENABLED], own[ECN_RP_ENABLED]) == (1, 0)
 
 
 # ---- numbers that go back
