@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,7 +37,17 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 class Agent:
     """An exporter on a host of the lab."""
 
-    def __init__(self, fabric: Running, host: Host, directory: Path, topology: Path, **probing: object) -> None:
+    def __init__(
+        self,
+        fabric: Running,
+        host: Host,
+        directory: Path,
+        topology: Path,
+        *,
+        sections: Mapping[str, object] | None = None,
+        **probing: object,
+    ) -> None:
+        """``sections`` are beside those that every agent has."""
         self.host, self.rnic, self._fabric = host, host.rnics[0], fabric
         directory.mkdir()
         self.key = directory / "key"
@@ -56,6 +66,7 @@ class Agent:
                 **probing,
             },
             "throughput": {"step_seconds": 0.2},
+            **(sections or {}),
         }
         self._config = directory / "config.yaml"
         self._config.write_text(yaml.safe_dump(configuration))
