@@ -11,7 +11,7 @@ SETUP  := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-render bench-rtt-while-rendering victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -79,6 +79,10 @@ bench-rdma: $(SETUP) ## RDMA probes in a guest against a bare pyverbs loop and i
 	@scripts/setup --rivals
 	@scripts/uml-kernel
 	$(BIN)/python -m lab.guest run --timeout 3600 $(CURDIR)/$(BIN)/python -m benchmarks.rdma $(ARGS)
+
+bench-host-counters: $(SETUP) ## processor time of a scrape of 8 RNICs' counters, beside prometheus-node-exporter
+	@scripts/setup --rivals
+	$(BIN)/python -m benchmarks.host_counters $(ARGS)
 
 bench-inference: $(SETUP) ## what inference finds of simulated jobs, how sure it is, and what it costs up to 32,768 RNICs (ARGS=--quick)
 	$(BIN)/python -m benchmarks.inference $(ARGS)

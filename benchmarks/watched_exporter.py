@@ -134,7 +134,7 @@ class WatchedExporter:
             {table.name: len(list(exporter._probed.read(table))) for table in (PATH, RTT_TABLE, ROUTE)},
             {
                 "label texts": sum(map(len, renderer._labels.values())),
-                "line pieces": sum(len(lines._pieces) for lines in renderer._lines.values()),
+                "line pieces": sum(len(lines.pieces) for lines in renderer._lines.values()),
                 "routes resolved": len(links._known) if links is not None else 0,
                 "records' paths": len(exporter._records._labels),
             },

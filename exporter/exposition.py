@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ def number(value: float) -> str:
     return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}.get(text := repr(value), text)
 
 
+@cache
 def header(metric: Metric) -> str:
     return f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n"
 
@@ -59,15 +60,15 @@ class _Lines:
     def __init__(self) -> None:
         self._rows = np.zeros(0, np.uint64)
         self._values = np.zeros(0)
-        self._pieces: list[str] = []
+        self.pieces: list[str] = []
 
     def update(
         self, rows: NDArray[np.uint64], values: NDArray[np.float64], prefixes: Callable[[], Iterable[str]]
     ) -> list[str]:
         """Return the pieces for ``values``, in the order of ``prefixes``, which is called when ``rows`` differ."""
-        pieces = self._pieces
+        pieces = self.pieces
         if not np.array_equal(rows, self._rows):
-            pieces = self._pieces = [""] * (2 * len(values))
+            pieces = self.pieces = [""] * (2 * len(values))
             pieces[::2] = prefixes()
             pieces[1::2] = [f"{number(value)}\n" for value in values.tolist()]
         else:
@@ -86,6 +87,8 @@ class Renderer:
     _lines: dict[tuple[Store, Metric], _Lines] = field(default_factory=dict)
     _labels: dict[tuple[Store, str], dict[int, str]] = field(default_factory=dict)
     _joined: dict[Metric, tuple[Sequence[object], str]] = field(default_factory=dict)
+    _rendered: dict[tuple[Store, str], Snapshot] = field(default_factory=dict)
+    """What the lines of each table say."""
 
     def render(self, stores: Sequence[Store], joined: Iterable[Series] = ()) -> bytes:
         pieces: list[str] = []
@@ -104,17 +107,32 @@ class Renderer:
         parts = []
         for store in stores:
             rows = self.snapshots.read(store, table)
-            parts.append((store, rows, self._label_texts(store, table, rows.identities, rows.labels)))
+            same = self._unchanged(store, table, rows)
+            parts.append((store, rows, self._label_texts(store, table, rows.identities, rows.labels), same))
         column = 0
         for metric in table.metrics:
             width = len(metric.buckets) + 2 if metric.kind == "histogram" else 1
             made: list[str] = []
-            for store, rows, labels in parts:
-                made += self._lines_of(store, metric, rows, labels, slice(column, column + width))
+            for store, rows, labels, same in parts:
+                columns = slice(column, column + width)
+                if all(same[columns]):
+                    made += self._lines[store, metric].pieces
+                else:
+                    made += self._lines_of(store, metric, rows, labels, columns)
             column += width
             if made:
                 pieces.append(header(metric))
                 pieces += made
+
+    def _unchanged(self, store: Store, table: Table, rows: Snapshot) -> list[bool]:
+        """Which columns have the same values in the same rows as when they were last rendered."""
+        old = self._rendered.get((store, table.name))
+        self._rendered[store, table.name] = rows
+        if old is None or not np.array_equal(old.identities, rows.identities):
+            return [False] * rows.values.shape[1]
+        equal = (rows.values == old.values) | (np.isnan(rows.values) & np.isnan(old.values))
+        same: list[bool] = equal.all(axis=0).tolist()
+        return same
 
     def _lines_of(
         self, store: Store, metric: Metric, rows: Snapshot, labels: Sequence[str], columns: slice

@@ -22,6 +22,7 @@ import mmap
 import os
 import time
 import weakref
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -267,6 +268,12 @@ class RowWriter:
 
     def set(self, column: int, value: float) -> None:
         self._floats[self._base + column] = value
+
+    def put(self, values: array[float]) -> None:
+        """All columns at once, of type "d"."""
+        self.begin()
+        self._floats[self._base : self._base + len(values)] = memoryview(values)
+        self.end()
 
     def get(self, column: int) -> float:
         return self._floats[self._base + column]

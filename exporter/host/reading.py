@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ SIGNALS: Mapping[str, tuple[Metric, ...]] = {
 """{signal: metrics of which one at least tells it}."""
 
 _PFC = ("pfc", "pause_time")
+_ECN = (("roce_np", ECN_NP_ENABLED), ("roce_rp", ECN_RP_ENABLED))
 _SWAPPED = frozenset({"ixgbe"})
 """Drivers that tell received PFC frames as requests, and sent ones as indications."""
 _ANEW_READINGS = 6
@@ -148,6 +150,11 @@ class RnicReader:
         self._unwrapped = Unwrapped()
         self._setup = SetupReader(rnic, sysfs)
         self._device: Device | None = None
+        self._has_dcb = self._has_ecn = False
+        self._enabled: int | None = None
+        self._shape: tuple[object, ...] = ()
+        """What the last reading held; as long as this one holds the same, its coverage does."""
+        self._coverage: dict[str, State] = {}
         self._readings = 0
 
     def read(self, vlans: dict[str, str]) -> Reading:
@@ -173,13 +180,16 @@ class RnicReader:
         reading.values = own | reading.values
         if netdev:
             self._add_statistics(reading, netdev)
-            self._add_priorities(reading, netdev)
+            self._add_priorities(reading, netdev, anew=anew)
         reading.setup = self._setup.read(netdev, vlans, anew=anew)
         if reading.setup.active is not None:
             reading.values[ACTIVE] = float(reading.setup.active)
         if reading.setup.active_mtu is not None:
             reading.values[ACTIVE_MTU] = float(reading.setup.active_mtu)
-        reading.coverage = coverage(reading)
+        shape = tuple(reading.values), *((each, *own) for each, own in reading.priorities.items()), self._enabled
+        if shape != self._shape:
+            self._shape, self._coverage = shape, coverage(reading)
+        reading.coverage = self._coverage
         self._readings += 1
         return reading
 
@@ -195,9 +205,12 @@ class RnicReader:
         for (name, (metric, factor)), number in numbers:
             values[metric] = values.get(metric, 0.0) + factor * self._unwrapped.of((source, name), number)
 
-    def _add_priorities(self, reading: Reading, netdev: str) -> None:
-        told = self._priorities(netdev)
-        reading.of_dscp = told.of_dscp
+    def _add_priorities(self, reading: Reading, netdev: str, *, anew: bool) -> None:
+        if anew:  # a driver that takes no part is not asked each time
+            self._has_dcb, self._has_ecn = True, os.path.isdir(f"{self._sysfs}/class/net/{netdev}/ecn")
+        told = self._priorities(netdev) if self._has_dcb else Priorities()
+        self._has_dcb = told != Priorities()
+        reading.of_dscp, self._enabled = told.of_dscp, told.lossless
         lossless = told.lossless
         for priority in range(8) if lossless is not None else ():
             own = reading.priorities.setdefault(priority, {})
@@ -207,7 +220,7 @@ class RnicReader:
                 sent, received = told.sent[priority], told.received[priority]
                 swapped = reading.device.driver in _SWAPPED
                 own[PFC_SENT], own[PFC_RECEIVED] = (received, sent) if swapped else (sent, received)
-        for side, metric in (("roce_np", ECN_NP_ENABLED), ("roce_rp", ECN_RP_ENABLED)):
+        for side, metric in _ECN if self._has_ecn else ():
             for priority in range(8):
                 text = read_text(f"{self._sysfs}/class/net/{netdev}/ecn/{side}/enable/{priority}")
                 if text in ("0", "1"):

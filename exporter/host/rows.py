@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 
 from exporter.contracts.metric import Metric
 from exporter.contracts.rnic_counters import (
@@ -30,7 +31,6 @@ from exporter.host.settings import MOST_GIDS
 from exporter.store import RowWriter, Store, TableWriter
 
 _HARDWARE = {metric: column for column, metric in enumerate(RNIC_HARDWARE.metrics)}
-_PRIORITY = {metric: column for column, metric in enumerate(RNIC_PRIORITY.metrics)}
 _READING = {metric: column for column, metric in enumerate(RNIC_READING.metrics)}
 
 
@@ -83,6 +83,7 @@ class RnicRows:
         self._device, self._gids = _Set(tables.device), _Set(tables.gid)
         self._coverage, self._dscps = _Set(tables.coverage), _Set(tables.dscp)
         self._setup: Setup | None = None
+        self._told: tuple[object, ...] | None = None
 
     def begin_reading(self) -> None:
         self._count(READS)
@@ -94,14 +95,27 @@ class RnicRows:
         values = dict(reading.values)
         if RDMA_RECEIVE in values:
             values[RDMA_BYTES_TIME] = now
-        _write(self._hardware, values, _HARDWARE)
+        _write(self._hardware, values, RNIC_HARDWARE.metrics)
         for priority in [priority for priority in self._priorities if priority not in reading.priorities]:
             self._tables.priority.remove(self._priorities.pop(priority))
         for priority, own in reading.priorities.items():
             row = self._priorities.get(priority)
             if row is None:
                 row = self._priorities[priority] = self._tables.priority.add((*self._labels, str(priority)))
-            _write(row, own, _PRIORITY)
+            _write(row, own, RNIC_PRIORITY.metrics)
+        self._say(reading)
+        self._notice(reading.setup)
+        self._reading.begin()
+        self._reading.set(_READING[READ_DURATION], seconds)
+        self._reading.set(_READING[READ_TIME], now)
+        self._reading.end()
+
+    def _say(self, reading: Reading) -> None:
+        """Have the rows that are no numbers: they seldom change."""
+        told = reading.device, reading.setup.gids, reading.of_dscp, reading.coverage
+        if told == self._told:
+            return
+        self._told = told
         self._device.say([(*self._labels, *reading.device.labels)])
         self._gids.say(
             (*self._labels, str(gid.index), gid.address, gid.type, gid.netdev, gid.vlan)
@@ -109,11 +123,6 @@ class RnicRows:
         )
         self._dscps.put({(*self._labels, str(dscp)): priority for dscp, priority in reading.of_dscp.items()})
         self._coverage.say([(*self._labels, signal, state) for signal, state in reading.coverage.items()])
-        self._notice(reading.setup)
-        self._reading.begin()
-        self._reading.set(_READING[READ_DURATION], seconds)
-        self._reading.set(_READING[READ_TIME], now)
-        self._reading.end()
 
     def put_bytes(self, values: Mapping[Metric, float]) -> None:
         """Write bytes alone; nothing before the first whole reading."""
@@ -131,6 +140,7 @@ class RnicRows:
             self._hardware = None
         while self._priorities:
             self._tables.priority.remove(self._priorities.popitem()[1])
+        self._told = None
         self._gids.say([])
         self._dscps.say([])
         self._coverage.say([(*self._labels, signal, "stale") for signal in SIGNALS])
@@ -153,8 +163,5 @@ class RnicRows:
         self._reading.end()
 
 
-def _write(row: RowWriter, values: Mapping[Metric, float], columns: Mapping[Metric, int]) -> None:
-    row.begin()
-    for metric, column in columns.items():
-        row.set(column, values.get(metric, math.nan))
-    row.end()
+def _write(row: RowWriter, values: Mapping[Metric, float], metrics: Sequence[Metric]) -> None:
+    row.put(array("d", [values.get(metric, math.nan) for metric in metrics]))
