@@ -111,6 +111,10 @@ STALLED_WRITE_RATIO = _rnic(
 )
 ACTIVE_MTU = _rnic("active_mtu", "gauge", "By", "Active RDMA MTU: the largest payload of a RoCE packet.")
 ACTIVE = _rnic("active", "gauge", "", "1 when the RDMA port is active, 0 when not.")
+BOND_MEMBERS = _rnic(
+    "bond.members", "gauge", "{device}", "Network devices in the bond that the RNIC's belongs to; absent without one."
+)
+BOND_MEMBERS_UP = _rnic("bond.members.up", "gauge", "{device}", "Of these, those whose link the bond holds to be up.")
 GID_CHANGES = _rnic("gid.changes", "counter", "{change}", "Changes of the GID table seen since the exporter started.")
 MTU_CHANGES = _rnic("mtu.changes", "counter", "{change}", "Changes of the network device's or the RDMA MTU seen.")
 PORT_CHANGES = _rnic("port.changes", "counter", "{change}", "Changes of the RDMA port between active and not seen.")
@@ -130,6 +134,8 @@ RNIC_HARDWARE = table(
     STALLED_WRITE_RATIO,
     ACTIVE_MTU,
     ACTIVE,
+    BOND_MEMBERS,
+    BOND_MEMBERS_UP,
     counts_from_zero=False,
 )
 

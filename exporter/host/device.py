@@ -63,6 +63,8 @@ class Setup:
     active: bool | None = None
     active_mtu: int | None = None
     mtu: int | None = None
+    members: tuple[tuple[str, bool], ...] = ()
+    """Network devices of the bond, and whether each is up."""
 
 
 def read_device(rnic: str, netdev: str | None, sysfs: Path) -> Device | None:
@@ -96,7 +98,7 @@ class SetupReader:
         self._table: tuple[str, ...] | None = None
         self._gids: tuple[Gid, ...] = ()
 
-    def read(self, netdev: str | None, vlans: dict[str, str], *, anew: bool) -> Setup:
+    def read(self, netdev: str | None, bond: str, vlans: dict[str, str], *, anew: bool) -> Setup:
         """``vlans`` has the VLAN of each network device that has one; ``anew`` also reads what seldom changes."""
         state = read_text(f"{self._port}/state").partition(":")[0]
         active_mtu = read_text(f"{self._port}/active_mtu").partition(":")[0]
@@ -110,6 +112,7 @@ class SetupReader:
             active=state == _ACTIVE if state else None,
             active_mtu=int(active_mtu) if active_mtu.isdecimal() else None,
             mtu=int(mtu) if mtu.isdecimal() else None,
+            members=tuple(_members(bond, self._sysfs)) if bond else (),
         )
 
 
@@ -156,6 +159,13 @@ def _bond(netdev: str, sysfs: Path) -> str:
         return netdev
     master = own / "master"
     return master.resolve().name if (master / "bonding").is_dir() else ""
+
+
+def _members(bond: str, sysfs: Path) -> Iterator[tuple[str, bool]]:
+    """Documentation/networking/bonding.rst."""
+    net = f"{sysfs}/class/net"
+    for member in read_text(f"{net}/{bond}/bonding/slaves").split():
+        yield member, read_text(f"{net}/{member}/bonding_slave/mii_status") == "up"
 
 
 def _numbered(directory: Path) -> list[str]:

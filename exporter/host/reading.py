@@ -13,6 +13,8 @@ from exporter.contracts.metric import Metric
 from exporter.contracts.rnic_counters import (
     ACTIVE,
     ACTIVE_MTU,
+    BOND_MEMBERS,
+    BOND_MEMBERS_UP,
     ECN_NP_ENABLED,
     ECN_RP_ENABLED,
     HW,
@@ -181,11 +183,14 @@ class RnicReader:
         if netdev:
             self._add_statistics(reading, netdev)
             self._add_priorities(reading, netdev, anew=anew)
-        reading.setup = self._setup.read(netdev, vlans, anew=anew)
+        reading.setup = self._setup.read(netdev, reading.device.bond, vlans, anew=anew)
         if reading.setup.active is not None:
             reading.values[ACTIVE] = float(reading.setup.active)
         if reading.setup.active_mtu is not None:
             reading.values[ACTIVE_MTU] = float(reading.setup.active_mtu)
+        if members := reading.setup.members:
+            reading.values[BOND_MEMBERS] = float(len(members))
+            reading.values[BOND_MEMBERS_UP] = float(sum(up for _, up in members))
         shape = tuple(reading.values), *((each, *own) for each, own in reading.priorities.items()), self._enabled
         if shape != self._shape:
             self._shape, self._coverage = shape, coverage(reading)

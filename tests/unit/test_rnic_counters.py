@@ -16,6 +16,8 @@ from exporter.contracts import counters
 from exporter.contracts.catalogue import CATALOGUE
 from exporter.contracts.rnic_counters import (
     ACTIVE,
+    BOND_MEMBERS,
+    BOND_MEMBERS_UP,
     ECN_NP_ENABLED,
     ECN_RP_ENABLED,
     HW,
@@ -385,14 +387,18 @@ def test_a_device_is_named_with_its_place(tmp_path: Path) -> None:
     assert device.labels == ("mlx5_core", "1.2.3", "BOARD1", "0000:17:00.0", "1", "pf", "eth0", "")
 
 
-def test_a_bond_is_named(tmp_path: Path) -> None:
+def test_a_bond_is_named_and_says_which_of_its_links_are_up(tmp_path: Path) -> None:
     tree = Tree(tmp_path, "mlx5")
-    bond = tree.sysfs / "class/net/bond0"
-    (bond / "bonding").mkdir(parents=True)
-    (tree.sysfs / "class/net/eth0/master").symlink_to(bond)
-    device = read_device("rnic0", None, tree.sysfs)
-    assert device is not None
-    assert device.bond == "bond0"
+    net = tree.sysfs / "class/net"
+    (net / "bond0/bonding").mkdir(parents=True)
+    (net / "bond0/bonding/slaves").write_text("eth0 eth1\n")
+    (net / "eth0/master").symlink_to(net / "bond0")
+    for member, state in (("eth0", "up"), ("eth1", "down")):
+        (net / member / "bonding_slave").mkdir(parents=True)
+        (net / member / "bonding_slave/mii_status").write_text(state + "\n")
+    reading = reader(tree).read({})
+    assert reading.device.bond == "bond0"
+    assert (reading.values[BOND_MEMBERS], reading.values[BOND_MEMBERS_UP]) == (2, 1)
 
 
 def test_soft_roce_is_software(tmp_path: Path) -> None:
