@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from exporter.messages import send_message
 
@@ -104,7 +105,8 @@ class Child:
                 process.wait(2.0)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                with suppress(subprocess.TimeoutExpired):  # one that waits in the kernel ends when that lets it
+                    process.wait(2.0)
 
 
 def child_environment() -> dict[str, str]:

@@ -175,6 +175,9 @@ def read_config(path: Path | str) -> Config:
         raise ContractError(
             source, "section 'counters' has no RNIC to read", "name the host's 'rnics', or a 'topology' that holds it"
         )
+    if config.counters is not None and not config.counters.takes(config.rnics):
+        problem = f"section 'counters' takes none of {', '.join(rnic.name for rnic in config.rnics)}"
+        raise ContractError(source, problem, "correct counters.include and counters.exclude")
     known = {rnic.name for rnic in config.rnics}
     for number, workload in enumerate(config.workloads):
         for name in workload.rnics:

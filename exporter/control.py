@@ -199,7 +199,7 @@ class Exporter:
 
     def _start_counters(self, config: Config, counters: Counters) -> None:
         settings = counter_settings(counters, config.host, config.rnics, config.throughput.step_seconds, config.sysfs)
-        store = Store(counter_tables(max(len(settings.rnics), 1)))
+        store = Store(counter_tables(len(settings.rnics)))
         self._monitor.follow(store)
         self._stores.append(store)
         self._children.append(Child("exporter.host.process", (store.descriptor,), msgspec.msgpack.encode(settings)))

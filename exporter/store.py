@@ -202,8 +202,11 @@ class TableWriter:
         """Index of a metric's (first) column in a row."""
         return self._column[name]
 
-    def add(self, labels: Sequence[str]) -> RowWriter:
-        """Allocate a row: counters and buckets start at 0, gauges absent. Raise StoreFullError or ValueError."""
+    def add(self, labels: Sequence[str], values: array[float] | None = None) -> RowWriter:
+        """Allocate a row with these values, of type "d"; without, counters and buckets start at 0, gauges absent.
+
+        Raise StoreFullError or ValueError.
+        """
         text = _encode(labels)
         layout = self._layout
         if self._free:
@@ -218,7 +221,9 @@ class TableWriter:
         words[row] += 1
         self._store.put_text(row, layout.columns, text)
         at = row + ROW_WORDS
-        for metric in layout.table.metrics:
+        if values is not None:
+            floats[at : at + len(values)] = memoryview(values)
+        for metric in layout.table.metrics if values is None else ():
             if metric.kind == "gauge":
                 floats[at] = _ABSENT
                 at += 1

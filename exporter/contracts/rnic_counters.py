@@ -98,11 +98,21 @@ LINES["rx_corrected_bits_phy"] = _counts(
 )
 """{line of ``ethtool -S``: its metric}."""
 
-RDMA_RECEIVE = _rnic("rdma.receive", "counter", "By", "Bytes received by the RNIC, RDMA included.")
-RDMA_TRANSMIT = _rnic("rdma.transmit", "counter", "By", "Bytes sent by the RNIC, RDMA included.")
-RDMA_RECEIVE_PACKETS = _rnic("rdma.receive.packets", "counter", "{packet}", "Packets received, RDMA included.")
-RDMA_TRANSMIT_PACKETS = _rnic("rdma.transmit.packets", "counter", "{packet}", "Packets sent, RDMA included.")
-RDMA_BYTES_TIME = _rnic("rdma.bytes.timestamp", "gauge", "s", "Unix time at which these bytes were read.")
+RDMA_RECEIVE = _rnic("rdma.receive", "counter", "By", "Bytes received by RDMA, where the driver tells.")
+RDMA_TRANSMIT = _rnic("rdma.transmit", "counter", "By", "Bytes sent by RDMA, where the driver tells.")
+COMBINED_RECEIVE = _rnic(
+    "combined.receive", "counter", "By", "Bytes received by RDMA and by the network device, which does not count those."
+)
+COMBINED_TRANSMIT = _rnic(
+    "combined.transmit", "counter", "By", "Bytes sent by RDMA and by the network device, which does not count those."
+)
+RDMA_RECEIVE_PACKETS = _rnic(
+    "rdma.receive.packets", "counter", "{packet}", "Packets received by RDMA, where the driver tells."
+)
+RDMA_TRANSMIT_PACKETS = _rnic(
+    "rdma.transmit.packets", "counter", "{packet}", "Packets sent by RDMA, where the driver tells."
+)
+BYTES_TIME = _rnic("combined.timestamp", "gauge", "s", "Unix time at which the combined bytes were read.")
 STALLED_READ_RATIO = _rnic(
     "pci.stalled_read.ratio", "gauge", "", "Share of the time in which PCIe reads of the RNIC were stalled, 0 to 1."
 )
@@ -129,7 +139,9 @@ RNIC_HARDWARE = table(
     RDMA_TRANSMIT,
     RDMA_RECEIVE_PACKETS,
     RDMA_TRANSMIT_PACKETS,
-    RDMA_BYTES_TIME,
+    COMBINED_RECEIVE,
+    COMBINED_TRANSMIT,
+    BYTES_TIME,
     STALLED_READ_RATIO,
     STALLED_WRITE_RATIO,
     ACTIVE_MTU,

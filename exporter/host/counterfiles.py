@@ -1,7 +1,7 @@
 """Directories of sysfs with a number in each file, read again and again.
 
 Files stay open: reading one at offset 0 has the driver count anew (Documentation/filesystems/sysfs.rst), for a third
-of what opening it costs. One that has no number now ("N/A", an error of the driver) is left out of the reading.
+of what opening it costs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 KNOBS = frozenset({"lifespan"})
 """Files among the counters that set something."""
-_FIRST = "rx_write_requests"
+_FIRST = frozenset({"rx_write_requests", "vport_rx_write_requests"})
 """mlx5 renews the time stamp of what it has cached for the first counter only: read it before the others."""
 _MOST_BYTES = 64
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT})
@@ -34,9 +34,14 @@ class CounterFiles(Generic[Meaning]):
         self._meaning = meaning
         self._files: list[tuple[int, Meaning]] = []
         self._signature: tuple[int, int, int] | None = None
+        self.another = False
+        """The last reading was of another directory than the one before: what is of this name now is a new device."""
 
-    def read(self) -> list[tuple[Meaning, int]]:
-        """Meanings with the numbers of now; empty where there is no such directory. Raise GoneError if it went."""
+    def read(self) -> list[tuple[Meaning, int | None]]:
+        """Meanings with the numbers of now, None for a file that has none at the moment.
+
+        Empty where there is no such directory. Raise GoneError if it went.
+        """
         try:
             found = os.stat(self.directory)
         except FileNotFoundError:
@@ -46,19 +51,20 @@ class CounterFiles(Generic[Meaning]):
                 raise GoneError(errno.ENOENT, "went away", str(self.directory)) from None
             return []
         signature = (found.st_dev, found.st_ino, found.st_mtime_ns)
+        self.another = self._signature is not None and signature[:2] != self._signature[:2]
         if signature != self._signature:
             self._open(signature)
-        values = []
+        values: list[tuple[Meaning, int | None]] = []
         for descriptor, meaning in self._files:
+            value: int | None = None
             try:
                 value = int(os.pread(descriptor, _MOST_BYTES, 0))
             except ValueError:
-                continue
+                pass
             except OSError as error:
                 if error.errno in _GONE:
                     self.close()
                     raise GoneError(error.errno, "went away", str(self.directory)) from error
-                continue
             values.append((meaning, value))
         return values
 
@@ -81,4 +87,4 @@ class CounterFiles(Generic[Meaning]):
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
-    return sorted((name for name in names if name not in KNOBS), key=lambda name: (name != _FIRST, name))
+    return sorted((name for name in names if name not in KNOBS), key=lambda name: (name not in _FIRST, name))

@@ -1,7 +1,7 @@
 """Priorities of a network device as the kernel knows them: PFC and DSCP, by netlink (include/uapi/linux/dcbnl.h).
 
-The same for all vendors whose driver takes part (mlx5e, i40e, ice, bnxt_en, hns3). mlx5 answers with numbers that it
-has read before, up to a second old.
+The same for all vendors whose driver takes part (mlx5e, i40e, ice, bnxt_en, hns3). mlx5 answers with the frames that
+somebody's last ``ethtool -S`` has read: ask for that first.
 """
 
 from __future__ import annotations

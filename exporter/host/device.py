@@ -20,6 +20,8 @@ _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _PORT = "ports/1"
 _ACTIVE = "4"
 _MOST_BYTES = 1 << 16
+_MOST_LETTERS = 100
+"""Of what becomes a label: firmware may say anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,14 @@ def read_device(rnic: str, netdev: str | None, sysfs: Path) -> Device | None:
     if not root.is_dir():
         return None
     parent = root / "device"
-    own = _netdev(root) or netdev or ""
+    own = netdev or _own_netdev(parent) or _gid_netdev(root)
     software = not parent.exists()
     pci = "" if software else next((part for part in reversed(parent.resolve().parts) if _PCI.fullmatch(part)), "")
     numa = read_text(parent / "numa_node")
     return Device(
         driver=_driver(root, parent),
-        firmware=read_text(root / "fw_ver"),
-        board=read_text(root / "board_id") or read_text(root / "hca_type"),
+        firmware=read_text(root / "fw_ver")[:_MOST_LETTERS],
+        board=(read_text(root / "board_id") or read_text(root / "hca_type"))[:_MOST_LETTERS],
         pci=pci,
         numa="" if numa.startswith("-") else numa,
         function="software" if software else _function(parent),
@@ -135,10 +137,25 @@ def _gids(port: Path, entries: list[str], table: tuple[str, ...], vlans: dict[st
         yield Gid(int(entry), address, kind, netdev, vlans.get(netdev, ""))
 
 
-def _netdev(root: Path) -> str:
+def _own_netdev(parent: Path) -> str:
+    """The network device of the same function, if it has but one: of a bond that GIDs name, the member."""
+    try:
+        names = os.listdir(parent / "net")
+    except OSError:
+        return ""
+    return names[0] if len(names) == 1 else ""
+
+
+def _gid_netdev(root: Path) -> str:
     """The network device of the first GID that has one: the parent, where others are its VLANs."""
     names = root / _PORT / "gid_attrs/ndevs"
     return next((name for entry in _numbered(names) if (name := read_text(f"{names}/{entry}"))), "")
+
+
+def driver_of(netdev: str, sysfs: Path) -> str:
+    """The driver of a network device; empty for one that is made in software."""
+    link = sysfs / "class/net" / netdev / "device/driver"
+    return link.resolve().name if link.exists() else ""
 
 
 def _driver(root: Path, parent: Path) -> str:

@@ -20,6 +20,7 @@ _SIOCETHTOOL = 0x8946
 _GET_STRINGS, _GET_STATS, _GET_SET_INFO = 0x1B, 0x1D, 0x37
 _STATS_SET = 1
 _NAME_BYTES = 32
+_SPARE_BYTES = 1 << 16
 _ABSENT = frozenset({errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL})
 
 
@@ -73,11 +74,14 @@ class KernelStatistics:
         if not count:
             return []
         answer = self._ask(netdev, struct.pack("=III", _GET_STRINGS, _STATS_SET, count) + bytes(_NAME_BYTES * count))
+        if struct.unpack_from("=I", answer, 8)[0] != count:
+            raise OSError(errno.EAGAIN, "statistics changed while they were asked for", netdev)
         names = (answer[12 + _NAME_BYTES * index :][:_NAME_BYTES] for index in range(count))
         return [name.split(b"\0", 1)[0].decode("ascii", "replace").strip() for name in names]
 
     def _ask(self, netdev: str, command: bytes) -> bytes:
-        data = ctypes.create_string_buffer(command, len(command))
+        # Kernels write as many values as there are now, whatever room they were told of: there may be more queues.
+        data = ctypes.create_string_buffer(command, 2 * len(command) + _SPARE_BYTES)
         request = struct.pack("16sP8x", netdev.encode()[:15], ctypes.addressof(data))
         fcntl.ioctl(self._socket, _SIOCETHTOOL, request)
         return data.raw

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from exporter.config import Throughput, Workload
 from exporter.contracts.catalogue import RNIC, RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
-from exporter.contracts.rnic_counters import RDMA_BYTES_TIME, RDMA_RECEIVE, RDMA_TRANSMIT, RNIC_HARDWARE
+from exporter.contracts.rnic_counters import BYTES_TIME, COMBINED_RECEIVE, COMBINED_TRANSMIT, RNIC_HARDWARE
 from exporter.contracts.tables import ThroughputRow
 from exporter.contracts.topology import Rnic
 from exporter.host.netdev import NetdevReading, read_netdev
 from exporter.host.ring import Sample, ThroughputRing
 from exporter.store import RowWriter, Store
 
-_BYTES = [RNIC_HARDWARE.metrics.index(metric) for metric in (RDMA_BYTES_TIME, RDMA_RECEIVE, RDMA_TRANSMIT)]
+_BYTES = [RNIC_HARDWARE.metrics.index(metric) for metric in (BYTES_TIME, COMBINED_RECEIVE, COMBINED_TRANSMIT)]
 _COLUMNS = ThroughputRow.__struct_fields__
 
 
@@ -58,7 +58,7 @@ class RnicMonitor:
                 self.rings[rnic.name].append(Sample(now, reading.receive_bytes, reading.transmit_bytes))
 
     def _counted(self) -> dict[str, Sample]:
-        """Bytes that RNICs have counted, RDMA included, of those that tell."""
+        """Bytes of RDMA and of network devices together, of RNICs that tell."""
         found = {}
         for row in self._counters.read(RNIC_HARDWARE) if self._counters is not None else ():
             time, received, sent = (row.values[column] for column in _BYTES)

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from exporter.contracts.rnic_counters import RDMA_BYTES_TIME
+from exporter.contracts.metric import Metric
+from exporter.host.dcb import Priorities, read_priorities
 from exporter.host.device import read_vlans
 from exporter.host.ethtool import KernelStatistics, SavedStatistics
-from exporter.host.reading import RnicReader
+from exporter.host.reading import Reading, RnicReader
 from exporter.host.rows import RnicRows, Tables
 from exporter.host.settings import CounterSettings, RnicSettings, counter_tables
 from exporter.messages import receive_message
@@ -33,6 +34,10 @@ _PATIENCE_SECONDS = 0.2
 """A reading that takes longer holds up no other: the rest is for another thread."""
 
 
+def _of_nobody(_: str) -> Priorities:
+    return Priorities()
+
+
 class _Rnic:
     """One RNIC, and what is being read of it."""
 
@@ -40,7 +45,9 @@ class _Rnic:
         saved = settings.ethtool
         statistics = KernelStatistics() if saved is None else SavedStatistics(Path(saved))
         self.name = rnic.name
-        self.reader = RnicReader(rnic.name, rnic.netdev, statistics, Path(settings.sysfs))
+        # Another host's files do not go with what this one's kernel says.
+        priorities = read_priorities if saved is None else _of_nobody
+        self.reader = RnicReader(rnic.name, rnic.netdev, statistics, Path(settings.sysfs), priorities)
         self.rows = RnicRows(tables, settings.host, rnic.name)
         self.due = 0.0
         """Monotonic time from which on all of it is to be read again, not bytes alone."""
@@ -52,6 +59,8 @@ class _Rnic:
         self.late = False
         self.replaced = False
         """Another thread reads what is due: the one that reads this is one too many when it returns."""
+        self.told = False
+        """Its last whole reading was written down."""
         self.problem = ""
 
 
@@ -88,79 +97,94 @@ class CounterLoop:
     def close(self) -> None:
         self._closed = True
 
+    def give_up(self) -> None:
+        """Take all back: nobody reads any more."""
+        with self._lock:
+            for each in self._rnics:
+                each.rows.fail()
+
     def _order(self, now: float) -> None:
-        due = [each for each in self._rnics if each.began is None and not each.waiting]
-        if due:
+        with self._lock:
+            for each in self._rnics:
+                if each.began is not None or each.waiting:
+                    continue
+                each.whole = now >= each.due
+                if each.whole:
+                    each.due = now + self._settings.period_seconds - self._settings.step_seconds / 2
+                each.waiting = True
+                self._orders.put(each)
             self._idle.clear()
-        for each in due:
-            each.whole = now >= each.due
-            if each.whole:
-                each.due = now + self._settings.period_seconds - self._settings.step_seconds / 2
-            each.waiting = True
-            self._orders.put(each)
 
     def _watch(self, now: float) -> None:
         """Look for readings that take too long."""
-        busy = [each for each in self._rnics if each.began is not None]
-        waiting = any(each.waiting for each in self._rnics)
-        if waiting and busy and all(now - (each.began or now) > _PATIENCE_SECONDS for each in busy):
-            for each in busy:
-                each.replaced = True
-            self._start_thread()
-        for each in busy:
-            began = each.began
-            if began is None or each.late or now - began <= self._settings.deadline_seconds:
-                continue
-            with self._lock:
-                each.late = True
-                each.rows.fail()
-                self._say(each, f"no end within {self._settings.deadline_seconds:g} s: does its firmware hang?")
+        with self._lock:
+            busy = [(each, each.began) for each in self._rnics if each.began is not None]
+            own = [(each, began) for each, began in busy if not each.replaced]
+            held_up = own and all(now - began > _PATIENCE_SECONDS for _, began in own)
+            if held_up and any(each.waiting for each in self._rnics):
+                for each, _ in own:
+                    each.replaced = True
+                self._start_thread()
+            for each, began in busy:
+                if not each.late and now - began > self._settings.deadline_seconds:
+                    each.late = True
+                    each.rows.fail()
+                    self._say(each, f"no end within {self._settings.deadline_seconds:g} s: does its firmware hang?")
 
     def _start_thread(self) -> None:
         threading.Thread(target=self._read_for_ever, daemon=True).start()
 
     def _read_for_ever(self) -> None:
         """Read what is due, until another thread does."""
-        vlans = read_vlans()
-        while True:
+        replaced = False
+        while not replaced:
             rnic = self._orders.get()
-            rnic.began, rnic.waiting = time.monotonic(), False
+            with self._lock:
+                rnic.began, rnic.waiting = time.monotonic(), False
+                began, whole = rnic.began, rnic.whole
+                if whole:
+                    rnic.rows.begin_reading()
+            reading, values, problem = None, None, ""
             try:
-                if rnic.whole:
-                    with self._lock:
-                        rnic.rows.begin_reading()
-                    reading = rnic.reader.read(vlans)
-                    with self._lock:
-                        rnic.rows.put(reading, time.monotonic() - rnic.began, time.time())
-                        self._say(rnic, "")
-                elif not rnic.problem and (values := rnic.reader.read_bytes()):
-                    with self._lock:
-                        rnic.rows.put_bytes({**values, RDMA_BYTES_TIME: time.time()})
-            except OSError as error:
-                with self._lock:
-                    if not rnic.late:
-                        rnic.rows.fail()
-                    self._say(rnic, f"{error.strerror or error}: {error.filename or rnic.name}")
-            replaced = rnic.replaced
-            rnic.began, rnic.late, rnic.replaced = None, False, False
-            if not any(each.waiting or each.began is not None for each in self._rnics):
-                self._idle.set()
-                vlans = read_vlans()
-            if replaced:
-                return
+                if whole:
+                    reading = rnic.reader.read(self._vlans())
+                elif rnic.told:
+                    values = rnic.reader.read_bytes()
+            except (OSError, ValueError, RuntimeError) as error:
+                named = getattr(error, "filename", None) or rnic.name
+                problem = f"{getattr(error, 'strerror', None) or error}: {named}"
+            with self._lock:
+                self._write_down(rnic, reading, values, problem, time.monotonic() - began)
+                replaced = rnic.replaced
+                rnic.began, rnic.late, rnic.replaced = None, False, False
+                if not any(each.waiting or each.began is not None for each in self._rnics):
+                    self._idle.set()
+
+    def _write_down(
+        self, rnic: _Rnic, reading: Reading | None, values: dict[Metric, float] | None, problem: str, seconds: float
+    ) -> None:
+        if rnic.late or (problem and not rnic.whole):
+            # What returns after so long is old; and of a device that goes, a whole reading says more.
+            rnic.due, rnic.told = 0.0, False
+        elif problem:
+            rnic.told = False
+            rnic.rows.fail()
+            self._say(rnic, problem)
+        elif reading is not None:
+            rnic.told = True
+            rnic.rows.put(reading, seconds, time.time())
+            self._say(rnic, reading.refused)
+        elif values:
+            rnic.rows.put_bytes(values)
+
+    def _vlans(self) -> dict[str, str]:
+        return {} if self._settings.ethtool is not None else read_vlans()
 
     def _say(self, rnic: _Rnic, problem: str) -> None:
         """Each change once, not each reading."""
         if problem != rnic.problem:
             print(f"counters of {rnic.name}: {problem or 'read again'}", file=sys.stderr, flush=True)
         rnic.problem = problem
-
-
-def _end_with(problem: threading.ExceptHookArgs) -> None:
-    """A thread that dies by a bug takes the process along: the control process starts it again."""
-    threading.__excepthook__(problem)
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def _close_with(control: socket.socket, loop: CounterLoop) -> None:
@@ -179,8 +203,16 @@ def main() -> None:
     if first is None:
         return
     settings = msgspec.msgpack.decode(first, type=CounterSettings)
-    threading.excepthook = _end_with
     loop = CounterLoop(settings, Store(counter_tables(len(settings.rnics)), store_descriptor))
+
+    def end(problem: threading.ExceptHookArgs) -> None:
+        """A thread that dies by a bug takes the process along: the control process starts it again."""
+        threading.__excepthook__(problem)
+        loop.give_up()  # with a thread in the kernel the process does not end before that returns
+        sys.stderr.flush()
+        os._exit(1)
+
+    threading.excepthook = end
     threading.Thread(target=_close_with, args=(control, loop), daemon=True).start()
     loop.run()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,9 @@ from exporter.contracts.rnic_counters import (
     ACTIVE_MTU,
     BOND_MEMBERS,
     BOND_MEMBERS_UP,
+    BYTES_TIME,
+    COMBINED_RECEIVE,
+    COMBINED_TRANSMIT,
     ECN_NP_ENABLED,
     ECN_RP_ENABLED,
     HW,
@@ -25,6 +30,7 @@ from exporter.contracts.rnic_counters import (
     PFC_RECEIVED,
     PFC_SENT,
     PORT,
+    PRIORITY_RECEIVE,
     RDMA_RECEIVE,
     RDMA_TRANSMIT,
     STALLED_READ_RATIO,
@@ -32,7 +38,7 @@ from exporter.contracts.rnic_counters import (
 )
 from exporter.host.counterfiles import CounterFiles, GoneError
 from exporter.host.dcb import Priorities, read_priorities
-from exporter.host.device import Device, Setup, SetupReader, read_device, read_text
+from exporter.host.device import Device, Setup, SetupReader, driver_of, read_device, read_text
 from exporter.host.dialects import Term, of_hw_counter, of_port_counter
 from exporter.host.ethtool import Statistics
 
@@ -59,9 +65,21 @@ _SWAPPED = frozenset({"ixgbe"})
 _ANEW_READINGS = 6
 """Every so many readings what the RNIC is, and of what type its GIDs are, is read anew."""
 _WIDTH = 1 << 32
-_NEAR = _WIDTH // 10
+_QUARTER = _WIDTH // 4
+_NARROW = frozenset((
+    "rx_write_requests", "rx_read_requests", "rx_atomic_requests", "rx_dct_connect", "out_of_buffer",
+    "out_of_sequence", "duplicate_request", "rnr_nak_retry_err", "packet_seq_err", "implied_nak_seq_err",
+    "local_ack_timeout_err", "resp_local_length_error", "resp_cqe_error", "req_cqe_error",
+    "req_remote_invalid_request", "req_remote_access_errors", "resp_remote_access_errors", "resp_cqe_flush_error",
+    "req_cqe_flush_error", "req_transport_retries_exceeded", "req_rnr_retries_exceeded", "roce_adp_retrans",
+    "roce_adp_retrans_to", "roce_slow_restart", "roce_slow_restart_cnps", "roce_slow_restart_trans", "cnpSent",
+    "cnpHandled", "cnpIgnored",
+))  # fmt: skip
+"""Counters of 32 bits: mlx5's queue counters (be32 in its query), and irdma's of congestion notifications."""
 _COUNTERS, _HW_COUNTERS = "ports/1/counters", "ports/1/hw_counters"
 _BYTES = frozenset({RDMA_RECEIVE, RDMA_TRANSMIT})
+_NETDEV = {"rx_bytes": (COMBINED_RECEIVE, RDMA_RECEIVE), "tx_bytes": (COMBINED_TRANSMIT, RDMA_TRANSMIT)}
+"""{file of a network device's statistics: the metric that it is a part of, and the other part}."""
 
 Key = TypeVar("Key")
 
@@ -91,24 +109,29 @@ def _of_bytes(meaning: Callable[[str], Term | None]) -> Callable[[str], _Named |
     return of
 
 
-class Unwrapped:
-    """Numbers of 32 bits as if they had more.
+_Files = CounterFiles[_Named]
 
-    Many counters of RNICs have 32 bits, and nobody says which. One that was about to wrap, and is small now, has
-    wrapped; any other that went back was reset, and starts again.
+
+class Unwrapped:
+    """Numbers of 32 bits as if they had more, of counters that are known to have so few.
+
+    One that was in the last quarter, and is in the first now, has wrapped; any other that went back was reset, and
+    starts again. So a wrap is missed where a counter does half of its range between two readings.
     """
 
     def __init__(self) -> None:
-        self._last: dict[object, int] = {}
-        self._wraps: dict[object, int] = {}
+        self._last: dict[str, int] = {}
+        self._wraps: dict[str, int] = {}
 
-    def of(self, key: object, value: int) -> int:
-        last = self._last.get(key, value)
-        self._last[key] = value
+    def of(self, name: str, value: int) -> int:
+        if name not in _NARROW:
+            return value
+        last = self._last.get(name, value)
+        self._last[name] = value
         if value < last:
-            wrapped = _WIDTH - _NEAR <= last < _WIDTH and value < _NEAR
-            self._wraps[key] = self._wraps.get(key, 0) + 1 if wrapped else 0
-        return value + _WIDTH * self._wraps.get(key, 0)
+            wrapped = _WIDTH - _QUARTER <= last < _WIDTH and value < _QUARTER
+            self._wraps[name] = self._wraps.get(name, 0) + 1 if wrapped else 0
+        return value + _WIDTH * self._wraps.get(name, 0)
 
     def forget(self) -> None:
         """The device is another one now."""
@@ -127,6 +150,8 @@ class Reading:
     of_dscp: Mapping[int, int] = field(default_factory=dict)
     """{DSCP: priority}."""
     coverage: dict[str, State] = field(default_factory=dict)
+    refused: str = ""
+    """Why statistics or priorities are not in it: the kernel's error."""
 
 
 class RnicReader:
@@ -152,7 +177,9 @@ class RnicReader:
         self._unwrapped = Unwrapped()
         self._setup = SetupReader(rnic, sysfs)
         self._device: Device | None = None
-        self._has_dcb = self._has_ecn = False
+        self._had_device = False
+        self._has_dcb = self._has_ecn = self._swapped = False
+        self._net: CounterFiles[tuple[Metric, Metric]] | None = None
         self._enabled: int | None = None
         self._shape: tuple[object, ...] = ()
         """What the last reading held; as long as this one holds the same, its coverage does."""
@@ -165,24 +192,22 @@ class RnicReader:
         if anew:
             self._device = read_device(self._rnic, self._netdev, self._sysfs)
         device = self._device
+        if device is None and self._had_device:
+            self._forget()
+            raise GoneError(errno.ENODEV, "its RDMA device is gone", self._rnic)
+        self._had_device = device is not None
         netdev = device.netdev if device is not None else self._netdev
         if device is None and not (netdev and (self._sysfs / "class/net" / netdev).is_dir()):
             self._forget()
             raise NoDeviceError(errno.ENODEV, "there is neither such an RDMA device nor its network device", self._rnic)
         reading = Reading(device=device or Device(netdev=netdev or ""))
-        try:
-            from_port, from_hw = self._port.read(), self._hw.read()
-        except GoneError:  # torn: a device that is reset in the middle of a reading has told half of two lives
-            self._forget()
-            raise
-        self._add("port", from_port, reading.values)
-        own: dict[Metric, float] = {}
-        self._add("hw", from_hw, own)
-        # Of what both tell, such as bytes, ``counters`` is what everybody reads.
-        reading.values = own | reading.values
+        reading.values = self._counted(netdev, self._port, self._hw)
         if netdev:
-            self._add_statistics(reading, netdev)
-            self._add_priorities(reading, netdev, anew=anew)
+            try:
+                self._add_statistics(reading, netdev)
+                self._add_priorities(reading, netdev, anew=anew)
+            except OSError as error:
+                reading.refused = f"statistics or priorities of {netdev} are refused: {error.strerror or error}"
         reading.setup = self._setup.read(netdev, reading.device.bond, vlans, anew=anew)
         if reading.setup.active is not None:
             reading.values[ACTIVE] = float(reading.setup.active)
@@ -199,20 +224,44 @@ class RnicReader:
         return reading
 
     def read_bytes(self) -> dict[Metric, float]:
-        """Bytes received and sent alone: for a series of rates."""
-        values: dict[Metric, float] = {}
-        for files in self._bytes:
-            if not values:
-                self._add("port" if files is self._bytes[0] else "hw", files.read(), values)
+        """Bytes received and sent alone, for a series of rates: as they are in a whole reading."""
+        device = self._device
+        return self._counted(device.netdev if device is not None else self._netdev, *self._bytes)
+
+    def _counted(self, netdev: str | None, port: _Files, hw: _Files) -> dict[Metric, float]:
+        """What files of counters say. Raise GoneError for a device that went, of which nothing is kept."""
+        if self._net is None or self._net.directory.parent.name != netdev:
+            self._net = CounterFiles(self._sysfs / "class/net" / (netdev or "-") / "statistics", _NETDEV.get)
+        try:
+            from_port, from_hw, from_net = port.read(), hw.read(), self._net.read()
+        except GoneError:  # torn: a device that is reset in the middle of a reading has told half of two lives
+            self._forget()
+            raise
+        now = time.time()
+        if port.another or hw.another:
+            self._unwrapped.forget()
+        # Of what both tell, such as bytes, ``counters`` is what everybody reads.
+        sums = self._sums(from_hw) | self._sums(from_port)
+        values = {metric: value for metric, value in sums.items() if not math.isnan(value)}
+        for (combined, rdma), number in from_net:
+            if rdma in values and number is not None:
+                values[combined] = values[rdma] + number
+        if COMBINED_RECEIVE in values and COMBINED_TRANSMIT in values:
+            values[BYTES_TIME] = now
         return values
 
-    def _add(self, source: str, numbers: list[tuple[_Named, int]], values: dict[Metric, float]) -> None:
+    def _sums(self, numbers: list[tuple[_Named, int | None]]) -> dict[Metric, float]:
+        """Of each metric the sum of what counts it; NaN where a part is missing, lest the sum go back."""
+        sums: dict[Metric, float] = {}
         for (name, (metric, factor)), number in numbers:
-            values[metric] = values.get(metric, 0.0) + factor * self._unwrapped.of((source, name), number)
+            value = math.nan if number is None else factor * self._unwrapped.of(name, number)
+            sums[metric] = sums.get(metric, 0.0) + value
+        return sums
 
     def _add_priorities(self, reading: Reading, netdev: str, *, anew: bool) -> None:
         if anew:  # a driver that takes no part is not asked each time
             self._has_dcb, self._has_ecn = True, os.path.isdir(f"{self._sysfs}/class/net/{netdev}/ecn")
+            self._swapped = driver_of(netdev, self._sysfs) in _SWAPPED
         told = self._priorities(netdev) if self._has_dcb else Priorities()
         self._has_dcb = told != Priorities()
         reading.of_dscp, self._enabled = told.of_dscp, told.lossless
@@ -223,8 +272,7 @@ class RnicReader:
             # Where statistics count as well, they are younger.
             if PFC_SENT not in own and PFC_RECEIVED not in own:
                 sent, received = told.sent[priority], told.received[priority]
-                swapped = reading.device.driver in _SWAPPED
-                own[PFC_SENT], own[PFC_RECEIVED] = (received, sent) if swapped else (sent, received)
+                own[PFC_SENT], own[PFC_RECEIVED] = (received, sent) if self._swapped else (sent, received)
         for side, metric in _ECN if self._has_ecn else ():
             for priority in range(8):
                 text = read_text(f"{self._sysfs}/class/net/{netdev}/ecn/{side}/enable/{priority}")
@@ -240,10 +288,13 @@ class RnicReader:
         """The next device of this name is another one."""
         self._unwrapped.forget()
         self._readings = 0
+        self.close()
 
     def close(self) -> None:
         for files in (self._hw, self._port, *self._bytes):
             files.close()
+        if self._net is not None:
+            self._net.close()
 
 
 def coverage(reading: Reading) -> dict[str, State]:
@@ -255,7 +306,9 @@ def coverage(reading: Reading) -> dict[str, State]:
         signal: "supported" if told & set(metrics) else "absent" for signal, metrics in SIGNALS.items()
     }
     # mlx5 has lines of pauses for the priorities with PFC alone: other lines of priorities, and none of pauses.
-    enabled = [own[PFC_ENABLED] for own in reading.priorities.values() if PFC_ENABLED in own]
-    if (reading.priorities and states["pfc"] == "absent") or (enabled and not any(enabled)):
+    if any(PRIORITY_RECEIVE in own for own in reading.priorities.values()) and states["pfc"] == "absent":
         states |= dict.fromkeys(_PFC, "disabled")
+    enabled = [own[PFC_ENABLED] for own in reading.priorities.values() if PFC_ENABLED in own]
+    if enabled and not any(enabled):
+        states["pfc"] = "disabled"
     return states

@@ -11,8 +11,6 @@ from exporter.contracts.rnic_counters import (
     GID_CHANGES,
     MTU_CHANGES,
     PORT_CHANGES,
-    RDMA_BYTES_TIME,
-    RDMA_RECEIVE,
     READ_DURATION,
     READ_FAILURES,
     READ_TIME,
@@ -90,19 +88,19 @@ class RnicRows:
 
     def put(self, reading: Reading, seconds: float, now: float) -> None:
         """Write a whole reading that took ``seconds`` and ended ``now``, seconds since the epoch."""
+        values = _array(reading.values, RNIC_HARDWARE.metrics)
         if self._hardware is None:
-            self._hardware = self._tables.hardware.add(self._labels)
-        values = dict(reading.values)
-        if RDMA_RECEIVE in values:
-            values[RDMA_BYTES_TIME] = now
-        _write(self._hardware, values, RNIC_HARDWARE.metrics)
+            self._hardware = self._tables.hardware.add(self._labels, values)
+        else:
+            self._hardware.put(values)
         for priority in [priority for priority in self._priorities if priority not in reading.priorities]:
             self._tables.priority.remove(self._priorities.pop(priority))
         for priority, own in reading.priorities.items():
-            row = self._priorities.get(priority)
+            values, row = _array(own, RNIC_PRIORITY.metrics), self._priorities.get(priority)
             if row is None:
-                row = self._priorities[priority] = self._tables.priority.add((*self._labels, str(priority)))
-            _write(row, own, RNIC_PRIORITY.metrics)
+                self._priorities[priority] = self._tables.priority.add((*self._labels, str(priority)), values)
+            else:
+                row.put(values)
         self._say(reading)
         self._notice(reading.setup)
         self._reading.begin()
@@ -133,7 +131,7 @@ class RnicRows:
             self._hardware.end()
 
     def fail(self) -> None:
-        """Take back what was told: old values would look like health."""
+        """Take back what was counted: old values would look like health."""
         self._count(READ_FAILURES)
         if self._hardware is not None:
             self._tables.hardware.remove(self._hardware)
@@ -163,5 +161,5 @@ class RnicRows:
         self._reading.end()
 
 
-def _write(row: RowWriter, values: Mapping[Metric, float], metrics: Sequence[Metric]) -> None:
-    row.put(array("d", [values.get(metric, math.nan) for metric in metrics]))
+def _array(values: Mapping[Metric, float], metrics: Sequence[Metric]) -> array[float]:
+    return array("d", [values.get(metric, math.nan) for metric in metrics])

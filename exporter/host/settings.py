@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -40,6 +40,11 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ethtool: str | None = None
     """Directory with what ``ethtool -S`` printed of each network device, in place of asking the kernel."""
 
+    def takes(self, rnics: Iterable[Rnic]) -> list[Rnic]:
+        """Those of these RNICs that are to be read."""
+        included = [rnic for rnic in rnics if not self.include or _matches(rnic.name, self.include)]
+        return [rnic for rnic in included if not _matches(rnic.name, self.exclude)]
+
 
 class RnicSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str
@@ -60,14 +65,9 @@ def counter_settings(
     counters: Counters, host: str, rnics: Sequence[Rnic], step_seconds: float, sysfs: str
 ) -> CounterSettings:
     """What to read of these RNICs: those that the section takes."""
-    taken = [
-        RnicSettings(name=rnic.name, netdev=rnic.netdev)
-        for rnic in rnics
-        if (not counters.include or _matches(rnic.name, counters.include)) and not _matches(rnic.name, counters.exclude)
-    ]
     return CounterSettings(
         host=host,
-        rnics=tuple(taken),
+        rnics=tuple(RnicSettings(name=rnic.name, netdev=rnic.netdev) for rnic in counters.takes(rnics)),
         period_seconds=counters.period_seconds,
         deadline_seconds=counters.deadline_seconds,
         step_seconds=min(step_seconds, counters.period_seconds),
@@ -82,6 +82,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def counter_tables(rnics: int) -> list[tuple[Table, int]]:
     """Tables of this process' store with their capacities; both processes lay the memory out by this."""
+    rnics = max(rnics, 1)
     return [
         (RNIC_HARDWARE, rnics),
         (RNIC_READING, rnics),
