@@ -16,6 +16,7 @@ import pytest
 
 from exporter.contracts import counters
 from exporter.contracts.catalogue import CATALOGUE
+from exporter.contracts.metric import Metric
 from exporter.contracts.rnic_counters import (
     ACTIVE,
     BOND_MEMBERS,
@@ -44,7 +45,7 @@ from exporter.exposition import Renderer
 from exporter.host.counterfiles import CounterFiles, GoneError
 from exporter.host.dcb import Priorities, parse, read_priorities
 from exporter.host.device import read_device, read_vlans
-from exporter.host.dialects import HW_COUNTERS, of_hw_counter, of_line
+from exporter.host.dialects import HW_COUNTERS, Term, of_hw_counter, of_line
 from exporter.host.ethtool import KernelStatistics, Line, SavedStatistics
 from exporter.host.reading import SIGNALS, NoDeviceError, Reading, RnicReader, Unwrapped
 from exporter.host.rows import RnicRows, Tables
@@ -564,6 +565,34 @@ def test_rnics_are_taken_by_pattern(include: tuple[str, ...], exclude: tuple[str
     rnics = [Rnic(name=name, ip=f"10.0.0.{number}") for number, name in enumerate(("a0", "a1", "b0"), 1)]
     settings = counter_settings(Counters(include=include, exclude=exclude), "h", rnics, 1.0, "/sys")
     assert " ".join(rnic.name for rnic in settings.rnics) == taken
+
+
+def told_by_ethtool(netdev: str) -> dict[str, int]:
+    done = subprocess.run(["ethtool", "-S", netdev], text=True, capture_output=True, check=False)
+    pairs = (line.rpartition(":") for line in done.stdout.splitlines()[1:])
+    return {name.strip(): int(value) for name, _, value in pairs}
+
+
+@pytest.mark.skipif(shutil.which("ethtool") is None, reason="ethtool is not on PATH (apt: ethtool)")
+def test_the_kernels_statistics_are_those_of_ethtool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whatever network device this machine has that counts something."""
+    counting = {netdev: own for netdev in os.listdir("/sys/class/net") if (own := told_by_ethtool(netdev))}
+    if not counting:
+        pytest.skip("no network device of this machine has statistics of its own")
+    metrics: dict[str, Metric] = {}
+
+    def any_name(name: str) -> tuple[Term, None]:
+        metrics[name] = Metric("fabric.test", "counter", "", (), name, "1")
+        return Term(metrics[name]), None
+
+    monkeypatch.setattr("exporter.host.ethtool.of_line", any_name)
+    statistics = KernelStatistics()
+    for netdev, expected in counting.items():
+        metrics.clear()
+        told = {line.term.metric.help: line.value for line in statistics.read(netdev)}
+        assert told.keys() == expected.keys()
+        assert all(told[name] >= value for name, value in expected.items())  # counters, which only rise
+    statistics.close()
 
 
 def test_the_kernels_statistics_are_asked_for_without_a_program() -> None:
