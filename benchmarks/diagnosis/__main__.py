@@ -21,10 +21,9 @@ from pathlib import Path
 
 from benchmarks.diagnosis import report
 from benchmarks.diagnosis.run import Run
-from benchmarks.diagnosis.simulated import Task, runs
+from benchmarks.diagnosis.simulated import Task, resumed, runs
 from benchmarks.diagnosis.tally import Tally
 from benchmarks.markdown import say, verdict
-from exporter.contracts.codec import encode, write
 from lab.simulator.failures import CLASSES
 
 TUNING_SEEDS = range(1_000_000)
@@ -66,7 +65,7 @@ def judged(options: argparse.Namespace) -> list[str]:
             for name in names
             for seed in range(first, first + count)
         ]
-        found = runs(tasks, options.processes)
+        found = resumed(tasks, options.processes, options.json) if options.json else runs(tasks, options.processes)
         return ((name, list(islice(found, count))) for name in names)
 
     failing = report.classes(of([name for name in options.classes if not CLASSES[name].distractor]))
@@ -77,8 +76,6 @@ def judged(options: argparse.Namespace) -> list[str]:
     report.confidence(every)
     taken, rows = [each.seconds for each in every], sum(each.rows for each in every)
     say(f"Diagnosed {len(every)} cases of {rows:,} records in {sum(taken):.0f} s; the longest took {max(taken):.1f} s.")
-    if options.json:
-        write(options.json, encode(every))
     return verdicts(report.ours(every))
 
 
@@ -136,7 +133,7 @@ def main() -> int:
     )
     parser.add_argument("--replay", action="store_true", help="diagnose again from the records until each detection")
     parser.add_argument("--failures", type=Path, metavar="DIR", help="keep the cases that something is wrong with")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all judgements")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all judgements, a line each; goes on from a file that is there")
     options = parser.parse_args()
     began = time.monotonic()
     lines = [line for name in options.sections for line in SECTIONS[name](options)]

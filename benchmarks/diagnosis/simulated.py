@@ -1,4 +1,4 @@
-"""Simulated cases one after the other, on several processors."""
+"""Simulated cases one after the other, on several processors, and what came of them in a file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 
 from benchmarks.diagnosis.run import Run, keep, run
@@ -37,6 +38,36 @@ def runs(tasks: Iterable[Task], processes: int) -> Iterator[Run]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=pa.set_cpu_count, initargs=(1,)) as pool:
         yield from pool.map(_simulated, tasks, chunksize=4)
+
+
+def resumed(tasks: Iterable[Task], processes: int, path: Path) -> Iterator[Run]:
+    """``runs``, each appended to a file as a line of JSON when it ends; those that are in the file are not run again.
+
+    An hour's work that is cut short goes on where it was. Who changes the method takes another file.
+    """
+    tasks = list(tasks)
+    done = _whole_lines(path)
+    with path.open("ab") as file:
+        anew = runs([task for task in tasks if (task.name, task.seed) not in done], processes)
+        for task in tasks:
+            known = done.get((task.name, task.seed))
+            if known is None:
+                known = next(anew)
+                file.write(msgspec.json.encode(known) + b"\n")
+                file.flush()
+            yield known
+
+
+def _whole_lines(path: Path) -> dict[tuple[str, int], Run]:
+    """Runs in a file by class and seed; a last line that was cut off is cut off there too."""
+    if not path.exists():
+        return {}
+    written = path.read_bytes()
+    whole = written[: written.rfind(b"\n") + 1]
+    if whole != written:
+        os.truncate(path, len(whole))
+    found = (msgspec.json.decode(line, type=Run) for line in whole.splitlines())
+    return {(run.name, run.seed): run for run in found}
 
 
 def _simulated(task: Task) -> Run:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
 from benchmarks.diagnosis import report
 from benchmarks.diagnosis.__main__ import TUNING_SEEDS
-from benchmarks.diagnosis.simulated import Task, runs
+from benchmarks.diagnosis.run import Run
+from benchmarks.diagnosis.simulated import Task, resumed, runs
 from lab.simulator.failures import CLASSES
 
 RUNS = 2
@@ -56,3 +59,21 @@ def test_an_error_names_the_case_that_it_came_of() -> None:
     with pytest.raises(KeyError) as caught:
         list(runs([Task("no-such-class", 7)], processes=1))
     assert caught.value.__notes__ == ["no-such-class, seed 7"]
+
+
+def test_an_interrupted_report_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, kept = tasks("clean", "crc-error"), tmp_path / "runs.jsonl"
+    whole = list(resumed(some, 1, kept))
+    first, *others = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(first + others[0] + others[1][:-20])
+    simulated: list[Task] = []
+
+    def counted(anew: list[Task], processes: int) -> Iterator[Run]:
+        simulated.extend(anew)
+        return runs(anew, processes)
+
+    monkeypatch.setattr("benchmarks.diagnosis.simulated.runs", counted)
+    again = list(resumed(some, 1, kept))
+    assert simulated == some[2:]
+    assert [replace(each, seconds=0.0) for each in again] == [replace(each, seconds=0.0) for each in whole]
+    assert len(kept.read_bytes().splitlines()) == len(some)
