@@ -133,7 +133,7 @@ def main() -> int:
     )
     parser.add_argument("--replay", action="store_true", help="diagnose again from the records until each detection")
     parser.add_argument("--failures", type=Path, metavar="DIR", help="keep the cases that something is wrong with")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all judgements, a line each; goes on from a file that is there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all judgements, a line each; goes on with a file")
     options = parser.parse_args()
     began = time.monotonic()
     lines = [line for name in options.sections for line in SECTIONS[name](options)]
