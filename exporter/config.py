@@ -67,6 +67,8 @@ class Rdma(_Section, frozen=True, kw_only=True):
 class Throughput(_Section, frozen=True, kw_only=True):
     step_seconds: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
     retention_seconds: Annotated[float, Meta(ge=60, le=86400)] = 1800.0
+    request: str | None = None
+    """A throughput request, obeyed when it appears: when to sample at a finer step."""
 
 
 class Workload(_Section, frozen=True, kw_only=True):
@@ -122,7 +124,10 @@ def read_config(path: Path | str) -> Config:
     def resolve(name: str | None) -> str | None:
         return None if name is None else str(base / name)
 
-    config = msgspec.structs.replace(config, topology=resolve(config.topology), plan=resolve(config.plan))
+    throughput = msgspec.structs.replace(config.throughput, request=resolve(config.throughput.request))
+    config = msgspec.structs.replace(
+        config, topology=resolve(config.topology), plan=resolve(config.plan), throughput=throughput
+    )
     if config.probing is not None:
         check_ceilings(config.probing.ceilings, source)
         key_file = str(base / config.probing.key_file)

@@ -29,11 +29,13 @@ from exporter.contracts.catalogue import (
 from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import Plan
+from exporter.contracts.request import ThroughputRequest, read_request
 from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
+from exporter.host.throughput import Capture, throughput_csv
 from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, link_info, rnic_info
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
@@ -54,6 +56,7 @@ from exporter.switches.settings import PollerSettings, SwitchSettings, switch_ta
 from exporter.underlay.capture import require_capability
 from exporter.underlay.paths import NO_LINKS, OverlayPaths, underlay_settings
 from exporter.underlay.settings import Underlay, underlay_tables
+from exporter.watchedfile import WatchedFile
 
 _GENERATION = CONTROL.metrics.index(PLAN_GENERATION)
 _EXPIRES = CONTROL.metrics.index(PLAN_EXPIRES)
@@ -81,6 +84,11 @@ class Exporter:
         self._stores = [self._own]
         self._children: list[Child] = []
         self._monitor = RnicMonitor(config.host, config.rnics, config.throughput, config.sysfs, self._own)
+        self._capture = Capture(self._monitor.names, lambda: self._monitor.read(time.time()), self._order_step)
+        self._request_file: WatchedFile[ThroughputRequest] | None = None
+        if config.throughput.request is not None:
+            self._request_file = WatchedFile(config.throughput.request, read_request, "throughput request")
+        self._reader: Child | None = None
         self._counters = self._own.writer(CONTROL).add(())
         self._plan_file = PlanFile(config.plan) if config.plan else None
         self._plan: Plan | None = None
@@ -202,7 +210,12 @@ class Exporter:
         store = Store(counter_tables(len(settings.rnics)))
         self._monitor.follow(store)
         self._stores.append(store)
-        self._children.append(Child("exporter.host.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
+        self._reader = Child("exporter.host.process", (store.descriptor,), msgspec.msgpack.encode(settings))
+        self._children.append(self._reader)
+
+    def _order_step(self, step: float | None) -> None:
+        if self._reader is not None:
+            self._reader.tell(msgspec.msgpack.encode(step))
 
     def _start_poller(self, config: Config, topology: Topology | None) -> None:
         switches = config.switches
@@ -284,6 +297,7 @@ class Exporter:
             self._server.close()
             if self._pusher is not None:
                 self._pusher.stop()
+            self._capture.stop()
             for child in self._children:
                 child.stop()
 
@@ -298,6 +312,7 @@ class Exporter:
             self._follow_plan(self._prober)
         if self._rdma is not None:
             self._rdma_records.remember()
+        self._follow_request(time.time())
         if self._overlay is not None and self._overlay.follow(time.time(), self._own_paths):
             self._tracer.tell(msgspec.msgpack.encode(self._overlay.flows))
         if watched := [each for each in (self._plan_file, self._overlay) if each is not None]:
@@ -305,6 +320,17 @@ class Exporter:
             self._counters.set(_REJECTED, sum(each.rejected for each in watched))
             self._counters.set(_REFUSED, float(any(each.refused for each in watched)))
             self._counters.end()
+
+    def _follow_request(self, now: float) -> None:
+        """Sample finely when and where a throughput request says so."""
+        if self._request_file is None:
+            return
+        if self._request_file.changed():
+            request = self._request_file.value
+            jobs = {workload.job for workload in self._config.workloads}
+            ours = request is not None and (request.job is None or request.job in jobs)
+            self._capture.obey(request if ours else None)
+        self._capture.tick(now)
 
     def _follow_plan(self, prober: Child) -> None:
         """Hand on a new plan, or the end of one; a clock that was wrong and is set right brings it back."""
@@ -364,8 +390,16 @@ class Exporter:
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:
-        body = self._monitor.throughput_csv(self._config.workloads, number_of(query, "since", 0.0))
-        return Response(200, "text/csv; charset=utf-8", body)
+        usual = self._config.throughput.step_seconds
+        step, rings = number_of(query, "step", usual), self._monitor.rings
+        if step < usual and self._capture.rings is not None:
+            rings = self._capture.rings
+        job = query.get("job")
+        workloads = [each for each in self._config.workloads if job in (None, each.job)]
+        since, until = number_of(query, "since", 0.0), number_of(query, "until", math.inf)
+        return Response(
+            200, "text/csv; charset=utf-8", throughput_csv(rings, self._config.host, workloads, since, until)
+        )
 
     def _probe_records(self, query: Query) -> Response:
         if self._prober is None and self._overlay is None:

@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import zlib
 from collections.abc import Set
-from pathlib import Path
 
 import msgspec
 
 from exporter.contracts.addresses import is_ipv6, is_link_local
-from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import Plan, Target, read_plan
+from exporter.watchedfile import WatchedFile
 
 
-class PlanFile:
-    """Remembers the last good plan; a bad file is refused with a reason and changes nothing."""
-
+class PlanFile(WatchedFile[Plan]):
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.plan: Plan | None = None
-        self.rejected = 0
-        self.refused = False
-        self.present = False
-        self._seen: tuple[int, int, int] | None = None
+        super().__init__(path, read_plan, "plan")
 
-    def changed(self) -> bool:
-        """Read the file when it is another than last time; True when there is a new good plan."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            self.present, self.refused, self._seen = False, False, None
-            return False  # no plan yet, or none any more: the last one stays until it expires
-        self.present = True
-        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen == self._seen:
-            return False
-        self._seen = seen
-        try:
-            self.plan = read_plan(Path(self.path))
-        except ContractError as error:
-            self.rejected += 1
-            self.refused = True
-            print(f"plan refused: {error}", file=sys.stderr, flush=True)
-            return False
-        self.refused = False
-        return True
+    @property
+    def plan(self) -> Plan | None:
+        return self.value
 
 
 def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> tuple[Plan, int]:

@@ -16,12 +16,14 @@ from exporter.contracts.codec import encode, write
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.overlay import OverlayState
 from exporter.contracts.plan import Plan
+from exporter.contracts.request import ThroughputRequest
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.tables import CounterSample, ProbeRecord, ThroughputRow
 from exporter.contracts.topology import Topology
 
 CONTRACTS: dict[str, type] = {
     "throughput": ThroughputRow,
+    "throughput-request": ThroughputRequest,
     "topology": Topology,
     "skeleton": Skeleton,
     "plan": Plan,

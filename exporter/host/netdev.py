@@ -16,6 +16,13 @@ class NetdevReading:
     up: bool | None
 
 
+def read_bytes(netdev: str, sysfs: str = "/sys") -> tuple[int, int] | None:
+    """Bytes received and sent; None where one of them is not told."""
+    root = Path(sysfs) / "class/net" / netdev / "statistics"
+    received, sent = _integer(root / "rx_bytes"), _integer(root / "tx_bytes")
+    return None if received is None or sent is None else (received, sent)
+
+
 def read_netdev(netdev: str, sysfs: str = "/sys") -> NetdevReading:
     root = Path(sysfs) / "class/net" / netdev
     state = _text(root / "operstate")

@@ -7,6 +7,7 @@ one that hangs are taken back until it returns.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -80,19 +81,28 @@ class CounterLoop:
         self._orders: queue.SimpleQueue[_Rnic] = queue.SimpleQueue()
         self._idle = threading.Event()
         self._closed = False
+        self._step = settings.step_seconds
+        self._step_changed = threading.Event()
         self._start_thread()
 
     def run(self) -> None:
-        step = self._settings.step_seconds
         while not self._closed:
+            step = self._step
             self._order(time.monotonic())
             # All hosts at the same instants, as the control process samples.
             ends = time.monotonic() + step - time.time() % step + _LATE_SECONDS
             while (left := ends - time.monotonic()) > 0 and not self._closed:
                 if self._idle.wait(min(left, _PATIENCE_SECONDS)):
-                    time.sleep(max(0.0, ends - time.monotonic()))
+                    if self._step_changed.wait(max(0.0, ends - time.monotonic())):
+                        self._step_changed.clear()
+                        break
                 else:
                     self._watch(time.monotonic())
+
+    def change_step(self, step: float | None) -> None:
+        """Read bytes each so many seconds from now on; None: as the settings have it."""
+        self._step = min(step or math.inf, self._settings.step_seconds)
+        self._step_changed.set()
 
     def close(self) -> None:
         self._closed = True
@@ -187,9 +197,9 @@ class CounterLoop:
         rnic.problem = problem
 
 
-def _close_with(control: socket.socket, loop: CounterLoop) -> None:
-    while control.recv(4096):
-        pass
+def _obey(control: socket.socket, loop: CounterLoop) -> None:
+    while (message := receive_message(control)) is not None:
+        loop.change_step(msgspec.msgpack.decode(message, type=float | None))
     loop.close()
     sys.stderr.flush()
     os._exit(0)  # a thread that hangs in the kernel would hold up a usual end
@@ -213,7 +223,7 @@ def main() -> None:
         os._exit(1)
 
     threading.excepthook = end
-    threading.Thread(target=_close_with, args=(control, loop), daemon=True).start()
+    threading.Thread(target=_obey, args=(control, loop), daemon=True).start()
     loop.run()
 
 

@@ -12,6 +12,7 @@ from exporter.contracts.topology import Rnic
 from exporter.exposition import Renderer
 from exporter.host.monitor import RnicMonitor
 from exporter.host.netdev import NetdevReading, read_netdev
+from exporter.host.throughput import throughput_csv
 from exporter.store import Store
 
 
@@ -50,7 +51,7 @@ def test_the_monitor_serves_what_a_workload_used_as_the_throughput_contract(tmp_
         device(tmp_path, "eth0", operstate="up", mtu="9000", statistics__rx_bytes="0", statistics__tx_bytes=str(sent))
         monitor.sample(now)
     workloads = [Workload(job="j", container="c", rnics=("r0", "r1"), rank=3)]
-    assert monitor.throughput_csv(workloads, since=101.5).decode().splitlines() == [
+    assert throughput_csv(monitor.rings, "h", workloads, 101.5, 102.0).decode().splitlines() == [
         "time,job,host,container,rnic,tx_bytes_per_second,rx_bytes_per_second,rank",
         "102.000000,j,h,c,r0,1000.0,0.0,3",
     ]

@@ -1,0 +1,48 @@
+"""A contract file that somebody else writes: looked at again and again, and believed only when it is good."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from exporter.contracts.codec import ContractError
+
+T = TypeVar("T")
+
+
+class WatchedFile(Generic[T]):
+    """Remembers the last good value; a bad file is refused with a reason and changes nothing."""
+
+    def __init__(self, path: str, read: Callable[[Path], T], what: str) -> None:
+        self.path = path
+        self.value: T | None = None
+        self.rejected = 0
+        self.refused = False
+        self.present = False
+        self._read, self._what = read, what
+        self._seen: tuple[int, int, int] | None = None
+
+    def changed(self) -> bool:
+        """Read the file when it is another than last time; True when there is a new good value."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            self.present, self.refused, self._seen = False, False, None
+            return False  # none yet, or none any more: the last one stays as long as it says
+        self.present = True
+        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            self.value = self._read(Path(self.path))
+        except ContractError as error:
+            self.rejected += 1
+            self.refused = True
+            print(f"{self._what} refused: {error}", file=sys.stderr, flush=True)
+            return False
+        self.refused = False
+        return True
