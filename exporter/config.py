@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from exporter.contracts.addresses import is_ipv6, is_link_local
+from exporter.contracts.addresses import canonical, is_ipv6, is_link_local
 from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
@@ -20,6 +20,7 @@ from exporter.contracts.topology import Rnic, read_topology
 from exporter.dnsconfig import Dns, dns_settings
 from exporter.host.settings import Counters
 from exporter.otlp.settings import Otlp, check_otlp
+from exporter.overlay.settings import Overlay, OverlayPort
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 from exporter.rdma.settings import Reliable, check_reliable
@@ -109,6 +110,7 @@ class Config(_Section, frozen=True, kw_only=True):
     switches: Switches | None = None
     otlp: Otlp | None = None
     dns: Dns | None = None
+    overlay: Overlay | None = None
     underlay: Underlay | None = None
     rdma: Rdma | None = None
     sysfs: str = "/sys"
@@ -136,6 +138,13 @@ def read_config(path: Path | str) -> Config:
     if config.counters is not None:
         counters = msgspec.structs.replace(config.counters, ethtool=resolve(config.counters.ethtool))
         config = msgspec.structs.replace(config, counters=counters)
+    if config.overlay is not None:
+        overlay = msgspec.structs.replace(
+            config.overlay,
+            openvswitch=resolve(config.overlay.openvswitch),
+            ports=_checked_ports(config.overlay.ports, source),
+        )
+        config = msgspec.structs.replace(config, overlay=overlay)
     if config.switches is not None:
         targets = tuple(
             msgspec.structs.replace(target, community_file=str(base / target.community_file))
@@ -189,6 +198,22 @@ def read_config(path: Path | str) -> Config:
             if name not in known:
                 raise ContractError(source, f"field 'workloads[{number}].rnics': {name!r} is no RNIC of {config.host}")
     return config
+
+
+def _checked_ports(ports: tuple[OverlayPort, ...], source: str) -> tuple[OverlayPort, ...]:
+    """With addresses in one spelling; each port is there once."""
+    checked: list[OverlayPort] = []
+    for number, port in enumerate(ports):
+        try:
+            checked.append(msgspec.structs.replace(port, address=canonical(port.address)))
+        except ValueError as error:
+            raise ContractError(
+                source, f"field 'overlay.ports[{number}].address': {error}", "give an IP address"
+            ) from error
+    names = [(port.name, port.address) for port in checked]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ContractError(source, f"field 'overlay.ports': {twice[0]!r} with {twice[1]} appears twice")
+    return tuple(checked)
 
 
 def _resolve_underlay(config: Config, underlay: Underlay, base: Path, source: str) -> Underlay:

@@ -28,6 +28,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
+from exporter.contracts.overlay_counters import OVERLAY_DUMPS_TABLE
 from exporter.contracts.plan import Plan
 from exporter.contracts.request import ThroughputRequest, read_request
 from exporter.contracts.topology import Topology, read_topology
@@ -37,9 +38,12 @@ from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.host.throughput import Capture, throughput_csv
 from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, link_info, rnic_info
+from exporter.oneshot import OneShotError
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
+from exporter.overlay.dumps import Dumps
+from exporter.overlay.settings import Overlay, OverlaySettings, overlay_tables
 from exporter.planfile import PlanFile, own_part, split
 from exporter.probing.ceilings import Ceilings
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
@@ -67,7 +71,8 @@ _RECORD_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl", "parquet": "ap
 _LONGEST_TICK = 1.0  # seconds between looks at the other processes and the plan file
 _PAGE = """<!doctype html><title>fabric-exporter</title><h1>fabric-exporter {version} on {host}</h1>
 <p><a href="/metrics">metrics</a> <a href="/v1/throughput">throughput</a>
-<a href="/v1/probe-records">probe records</a> <a href="/healthz">health</a></p>
+<a href="/v1/probe-records">probe records</a> <a href="/v1/overlay-state">overlay state</a>
+<a href="/healthz">health</a></p>
 """
 
 
@@ -80,7 +85,9 @@ class Exporter:
         self._snapshots = Snapshots()
         self._renderer = Renderer(self._snapshots)
         self._rendering = threading.Lock()  # for what scrapes and pushes share; nobody waits for the network with it
-        self._own = Store([(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 5), (OTLP, 1)])
+        self._own = Store(
+            [(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 6), (OTLP, 1), (OVERLAY_DUMPS_TABLE, 1)]
+        )
         self._stores = [self._own]
         self._children: list[Child] = []
         self._monitor = RnicMonitor(config.host, config.rnics, config.throughput, config.sysfs, self._own)
@@ -112,6 +119,9 @@ class Exporter:
             self._start_underlay(config, config.underlay, self._fabric)
         if config.counters is not None:
             self._start_counters(config, config.counters)
+        self._dumps: Dumps | None = None
+        if config.overlay is not None:
+            self._start_overlay(config, config.overlay, topology)
         if config.switches is not None:
             self._start_poller(config, topology)
             if topology is not None:
@@ -217,6 +227,23 @@ class Exporter:
         if self._reader is not None:
             self._reader.tell(msgspec.msgpack.encode(step))
 
+    def _start_overlay(self, config: Config, overlay: Overlay, topology: Topology | None) -> None:
+        hosts = topology.hosts if topology is not None else ()
+        vteps = {address for host in hosts for address in host.vteps}
+        vteps |= {address for host in hosts for rnic in host.rnics for address in rnic.addresses}
+        settings = OverlaySettings(
+            host=config.host,
+            period_seconds=overlay.period_seconds,
+            ports=overlay.ports,
+            openvswitch=overlay.openvswitch,
+            vteps=frozenset(vteps) if topology is not None else None,
+        )
+        store = Store(overlay_tables())
+        self._stores.append(store)
+        self._children.append(Child("exporter.overlay.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
+        self._dumps = Dumps(settings, overlay.dump_seconds)
+        self._dumped = self._own.writer(OVERLAY_DUMPS_TABLE).add(())
+
     def _start_poller(self, config: Config, topology: Topology | None) -> None:
         switches = config.switches
         if switches is None:
@@ -270,6 +297,7 @@ class Exporter:
             "/metrics": self._metrics,
             "/v1/throughput": self._throughput,
             "/v1/probe-records": self._probe_records,
+            "/v1/overlay-state": self._overlay_state,
             "/healthz": self._health,
             "/readyz": self._ready,
         }
@@ -420,8 +448,18 @@ class Exporter:
             )
         try:
             return Response(200, _RECORD_TYPES[form], parquet.from_csv(text), compresses=False)
-        except parquet.ParquetError as error:
+        except OneShotError as error:
             return Response(503, "text/plain", f"{error}\n".encode())
+
+    def _overlay_state(self, _: Query) -> Response:
+        if self._dumps is None:
+            return Response(404, "text/plain", b"this exporter reads no overlay tables: add a section 'overlay'\n")
+        try:
+            return Response(200, "application/json", self._dumps.answer())
+        except OneShotError as error:
+            return Response(503, "text/plain", f"{error}\n".encode())
+        finally:
+            self._dumped.set(0, self._dumps.made)
 
     def _health(self, _: Query) -> Response:
         return Response(200, "text/plain", b"ok\n")

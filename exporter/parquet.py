@@ -7,22 +7,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import threading
 from importlib.util import find_spec
 from io import BytesIO
 from typing import get_args, get_type_hints
 
-from exporter.child import child_environment
 from exporter.contracts.tables import ProbeRecord
+from exporter.oneshot import OneShot
 
-TIMEOUT_SECONDS = 20.0
-_ONE = threading.Lock()  # its memory once, however many ask; and who waits holds up other answers
-
-
-class ParquetError(RuntimeError):
-    """Nothing came of it; the message is a line for the client."""
+_ONE = OneShot("exporter.parquet", "convert to Parquet")
 
 
 def is_possible() -> bool:
@@ -30,28 +23,8 @@ def is_possible() -> bool:
 
 
 def from_csv(text: bytes) -> bytes:
-    """Probe records in CSV as Parquet; raise ParquetError."""
-    command = [sys.executable, "-m", "exporter.parquet"]
-    if not _ONE.acquire(blocking=False):
-        raise ParquetError("another answer is being converted to Parquet: ask again in a few seconds")
-    try:
-        done = subprocess.run(
-            command,
-            input=text,
-            capture_output=True,
-            check=False,
-            timeout=TIMEOUT_SECONDS,
-            cwd="/",
-            env=child_environment(),
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ParquetError(f"cannot convert to Parquet: {error}") from error
-    finally:
-        _ONE.release()
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise ParquetError(f"cannot convert to Parquet: exit code {done.returncode}: {reason}")
-    return done.stdout
+    """Probe records in CSV as Parquet; raise OneShotError."""
+    return _ONE.run(text)
 
 
 def main() -> None:

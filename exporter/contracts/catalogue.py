@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from exporter.contracts.metric import Kind, Metric, Table
 from exporter.contracts.metric import table as _table
+from exporter.contracts.overlay_counters import OVERLAY, OVERLAY_DUMPS, OVERLAY_INCONSISTENT
 from exporter.contracts.rnic_counters import (
     DSCP_PRIORITY,
     RNIC_COVERAGE,
@@ -52,7 +53,9 @@ SERIES_TERMS = {
     "probe types": "probe types of the planned paths, at most 4 (`rdma`, `udp`, `mtu`, `tcp`)",
     "resolvers": "DNS resolvers that the exporter asks, at most 8",
     "names": "names that it asks them for, at most 16",
-    "processes": "processes that the exporter starts, at most 5",
+    "overlay tables": "the kernel's, and with `overlay.openvswitch` its own: 2",
+    "inconsistencies": "kinds of entries that cannot be right, 3",
+    "processes": "processes that the exporter starts, at most 6",
     "switches": "switches that the exporter polls",
     "switch ports": "ports of these switches",
     "switch ends of links": "ports of these switches at an end of a link of the topology",
@@ -743,6 +746,9 @@ CATALOGUE: tuple[Metric, ...] = (
     RNIC_DEVICE_INFO,
     RNIC_GID_INFO,
     RNIC_COVERAGE,
+    *OVERLAY.metrics,
+    OVERLAY_INCONSISTENT,
+    OVERLAY_DUMPS,
     *SWITCH_PORT.metrics,
     *SWITCH.metrics,
     *DNS.metrics,

@@ -19,11 +19,12 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from exporter import parquet
+from exporter import oneshot, parquet
 from exporter.contracts.catalogue import DNS, FAILING_TRACE, PATH, ROUTE
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.tables import ProbeRecord
 from exporter.control import Exporter
+from exporter.oneshot import OneShotError
 from exporter.records import RecordWriter
 from exporter.results import ANSWERED, LOOKUP, LOOKUP_FAILURES, LOST, ResultRing
 from exporter.server import Query, Server, format_of
@@ -175,18 +176,21 @@ def refused(url: str) -> tuple[int, str]:
 
 def test_what_cannot_be_served_says_why(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(f"{served}?format=xml") == (400, "parameter 'format' is 'xml', not one of csv, jsonl, parquet\n")
-    monkeypatch.setattr(parquet, "TIMEOUT_SECONDS", 0.001)
+    monkeypatch.setattr(oneshot, "TIMEOUT_SECONDS", 0.001)
     assert refused(f"{served}?format=parquet")[0] == 503
-    with parquet._ONE:
+    with parquet._ONE._one:
         code, line = refused(f"{served}?format=parquet")
-    assert (code, line) == (503, "another answer is being converted to Parquet: ask again in a few seconds\n")
+    assert (code, line) == (
+        503,
+        "another answer is being made: ask again in a few seconds (convert to Parquet)\n",
+    )
     monkeypatch.setattr(parquet, "find_spec", lambda _: None)
     code, line = refused(f"{served}?format=parquet")
     assert (code, line) == (406, "no Parquet without pyarrow: install it here, or ask for csv or jsonl\n")
 
 
 def test_a_conversion_that_fails_is_an_error_of_one_line() -> None:
-    with pytest.raises(parquet.ParquetError, match=r"^cannot convert to Parquet: exit code 1: .*ArrowInvalid"):
+    with pytest.raises(OneShotError, match=r"^cannot convert to Parquet: .*ArrowInvalid"):
         parquet.from_csv(b"ping_time\nsoon\n")
 
 

@@ -1,0 +1,1 @@
+"""Overlay state: what the host's virtual switches forward, and what of it the RNIC holds."""

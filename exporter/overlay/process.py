@@ -1,0 +1,132 @@
+"""The process that reads the overlay's tables for what can be counted of them.
+
+Started as ``python -m exporter.overlay.process STORE CONTROL``. It ends when the pipe closes.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from exporter.contracts.overlay import LOCAL
+from exporter.contracts.overlay_counters import (
+    INCONSISTENCIES,
+    OVERLAY,
+    OVERLAY_ENTRIES,
+    OVERLAY_INCONSISTENT_TABLE,
+    OVERLAY_OFFLOADED,
+    OVERLAY_READ_DURATION,
+    OVERLAY_READ_FAILURES,
+    OVERLAY_READ_TIME,
+)
+from exporter.messages import receive_message
+from exporter.overlay.kernel import Forwarding, read_forwarding
+from exporter.overlay.openvswitch import OpenVSwitch
+from exporter.overlay.settings import OverlaySettings, overlay_tables
+from exporter.store import RowWriter, Store
+
+_COLUMN = {metric: column for column, metric in enumerate(OVERLAY.metrics)}
+
+
+def inconsistencies(found: Forwarding, vteps: frozenset[str] | None) -> dict[str, float]:
+    """{kind: number of entries}; NaN where nobody can tell."""
+    remote = [entry for entry in found.entries if entry.next is not None and not entry.next.startswith(LOCAL)]
+    counted = Counter(
+        {
+            "missing-entry": len(found.unresolved),
+            "not-offloaded": sum(entry.offloaded is False for entry in remote),
+            "unknown-vtep": sum(entry.next not in (vteps or ()) for entry in remote),
+        }
+    )
+    untold = {"unknown-vtep"} if vteps is None else set()
+    if all(entry.offloaded is None for entry in remote):
+        untold.add("not-offloaded")
+    return {kind: math.nan if kind in untold else float(counted[kind]) for kind in INCONSISTENCIES}
+
+
+class OverlayReader:
+    """Reads what there is, and writes down how it went."""
+
+    def __init__(self, settings: OverlaySettings, store: Store) -> None:
+        store.clear()
+        self._settings = settings
+        own, kinds = store.writer(OVERLAY), store.writer(OVERLAY_INCONSISTENT_TABLE)
+        self._kernel = own.add((settings.host, "kernel"))
+        self._kinds = {kind: kinds.add((settings.host, kind)) for kind in INCONSISTENCIES}
+        self._switch = None if settings.openvswitch is None else OpenVSwitch(Path(settings.openvswitch))
+        self._flows = own.add((settings.host, "openvswitch")) if self._switch is not None else None
+        self._problems: dict[str, str] = {}
+
+    def read(self) -> None:
+        self._timed("kernel", self._kernel, self._read_kernel)
+        if self._flows is not None:
+            self._timed("openvswitch", self._flows, self._read_flows)
+
+    def _timed(self, table: str, row: RowWriter, read: Callable[[], tuple[float, float]]) -> None:
+        began, problem = time.monotonic(), ""
+        entries = offloaded = math.nan  # of a table that cannot be read nothing is known
+        try:
+            entries, offloaded = read()
+        except OSError as error:
+            problem = f"{error.strerror or error}: {error.filename or 'netlink'}"
+        row.begin()
+        row.set(_COLUMN[OVERLAY_ENTRIES], entries)
+        row.set(_COLUMN[OVERLAY_OFFLOADED], offloaded)
+        row.set(_COLUMN[OVERLAY_READ_DURATION], time.monotonic() - began)
+        if problem:
+            row.add(_COLUMN[OVERLAY_READ_FAILURES])
+        else:
+            row.set(_COLUMN[OVERLAY_READ_TIME], time.time())
+        row.end()
+        if problem != self._problems.get(table, ""):
+            print(f"overlay table of {table}: {problem or 'read again'}", file=sys.stderr, flush=True)
+        self._problems[table] = problem
+
+    def _read_kernel(self) -> tuple[float, float]:
+        counted = dict.fromkeys(INCONSISTENCIES, math.nan)
+        try:
+            found = read_forwarding(self._settings.host, self._settings.ports)
+            counted = inconsistencies(found, self._settings.vteps)
+        finally:
+            for kind, number in counted.items():
+                self._kinds[kind].begin()
+                self._kinds[kind].set(0, number)
+                self._kinds[kind].end()
+        told = [entry.offloaded for entry in found.entries if entry.offloaded is not None]
+        return float(len(found.entries)), float(sum(told)) if told else math.nan
+
+    def _read_flows(self) -> tuple[float, float]:
+        if self._switch is None:
+            return math.nan, math.nan
+        flows = self._switch.count()
+        return float(flows.current), math.nan if flows.offloaded is None else float(flows.offloaded)
+
+
+def main() -> None:
+    store_descriptor, control_descriptor = map(int, sys.argv[1:3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=control_descriptor)
+    first = receive_message(control)
+    if first is None:
+        return
+    settings = msgspec.msgpack.decode(first, type=OverlaySettings)
+    reader = OverlayReader(settings, Store(overlay_tables(), store_descriptor))
+    while True:
+        due = time.monotonic() + settings.period_seconds
+        reader.read()
+        ready, _, _ = select.select([control], [], [], max(due - time.monotonic(), 0.0))
+        if ready:
+            return
+
+
+if __name__ == "__main__":
+    main()

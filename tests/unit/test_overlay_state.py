@@ -1,0 +1,259 @@
+"""From the kernel's messages and Open vSwitch's lines to overlay entries, and what is counted of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from exporter.config import read_config
+from exporter.contracts.codec import ContractError, encode
+from exporter.contracts.overlay import OverlayState, read_overlay
+from exporter.oneshot import OneShotError
+from exporter.overlay.dumps import Dumps, joined
+from exporter.overlay.kernel import Device, Forwarding, Neighbour, Tables, Way, forwarding
+from exporter.overlay.openvswitch import OpenVSwitch, entries
+from exporter.overlay.process import inconsistencies
+from exporter.overlay.settings import OverlayPort, OverlaySettings
+from exporter.overlay.state import with_snapshots
+from skeleton_service.diagnosis.overlay_tables import index_tables
+
+BRIDGE, TUNNEL, PORT, VLAN, SHARED = 2, 3, 4, 5, 6
+DEVICES = {
+    BRIDGE: Device("br0"),
+    TUNNEL: Device("vx100", is_tunnel=True, vni=100, bridge=BRIDGE),
+    PORT: Device("veth0", bridge=BRIDGE),
+    VLAN: Device("vlan10", upon=BRIDGE),
+    SHARED: Device("vxe", is_tunnel=True),
+}
+LOCAL_PORT = OverlayPort(name="veth0", container="worker-0", address="172.16.0.1")
+NOW = 1000.0
+
+
+def found(ways: list[Way], neighbours: list[Neighbour], *ports: OverlayPort) -> Forwarding:
+    return forwarding(Tables(DEVICES, ways, neighbours), "h", ports, NOW)
+
+
+def told(forwarded: Forwarding) -> list[tuple[int, str, str | None, bool | None, float]]:
+    return [(entry.vni, entry.dst, entry.next, entry.offloaded, entry.time) for entry in forwarded.entries]
+
+
+@pytest.mark.parametrize("device", [TUNNEL, BRIDGE, VLAN])
+def test_an_entry_is_an_address_its_mac_and_the_way_of_that(device: int) -> None:
+    """Neighbours are where ARP is answered: the tunnel, its bridge, or the gateway's interface upon that."""
+    ways = [Way(TUNNEL, "0a:00:00:00:00:02", "192.0.2.12", seconds=30.0), Way(TUNNEL, "00:00:00:00:00:00", "192.0.2.9")]
+    forwarded = found(ways, [Neighbour(device, "172.16.0.2", "0a:00:00:00:00:02")])
+    assert told(forwarded) == [(100, "172.16.0.2", "192.0.2.12", None, 970.0)]
+    assert not forwarded.unresolved
+
+
+def test_neighbours_of_another_device_are_none_of_the_tunnels() -> None:
+    ways = [Way(TUNNEL, "0a:00:00:00:00:02", "192.0.2.12")]
+    forwarded = found(ways, [Neighbour(99, "172.16.0.2", "0a:00:00:00:00:02")])
+    assert not forwarded.entries
+    assert not forwarded.unresolved
+
+
+def test_a_tunnel_of_many_networks_has_the_number_in_each_entry() -> None:
+    ways = [Way(SHARED, "0a:00:00:00:00:02", "2001:db8::12", vni=555)]
+    assert told(found(ways, [Neighbour(SHARED, "172.16.0.2", "0a:00:00:00:00:02")])) == [
+        (555, "172.16.0.2", "2001:db8::12", None, NOW)
+    ]
+
+
+def test_offloading_is_told_where_the_driver_tells_it_of_any() -> None:
+    ways = [
+        Way(TUNNEL, "0a:00:00:00:00:02", "192.0.2.12", offloaded=True),
+        Way(TUNNEL, "0a:00:00:00:00:03", "192.0.2.13"),
+    ]
+    neighbours = [Neighbour(TUNNEL, f"172.16.0.{n}", f"0a:00:00:00:00:0{n}") for n in (2, 3)]
+    forwarded = found(ways, neighbours)
+    assert [entry.offloaded for entry in forwarded.entries] == [True, False]
+    assert inconsistencies(forwarded, frozenset({"192.0.2.12"})) == {
+        "missing-entry": 0.0, "unknown-vtep": 1.0, "not-offloaded": 1.0
+    }  # fmt: skip
+    state = with_snapshots("h", forwarded.entries, NOW)
+    assert [(snapshot.table, snapshot.time) for snapshot in state.snapshots] == [("vswitch", NOW), ("rnic", NOW)]
+    assert [(entry.dst, entry.offloaded) for entry in state.entries if entry.table == "rnic"] == [("172.16.0.2", None)]
+
+
+def test_what_nobody_tells_is_not_zero() -> None:
+    forwarded = found(
+        [Way(TUNNEL, "0a:00:00:00:00:02", "192.0.2.12")], [Neighbour(TUNNEL, "172.16.0.2", "0a:00:00:00:00:02")]
+    )
+    counted = inconsistencies(forwarded, None)
+    assert counted["missing-entry"] == 0
+    assert math.isnan(counted["unknown-vtep"])
+    assert math.isnan(counted["not-offloaded"])
+    assert [snapshot.table for snapshot in with_snapshots("h", forwarded.entries, NOW).snapshots] == ["vswitch"]
+
+
+def test_an_address_without_a_way_is_missing_unless_it_is_behind_the_bridge() -> None:
+    neighbours = [
+        Neighbour(TUNNEL, "172.16.0.7", "0a:00:00:00:00:07"),
+        Neighbour(BRIDGE, "172.16.0.8", "0a:00:00:00:00:08"),
+    ]
+    forwarded = found([Way(PORT, "0a:00:00:00:00:08", by_bridge=True)], neighbours)
+    assert forwarded.unresolved == [(100, "172.16.0.7")]
+    assert inconsistencies(forwarded, None)["missing-entry"] == 1
+
+
+def test_a_named_port_of_the_bridge_delivers_to_its_container() -> None:
+    ways = [
+        Way(PORT, "5e:63:42:db:c2:12", by_bridge=True, own=True),
+        Way(PORT, "0a:00:00:00:00:01", by_bridge=True),
+    ]
+    neighbour = Neighbour(BRIDGE, "172.16.0.1", "0a:00:00:00:00:01")
+    (entry,) = found(ways, [neighbour], LOCAL_PORT).entries
+    assert (entry.vni, entry.dst, entry.dst_mac, entry.next) == (
+        100, "172.16.0.1", "0a:00:00:00:00:01", "local:worker-0"
+    )  # fmt: skip
+    gone = OverlayPort(name="veth9", container="worker-9", address="172.16.0.9")
+    assert not found(ways, [], gone).entries
+
+
+def test_the_same_address_at_another_tenant_is_another_one() -> None:
+    devices = DEVICES | {12: Device("br1"), 13: Device("vx200", is_tunnel=True, vni=200, bridge=12)}
+    ways, neighbours = [Way(13, "0a:00:00:00:00:77", "192.0.2.17")], [Neighbour(13, "172.16.0.1", "0a:00:00:00:00:77")]
+    forwarded = forwarding(Tables(devices, ways, neighbours), "h", [LOCAL_PORT], NOW)
+    assert {(entry.vni, entry.next) for entry in forwarded.entries} == {(100, "local:worker-0"), (200, "192.0.2.17")}
+
+
+MATCH = (
+    "ufid:6a43063c-6388-43a0-b80f-d0ed20dd1d9f, skb_priority(0/0){tunnel},skb_mark(0/0),recirc_id(0),dp_hash(0/0),"
+    "in_port({port}),packet_type(ns=0,id=0),eth(src=0a:00:00:00:00:01/00:00:00:00:00:00,dst={mac}),eth_type(0x0800),"
+    "{ip},udp(src=1000/0,dst=4791/0), packets:3, bytes:318, used:0.427s, {about}, actions:{actions}"
+)
+KEY = ",tunnel(tun_id=0x64,src=192.0.2.12,dst=192.0.2.11,ttl=64/0,tp_src=50000/0,tp_dst=4789/0,flags(-df-csum+key))"
+PUSH = (
+    "tnl_push(tnl_port(vxlan_sys_4789),header(size=50,type=4,eth(dst=aa:55:aa:55:00:12,src=0a:9f:97:df:49:4a,"
+    "dl_type=0x0800),ipv4(src=192.0.2.11,dst=192.0.2.12,proto=17,tos=0,ttl=64,frag=0x4000),udp(src=0,dst=4789,"
+    "csum=0x0),vxlan(flags=0x8000000,vni=0x64)),out_port(br-ul)),p0, dp-extra-info:miniflow_bits(4,2)"
+)
+SET = "set(tunnel(tun_id=0x64,src=192.0.2.11,dst=192.0.2.12,ttl=64,tp_dst=4789,flags(df|key))),vxlan_sys_4789"
+
+
+def flow(
+    actions: str,
+    *,
+    ip: str = "ipv4(src=172.16.0.1/0.0.0.0,dst=172.16.0.2,proto=17/0,tos=0/0x3,ttl=64/0,frag=no)",
+    port: str = "veth0",
+    mac: str = "0a:00:00:00:00:02/00:00:00:00:00:00",
+    tunnel: str = "",
+    about: str = "dp:ovs",
+) -> str:
+    return MATCH.format(actions=actions, ip=ip, port=port, mac=mac, tunnel=tunnel, about=about)
+
+
+def of_flow(line: str) -> list[tuple[object, ...]]:
+    return [
+        (entry.vni, entry.dst, entry.next, entry.in_port, entry.dst_mac, entry.offloaded)
+        for entry in entries([line], "h", [LOCAL_PORT], NOW)
+    ]
+
+
+def test_a_flow_that_encapsulates_is_an_entry() -> None:
+    """In user space as a header that is pushed, in the kernel as a tunnel that is set."""
+    expected = [(100, "172.16.0.2", "192.0.2.12", "veth0", None, False)]
+    assert of_flow(flow(PUSH)) == expected
+    assert of_flow(flow(SET)) == expected
+    assert of_flow(flow(SET, about="offloaded:yes, dp:tc", mac="0a:00:00:00:00:02")) == [
+        (100, "172.16.0.2", "192.0.2.12", "veth0", "0a:00:00:00:00:02", True)
+    ]
+    six = "ipv6(src=::/::,dst=2001:db8::2,label=0/0,proto=17/0,tclass=0/0,hlimit=0/0,frag=no)"
+    assert of_flow(flow(SET, ip=six))[0][1] == "2001:db8::2"
+    assert of_flow(flow(SET.replace("dst=192.0.2.12", "ipv6_dst=2001:db8::12")))[0][2] == "2001:db8::12"
+
+
+def test_a_flow_out_of_a_tunnel_delivers_to_the_container_of_its_port() -> None:
+    own = "ipv4(src=172.16.0.2/0.0.0.0,dst=172.16.0.1,proto=17/0,tos=0/0,ttl=64/0,frag=no)"
+    assert of_flow(flow("veth0", ip=own, port="vxlan_sys_4789", tunnel=KEY)) == [
+        (100, "172.16.0.1", "local:worker-0", "vxlan_sys_4789", None, False)
+    ]
+    assert of_flow(flow("veth7", ip=own, port="vxlan_sys_4789", tunnel=KEY)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "flow-dump from pmd on cpu core: 0",
+        flow(SET, ip="ipv4(src=172.16.0.1/0.0.0.0,dst=172.16.0.9/255.255.255.248,frag=no)"),  # for several
+        flow("drop"),
+        flow("veth1"),  # within the host
+        flow("tnl_pop(vxlan_sys_4789), dp-extra-info:miniflow_bits(5,3)", port="p0"),
+        flow(SET)[:200],
+        flow(SET).replace("dst=172.16.0.2", "dst=nonsense"),
+        flow(SET).replace("dst=192.0.2.12", "dst=nonsense"),
+        "a)b(c, packets:1, actions:drop",
+    ],
+)
+def test_other_flows_are_no_entries(line: str) -> None:
+    assert of_flow(line) == []
+
+
+def test_a_switch_that_is_not_there_is_an_error_that_names_the_place(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no control socket of ovs-vswitchd") as caught:
+        OpenVSwitch(tmp_path).count()
+    assert caught.value.filename == str(tmp_path)
+
+
+def settings(openvswitch: Path | None = None) -> OverlaySettings:
+    switch = None if openvswitch is None else str(openvswitch)
+    return OverlaySettings(host="h", period_seconds=60, ports=(), openvswitch=switch, vteps=None)
+
+
+def test_dumps_are_made_no_oftener_than_they_may_be(tmp_path: Path) -> None:
+    """Who asks meanwhile gets the last ones; the answer obeys the contract."""
+    dumps = Dumps(settings(), 3600.0)
+    first = dumps.answer()
+    assert dumps.answer() == first
+    assert dumps.made == 1
+    (tmp_path / "state.json").write_bytes(first)
+    state = read_overlay(tmp_path / "state.json")
+    assert [(snapshot.host, snapshot.table) for snapshot in state.snapshots] == [("h", "vswitch")]
+    often = Dumps(settings(), 0.0)
+    times = [len(json.loads(often.answer())["snapshots"]) for _ in range(4)]
+    assert times == [1, 2, 3, 3]
+
+
+def test_successive_states_keep_their_entries_apart() -> None:
+    """A time of change before the first snapshot would put an entry of the second into the first (the contract)."""
+    entry = next(entries([flow(SET)], "h", [LOCAL_PORT], 5.0))
+    first, second = (with_snapshots("h", [entry], now) for now in (10.0, 20.0))
+    whole = joined([first, second])
+    assert [each.time for each in whole.entries] == [5.0, 20.0]
+    table = index_tables(whole)["h", "vswitch"]
+    assert [len(reading) for reading in table.history((100, "172.16.0.2"))] == [1, 1]
+
+
+def test_a_dump_that_fails_says_why_and_is_not_tried_again_at_once(tmp_path: Path) -> None:
+    dumps = Dumps(settings(tmp_path), 3600.0)
+    for _ in range(2):
+        with pytest.raises(OneShotError, match=f"cannot read overlay tables: no control socket.*: {tmp_path}"):
+            dumps.answer()
+    assert dumps.made == 1
+
+
+def test_ports_have_addresses_and_are_there_once(tmp_path: Path) -> None:
+    def config(*ports: dict[str, str]) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(json.dumps({"host": "h", "overlay": {"ports": ports}}))
+        return path
+
+    port = {"name": "veth0", "container": "c", "address": "2001:DB8::1"}
+    overlay = read_config(config(port)).overlay
+    assert overlay is not None
+    assert overlay.ports[0].address == "2001:db8::1"
+    with pytest.raises(ContractError, match=r"'veth0' with 2001:db8::1 appears twice"):
+        read_config(config(port, port))
+    with pytest.raises(ContractError, match=r"overlay.ports\[0\].address.*give an IP address"):
+        read_config(config(port | {"address": "x"}))
+
+
+def test_an_empty_state_is_a_table_that_was_read() -> None:
+    state = with_snapshots("h", [], NOW)
+    assert state == OverlayState(version=1, snapshots=state.snapshots, entries=())
+    assert b'"vswitch"' in encode(state)
