@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from exporter.contracts.codec import ContractError, encode, read_bytes, write
 from exporter.contracts.fabric import Fabric
-from exporter.contracts.overlay import read_overlay
 from exporter.contracts.skeleton import Skeleton, read_skeleton
 from exporter.contracts.strict import Parser
 from exporter.contracts.topology import Topology, read_topology
@@ -172,6 +171,7 @@ def _diagnose(options: argparse.Namespace) -> int:
     from skeleton_service.counters import read_counters  # noqa: PLC0415
     from skeleton_service.diagnosis import diagnose  # noqa: PLC0415
     from skeleton_service.diagnosis.unused import unused_counters, unused_overlay, unused_records  # noqa: PLC0415
+    from skeleton_service.overlaystate import read_overlays  # noqa: PLC0415
     from skeleton_service.records import read_records  # noqa: PLC0415
     from skeleton_service.telling import failure_lines  # noqa: PLC0415
 
@@ -181,10 +181,10 @@ def _diagnose(options: argparse.Namespace) -> int:
         _follow(options, fabric, skeleton)
     records = read_records(options.probes)
     counters = read_counters(options.counters) if options.counters else None
-    overlay = read_overlay(options.overlay) if options.overlay else None
+    overlay = read_overlays(options.overlay) if options.overlay else None
     unused = unused_records(records, fabric, options.probes)
     unused += [] if counters is None else unused_counters(counters, fabric, options.counters)
-    unused += [] if overlay is None else unused_overlay(overlay, fabric, options.overlay)
+    unused += [] if overlay is None else unused_overlay(overlay, fabric, ", ".join(options.overlay))
     print(*unused, sep="\n", end="\n" if unused else "", file=sys.stderr)
     diagnosis = diagnose(records, fabric, skeleton, counters=counters, overlay=overlay, spraying=options.spraying)
     write(options.output, encode(diagnosis))
@@ -201,6 +201,9 @@ def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> 
     for source in options.probes:
         if not source.startswith(LIVE):
             raise ContractError("--follow", f"{source} does not go on", "give URLs of exporters, or leave --follow out")
+    if options.overlay and (len(options.overlay) > 1 or options.overlay[0].startswith(LIVE)):
+        problem = "takes one file, read again whenever it changes"
+        raise ContractError("--follow", f"--overlay {problem}", "write what exporters tell to a file")
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -209,7 +212,7 @@ def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> 
         skeleton,
         probes=options.probes,
         counters=options.counters or (),
-        overlay=Path(options.overlay) if options.overlay else None,
+        overlay=Path(options.overlay[0]) if options.overlay else None,
         output=Path(options.output),
         interval=options.follow,
         spraying=options.spraying,
@@ -306,7 +309,9 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--topology", required=True, metavar="FILE")
     diagnose.add_argument("--skeleton", required=True, metavar="FILE")
     diagnose.add_argument("--counters", nargs="+", metavar="FILE", help="counter samples: CSV, JSONL, Parquet or URL")
-    diagnose.add_argument("--overlay", metavar="FILE", help="overlay state: tables of virtual switches and RNICs")
+    diagnose.add_argument(
+        "--overlay", nargs="+", metavar="FILE", help="overlay state, tables of virtual switches and RNICs: JSON or URL"
+    )
     diagnose.add_argument(
         "--follow",
         nargs="?",

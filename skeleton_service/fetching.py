@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 1 << 30
 MAX_PARALLEL = 64
 _PIECE_BYTES = 1 << 20
+_GZIP = b"\x1f\x8b"
 
 
 def fetch_each(urls: Sequence[str]) -> Iterator[tuple[str, bytes | ContractError]]:
@@ -42,6 +44,22 @@ def fetch_each(urls: Sequence[str]) -> Iterator[tuple[str, bytes | ContractError
         finally:
             for _, asked in waiting:
                 asked.cancel()
+
+
+def uncompressed(data: bytes, source: str) -> bytes:
+    """What an answer holds, gzip or not; raise ContractError naming ``source``."""
+    if not data.startswith(_GZIP):
+        return data
+    unpacking = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacking.decompress(data, MAX_ANSWER_BYTES)
+    except zlib.error as error:
+        raise ContractError(source, f"is not valid gzip: {error}") from error
+    if unpacking.unconsumed_tail:
+        raise ContractError(source, "serves more than 1 GiB")
+    if not unpacking.eof:
+        raise ContractError(source, "is not valid gzip: it ends early")
+    return plain
 
 
 def fetch(request: Request, source: str, timeout: float = TIMEOUT_SECONDS, within: float = inf) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -18,7 +20,11 @@ from exporter.overlay.openvswitch import OpenVSwitch, entries
 from exporter.overlay.process import inconsistencies
 from exporter.overlay.settings import OverlayPort, OverlaySettings
 from exporter.overlay.state import with_snapshots
+from skeleton_service import fetching
 from skeleton_service.diagnosis.overlay_tables import index_tables
+from skeleton_service.fetching import uncompressed
+from skeleton_service.overlaystate import read_overlays
+from tests.unit.running import RunningExporter, until
 
 BRIDGE, TUNNEL, PORT, VLAN, SHARED = 2, 3, 4, 5, 6
 DEVICES = {
@@ -257,3 +263,45 @@ def test_an_empty_state_is_a_table_that_was_read() -> None:
     state = with_snapshots("h", [], NOW)
     assert state == OverlayState(version=1, snapshots=state.snapshots, entries=())
     assert b'"vswitch"' in encode(state)
+
+
+def test_exporters_tell_their_tables_to_the_diagnosis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of several hosts are one state; a host that does not answer is left out, and said to be."""
+    remote = entries([flow(SET)], "h2", [LOCAL_PORT], 5.0)
+    file = tmp_path / "overlay-state.json"
+    file.write_bytes(encode(with_snapshots("h2", list(remote), 5.0)))
+    exporter = RunningExporter(tmp_path / "exporter", "overlay: {dump_seconds: 3600}\n", address="")
+    try:
+        url = f"http://127.0.0.1:{exporter.http}/v1/overlay-state"
+        silent = "http://127.0.0.1:1/v1/overlay-state"
+        whole = read_overlays([str(file), url, silent])
+        assert [snapshot.host for snapshot in whole.snapshots] == ["h2", "host-"]
+        assert [entry.host for entry in whole.entries if entry.dst == "172.16.0.2"] == ["h2"]
+        assert f"left out: {silent}: cannot be fetched: " in capsys.readouterr().err
+        with pytest.raises(ContractError, match="cannot be fetched"):
+            read_overlays([silent])
+        until(lambda: 'fabric_overlay_entries{host="host-",table="kernel"}' in exporter.get("/metrics"))
+        assert "\nfabric_overlay_dumps_total 1\n" in exporter.get("/metrics")
+    finally:
+        exporter.stop()
+
+
+def test_an_answer_may_be_compressed_and_is_not_believed_beyond_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = gzip.compress(b"{}" * 1000)
+    assert uncompressed(packed, "u") == b"{}" * 1000
+    assert uncompressed(b"{}", "u") == b"{}"
+    for wrong in (packed[:-20], packed[:5] + b"x" + packed[20:]):
+        with pytest.raises(ContractError, match="u: is not valid gzip"):
+            uncompressed(wrong, "u")
+    monkeypatch.setattr(fetching, "MAX_ANSWER_BYTES", 100)
+    with pytest.raises(ContractError, match="more than 1 GiB"):
+        uncompressed(packed, "u")
+
+
+def test_an_exporter_without_the_section_says_so(tmp_path: Path) -> None:
+    exporter = RunningExporter(tmp_path / "exporter", "", address="")
+    try:
+        with pytest.raises(HTTPError, match="404"):
+            exporter.get("/v1/overlay-state")
+    finally:
+        exporter.stop()
