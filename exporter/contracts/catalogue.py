@@ -20,6 +20,7 @@ from exporter.contracts.rnic_counters import (
     RNIC_LABELS,
     RNIC_PRIORITY,
     RNIC_READING,
+    RNIC_VLAN_INFO,
 )
 
 PATH_LABELS = ("path", "src_host", "src_rnic", "dst_host", "dst_rnic", "probe")
@@ -49,6 +50,7 @@ SERIES_TERMS = {
     "dscps": "values of DSCP that the RNIC's network device maps to a priority, at most 64",
     "signals": "kinds of counters that an RNIC may tell, 10",
     "gids": "RoCE GIDs of an RNIC, at most 32",
+    "vlans": "VLANs of an RNIC's network device x priorities of each, at most 32 x 8",
     "roles": "roles of the planned paths, at most 6 (`dp`, `pp`, `ep`, `basic`, `storage`, `external`)",
     "probe types": "probe types of the planned paths, at most 4 (`rdma`, `udp`, `mtu`, `tcp`)",
     "resolvers": "DNS resolvers that the exporter asks, at most 8",
@@ -745,6 +747,7 @@ CATALOGUE: tuple[Metric, ...] = (
     DSCP_PRIORITY,
     RNIC_DEVICE_INFO,
     RNIC_GID_INFO,
+    RNIC_VLAN_INFO,
     RNIC_COVERAGE,
     *OVERLAY.metrics,
     OVERLAY_INCONSISTENT,

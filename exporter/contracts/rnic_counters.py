@@ -124,6 +124,9 @@ ACTIVE = _rnic("active", "gauge", "", "1 when the RDMA port is active, 0 when no
 BOND_MEMBERS = _rnic(
     "bond.members", "gauge", "{device}", "Network devices in the bond that the RNIC's belongs to; absent without one."
 )
+TRUSTS_DSCP = _rnic(
+    "trusts_dscp", "gauge", "", "1 where priorities are taken from DSCP, 0 where from the VLAN tag alone, as DCB tells."
+)
 BOND_MEMBERS_UP = _rnic("bond.members.up", "gauge", "{device}", "Of these, those whose link the bond holds to be up.")
 GID_CHANGES = _rnic("gid.changes", "counter", "{change}", "Changes of the GID table seen since the exporter started.")
 MTU_CHANGES = _rnic("mtu.changes", "counter", "{change}", "Changes of the network device's or the RDMA MTU seen.")
@@ -148,6 +151,7 @@ RNIC_HARDWARE = table(
     ACTIVE,
     BOND_MEMBERS,
     BOND_MEMBERS_UP,
+    TRUSTS_DSCP,
     counts_from_zero=False,
 )
 
@@ -242,6 +246,15 @@ RNIC_GID_INFO = Metric(
     "rnics x gids",
 )
 RNIC_GID_TABLE = table("rnic_gid", RNIC_GID_INFO.labels, RNIC_GID_INFO)
+RNIC_VLAN_INFO = Metric(
+    "fabric.rnic.vlan.priority.info",
+    "gauge",
+    "",
+    (*RNIC_LABELS, "vlan", "priority"),
+    "1 for each priority (PCP) that packets on a VLAN of the RNIC may be sent with, by its egress map.",
+    "rnics x vlans",
+)
+RNIC_VLAN_TABLE = table("rnic_vlan", RNIC_VLAN_INFO.labels, RNIC_VLAN_INFO)
 RNIC_COVERAGE = Metric(
     "fabric.rnic.coverage",
     "gauge",

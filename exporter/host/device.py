@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from exporter.contracts.addresses import canonical
+from exporter.host.vlans import Vlan
 
 Function = Literal["pf", "vf", "sf", "software"]
 
@@ -67,6 +68,8 @@ class Setup:
     mtu: int | None = None
     members: tuple[tuple[str, bool], ...] = ()
     """Network devices of the bond, and whether each is up."""
+    vlans: tuple[Vlan, ...] = ()
+    """Upon its network device, or the bond of that."""
 
 
 def read_device(rnic: str, netdev: str | None, sysfs: Path) -> Device | None:
@@ -100,7 +103,7 @@ class SetupReader:
         self._table: tuple[str, ...] | None = None
         self._gids: tuple[Gid, ...] = ()
 
-    def read(self, netdev: str | None, bond: str, vlans: dict[str, str], *, anew: bool) -> Setup:
+    def read(self, netdev: str | None, bond: str, vlans: Mapping[str, Vlan], *, anew: bool) -> Setup:
         """``vlans`` has the VLAN of each network device that has one; ``anew`` also reads what seldom changes."""
         state = read_text(f"{self._port}/state").partition(":")[0]
         active_mtu = read_text(f"{self._port}/active_mtu").partition(":")[0]
@@ -115,16 +118,11 @@ class SetupReader:
             active_mtu=int(active_mtu) if active_mtu.isdecimal() else None,
             mtu=int(mtu) if mtu.isdecimal() else None,
             members=tuple(_members(bond, self._sysfs)) if bond else (),
+            vlans=tuple(vlan for vlan in vlans.values() if vlan.parent and vlan.parent in (netdev, bond)),
         )
 
 
-def read_vlans(proc: Path = Path("/proc")) -> dict[str, str]:
-    """{network device: its VLAN}, of this network namespace (Documentation of 8021q: /proc/net/vlan/config)."""
-    rows = (line.split("|") for line in read_text(proc / "net/vlan/config").splitlines()[2:])
-    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 3}
-
-
-def _gids(port: Path, entries: list[str], table: tuple[str, ...], vlans: dict[str, str]) -> Iterator[Gid]:
+def _gids(port: Path, entries: list[str], table: tuple[str, ...], vlans: Mapping[str, Vlan]) -> Iterator[Gid]:
     for entry, gid in zip(entries, table, strict=True):
         if gid.strip("0:") == "":  # not in use, or unreadable
             continue
@@ -134,7 +132,7 @@ def _gids(port: Path, entries: list[str], table: tuple[str, ...], vlans: dict[st
             continue
         netdev = read_text(f"{port}/gid_attrs/ndevs/{entry}")
         kind = read_text(f"{port}/gid_attrs/types/{entry}")
-        yield Gid(int(entry), address, kind, netdev, vlans.get(netdev, ""))
+        yield Gid(int(entry), address, kind, netdev, vlans[netdev].number if netdev in vlans else "")
 
 
 def _own_netdev(parent: Path) -> str:

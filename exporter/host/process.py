@@ -15,17 +15,18 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from exporter.contracts.metric import Metric
 from exporter.host.dcb import Priorities, read_priorities
-from exporter.host.device import read_vlans
 from exporter.host.ethtool import KernelStatistics, SavedStatistics
 from exporter.host.reading import Reading, RnicReader
 from exporter.host.rows import RnicRows, Tables
 from exporter.host.settings import CounterSettings, RnicSettings, counter_tables
+from exporter.host.vlans import Vlan, read_vlans
 from exporter.messages import receive_message
 from exporter.store import Store
 
@@ -83,6 +84,8 @@ class CounterLoop:
         self._closed = False
         self._step = settings.step_seconds
         self._step_changed = threading.Event()
+        self._known_vlans: Mapping[str, Vlan] = {}
+        self._vlans_due = 0.0
         self._start_thread()
 
     def run(self) -> None:
@@ -187,8 +190,16 @@ class CounterLoop:
         elif values:
             rnic.rows.put_bytes(values)
 
-    def _vlans(self) -> dict[str, str]:
-        return {} if self._settings.ethtool is not None else read_vlans()
+    def _vlans(self) -> Mapping[str, Vlan]:
+        """Those of this namespace: once for all RNICs that are read one after the other."""
+        now = time.monotonic()
+        if self._settings.ethtool is None and now >= self._vlans_due:
+            self._vlans_due = now + self._settings.period_seconds / 2
+            try:
+                self._known_vlans = read_vlans()
+            except OSError:  # netlink is forbidden here: what is read next says so
+                self._known_vlans = {}
+        return self._known_vlans
 
     def _say(self, rnic: _Rnic, problem: str) -> None:
         """Each change once, not each reading."""

@@ -35,12 +35,14 @@ from exporter.contracts.rnic_counters import (
     RDMA_TRANSMIT,
     STALLED_READ_RATIO,
     STALLED_WRITE_RATIO,
+    TRUSTS_DSCP,
 )
 from exporter.host.counterfiles import CounterFiles, GoneError
 from exporter.host.dcb import Priorities, read_priorities
 from exporter.host.device import Device, Setup, SetupReader, driver_of, read_device, read_text
 from exporter.host.dialects import Term, of_hw_counter, of_port_counter
 from exporter.host.ethtool import Statistics
+from exporter.host.vlans import Vlan
 
 State = Literal["supported", "disabled", "absent", "stale"]
 
@@ -186,7 +188,7 @@ class RnicReader:
         self._coverage: dict[str, State] = {}
         self._readings = 0
 
-    def read(self, vlans: dict[str, str]) -> Reading:
+    def read(self, vlans: Mapping[str, Vlan]) -> Reading:
         """All of it. Raise OSError, saying why, where nothing can be read: GoneError if the device went meanwhile."""
         anew = self._readings % _ANEW_READINGS == 0
         if anew:
@@ -265,6 +267,8 @@ class RnicReader:
         told = self._priorities(netdev) if self._has_dcb else Priorities()
         self._has_dcb = told != Priorities()
         reading.of_dscp, self._enabled = told.of_dscp, told.lossless
+        if self._has_dcb:
+            reading.values[TRUSTS_DSCP] = float(bool(told.of_dscp))
         lossless = told.lossless
         for priority in range(8) if lossless is not None else ():
             own = reading.priorities.setdefault(priority, {})

@@ -22,10 +22,11 @@ from exporter.contracts.rnic_counters import (
     RNIC_HARDWARE,
     RNIC_PRIORITY,
     RNIC_READING,
+    RNIC_VLAN_TABLE,
 )
 from exporter.host.device import Setup
 from exporter.host.reading import SIGNALS, Reading
-from exporter.host.settings import MOST_GIDS
+from exporter.host.settings import MOST_GIDS, MOST_VLANS
 from exporter.store import RowWriter, Store, TableWriter
 
 _HARDWARE = {metric: column for column, metric in enumerate(RNIC_HARDWARE.metrics)}
@@ -41,6 +42,7 @@ class Tables:
         self.reading = store.writer(RNIC_READING)
         self.device = store.writer(RNIC_DEVICE_TABLE)
         self.gid = store.writer(RNIC_GID_TABLE)
+        self.vlan = store.writer(RNIC_VLAN_TABLE)
         self.dscp = store.writer(RNIC_DSCP_TABLE)
         self.coverage = store.writer(RNIC_COVERAGE_TABLE)
 
@@ -78,7 +80,7 @@ class RnicRows:
         self._reading = tables.reading.add(self._labels)
         self._hardware: RowWriter | None = None
         self._priorities: dict[int, RowWriter] = {}
-        self._device, self._gids = _Set(tables.device), _Set(tables.gid)
+        self._device, self._gids, self._vlans = _Set(tables.device), _Set(tables.gid), _Set(tables.vlan)
         self._coverage, self._dscps = _Set(tables.coverage), _Set(tables.dscp)
         self._setup: Setup | None = None
         self._told: tuple[object, ...] | None = None
@@ -110,14 +112,20 @@ class RnicRows:
 
     def _say(self, reading: Reading) -> None:
         """Have the rows that are no numbers: they seldom change."""
-        told = reading.device, reading.setup.gids, reading.of_dscp, reading.coverage
+        setup = reading.setup
+        told = reading.device, setup.gids, setup.vlans, reading.of_dscp, reading.coverage
         if told == self._told:
             return
         self._told = told
         self._device.say([(*self._labels, *reading.device.labels)])
         self._gids.say(
             (*self._labels, str(gid.index), gid.address, gid.type, gid.netdev, gid.vlan)
-            for gid in reading.setup.gids[:MOST_GIDS]
+            for gid in setup.gids[:MOST_GIDS]
+        )
+        self._vlans.say(
+            (*self._labels, vlan.number, str(priority))
+            for vlan in setup.vlans[:MOST_VLANS]
+            for priority in vlan.priorities
         )
         self._dscps.put({(*self._labels, str(dscp)): priority for dscp, priority in reading.of_dscp.items()})
         self._coverage.say([(*self._labels, signal, state) for signal, state in reading.coverage.items()])
@@ -140,6 +148,7 @@ class RnicRows:
             self._tables.priority.remove(self._priorities.popitem()[1])
         self._told = None
         self._gids.say([])
+        self._vlans.say([])
         self._dscps.say([])
         self._coverage.say([(*self._labels, signal, "stale") for signal in SIGNALS])
 

@@ -18,12 +18,14 @@ from exporter.contracts.rnic_counters import (
     RNIC_HARDWARE,
     RNIC_PRIORITY,
     RNIC_READING,
+    RNIC_VLAN_TABLE,
 )
 from exporter.contracts.topology import Rnic
 
 PRIORITIES, DSCPS = 8, 64
 MOST_GIDS = 32
 """Of an RNIC: each container with an address of its own brings two."""
+MOST_VLANS = 32
 MOST_SIGNALS = 10
 
 
@@ -89,6 +91,7 @@ def counter_tables(rnics: int) -> list[tuple[Table, int]]:
         (RNIC_DEVICE_TABLE, rnics),
         (RNIC_PRIORITY, rnics * PRIORITIES),
         (RNIC_GID_TABLE, rnics * MOST_GIDS),
+        (RNIC_VLAN_TABLE, rnics * MOST_VLANS * PRIORITIES),
         (RNIC_DSCP_TABLE, rnics * DSCPS),
         (RNIC_COVERAGE_TABLE, rnics * MOST_SIGNALS),
     ]

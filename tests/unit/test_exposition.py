@@ -57,6 +57,7 @@ from exporter.contracts.rnic_counters import (
     RNIC_HARDWARE,
     RNIC_PRIORITY,
     RNIC_READING,
+    RNIC_VLAN_TABLE,
 )
 from exporter.exposition import Renderer, Series, label_text, number
 from exporter.store import Store, column_count
@@ -68,7 +69,7 @@ RDMA_TABLES = [
 ]  # fmt: skip
 COUNTER_TABLES = [
     RNIC_HARDWARE, RNIC_PRIORITY, RNIC_READING, RNIC_DEVICE_TABLE, RNIC_GID_TABLE, RNIC_DSCP_TABLE,
-    RNIC_COVERAGE_TABLE,
+    RNIC_VLAN_TABLE, RNIC_COVERAGE_TABLE,
 ]  # fmt: skip
 OVERLAY_TABLES = [OVERLAY, OVERLAY_INCONSISTENT_TABLE, OVERLAY_DUMPS_TABLE]
 TABLES = [

@@ -38,18 +38,23 @@ from exporter.contracts.rnic_counters import (
     RNIC_HARDWARE,
     RNIC_PRIORITY,
     RNIC_READING,
+    RNIC_VLAN_TABLE,
     STALLED_READ_RATIO,
+    TRUSTS_DSCP,
 )
 from exporter.contracts.topology import Rnic
 from exporter.exposition import Renderer
 from exporter.host.counterfiles import CounterFiles, GoneError
 from exporter.host.dcb import Priorities, parse, read_priorities
-from exporter.host.device import read_device, read_vlans
+from exporter.host.device import read_device
 from exporter.host.dialects import HW_COUNTERS, Term, of_hw_counter, of_line
 from exporter.host.ethtool import KernelStatistics, Line, SavedStatistics
+from exporter.host.netlink import attribute
 from exporter.host.reading import SIGNALS, NoDeviceError, Reading, RnicReader, Unwrapped
 from exporter.host.rows import RnicRows, Tables
 from exporter.host.settings import MOST_SIGNALS, Counters, counter_settings, counter_tables
+from exporter.host.vlans import Vlan
+from exporter.host.vlans import parse as parse_link
 from exporter.store import RowWriter, Store, TableWriter
 from tests.unit.rnictrees import DRIVERS, Tree
 
@@ -234,11 +239,6 @@ def test_all_signals_have_room_in_the_store() -> None:
 # ---- priorities
 
 SENT, RECEIVED = (1, 2, 3, 4, 5, 6, 7, 8), (11, 12, 13, 14, 15, 16, 17, 18)
-
-
-def attribute(kind: int, data: bytes) -> bytes:
-    packed = struct.pack("=HH", 4 + len(data), kind) + data
-    return packed + bytes(-len(packed) % 4)
 
 
 def answer(lossless: int, apps: list[tuple[int, int, int]]) -> bytes:
@@ -485,22 +485,67 @@ def test_soft_roce_is_software(tmp_path: Path) -> None:
     assert (device.driver, device.function, device.pci) == ("rxe", "software", "")
 
 
+VLANS = {
+    "eth0.100": Vlan("100", "eth0", (0, 3)),
+    "eth0.200": Vlan("200", "eth0"),
+    "eth9.100": Vlan("100", "eth9", (5,)),
+}
+
+
 def test_vlans_of_gids_are_told(tmp_path: Path) -> None:
-    (tmp_path / "net/vlan").mkdir(parents=True)
-    (tmp_path / "net/vlan/config").write_text(
-        "VLAN Dev name    | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\neth0.100       | 100  | eth0\n"
-    )
-    vlans = read_vlans(tmp_path)
-    assert vlans == {"eth0.100": "100"}
-    tree = Tree(tmp_path / "tree", "mlx5")
+    tree = Tree(tmp_path, "mlx5")
     tree.put({"ports/1/gids/3": "0000:0000:0000:0000:0000:ffff:0a01:0001"})
     tree.put({"ports/1/gid_attrs/types/3": "RoCE v2", "ports/1/gid_attrs/ndevs/3": "eth0.100"})
-    gids = reader(tree).read(vlans).setup.gids
+    gids = reader(tree).read(VLANS).setup.gids
     assert [(gid.index, gid.address, gid.type, gid.vlan) for gid in gids] == [
         (0, "fe80::ff:fe00:1", "IB/RoCE v1", ""),
         (1, "10.0.0.1", "RoCE v2", ""),
         (3, "10.1.0.1", "RoCE v2", "100"),
     ]
+
+
+def test_priorities_of_an_rnics_own_vlans_are_rows(tmp_path: Path) -> None:
+    """Of which priority's counters speak for a VLAN: RoCE passes the VLAN interface's own by."""
+    store = Store(counter_tables(1))
+    rows = RnicRows(Tables(store), "h", "rnic0")
+    rows.put(reader(Tree(tmp_path, "mlx5")).read(VLANS), 0.1, 100.0)
+    assert {row.labels[2:] for row in store.read(RNIC_VLAN_TABLE)} == {("100", "0"), ("100", "3"), ("200", "0")}
+    rows.fail()
+    assert not list(store.read(RNIC_VLAN_TABLE))
+
+
+def link(name: bytes, *about: bytes) -> bytes:
+    """What RTM_GETLINK says of a link: if_link.h."""
+    return bytes(16) + attribute(3, name + b"\0") + attribute(5, b"\xff\xff\xff\x7f") + b"".join(about)
+
+
+def test_a_vlans_egress_map_is_its_priorities() -> None:
+    maps = attribute(1, struct.pack("=II", 3, 3)) + attribute(1, struct.pack("=II", 4, 5)) + attribute(1, b"cut")
+    data = attribute(1, struct.pack("=H", 100)) + attribute(3, maps)
+    told = parse_link(link(b"eth0.100", attribute(18, attribute(1, b"vlan\0") + attribute(2, data))))
+    assert told == ("eth0.100", Vlan("100", "", (0, 3, 5)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        link(b"eth0"),
+        link(b"vx0", attribute(18, attribute(1, b"vxlan\0") + attribute(2, attribute(1, struct.pack("=I", 100))))),
+        link(b"eth0.1", attribute(18, attribute(1, b"vlan\0"))),
+        link(b"eth0.1", attribute(18, attribute(1, b"vlan\0") + attribute(2, attribute(1, b"x")))),
+        b"",
+        bytes(20),
+    ],
+)
+def test_other_links_are_no_vlans(message: bytes) -> None:
+    assert parse_link(message) is None
+
+
+@pytest.mark.parametrize(("of_dscp", "trusts"), [({26: 3}, 1.0), ({}, 0.0)])
+def test_whether_dscp_is_trusted_is_told(tmp_path: Path, of_dscp: dict[int, int], trusts: float) -> None:
+    reading = told_by(Tree(tmp_path, "mlx5"), Priorities(0b1000, SENT, RECEIVED, of_dscp)).read({})
+    assert reading.values[TRUSTS_DSCP] == trusts
+    assert TRUSTS_DSCP not in reader(Tree(tmp_path / "other", "mlx5")).read({}).values
 
 
 # ---- rows

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 
 import pytest
 
-from exporter.contracts.rnic_counters import ACTIVE, HW, RDMA_RECEIVE_PACKETS, RDMA_TRANSMIT_PACKETS
+from exporter.contracts.rnic_counters import (
+    ACTIVE,
+    BOND_MEMBERS,
+    BOND_MEMBERS_UP,
+    HW,
+    RDMA_RECEIVE_PACKETS,
+    RDMA_TRANSMIT_PACKETS,
+)
 from exporter.host.counterfiles import GoneError
 from exporter.host.dcb import Priorities, read_priorities
 from exporter.host.ethtool import KernelStatistics
 from exporter.host.reading import RnicReader
+from exporter.host.vlans import Vlan, read_vlans
 from lab.guest.network import Fabric, Port
 from tests.rdma.guest.hosts import Host, target, until
 
@@ -67,3 +76,45 @@ def test_the_kernel_answers_for_devices_without_statistics_or_priorities(fabric:
         assert all(line.value >= 0 for line in statistics.read(netdev))
         assert read_priorities(netdev) == Priorities()
     statistics.close()
+
+
+def test_a_vlan_of_an_rnic_has_the_priorities_of_its_egress_map(fabric: Fabric) -> None:
+    """And its GID names it: RDMA on a VLAN is counted by priority, never by the VLAN's interface."""
+    port = fabric.ports[0]
+    name = f"{port.netdev}.100"
+    run("ip", "link", "add", "link", port.netdev, "name", name, "type", "vlan", "id", "100", "egress-qos-map", "3:3")
+    try:
+        run("ip", "addr", "add", "10.77.0.1/24", "dev", name)
+        run("ip", "link", "set", name, "up")
+        assert read_vlans()[name] == Vlan("100", port.netdev, (0, 3))
+        own = reader(port)
+        until(lambda: any(gid.vlan == "100" for gid in own.read(read_vlans()).setup.gids))
+        assert {gid.address for gid in own.read(read_vlans()).setup.gids if gid.vlan == "100"} >= {"10.77.0.1"}
+    finally:
+        run("ip", "link", "del", name)
+    assert name not in read_vlans()
+
+
+def test_links_of_a_bond_are_counted(fabric: Fabric) -> None:  # noqa: ARG001
+    run("ip", "link", "add", "bond7", "type", "bond", "mode", "active-backup", "miimon", "100")
+    run("ip", "link", "add", "b0", "type", "veth", "peer", "name", "b1")
+    try:
+        run("ip", "link", "set", "b0", "master", "bond7")
+        run("ip", "link", "set", "bond7", "up")
+        run("ip", "link", "set", "b1", "up")
+        own = RnicReader("none0", "b0", KernelStatistics())
+        until(lambda: bonded(own) == (1.0, 1.0))
+        run("ip", "link", "set", "b1", "down")
+        until(lambda: bonded(own) == (1.0, 0.0))
+    finally:
+        run("ip", "link", "del", "b0")
+        run("ip", "link", "del", "bond7")
+
+
+def bonded(own: RnicReader) -> tuple[float | None, float | None]:
+    values = own.read({}).values
+    return values.get(BOND_MEMBERS), values.get(BOND_MEMBERS_UP)
+
+
+def run(*argv: str) -> None:
+    subprocess.run(argv, check=True, capture_output=True)
