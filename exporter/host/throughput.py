@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from exporter.config import Workload
-from exporter.contracts.request import MOST_SECONDS, ThroughputRequest
+from exporter.contracts.request import ThroughputRequest
 from exporter.contracts.tables import ThroughputRow
 from exporter.host.ring import Rate, Sample, ThroughputRing
 from exporter.stopping import Stopping
@@ -86,7 +86,7 @@ class Capture:
         if request is None or request == self._begun or not request.start - _AHEAD_SECONDS <= now < request.end:
             return
         self._begun, self.step_seconds = request, request.step_seconds
-        self.rings = Rings(self._rnics, int(MOST_SECONDS / request.step_seconds))
+        self.rings = Rings(self._rnics, int((request.end - request.start) / request.step_seconds) + 2)
         self._stopping = Stopping()
         self._order(request.step_seconds)
         self._thread = threading.Thread(
@@ -101,8 +101,9 @@ class Capture:
 
     def _sample(self, request: ThroughputRequest, rings: Rings, stopping: Stopping) -> None:
         step = request.step_seconds
+        ends = time.monotonic() + request.end - time.time()  # a clock that is set back makes it no longer
         # The first sample begins the first interval. On whole multiples of the step, as all hosts do.
-        while (now := time.time()) <= request.end:
+        while (now := time.time()) <= request.end and time.monotonic() <= ends:
             wait = max(step - now % step, request.start - step - now)
             if stopping.wait(wait):
                 return
