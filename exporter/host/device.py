@@ -90,7 +90,7 @@ def read_device(rnic: str, netdev: str | None, sysfs: Path) -> Device | None:
         numa="" if numa.startswith("-") else numa,
         function="software" if software else _function(parent),
         netdev=own,
-        bond=_bond(own, sysfs) if own else "",
+        bond=bond_of(own, sysfs) if own else "",
     )
 
 
@@ -168,7 +168,8 @@ def _function(parent: Path) -> Function:
     return "sf" if ".sf." in str(parent.resolve()) else "pf"
 
 
-def _bond(netdev: str, sysfs: Path) -> str:
+def bond_of(netdev: str, sysfs: Path) -> str:
+    """The bond that a network device is, or is a link of; empty where there is none."""
     own = sysfs / "class/net" / netdev
     if (own / "bonding").is_dir():
         return netdev

@@ -39,7 +39,7 @@ from exporter.contracts.rnic_counters import (
 )
 from exporter.host.counterfiles import CounterFiles, GoneError
 from exporter.host.dcb import Priorities, read_priorities
-from exporter.host.device import Device, Setup, SetupReader, driver_of, read_device, read_text
+from exporter.host.device import Device, Setup, SetupReader, bond_of, driver_of, read_device, read_text
 from exporter.host.dialects import Term, of_hw_counter, of_port_counter
 from exporter.host.ethtool import Statistics
 from exporter.host.vlans import Vlan
@@ -202,7 +202,9 @@ class RnicReader:
         if device is None and not (netdev and (self._sysfs / "class/net" / netdev).is_dir()):
             self._forget()
             raise NoDeviceError(errno.ENODEV, "there is neither such an RDMA device nor its network device", self._rnic)
-        reading = Reading(device=device or Device(netdev=netdev or ""))
+        if device is None and netdev:
+            device = Device(netdev=netdev, bond=bond_of(netdev, self._sysfs))
+        reading = Reading(device=device or Device())
         reading.values = self._counted(netdev, self._port, self._hw)
         if netdev:
             try:
