@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import sys
 import threading
 from collections import Counter
@@ -46,9 +47,12 @@ def number_of(query: Query, name: str, default: float) -> float:
     if text is None:
         return default
     try:
-        return float(text)
+        number = float(text)
+        if math.isnan(number):
+            raise ValueError(text)
     except ValueError as error:
         raise ValueError(f"parameter {name!r} is {text!r}, not a number") from error
+    return number
 
 
 def format_of(query: Query, types: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ class WatchedFile(Generic[T]):
         """Read the file when it is another than last time; True when there is a new good value."""
         try:
             status = os.stat(self.path)
+            if stat.S_ISFIFO(status.st_mode):  # reading it would wait for a writer
+                raise FileNotFoundError(self.path)
         except OSError:
             self.present, self.refused, self._seen = False, False, None
             return False  # none yet, or none any more: the last one stays as long as it says

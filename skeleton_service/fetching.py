@@ -21,12 +21,12 @@ _PIECE_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
 
 
-def fetch_each(urls: Sequence[str]) -> Iterator[tuple[str, bytes | ContractError]]:
+def fetch_each(urls: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Iterator[tuple[str, bytes | ContractError]]:
     """Yield (url, answer or why there is none) in the order given; ``MAX_PARALLEL`` are asked or waiting at a time."""
 
     def answer(url: str) -> bytes | ContractError:
         try:
-            return fetch(Request(url, headers={"Accept-Encoding": "gzip"}), url)  # noqa: S310 - the caller checked it
+            return fetch(Request(url, headers={"Accept-Encoding": "gzip"}), url, timeout)  # noqa: S310 - the caller checked it
         except ContractError as error:
             return error
 

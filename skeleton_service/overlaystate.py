@@ -10,6 +10,9 @@ from exporter.contracts.overlay import MAX_ENTRIES, OverlayState, read_overlay, 
 from skeleton_service.fetching import fetch_each, uncompressed
 from skeleton_service.tables import LIVE
 
+_TIMEOUT_SECONDS = 25.0
+"""An exporter gives a dump 20 s."""
+
 
 def read_overlays(sources: Sequence[str]) -> OverlayState:
     """All of them as one. Raise ContractError for a file that is wrong, and where no source answers.
@@ -18,7 +21,8 @@ def read_overlays(sources: Sequence[str]) -> OverlayState:
     """
     states = [read_overlay(source) for source in sources if not source.startswith(LIVE)]
     silent: list[ContractError] = []
-    for name, answer in fetch_each([source for source in sources if source.startswith(LIVE)]):
+    live = [source for source in sources if source.startswith(LIVE)]
+    for name, answer in fetch_each(live, _TIMEOUT_SECONDS):
         try:
             if isinstance(answer, ContractError):
                 raise answer

@@ -86,7 +86,8 @@ def _parse(data: bytes, source: str) -> Any:
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", error)).split())  # PyYAML's own lines may be several
         raise ContractError(source, f"is not valid YAML{where}: {problem}") from error
-    except ValueError as error:  # a date that is none, an integer of 5,000 digits: PyYAML lets Python's own error out
+    # A date that is none, an integer of 5,000 digits, `!!int ''`: PyYAML lets Python's own errors out.
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise ContractError(source, f"is not valid YAML: {error}") from error
 
 

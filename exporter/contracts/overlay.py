@@ -24,11 +24,15 @@ Vni = Annotated[int, Meta(ge=0, le=2**24 - 1)]
 
 
 class Snapshot(Contract, frozen=True, kw_only=True):
-    """One reading of a host's table: tells that the table was read, even when it was empty."""
+    """One reading of a host's table: tells that the table was read, even when it was empty.
+
+    Of one that is not ``complete`` a destination without an entry is unknown, not missing: a cache of flows.
+    """
 
     host: HostName
     table: TableName
     time: float
+    complete: bool = True
 
 
 class Entry(Contract, frozen=True, kw_only=True):

@@ -81,8 +81,11 @@ class Capture:
     def tick(self, now: float) -> None:
         """Begin what is due at Unix time ``now``, and end what is over; call about once a second."""
         request = self._request
-        if self._thread is not None and (request != self._begun or not self._thread.is_alive()):
+        if self._thread is not None and request != self._begun:
             self.stop()
+        elif self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+            self._order(None)
         if request is None or request == self._begun or not request.start - _AHEAD_SECONDS <= now < request.end:
             return
         self._begun, self.step_seconds = request, request.step_seconds
@@ -104,17 +107,17 @@ class Capture:
         ends = time.monotonic() + request.end - time.time()  # a clock that is set back makes it no longer
         # The first sample begins the first interval. On whole multiples of the step, as all hosts do.
         while (now := time.time()) <= request.end and time.monotonic() <= ends:
-            wait = max(step - now % step, request.start - step - now)
-            if stopping.wait(wait):
+            if stopping.wait(step - now % step):
                 return
-            rings.add(self._read())
+            if time.time() >= request.start - step:
+                rings.add(self._read())
 
     def stop(self) -> None:
         """End what is being sampled, if anything is."""
         if self._thread is not None:
             self._stopping.set()
             self._thread.join()
-            self._thread = None
+            self._thread = self._begun = None  # the same may be asked for again while it lasts
             self._order(None)
 
 

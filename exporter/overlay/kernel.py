@@ -2,24 +2,29 @@
 
 An entry is an address, its MAC (a neighbour of the tunnel, of its bridge, or of an interface upon that), and the way of
 the MAC (the tunnel's forwarding database). No privilege is needed.
+
+Only what a controller has put there is a table that can lack something. What the kernel has learnt from packets is a
+cache: a peer that is silent is absent from it.
 """
 
 from __future__ import annotations
 
 import errno
-import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from exporter.contracts.addresses import canonical
 from exporter.contracts.overlay import LOCAL, Entry
 from exporter.overlay.settings import OverlayPort
 
-_MASTER, _OFFLOADED = 0x04, 0x20  # NTF_*: include/uapi/linux/neighbour.h
+_MASTER, _LEARNT_OUTSIDE, _OFFLOADED = 0x04, 0x10, 0x20  # NTF_*: include/uapi/linux/neighbour.h
 _INCOMPLETE, _FAILED, _NOARP, _PERMANENT = 0x01, 0x20, 0x40, 0x80  # NUD_*
 _TICKS_PER_SECOND = 100
 _EVERYBODY = "00:00:00:00:00:00"
 """The MAC of where frames go that no entry has."""
+_GROUP_BIT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +47,13 @@ class Way:
     device: int
     mac: str
     vtep: str | None = None
-    """Where a tunnel sends it; None of a bridge's port."""
+    """Where a tunnel sends it; None of a bridge's port, and of a tunnel's entry for a group of next hops."""
     vni: int | None = None
     by_bridge: bool = False
     own: bool = False
     """The port's own address."""
+    managed: bool = True
+    """Put there, not learnt from packets."""
     offloaded: bool = False
     seconds: float = 0.0
     """Since it changed."""
@@ -57,6 +64,8 @@ class Neighbour:
     device: int
     address: str
     mac: str
+    managed: bool = True
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,9 @@ class Forwarding:
 
     entries: list[Entry] = field(default_factory=list)
     unresolved: list[tuple[int, str]] = field(default_factory=list)
-    """(VNI, address) of neighbours whose MAC has no way."""
+    """(VNI, address) of what was put there as a neighbour, and whose MAC has no way."""
+    complete: bool = False
+    """Whether a destination without an entry has none, rather than that nobody knows."""
 
 
 def read_tables() -> Tables:
@@ -97,91 +108,120 @@ def read_tables() -> Tables:
 
 
 def forwarding(tables: Tables, host: str, ports: Sequence[OverlayPort], now: float) -> Forwarding:
-    """The entries of ``host`` at Unix time ``now``.
+    """The entries of ``host`` at Unix time ``now``, after they were read.
 
     ``offloaded`` is None where the driver says so of none. What is local is what ``ports`` name: the kernel does not
     know containers.
     """
-    found = Forwarding()
     tunnels = {index: device for index, device in tables.devices.items() if device.is_tunnel}
-    by_mac = _by_mac(tables, tunnels)
-    told = any(way.offloaded for ways in by_mac.values() for way in ways)
-    bridges = {device.name: device.bridge for device in tables.devices.values() if device.bridge is not None}
-    own = {(bridges[port.name], port.address) for port in ports if port.name in bridges}  # tenants' addresses overlap
+    on_bridge: Counter[int | None] = Counter(device.bridge for device in tunnels.values())
+    ways, behind = _index(tables, tunnels)
+    told = any(way.offloaded for own in ways.values() for way in own)
+    local = list(_local(tables, host, ports, now))
+    own = {(entry.vni, entry.dst) for entry in local}  # tenants' addresses overlap
+    found: list[Entry] = []
+    unresolved: list[tuple[int, str]] = []
+    named: set[tuple[int, str]] = set()
+    managed = bool(tunnels) and all(way.managed and way.vtep is not None for each in ways.values() for way in each)
     for neighbour in tables.neighbours:
-        for index, tunnel in tunnels.items():
-            if not _speaks_for(neighbour.device, index, tables.devices) or (tunnel.bridge, neighbour.address) in own:
+        for index in _tunnels_of(neighbour.device, tables.devices, tunnels, on_bridge):
+            vni, chosen = tunnels[index].vni, ways.get((index, neighbour.mac), [])
+            named.add((index, neighbour.mac))
+            if vni is not None and (vni, neighbour.address) in own:
                 continue
-            ways = by_mac.get((index, neighbour.mac), [])
-            behind = tunnel.bridge is not None and any(
-                way.mac == neighbour.mac for way in _by_bridge(tables, tunnel.bridge, but=index)
-            )
-            if not ways and tunnel.vni is not None and not behind:
-                found.unresolved.append((tunnel.vni, neighbour.address))
-            for way in ways:
-                vni = way.vni if way.vni is not None else tunnel.vni
-                if vni is not None:
-                    found.entries.append(
+            managed = managed and neighbour.managed
+            elsewhere = behind.get((tunnels[index].bridge, neighbour.mac), set()) - {index}
+            if not chosen and not elsewhere and vni is not None and neighbour.managed:
+                unresolved.append((vni, neighbour.address))
+            for way in chosen:
+                number = way.vni if way.vni is not None else vni
+                if number is not None and way.vtep is not None:
+                    found.append(
                         Entry(
                             host=host,
                             table="vswitch",
-                            vni=vni,
+                            vni=number,
                             dst=neighbour.address,
                             dst_mac=neighbour.mac,
                             next=way.vtep,
                             offloaded=way.offloaded if told else None,
-                            time=now - way.seconds,
+                            time=now - min(way.seconds, neighbour.seconds),
                         )
                     )
-    found.entries.extend(_local(tables, host, ports, now))
-    return found
+    complete = (
+        managed
+        and bool(ways)
+        and named >= set(ways)  # each way has an address
+        and bool(local)
+        and all(device.vni and (device.bridge is None or on_bridge[device.bridge] == 1) for device in tunnels.values())
+    )
+    return Forwarding([*found, *local], unresolved, complete)
 
 
 def _local(tables: Tables, host: str, ports: Sequence[OverlayPort], now: float) -> Iterator[Entry]:
     """Entries of the containers behind this host's own ports."""
-    vnis = {
-        device.bridge: device.vni for device in tables.devices.values() if device.is_tunnel and device.vni is not None
-    }
+    vnis: dict[int, set[int]] = defaultdict(set)
+    for device in tables.devices.values():
+        if device.is_tunnel and device.bridge is not None and device.vni is not None:
+            vnis[device.bridge].add(device.vni)
     by_name = {device.name: (index, device) for index, device in tables.devices.items()}
+    macs: dict[int, str] = {}
+    for way in tables.ways:
+        if way.by_bridge and not way.own:
+            macs.setdefault(way.device, way.mac)
     for port in ports:
         index, device = by_name.get(port.name, (-1, Device("")))
-        vni = vnis.get(device.bridge) if device.bridge is not None else None
-        if vni is None:
+        numbers = vnis.get(device.bridge, set()) if device.bridge is not None else set()
+        vni = port.vni if port.vni is not None else next(iter(numbers)) if len(numbers) == 1 else None
+        if vni is None or device.bridge is None:
             continue
-        behind = [way for way in tables.ways if way.device == index and way.by_bridge and not way.own]
         yield Entry(
             host=host,
             table="vswitch",
             vni=vni,
             dst=port.address,
-            dst_mac=behind[0].mac if behind else None,
+            dst_mac=macs.get(index),
             next=LOCAL + port.container,
             in_port=port.name,
             time=now,
         )
 
 
-def _by_mac(tables: Tables, tunnels: Mapping[int, Device]) -> dict[tuple[int, str], list[Way]]:
-    """{(tunnel, MAC): its ways}, flooding left out."""
-    found: dict[tuple[int, str], list[Way]] = {}
-    for way in tables.ways:
-        if way.device in tunnels and way.vtep is not None and way.mac != _EVERYBODY:
-            found.setdefault((way.device, way.mac), []).append(way)
-    return found
-
-
-def _by_bridge(tables: Tables, bridge: int, *, but: int) -> Iterator[Way]:
+def _index(
+    tables: Tables, tunnels: Mapping[int, Device]
+) -> tuple[dict[tuple[int, str], list[Way]], dict[tuple[int | None, str], set[int]]]:
+    """{(tunnel, MAC): its ways}, flooding left out, and {(bridge, MAC): ports that it is behind}."""
+    ways: dict[tuple[int, str], list[Way]] = defaultdict(list)
+    behind: dict[tuple[int | None, str], set[int]] = defaultdict(set)
     for way in tables.ways:
         device = tables.devices.get(way.device)
-        if way.by_bridge and way.device != but and device is not None and device.bridge == bridge:
-            yield way
+        if device is None or _is_for_many(way.mac):
+            continue
+        if way.by_bridge:
+            behind[device.bridge, way.mac].add(way.device)
+        elif way.device in tunnels:
+            ways[way.device, way.mac].append(way)
+    return ways, behind
 
 
-def _speaks_for(device: int, tunnel: int, devices: Mapping[int, Device]) -> bool:
-    """Whether a device's neighbours are behind a tunnel: it is the tunnel, its bridge, or an interface upon that."""
-    bridge = devices[tunnel].bridge
+def _is_for_many(mac: str) -> bool:
+    return mac == _EVERYBODY or bool(int(mac[:2], 16) & _GROUP_BIT)
+
+
+def _tunnels_of(
+    device: int, devices: Mapping[int, Device], tunnels: Mapping[int, Device], on_bridge: Mapping[int | None, int]
+) -> Iterator[int]:
+    """Tunnels that a device's neighbours are behind: it is the tunnel, its bridge, or an interface upon that.
+
+    Behind a bridge of several tunnels nobody can tell which.
+    """
+    if device in tunnels:
+        yield device
+        return
     upon = devices[device].upon if device in devices else None
-    return device == tunnel or (bridge is not None and bridge in (device, upon))
+    for index, tunnel in tunnels.items():
+        if tunnel.bridge is not None and tunnel.bridge in (device, upon) and on_bridge[tunnel.bridge] == 1:
+            yield index
 
 
 def _device(link: object) -> Device:
@@ -204,7 +244,6 @@ def _way(message: object) -> Way | None:
         return None
     state, flags = message["state"], message["flags"]  # type: ignore[index]
     vtep = get("NDA_DST")
-    changed = (get("NDA_CACHEINFO") or {}).get("ndm_updated", 0)
     return Way(
         device=message["ifindex"],  # type: ignore[index]
         mac=mac,
@@ -212,8 +251,9 @@ def _way(message: object) -> Way | None:
         vni=get("NDA_SRC_VNI") or get("NDA_VNI"),
         by_bridge=get("NDA_MASTER") is not None or bool(flags & _MASTER),
         own=bool(state & _PERMANENT) and not state & _NOARP,
+        managed=_is_managed(state, flags),
         offloaded=bool(flags & _OFFLOADED),
-        seconds=changed / _TICKS_PER_SECOND,
+        seconds=_seconds(message),
     )
 
 
@@ -222,9 +262,22 @@ def _neighbour(message: object) -> Neighbour | None:
     address, mac = get("NDA_DST"), get("NDA_LLADDR")
     if address is None or mac is None or state & (_INCOMPLETE | _FAILED):
         return None
-    return Neighbour(device=message["ifindex"], address=canonical(address), mac=mac)  # type: ignore[index]
+    if _is_for_many(mac) or ip_address(address).is_multicast or ip_address(address).is_link_local:
+        return None
+    return Neighbour(
+        device=message["ifindex"],  # type: ignore[index]
+        address=canonical(address),
+        mac=mac,
+        managed=_is_managed(state, message["flags"]),  # type: ignore[index]
+        seconds=_seconds(message),
+    )
 
 
-def read_forwarding(host: str, ports: Sequence[OverlayPort]) -> Forwarding:
-    """The entries of ``host`` as the kernel has them now. Raise OSError."""
-    return forwarding(read_tables(), host, ports, time.time())
+def _is_managed(state: int, flags: int) -> bool:
+    return bool(state & (_PERMANENT | _NOARP) or flags & _LEARNT_OUTSIDE)
+
+
+def _seconds(message: object) -> float:
+    """Since it changed."""
+    about = message.get_attr("NDA_CACHEINFO") or {}  # type: ignore[attr-defined]
+    return float(about.get("ndm_updated", 0)) / _TICKS_PER_SECOND

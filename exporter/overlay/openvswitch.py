@@ -27,7 +27,7 @@ _OFFLOADED = re.compile(r"^\s*offloaded flows\s*:\s*(\d+)", re.MULTILINE)
 _TUNNEL_KEY = re.compile(r"tun_id=(0x[0-9a-f]+|\d+)")
 _SET_TUNNEL = re.compile(r"set\(tunnel\((?P<tunnel>[^()]*(?:\([^()]*\)[^()]*)*)\)\)")
 _PUSH = re.compile(
-    r"tnl_push\(.*?ipv[46]\(src=[^,]*,dst=(?P<vtep>[^,]*),.*?vxlan\(flags=[^,]*,vni=(?P<vni>0x[0-9a-f]+|\d+)\)"
+    r"tnl_push\(.*?ipv[46]\(src=[^,]*,dst=(?P<vtep>[^,]*),.*?(?:vxlan|geneve)\([^()]*vni=(?P<vni>0x[0-9a-f]+|\d+)"
 )
 _DESTINATION = re.compile(r"(?:^|,)(?:ipv6_)?dst=([^,]*)")
 
@@ -176,16 +176,17 @@ def _mac(fields: dict[str, str]) -> str | None:
 
 
 def _encapsulation(actions: str) -> tuple[int, str] | None:
-    """(VNI, VTEP) that packets are sent to."""
-    if (pushed := _PUSH.search(actions)) is not None:
-        return int(pushed["vni"], 0), canonical(pushed["vtep"])
-    if (tunnel := _SET_TUNNEL.search(actions)) is None:
-        return None
-    key, vtep = _TUNNEL_KEY.search(tunnel["tunnel"]), _DESTINATION.search(tunnel["tunnel"])
-    return None if key is None or vtep is None else (int(key[1], 0), canonical(vtep[1]))
+    """(VNI, VTEP) that packets are sent to; None where that is nowhere, or several places: one is a mirror's."""
+    ways = {(int(pushed["vni"], 0), canonical(pushed["vtep"])) for pushed in _PUSH.finditer(actions)}
+    for tunnel in _SET_TUNNEL.finditer(actions):
+        key, vtep = _TUNNEL_KEY.search(tunnel["tunnel"]), _DESTINATION.search(tunnel["tunnel"])
+        if vtep is not None:
+            ways.add((int(key[1], 0) if key is not None else -1, canonical(vtep[1])))
+    (way,) = ways if len(ways) == 1 else (None,)
+    return way if way is not None and way[0] >= 0 else None
 
 
 def _delivery(key: str, actions: str, containers: dict[str, str]) -> tuple[int, str] | None:
     """(VNI, ``local:<container>``) of what came out of a tunnel."""
-    port = actions.rpartition(",")[2].strip()
-    return (int(key, 0), LOCAL + containers[port]) if port in containers else None
+    known = {containers[port] for port in map(str.strip, actions.split(",")) if port in containers}
+    return (int(key, 0), LOCAL + known.pop()) if len(known) == 1 else None

@@ -29,7 +29,7 @@ from exporter.contracts.overlay_counters import (
     OVERLAY_READ_TIME,
 )
 from exporter.messages import receive_message
-from exporter.overlay.kernel import Forwarding, read_forwarding
+from exporter.overlay.kernel import Forwarding, forwarding, read_tables
 from exporter.overlay.openvswitch import OpenVSwitch
 from exporter.overlay.settings import OverlaySettings, overlay_tables
 from exporter.store import RowWriter, Store
@@ -94,7 +94,7 @@ class OverlayReader:
     def _read_kernel(self) -> tuple[float, float]:
         counted = dict.fromkeys(INCONSISTENCIES, math.nan)
         try:
-            found = read_forwarding(self._settings.host, self._settings.ports)
+            found = forwarding(read_tables(), self._settings.host, self._settings.ports, time.time())
             counted = inconsistencies(found, self._settings.vteps)
         finally:
             for kind, number in counted.items():

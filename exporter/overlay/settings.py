@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from exporter.contracts.metric import Table
+from exporter.contracts.overlay import Vni
 from exporter.contracts.overlay_counters import INCONSISTENCIES, OVERLAY, OVERLAY_INCONSISTENT_TABLE, SOURCES
 
 
@@ -18,6 +19,8 @@ class OverlayPort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     container: Annotated[str, Meta(min_length=1, max_length=300)]
     address: str
     """Overlay address of the container's interface."""
+    vni: Vni | None = None
+    """VXLAN network identifier, where the bridge has several or the switch's tunnel serves many."""
 
 
 class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

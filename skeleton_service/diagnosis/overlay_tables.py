@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, KeysView, Sequence
+from collections.abc import Collection, Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -53,8 +53,10 @@ class Fact:
 class Table:
     """One table of one host: its readings, in the order of their times."""
 
-    def __init__(self, readings: dict[float, _Reading]) -> None:
+    def __init__(self, readings: dict[float, _Reading], incomplete: Collection[float] = ()) -> None:
+        """``incomplete``: times of the readings of which what is absent is unknown."""
         in_order = sorted(readings.items(), key=itemgetter(0))
+        self._complete = in_order[-1][0] not in incomplete
         self.times = [time for time, _ in in_order]
         self._readings = [reading for _, reading in in_order]
 
@@ -71,8 +73,10 @@ class Table:
                     yield destination, container
 
     def fact(self, destination: Destination) -> Fact | None:
-        """What the table is known to say; None where its last two readings differ."""
+        """What the table is known to say; None where its last two readings differ, or it says nothing of absence."""
         entries: Sequence[Entry] = self._readings[-1].get(destination, ())
+        if not entries and not self._complete:
+            return None
         if len(entries) > 1:
             entries = sorted(entries, key=_content)
         last = first = len(self.times) - 1
@@ -105,6 +109,10 @@ def index_tables(state: OverlayState) -> dict[tuple[str, TableName], Table]:
     readings: dict[tuple[str, TableName], dict[float, _Reading]] = defaultdict(dict)
     for snapshot in state.snapshots:
         readings[snapshot.host, snapshot.table][snapshot.time] = {}
+    incomplete: dict[tuple[str, TableName], set[float]] = defaultdict(set)
+    for snapshot in state.snapshots:
+        if not snapshot.complete:
+            incomplete[snapshot.host, snapshot.table].add(snapshot.time)
     listed = {table: sorted(own) for table, own in readings.items()}
     for entry in state.entries:
         table = (entry.host, entry.table)
@@ -114,4 +122,4 @@ def index_tables(state: OverlayState) -> dict[tuple[str, TableName], Table]:
             place = bisect_left(times, time)
             time = times[place] if place < len(times) else time
         own.setdefault(time, {}).setdefault((entry.vni, entry.dst), []).append(entry)
-    return {table: Table(own) for table, own in readings.items()}
+    return {table: Table(own, incomplete.get(table, ())) for table, own in readings.items()}

@@ -97,6 +97,7 @@ def test_the_state_is_what_the_kernel_forwards_by(agent: Agent, fabric: Running,
     assert ways(told) == of_lab(fabric, host) == of_lab(fabric, host, "vswitch")
     assert any(next_hop.startswith("local:") for next_hops in ways(told).values() for next_hop in next_hops if next_hop)
     assert {entry.host for entry in told.entries} == {host.name}
+    assert all(snapshot.complete for snapshot in told.snapshots)
     until(lambda: inconsistent(agent))
     assert inconsistent(agent) == {"missing-entry": 0, "unknown-vtep": 0}  # no driver here tells of offloading
     (entries_told,) = agent.metrics()["fabric_overlay_entries"].values()

@@ -5,21 +5,24 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 
+import msgspec
 import pytest
 
 from exporter.config import read_config
 from exporter.contracts.codec import ContractError, encode
 from exporter.contracts.overlay import OverlayState, read_overlay
 from exporter.oneshot import OneShotError
-from exporter.overlay.dumps import Dumps, joined
+from exporter.overlay.dumps import Dumps
 from exporter.overlay.kernel import Device, Forwarding, Neighbour, Tables, Way, forwarding
 from exporter.overlay.openvswitch import OpenVSwitch, entries
 from exporter.overlay.process import inconsistencies
 from exporter.overlay.settings import OverlayPort, OverlaySettings
-from exporter.overlay.state import with_snapshots
+from exporter.overlay.state import told, with_snapshots
 from skeleton_service import fetching
 from skeleton_service.diagnosis.overlay_tables import index_tables
 from skeleton_service.fetching import uncompressed
@@ -42,7 +45,7 @@ def found(ways: list[Way], neighbours: list[Neighbour], *ports: OverlayPort) -> 
     return forwarding(Tables(DEVICES, ways, neighbours), "h", ports, NOW)
 
 
-def told(forwarded: Forwarding) -> list[tuple[int, str, str | None, bool | None, float]]:
+def seen(forwarded: Forwarding) -> list[tuple[int, str, str | None, bool | None, float]]:
     return [(entry.vni, entry.dst, entry.next, entry.offloaded, entry.time) for entry in forwarded.entries]
 
 
@@ -50,8 +53,8 @@ def told(forwarded: Forwarding) -> list[tuple[int, str, str | None, bool | None,
 def test_an_entry_is_an_address_its_mac_and_the_way_of_that(device: int) -> None:
     """Neighbours are where ARP is answered: the tunnel, its bridge, or the gateway's interface upon that."""
     ways = [Way(TUNNEL, "0a:00:00:00:00:02", "192.0.2.12", seconds=30.0), Way(TUNNEL, "00:00:00:00:00:00", "192.0.2.9")]
-    forwarded = found(ways, [Neighbour(device, "172.16.0.2", "0a:00:00:00:00:02")])
-    assert told(forwarded) == [(100, "172.16.0.2", "192.0.2.12", None, 970.0)]
+    forwarded = found(ways, [Neighbour(device, "172.16.0.2", "0a:00:00:00:00:02", seconds=90.0)])
+    assert seen(forwarded) == [(100, "172.16.0.2", "192.0.2.12", None, 970.0)]
     assert not forwarded.unresolved
 
 
@@ -64,7 +67,7 @@ def test_neighbours_of_another_device_are_none_of_the_tunnels() -> None:
 
 def test_a_tunnel_of_many_networks_has_the_number_in_each_entry() -> None:
     ways = [Way(SHARED, "0a:00:00:00:00:02", "2001:db8::12", vni=555)]
-    assert told(found(ways, [Neighbour(SHARED, "172.16.0.2", "0a:00:00:00:00:02")])) == [
+    assert seen(found(ways, [Neighbour(SHARED, "172.16.0.2", "0a:00:00:00:00:02")])) == [
         (555, "172.16.0.2", "2001:db8::12", None, NOW)
     ]
 
@@ -80,7 +83,7 @@ def test_offloading_is_told_where_the_driver_tells_it_of_any() -> None:
     assert inconsistencies(forwarded, frozenset({"192.0.2.12"})) == {
         "missing-entry": 0.0, "unknown-vtep": 1.0, "not-offloaded": 1.0
     }  # fmt: skip
-    state = with_snapshots("h", forwarded.entries, NOW)
+    state = with_snapshots("h", forwarded.entries, NOW, complete=True)
     assert [(snapshot.table, snapshot.time) for snapshot in state.snapshots] == [("vswitch", NOW), ("rnic", NOW)]
     assert [(entry.dst, entry.offloaded) for entry in state.entries if entry.table == "rnic"] == [("172.16.0.2", None)]
 
@@ -93,7 +96,9 @@ def test_what_nobody_tells_is_not_zero() -> None:
     assert counted["missing-entry"] == 0
     assert math.isnan(counted["unknown-vtep"])
     assert math.isnan(counted["not-offloaded"])
-    assert [snapshot.table for snapshot in with_snapshots("h", forwarded.entries, NOW).snapshots] == ["vswitch"]
+    assert [snapshot.table for snapshot in with_snapshots("h", forwarded.entries, NOW, complete=True).snapshots] == [
+        "vswitch"
+    ]
 
 
 def test_an_address_without_a_way_is_missing_unless_it_is_behind_the_bridge() -> None:
@@ -125,6 +130,55 @@ def test_the_same_address_at_another_tenant_is_another_one() -> None:
     ways, neighbours = [Way(13, "0a:00:00:00:00:77", "192.0.2.17")], [Neighbour(13, "172.16.0.1", "0a:00:00:00:00:77")]
     forwarded = forwarding(Tables(devices, ways, neighbours), "h", [LOCAL_PORT], NOW)
     assert {(entry.vni, entry.next) for entry in forwarded.entries} == {(100, "local:worker-0"), (200, "192.0.2.17")}
+
+
+OWN = Way(PORT, "0a:00:00:00:00:01", by_bridge=True)
+STATIC = [Way(TUNNEL, "0a:00:00:00:00:02", "192.0.2.12"), OWN]
+KNOWN = [Neighbour(TUNNEL, "172.16.0.2", "0a:00:00:00:00:02")]
+TWO = {index: device for index, device in DEVICES.items() if index != SHARED}
+
+
+def complete(
+    ways: list[Way], neighbours: list[Neighbour], *ports: OverlayPort, devices: dict[int, Device] = TWO
+) -> bool:
+    return forwarding(Tables(devices, ways, neighbours), "h", ports, NOW).complete
+
+
+def test_a_table_is_complete_where_a_controller_fills_it_and_every_entry_has_an_address() -> None:
+    """Else what is absent is unknown: its host would be blamed for a peer that is silent, or that has no name."""
+    assert complete(STATIC, KNOWN, LOCAL_PORT)
+    assert not complete(STATIC, KNOWN)  # nobody says what is local
+    learnt = replace(STATIC[0], managed=False)
+    assert not complete([learnt, OWN], KNOWN, LOCAL_PORT)
+    assert not complete(STATIC, [replace(KNOWN[0], managed=False)], LOCAL_PORT)
+    assert not complete([*STATIC, Way(TUNNEL, "0a:00:00:00:00:03", "192.0.2.13")], KNOWN, LOCAL_PORT)
+    assert not complete([*STATIC, Way(TUNNEL, "0a:00:00:00:00:03", None)], KNOWN, LOCAL_PORT)  # a group of next hops
+    assert not complete(STATIC, KNOWN, LOCAL_PORT, devices=DEVICES)  # a tunnel of many networks
+    assert not complete([], [], LOCAL_PORT)
+
+
+def test_a_bridge_of_several_tunnels_has_no_number_but_the_ports() -> None:
+    devices = TWO | {13: Device("vx200", is_tunnel=True, vni=200, bridge=BRIDGE)}
+    tables = Tables(devices, [*STATIC, OWN], [*KNOWN, Neighbour(BRIDGE, "172.16.0.4", "0a:00:00:00:00:02")])
+    assert seen(forwarding(tables, "h", [LOCAL_PORT], NOW)) == [(100, "172.16.0.2", "192.0.2.12", None, NOW)]
+    named = forwarding(tables, "h", [replace_port(LOCAL_PORT, vni=200)], NOW)
+    assert [(entry.vni, entry.next) for entry in named.entries if entry.container] == [(200, "local:worker-0")]
+    assert not named.complete
+
+
+def replace_port(port: OverlayPort, *, vni: int) -> OverlayPort:
+    return msgspec.structs.replace(port, vni=vni)
+
+
+def test_what_has_just_changed_says_so_whichever_part_of_it_did() -> None:
+    ways = [replace(STATIC[0], seconds=600.0)]
+    assert seen(found(ways, [replace(KNOWN[0], seconds=1.0)]))[0][-1] == NOW - 1
+    assert seen(found([replace(STATIC[0], seconds=2.0)], [replace(KNOWN[0], seconds=600.0)]))[0][-1] == NOW - 2
+
+
+def test_neighbours_that_were_learnt_are_not_missed() -> None:
+    forwarded = found([], [Neighbour(TUNNEL, "172.16.0.7", "0a:00:00:00:00:07", managed=False)])
+    assert not forwarded.unresolved
 
 
 MATCH = (
@@ -171,6 +225,13 @@ def test_a_flow_that_encapsulates_is_an_entry() -> None:
     six = "ipv6(src=::/::,dst=2001:db8::2,label=0/0,proto=17/0,tclass=0/0,hlimit=0/0,frag=no)"
     assert of_flow(flow(SET, ip=six))[0][1] == "2001:db8::2"
     assert of_flow(flow(SET.replace("dst=192.0.2.12", "ipv6_dst=2001:db8::12")))[0][2] == "2001:db8::12"
+
+
+def test_a_mirror_is_no_way_and_takes_none_away() -> None:
+    mirror = "set(tunnel(tun_id=0x9,src=192.0.2.11,dst=198.51.100.9,flags(df|key))),gre_sys,"
+    assert of_flow(flow(mirror + SET)) == []
+    own = "ipv4(src=172.16.0.2/0.0.0.0,dst=172.16.0.1,proto=17/0,tos=0/0,ttl=64/0,frag=no)"
+    assert of_flow(flow("veth0,span0", ip=own, port="vxlan_sys_4789", tunnel=KEY))[0][2] == "local:worker-0"
 
 
 def test_a_flow_out_of_a_tunnel_delivers_to_the_container_of_its_port() -> None:
@@ -228,11 +289,49 @@ def test_dumps_are_made_no_oftener_than_they_may_be(tmp_path: Path) -> None:
 def test_successive_states_keep_their_entries_apart() -> None:
     """A time of change before the first snapshot would put an entry of the second into the first (the contract)."""
     entry = next(entries([flow(SET)], "h", [LOCAL_PORT], 5.0))
-    first, second = (with_snapshots("h", [entry], now) for now in (10.0, 20.0))
-    whole = joined([first, second])
+    states = [with_snapshots("h", [entry], now, complete=False) for now in (10.0, 20.0)]
+    first, second = told(states[0], None), told(states[1], 10.0)
+    whole = msgspec.json.decode(
+        b'{"version":1,"snapshots":[%b,%b],"entries":[%b,%b]}'
+        % (first.snapshots, second.snapshots, first.entries, second.entries),
+        type=OverlayState,
+    )
     assert [each.time for each in whole.entries] == [5.0, 20.0]
     table = index_tables(whole)["h", "vswitch"]
     assert [len(reading) for reading in table.history((100, "172.16.0.2"))] == [1, 1]
+
+
+def test_a_reading_that_takes_long_is_not_begun_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks meanwhile gets what is there."""
+    dumps = Dumps(settings(), 0.0)
+    first, began, go = dumps.answer(), threading.Event(), threading.Event()
+    run = dumps._one.run
+
+    def slow(order: bytes) -> bytes:
+        began.set()
+        assert go.wait(10)
+        return run(order)
+
+    monkeypatch.setattr(dumps._one, "run", slow)
+    asking = threading.Thread(target=dumps.answer)
+    asking.start()
+    assert began.wait(10)
+    assert dumps.answer() == first
+    go.set()
+    asking.join(10)
+    assert dumps.made == 2
+    assert len(json.loads(dumps.answer())["snapshots"]) == 3
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_an_incomplete_table_lacks_is_unknown(complete: bool) -> None:
+    """Of flows that came by lately, that of a dead path is not there: its host is not to blame."""
+    entry = next(entries([flow(SET)], "h", [LOCAL_PORT], 5.0))
+    table = index_tables(with_snapshots("h", [entry], 10.0, complete=complete))["h", "vswitch"]
+    there, absent = table.fact((100, "172.16.0.2")), table.fact((100, "172.16.0.1"))
+    assert there is not None
+    assert (absent is not None) == complete
+    assert absent is None or not absent.entries
 
 
 def test_a_dump_that_fails_says_why_and_is_not_tried_again_at_once(tmp_path: Path) -> None:
@@ -260,7 +359,7 @@ def test_ports_have_addresses_and_are_there_once(tmp_path: Path) -> None:
 
 
 def test_an_empty_state_is_a_table_that_was_read() -> None:
-    state = with_snapshots("h", [], NOW)
+    state = with_snapshots("h", [], NOW, complete=False)
     assert state == OverlayState(version=1, snapshots=state.snapshots, entries=())
     assert b'"vswitch"' in encode(state)
 
@@ -269,7 +368,7 @@ def test_exporters_tell_their_tables_to_the_diagnosis(tmp_path: Path, capsys: py
     """Those of several hosts are one state; a host that does not answer is left out, and said to be."""
     remote = entries([flow(SET)], "h2", [LOCAL_PORT], 5.0)
     file = tmp_path / "overlay-state.json"
-    file.write_bytes(encode(with_snapshots("h2", list(remote), 5.0)))
+    file.write_bytes(encode(with_snapshots("h2", list(remote), 5.0, complete=False)))
     exporter = RunningExporter(tmp_path / "exporter", "overlay: {dump_seconds: 3600}\n", address="")
     try:
         url = f"http://127.0.0.1:{exporter.http}/v1/overlay-state"
