@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from benchmarks.diagnosis.run import Run, keep, run
 from benchmarks.inference_at_scale import ONE_THREAD
+from exporter.contracts.codec import ContractError
 from lab.simulator.failures import simulate
 
 
@@ -43,11 +44,16 @@ def runs(tasks: Iterable[Task], processes: int) -> Iterator[Run]:
 def resumed(tasks: Iterable[Task], processes: int, path: Path) -> Iterator[Run]:
     """``runs``, each appended to a file as a line of JSON when it ends; those that are in the file are not run again.
 
-    An hour's work that is cut short goes on where it was. Who changes the method takes another file.
+    An hour's work that is cut short goes on where it was. Who changes the method takes another file; one of other
+    options, or of something else, is a ContractError.
     """
     tasks = list(tasks)
-    done = _whole_lines(path)
+    options = {(task.counters, task.paper_rate, task.replay) for task in tasks}
+    head = msgspec.json.encode([list(each) for each in options])
+    done = _whole_lines(path, head)
     with path.open("ab") as file:
+        if not file.tell():
+            file.write(head + b"\n")
         anew = runs([task for task in tasks if (task.name, task.seed) not in done], processes)
         for task in tasks:
             known = done.get((task.name, task.seed))
@@ -58,15 +64,17 @@ def resumed(tasks: Iterable[Task], processes: int, path: Path) -> Iterator[Run]:
             yield known
 
 
-def _whole_lines(path: Path) -> dict[tuple[str, int], Run]:
+def _whole_lines(path: Path, head: bytes) -> dict[tuple[str, int], Run]:
     """Runs in a file by class and seed; a last line that was cut off is cut off there too."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return {}
     written = path.read_bytes()
+    if not written.startswith(head + b"\n"):
+        raise ContractError(str(path), "holds something else, or runs of other options", "name another file")
     whole = written[: written.rfind(b"\n") + 1]
     if whole != written:
         os.truncate(path, len(whole))
-    found = (msgspec.json.decode(line, type=Run) for line in whole.splitlines())
+    found = (msgspec.json.decode(line, type=Run) for line in whole.splitlines()[1:])
     return {(run.name, run.seed): run for run in found}
 
 

@@ -13,6 +13,7 @@ from benchmarks.diagnosis import report
 from benchmarks.diagnosis.__main__ import TUNING_SEEDS
 from benchmarks.diagnosis.run import Run
 from benchmarks.diagnosis.simulated import Task, resumed, runs
+from exporter.contracts.codec import ContractError
 from lab.simulator.failures import CLASSES
 
 RUNS = 2
@@ -64,8 +65,8 @@ def test_an_error_names_the_case_that_it_came_of() -> None:
 def test_an_interrupted_report_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     some, kept = tasks("clean", "crc-error"), tmp_path / "runs.jsonl"
     whole = list(resumed(some, 1, kept))
-    first, *others = kept.read_bytes().splitlines(keepends=True)
-    kept.write_bytes(first + others[0] + others[1][:-20])
+    head, *lines = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(head + lines[0] + lines[1] + lines[2][:-20])
     simulated: list[Task] = []
 
     def counted(anew: list[Task], processes: int) -> Iterator[Run]:
@@ -76,4 +77,9 @@ def test_an_interrupted_report_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     again = list(resumed(some, 1, kept))
     assert simulated == some[2:]
     assert [replace(each, seconds=0.0) for each in again] == [replace(each, seconds=0.0) for each in whole]
-    assert len(kept.read_bytes().splitlines()) == len(some)
+    assert kept.read_bytes().splitlines(keepends=True)[: 1 + len(lines) // 2] == [head, *lines[:2]]
+    for other in (tasks("clean", replay=True), some):
+        with pytest.raises(ContractError, match="runs of other options"):
+            list(resumed(other, 1, kept))
+        kept.write_bytes(b"something else")
+    assert kept.read_bytes() == b"something else"
