@@ -116,10 +116,17 @@ class Config(_Section, frozen=True, kw_only=True):
     sysfs: str = "/sys"
 
 
+_SWITCHES = ("probing", "counters", "switches", "otlp", "dns", "overlay", "underlay", "rdma")
+"""Sections that switch a part on by being there."""
+
+
 def read_config(path: Path | str) -> Config:
     """Read and check a configuration; relative paths in it are relative to it. Raise ContractError."""
     source = str(path)
     document = decode(read_bytes(path), dict, source)
+    for name, section in document.items():
+        if section is None and name in _SWITCHES:
+            raise ContractError(source, f"section {name!r} is empty", f"write '{name}: {{}}', or leave it out")
     config = convert_strictly(document, Config, source)
     base = Path(path).absolute().parent
 
@@ -135,8 +142,14 @@ def read_config(path: Path | str) -> Config:
         key_file = str(base / config.probing.key_file)
         config = msgspec.structs.replace(config, probing=msgspec.structs.replace(config.probing, key_file=key_file))
         read_key(key_file)
+    config = msgspec.structs.replace(config, sysfs=str(base / config.sysfs))
+    if not Path(config.sysfs).is_dir():
+        raise ContractError(source, f"field 'sysfs': {config.sysfs} is no directory", "give a tree like /sys")
     if config.counters is not None:
         counters = msgspec.structs.replace(config.counters, ethtool=resolve(config.counters.ethtool))
+        if counters.ethtool is not None and not Path(counters.ethtool).is_dir():
+            problem = f"field 'counters.ethtool': {counters.ethtool} is no directory"
+            raise ContractError(source, problem, "give one with a file for each network device")
         config = msgspec.structs.replace(config, counters=counters)
     if config.overlay is not None:
         overlay = msgspec.structs.replace(

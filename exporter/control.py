@@ -68,6 +68,7 @@ _REFUSED = CONTROL.metrics.index(PLAN_REFUSED)
 _OVER_LIMIT = CONTROL.metrics.index(PLAN_OVER_LIMIT)
 _REJECTED = CONTROL.metrics.index(PLAN_REJECTED)
 _RECORD_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+_THROUGHPUT_PARAMETERS = frozenset({"since", "until", "job", "step"})
 _LONGEST_TICK = 1.0  # seconds between looks at the other processes and the plan file
 _PAGE = """<!doctype html><title>fabric-exporter</title><h1>fabric-exporter {version} on {host}</h1>
 <p><a href="/metrics">metrics</a> <a href="/v1/throughput">throughput</a>
@@ -91,7 +92,7 @@ class Exporter:
         self._stores = [self._own]
         self._children: list[Child] = []
         self._monitor = RnicMonitor(config.host, config.rnics, config.throughput, config.sysfs, self._own)
-        self._capture = Capture(self._monitor.names, lambda: self._monitor.read(time.time()), self._order_step)
+        self._capture = Capture(self._monitor.names, self._monitor.read, self._order_step)
         self._request_file: WatchedFile[ThroughputRequest] | None = None
         if config.throughput.request is not None:
             self._request_file = WatchedFile(config.throughput.request, read_request, "throughput request")
@@ -355,9 +356,15 @@ class Exporter:
             return
         if self._request_file.changed():
             request = self._request_file.value
-            jobs = {workload.job for workload in self._config.workloads}
-            ours = request is not None and (request.job is None or request.job in jobs)
-            self._capture.obey(request if ours else None)
+            jobs = sorted({workload.job for workload in self._config.workloads})
+            if request is not None and request.job is not None and request.job not in jobs:
+                told = f"no workload of job {request.job!r} here, only of {', '.join(jobs) or 'none'}"
+                request = None
+            elif request is not None:
+                told = f"is over since {now - request.end:.0f} s" if request.end <= now else "taken"
+                told = f"begins in {request.start - now:.0f} s" if request.start > now else told
+            print(f"throughput request: {told}", file=sys.stderr, flush=True)
+            self._capture.obey(request)
         self._capture.tick(now)
 
     def _follow_plan(self, prober: Child) -> None:
@@ -418,9 +425,17 @@ class Exporter:
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:
+        if unknown := set(query) - _THROUGHPUT_PARAMETERS:
+            there = ", ".join(sorted(_THROUGHPUT_PARAMETERS))
+            raise ValueError(f"there is no parameter {min(unknown)!r}, only {there}")
         usual = self._config.throughput.step_seconds
         step, rings = number_of(query, "step", usual), self._monitor.rings
-        if step < usual and self._capture.rings is not None:
+        if step <= 0:
+            raise ValueError(f"parameter 'step' is {step:g}, not a time")
+        if step < usual:
+            if self._capture.rings is None:
+                problem = f"nothing was sampled more finely than {usual:g} s: put a throughput request\n"
+                return Response(404, "text/plain", problem.encode())
             rings = self._capture.rings
         job = query.get("job")
         workloads = [each for each in self._config.workloads if job in (None, each.job)]

@@ -18,6 +18,7 @@ TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 1 << 30
 MAX_PARALLEL = 64
 _PIECE_BYTES = 1 << 20
+_MOST_SAID = 300
 _GZIP = b"\x1f\x8b"
 
 
@@ -44,6 +45,17 @@ def fetch_each(urls: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Iterato
         finally:
             for _, asked in waiting:
                 asked.cancel()
+
+
+def _said(refusal: HTTPError) -> str:
+    """The first line of what a server said as it refused, fit for a terminal; nothing where it is no plain text."""
+    if not refusal.headers.get("Content-Type", "").startswith("text/plain") or "Content-Encoding" in refusal.headers:
+        return ""
+    try:
+        line = refusal.read(_MOST_SAID).decode(errors="replace").strip().partition("\n")[0]
+    except (HTTPException, OSError, ValueError):
+        return ""
+    return "".join(letter for letter in f": {line}" if letter.isprintable()) if line else ""
 
 
 def uncompressed(data: bytes, source: str) -> bytes:
@@ -80,6 +92,8 @@ def fetch(request: Request, source: str, timeout: float = TIMEOUT_SECONDS, withi
     except (HTTPException, OSError, ValueError) as error:
         refused = isinstance(error, HTTPError)  # whose reason lacks the number
         reason = (not refused and getattr(error, "reason", None)) or str(error) or type(error).__name__
+        if isinstance(error, HTTPError):
+            reason = f"{reason}{_said(error)}"
         raise ContractError(source, f"cannot be fetched: {reason}") from error
     if len(data) > MAX_ANSWER_BYTES:
         raise ContractError(source, "serves more than 1 GiB", "ask for less with ?since=")

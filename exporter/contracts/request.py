@@ -10,6 +10,8 @@ from msgspec import Meta
 
 from exporter.contracts.codec import Contract, ContractError, Version, read
 
+LATEST = 1e11
+"""The year 5138 in seconds since the epoch; today in milliseconds is later."""
 MOST_SECONDS = 600.0
 """Of one request: a fine step costs each host a little all the time it lasts."""
 
@@ -35,6 +37,10 @@ def read_request(path: Path | str) -> ThroughputRequest:
 def _check(request: ThroughputRequest, source: str) -> None:
     if not (math.isfinite(request.start) and math.isfinite(request.end)):
         raise ContractError(source, "fields 'start' and 'end' are not both times", "give seconds since the epoch")
-    if not 0 < request.end - request.start <= MOST_SECONDS:
+    if request.start > LATEST:
+        raise ContractError(source, f"field 'start' is {request.start:.3g}", "give seconds since the epoch")
+    if request.end <= request.start:
+        raise ContractError(source, "field 'end' is not after 'start'", "give the later time last")
+    if request.end - request.start > MOST_SECONDS:
         problem = f"lasts {request.end - request.start:g} s"
         raise ContractError(source, problem, f"let 'end' be at most {MOST_SECONDS:g} s after 'start'")

@@ -53,7 +53,7 @@ _PORT = (
     ("xmit_discards", "{packet}", "Packets dropped unsent by the port."),
     ("rcv_errors", "{packet}", "Packets with errors received by the port."),
     ("rcv_remote_physical_errors", "{packet}", "Packets received that a node before had marked as bad."),
-    ("symbol_error", "{error}", "Minor link errors."),
+    ("symbol_error", "{error}", "Symbol errors received: bits that the link got wrong."),
     ("link_downed", "{event}", "Times the link's training failed and it went down."),
     ("link_error_recovery", "{event}", "Times the link recovered from errors."),
     ("local_link_integrity_errors", "{event}", "Times local physical errors went over their threshold."),
@@ -167,13 +167,13 @@ PFC_SENT = _priority("pfc.transmit.frames", "counter", "{frame}", "PFC frames se
 PFC_PAUSED = _priority("pfc.receive.pause", "counter", "s", "Time for which the network paused the RNIC.")
 PFC_PAUSING = _priority("pfc.transmit.pause", "counter", "s", "Time for which the RNIC paused the network.")
 PRIORITY_DISCARDS = _priority(
-    "priority.receive.discards", "counter", "{packet}", "Packets received and dropped for want of buffers."
+    "priority.receive.discards", "counter", "{packet}", "Its packets received and dropped for want of buffers."
 )
 PRIORITY_MARKED = _priority(
     "priority.receive.marked", "counter", "{packet}", "Packets that the RNIC marked itself, its buffer being full."
 )
-PRIORITY_RECEIVE = _priority("priority.receive", "counter", "By", "Bytes received.")
-PRIORITY_TRANSMIT = _priority("priority.transmit", "counter", "By", "Bytes sent.")
+PRIORITY_RECEIVE = _priority("priority.receive", "counter", "By", "Bytes received of the priority.")
+PRIORITY_TRANSMIT = _priority("priority.transmit", "counter", "By", "Bytes sent of the priority.")
 PFC_ENABLED = _priority(
     "pfc.enabled", "gauge", "", "1 where PFC is enabled for the priority, 0 where not (IEEE 802.1Qbb)."
 )

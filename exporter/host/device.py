@@ -103,6 +103,11 @@ class SetupReader:
         self._table: tuple[str, ...] | None = None
         self._gids: tuple[Gid, ...] = ()
 
+    @property
+    def gids(self) -> tuple[Gid, ...]:
+        """Those of the last reading."""
+        return self._gids
+
     def read(self, netdev: str | None, bond: str, vlans: Mapping[str, Vlan], *, anew: bool) -> Setup:
         """``vlans`` has the VLAN of each network device that has one; ``anew`` also reads what seldom changes."""
         state = read_text(f"{self._port}/state").partition(":")[0]

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 from exporter.config import Throughput
 from exporter.contracts.catalogue import RNIC, RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
-from exporter.contracts.rnic_counters import BYTES_TIME, COMBINED_RECEIVE, COMBINED_TRANSMIT, RNIC_HARDWARE
+from exporter.contracts.rnic_counters import (
+    BYTES_TIME,
+    COMBINED_RECEIVE,
+    COMBINED_TRANSMIT,
+    RNIC_COVERAGE_TABLE,
+    RNIC_HARDWARE,
+)
 from exporter.contracts.topology import Rnic
 from exporter.host.netdev import NetdevReading, read_bytes, read_netdev
 from exporter.host.ring import Sample
@@ -22,7 +29,7 @@ class RnicMonitor:
         self._sysfs = sysfs
         self._counters: Store | None = None
         self._netdevs = {rnic.name: rnic.netdev for rnic in rnics if rnic.netdev}
-        self.rings = Rings(self.names, int(settings.retention_seconds / settings.step_seconds))
+        self.rings = Rings(self.names, settings.step_seconds, int(settings.retention_seconds / settings.step_seconds))
         writer = store.writer(RNIC)
         self._column = {metric: writer.column(metric.name) for metric in RNIC.metrics}
         self._rows = {name: writer.add((host, name)) for name in self._netdevs}
@@ -38,29 +45,44 @@ class RnicMonitor:
 
     def sample(self, now: float) -> None:
         """Read every RNIC once; ``now`` is seconds since the epoch."""
-        read = self._counted()
+        read, unknown = self._counted(), self._unknown()
         for name, netdev in self._netdevs.items():
             reading = read_netdev(netdev, self._sysfs)
             self._put(self._rows[name], reading)
-            if name not in read and reading.receive_bytes is not None and reading.transmit_bytes is not None:
+            if (
+                name not in read
+                and name not in unknown
+                and reading.receive_bytes is not None
+                and reading.transmit_bytes is not None
+            ):
                 read[name] = Read(Sample(now, reading.receive_bytes, reading.transmit_bytes), by_rnic=False)
         self.rings.add(read)
 
-    def read(self, now: float) -> dict[str, Read]:
-        """The byte counters of every RNIC at ``now``, and nothing else."""
-        read = self._counted()
+    def read(self, pause: float) -> dict[str, Read]:
+        """The byte counters of every RNIC, and nothing else: of network devices now, of RNICs in ``pause`` seconds."""
+        read, unknown = {}, self._unknown()
         for name, netdev in self._netdevs.items():
-            if name not in read and (counted := read_bytes(netdev, self._sysfs)) is not None:
+            now, counted = time.time(), read_bytes(netdev, self._sysfs)
+            if counted is not None and name not in unknown:
                 read[name] = Read(Sample(now, *counted), by_rnic=False)
+        if self._counters is not None:
+            time.sleep(pause)
+        read |= self._counted()
+        self.rings.add(read)  # the usual ones take what is at their instants
         return read
+
+    def _unknown(self) -> set[str]:
+        """RNICs whose own counters cannot be read: what passes by the network device would look like silence."""
+        rows = self._counters.read(RNIC_COVERAGE_TABLE) if self._counters is not None else ()
+        return {row.labels[1] for row in rows if row.labels[2:] == ("bytes", "stale")}
 
     def _counted(self) -> dict[str, Read]:
         """Bytes of RDMA and of network devices together, of RNICs that tell."""
         found = {}
         for row in self._counters.read(RNIC_HARDWARE) if self._counters is not None else ():
-            time, received, sent = (row.values[column] for column in _BYTES)
-            if not math.isnan(time) and not math.isnan(received) and not math.isnan(sent):
-                found[row.labels[1]] = Read(Sample(time, int(received), int(sent)), by_rnic=True)
+            at, received, sent = (row.values[column] for column in _BYTES)
+            if not math.isnan(at) and not math.isnan(received) and not math.isnan(sent):
+                found[row.labels[1]] = Read(Sample(at, int(received), int(sent)), by_rnic=True)
         return {name: read for name, read in found.items() if name in self._netdevs}
 
     def _put(self, row: RowWriter, reading: NetdevReading) -> None:

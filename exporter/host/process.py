@@ -89,18 +89,22 @@ class CounterLoop:
         self._start_thread()
 
     def run(self) -> None:
+        self._order(time.monotonic())
         while not self._closed:
-            step = self._step
-            self._order(time.monotonic())
-            # All hosts at the same instants, as the control process samples.
-            ends = time.monotonic() + step - time.time() % step + _LATE_SECONDS
-            while (left := ends - time.monotonic()) > 0 and not self._closed:
-                if self._idle.wait(min(left, _PATIENCE_SECONDS)):
-                    if self._step_changed.wait(max(0.0, ends - time.monotonic())):
-                        self._step_changed.clear()
-                        break
-                else:
-                    self._watch(time.monotonic())
+            if self._wait_for_instant():
+                self._order(time.monotonic())
+
+    def _wait_for_instant(self) -> bool:
+        """Wait for a whole multiple of the step, as all hosts do; False where the step has changed meanwhile."""
+        ends = time.monotonic() + self._step - time.time() % self._step + _LATE_SECONDS
+        while (left := ends - time.monotonic()) > 0 and not self._closed:
+            if self._idle.wait(min(left, _PATIENCE_SECONDS)):
+                if self._step_changed.wait(max(0.0, ends - time.monotonic())):
+                    self._step_changed.clear()
+                    return False
+            else:
+                self._watch(time.monotonic())
+        return True
 
     def change_step(self, step: float | None) -> None:
         """Read bytes each so many seconds from now on; None: as the settings have it."""

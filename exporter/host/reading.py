@@ -206,7 +206,12 @@ class RnicReader:
             device = Device(netdev=netdev, bond=bond_of(netdev, self._sysfs))
         reading = Reading(device=device or Device())
         reading.values = self._counted(netdev, self._port, self._hw)
-        if netdev:
+        if netdev and not os.path.isdir(f"{self._sysfs}/class/net/{netdev}"):
+            on = sorted({gid.netdev for gid in self._setup.gids if gid.netdev})
+            reading.refused = f"there is no network device {netdev!r}" + (
+                f": its GIDs are on {', '.join(on)}" if on else ""
+            )
+        elif netdev:
             try:
                 self._add_statistics(reading, netdev)
                 self._add_priorities(reading, netdev, anew=anew)

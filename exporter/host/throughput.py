@@ -33,23 +33,28 @@ class Read:
 class Rings:
     """One ring for each RNIC, of samples from one source at a time."""
 
-    def __init__(self, rnics: Sequence[str], capacity: int) -> None:
+    def __init__(self, rnics: Sequence[str], step: float, capacity: int) -> None:
+        self._step = step
+        self._lock = threading.Lock()
         self._rings = {name: ThroughputRing(capacity) for name in rnics}
         self._by_rnic: set[str] = set()
-        self._last: dict[str, float] = {}
+        self._last: dict[str, int] = {}
+        """Number of the step of the last sample."""
 
     def add(self, read: Mapping[str, Read]) -> None:
-        """Take what was read; what is no younger than the last is the same again."""
-        for name, one in read.items():
-            if one.by_rnic and name not in self._by_rnic:
-                self._by_rnic.add(name)
-                self._rings[name].clear()
-            if one.by_rnic != (name in self._by_rnic):
-                continue  # bytes without RDMA's would look like a counter that was reset
-            if one.by_rnic and one.sample.time == self._last.get(name):
-                continue
-            self._last[name] = one.sample.time
-            self._rings[name].append(one.sample)
+        """Take what was read, of each step the first: it may be read more often, or the last be read again."""
+        with self._lock:
+            for name, one in read.items():
+                if one.by_rnic and name not in self._by_rnic:
+                    self._by_rnic.add(name)
+                    self._rings[name].clear()
+                if one.by_rnic != (name in self._by_rnic):
+                    continue  # bytes without RDMA's would look like a counter that was reset
+                number = int(one.sample.time / self._step)
+                # What was read of the step before may be told once more; what is older, a clock was set back.
+                if number - self._last.get(name, number - 2) not in (0, -1):
+                    self._last[name] = number
+                    self._rings[name].append(one.sample)
 
     def rates(self, rnic: str, since: float, until: float) -> Iterator[Rate]:
         """Rates of intervals that end after ``since`` and not after ``until``."""
@@ -60,11 +65,12 @@ class Rings:
 class Capture:
     """Samples at the step of a request while it lasts, in a thread; keeps what it took until the next one begins.
 
-    ``read`` reads all RNICs once. ``order`` has the process that reads counters do so at a step, None for the usual.
+    ``read`` reads all RNICs once: network devices at once, and what the RNICs themselves have counted after a pause in
+    seconds, in which the process that reads them does. ``order`` has that do so at a step, None for the usual.
     """
 
     def __init__(
-        self, rnics: Sequence[str], read: Callable[[], Mapping[str, Read]], order: Callable[[float | None], None]
+        self, rnics: Sequence[str], read: Callable[[float], Mapping[str, Read]], order: Callable[[float | None], None]
     ) -> None:
         self._rnics, self._read, self._order = rnics, read, order
         self._request: ThroughputRequest | None = None
@@ -89,7 +95,9 @@ class Capture:
         if request is None or request == self._begun or not request.start - _AHEAD_SECONDS <= now < request.end:
             return
         self._begun, self.step_seconds = request, request.step_seconds
-        self.rings = Rings(self._rnics, int((request.end - request.start) / request.step_seconds) + 2)
+        self.rings = Rings(
+            self._rnics, request.step_seconds, int((request.end - request.start) / request.step_seconds) + 2
+        )
         self._stopping = Stopping()
         self._order(request.step_seconds)
         self._thread = threading.Thread(
@@ -97,7 +105,7 @@ class Capture:
         )
         self._thread.start()
         print(
-            f"throughput is sampled each {request.step_seconds:g} s for {request.end - now:.0f} s",
+            f"throughput is sampled each {request.step_seconds:g} s from {request.start:.3f} to {request.end:.3f}",
             file=sys.stderr,
             flush=True,
         )
@@ -105,12 +113,12 @@ class Capture:
     def _sample(self, request: ThroughputRequest, rings: Rings, stopping: Stopping) -> None:
         step = request.step_seconds
         ends = time.monotonic() + request.end - time.time()  # a clock that is set back makes it no longer
-        # The first sample begins the first interval. On whole multiples of the step, as all hosts do.
-        while (now := time.time()) <= request.end and time.monotonic() <= ends:
+        # On whole multiples of the step, as all hosts do; that at the end ends the last interval.
+        while (now := time.time()) < request.end and time.monotonic() < ends:
             if stopping.wait(step - now % step):
                 return
-            if time.time() >= request.start - step:
-                rings.add(self._read())
+            if time.time() >= request.start - step / 2:
+                rings.add(self._read(step / 4))
 
     def stop(self) -> None:
         """End what is being sampled, if anything is."""

@@ -86,6 +86,8 @@ class Forwarding:
     """(VNI, address) of what was put there as a neighbour, and whose MAC has no way."""
     complete: bool = False
     """Whether a destination without an entry has none, rather than that nobody knows."""
+    problems: list[str] = field(default_factory=list)
+    """What of the configured ports is not so."""
 
 
 def read_tables() -> Tables:
@@ -117,7 +119,8 @@ def forwarding(tables: Tables, host: str, ports: Sequence[OverlayPort], now: flo
     on_bridge: Counter[int | None] = Counter(device.bridge for device in tunnels.values())
     ways, behind = _index(tables, tunnels)
     told = any(way.offloaded for own in ways.values() for way in own)
-    local = list(_local(tables, host, ports, now))
+    problems: list[str] = []
+    local = list(_local(tables, host, ports, now, problems))
     own = {(entry.vni, entry.dst) for entry in local}  # tenants' addresses overlap
     found: list[Entry] = []
     unresolved: list[tuple[int, str]] = []
@@ -153,13 +156,14 @@ def forwarding(tables: Tables, host: str, ports: Sequence[OverlayPort], now: flo
         and bool(ways)
         and named >= set(ways)  # each way has an address
         and bool(local)
+        and not problems
         and all(device.vni and (device.bridge is None or on_bridge[device.bridge] == 1) for device in tunnels.values())
     )
-    return Forwarding([*found, *local], unresolved, complete)
+    return Forwarding([*found, *local], unresolved, complete, problems)
 
 
-def _local(tables: Tables, host: str, ports: Sequence[OverlayPort], now: float) -> Iterator[Entry]:
-    """Entries of the containers behind this host's own ports."""
+def _local(tables: Tables, host: str, ports: Sequence[OverlayPort], now: float, problems: list[str]) -> Iterator[Entry]:
+    """Entries of the containers behind this host's own ports; what is wrong with a port is added to ``problems``."""
     vnis: dict[int, set[int]] = defaultdict(set)
     for device in tables.devices.values():
         if device.is_tunnel and device.bridge is not None and device.vni is not None:
@@ -172,8 +176,16 @@ def _local(tables: Tables, host: str, ports: Sequence[OverlayPort], now: float) 
     for port in ports:
         index, device = by_name.get(port.name, (-1, Device("")))
         numbers = vnis.get(device.bridge, set()) if device.bridge is not None else set()
+        if device.bridge is None:
+            problems.append(f"port {port.name}: there is no such device in a bridge")
+            continue
+        shared = any(each.is_tunnel and each.vni is None for each in tables.devices.values())
+        if port.vni is not None and port.vni not in numbers and not shared:
+            problems.append(f"port {port.name}: vni {port.vni} is of no tunnel in its bridge")
+            continue
         vni = port.vni if port.vni is not None else next(iter(numbers)) if len(numbers) == 1 else None
-        if vni is None or device.bridge is None:
+        if vni is None:
+            problems.append(f"port {port.name}: its bridge has {len(numbers) or 'no'} tunnels with a vni: name it")
             continue
         yield Entry(
             host=host,

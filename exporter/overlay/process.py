@@ -34,6 +34,7 @@ from exporter.overlay.openvswitch import OpenVSwitch
 from exporter.overlay.settings import OverlaySettings, overlay_tables
 from exporter.store import RowWriter, Store
 
+_MOST_NAMED = 5
 _COLUMN = {metric: column for column, metric in enumerate(OVERLAY.metrics)}
 
 
@@ -65,6 +66,7 @@ class OverlayReader:
         self._switch = None if settings.openvswitch is None else OpenVSwitch(Path(settings.openvswitch))
         self._flows = own.add((settings.host, "openvswitch")) if self._switch is not None else None
         self._problems: dict[str, str] = {}
+        self._told = ""
 
     def read(self) -> None:
         self._timed("kernel", self._kernel, self._read_kernel)
@@ -101,8 +103,24 @@ class OverlayReader:
                 self._kinds[kind].begin()
                 self._kinds[kind].set(0, number)
                 self._kinds[kind].end()
+        self._tell(found)
         told = [entry.offloaded for entry in found.entries if entry.offloaded is not None]
         return float(len(found.entries)), float(sum(told)) if told else math.nan
+
+    def _tell(self, found: Forwarding) -> None:
+        """Name what is wrong, each change once: a number says how many, and nobody can look for what is missing."""
+        wrong = [*found.problems, *(f"vni {vni}: no way to {address}" for vni, address in found.unresolved)]
+        vteps = self._settings.vteps
+        wrong += [
+            f"vni {entry.vni}: {entry.dst} is sent to {entry.next}, which the topology does not have"
+            for entry in found.entries
+            if vteps is not None and entry.container is None and entry.next not in vteps
+        ]
+        more = f", and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        line = ", ".join(wrong[:_MOST_NAMED]) + more
+        if line != self._told:
+            print(f"overlay table of kernel: {line or 'all is well'}", file=sys.stderr, flush=True)
+        self._told = line
 
     def _read_flows(self) -> tuple[float, float]:
         if self._switch is None:

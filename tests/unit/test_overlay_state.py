@@ -17,12 +17,14 @@ from exporter.config import read_config
 from exporter.contracts.codec import ContractError, encode
 from exporter.contracts.overlay import OverlayState, read_overlay
 from exporter.oneshot import OneShotError
+from exporter.overlay import process
 from exporter.overlay.dumps import Dumps
 from exporter.overlay.kernel import Device, Forwarding, Neighbour, Tables, Way, forwarding
 from exporter.overlay.openvswitch import OpenVSwitch, entries
 from exporter.overlay.process import inconsistencies
-from exporter.overlay.settings import OverlayPort, OverlaySettings
+from exporter.overlay.settings import OverlayPort, OverlaySettings, overlay_tables
 from exporter.overlay.state import told, with_snapshots
+from exporter.store import Store
 from skeleton_service import fetching
 from skeleton_service.diagnosis.overlay_tables import index_tables
 from skeleton_service.fetching import uncompressed
@@ -404,3 +406,38 @@ def test_an_exporter_without_the_section_says_so(tmp_path: Path) -> None:
             exporter.get("/v1/overlay-state")
     finally:
         exporter.stop()
+
+
+@pytest.mark.parametrize(
+    ("port", "problem"),
+    [
+        (
+            OverlayPort(name="vteh0", container="c", address="172.16.0.9"),
+            "port vteh0: there is no such device in a bridge",
+        ),
+        (OverlayPort(name="veth0", container="c", address="172.16.0.9", vni=7), "port veth0: vni 7 is of no tunnel"),
+    ],
+)
+def test_a_port_that_is_not_there_is_named_and_the_table_claims_nothing(port: OverlayPort, problem: str) -> None:
+    forwarded = forwarding(Tables(TWO, STATIC, KNOWN), "h", [LOCAL_PORT, port], NOW)
+    (told_of,) = forwarded.problems
+    assert told_of.startswith(problem)
+    assert not forwarded.complete
+    assert [entry.dst for entry in forwarded.entries if entry.container] == ["172.16.0.1"]
+
+
+def test_what_is_wrong_is_named_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    neighbours = [Neighbour(TUNNEL, f"172.16.0.{last}", f"0a:00:00:00:00:{last:02x}") for last in range(20, 27)]
+    now = Tables(TWO, STATIC, [*KNOWN, *neighbours])
+    monkeypatch.setattr(process, "read_tables", lambda: now)
+    own = msgspec.structs.replace(settings(), vteps=frozenset({"192.0.2.99"}))
+    reader = process.OverlayReader(own, Store(overlay_tables()))
+    reader.read()
+    reader.read()
+    told_of = capsys.readouterr().err
+    assert told_of.count("\n") == 1
+    assert told_of.startswith("overlay table of kernel: vni 100: no way to 172.16.0.20, vni 100: no way to 172.16.0.21")
+    assert told_of.endswith(", and 3 more\n")
+    now = Tables(TWO, [], [])
+    reader.read()
+    assert capsys.readouterr().err == "overlay table of kernel: all is well\n"

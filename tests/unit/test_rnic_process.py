@@ -13,6 +13,9 @@ import pytest
 
 from exporter.config import read_config
 from exporter.contracts.codec import ContractError
+from exporter.host.dcb import Priorities
+from exporter.host.ethtool import SavedStatistics
+from exporter.host.reading import RnicReader
 from tests.unit.rnictrees import Tree
 from tests.unit.running import RunningExporter, until
 
@@ -126,3 +129,43 @@ def test_excluded_rnics_are_not_read(tmp_path: Path) -> None:
     with host(tmp_path, ", exclude: ['*_1']") as (exporter, _, __):
         until(lambda: value(exporter, 'fabric_rnic_active{host="host-",rnic="mlx5_0"}') == 1)
         assert 'fabric_rnic_active{host="host-",rnic="mlx5_1"}' not in exporter.get("/metrics")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("counters:\n", r"section 'counters' is empty \(write 'counters: {}', or leave it out\)"),
+        ("counters: {ethtool: nowhere}\n", "field 'counters.ethtool': .*/nowhere is no directory"),
+        ("sysfs: nowhere\n", "field 'sysfs': .*/nowhere is no directory"),
+    ],
+)
+def test_what_would_read_nothing_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("host: h\nrnics: [{name: mlx5_0, ip: 10.0.0.1}]\n" + text)
+    with pytest.raises(ContractError, match=problem):
+        read_config(config)
+
+
+def test_sysfs_is_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "config.yaml").write_text("host: h\nsysfs: tree\n")
+    assert read_config(tmp_path / "config.yaml").sysfs == str(tmp_path / "tree")
+
+
+def test_an_rnic_whose_counters_cannot_be_read_is_not_silent(tmp_path: Path) -> None:
+    """What its network device counts is without RDMA: a gap says that nobody knows, and 0 would say that it rests."""
+    with host(tmp_path) as (exporter, first, _):
+        until(lambda: "mlx5_0" in exporter.get("/v1/throughput"))
+        shutil.move(first.device, tmp_path / "gone")
+        until(lambda: 'rnic="mlx5_0",signal="bytes",state="stale"' in exporter.get("/metrics"))
+        time.sleep(0.3)
+        since = time.time()
+        until(lambda: "mlx5_1" in exporter.get(f"/v1/throughput?since={since:.3f}"))
+        assert "mlx5_0" not in exporter.get(f"/v1/throughput?since={since:.3f}")
+
+
+def test_a_network_device_that_is_another_ones_is_named(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "mlx5", "mlx5_0", "eth0")
+    own = RnicReader("mlx5_0", "eth7", SavedStatistics(tree.root / "ethtool"), tree.sysfs, lambda _: Priorities())
+    own.read({})
+    assert own.read({}).refused == "there is no network device 'eth7': its GIDs are on eth0"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -27,7 +29,8 @@ def request(path: Path, **fields: object) -> Path:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"end": 100.0}, "lasts 0 s"),
+        ({"end": 100.0}, "field 'end' is not after 'start'"),
+        ({"start": 1.76e12, "end": 1.76e12 + 60}, "field 'start' is 1.76e.12 .give seconds"),
         ({"end": 701.0}, "lasts 601 s"),
         ({"start": "soon"}, "field 'start': Expected `float`"),
         ({"step_seconds": 0.001}, "field 'step_seconds'"),
@@ -53,7 +56,7 @@ def test_a_request_says_when_how_finely_and_of_which_job(tmp_path: Path) -> None
 
 def test_rings_take_one_source_at_a_time() -> None:
     """Once an RNIC counts itself its network device's bytes are another thing, and do not come back."""
-    rings = Rings(["r0"], 100)
+    rings = Rings(["r0"], 1.0, 100)
     rings.add({"r0": Read(Sample(1.0, 0, 0), by_rnic=False)})
     rings.add({"r0": Read(Sample(2.0, 10, 10), by_rnic=False)})
     rings.add({"r0": Read(Sample(3.0, 1000, 1000), by_rnic=True)})
@@ -63,6 +66,14 @@ def test_rings_take_one_source_at_a_time() -> None:
     assert [(rate.time, rate.receive_bytes_per_second) for rate in rings.rates("r0", 0.0, 9.0)] == [(5.0, 200.0)]
     assert not list(rings.rates("r0", 0.0, 4.9))
     assert not list(rings.rates("another", 0.0, 9.0))
+
+
+def test_the_usual_rings_take_one_sample_a_step_however_often_they_are_read() -> None:
+    rings = Rings(["r0"], 1.0, 100)
+    for tenth in range(31):
+        rings.add({"r0": Read(Sample(100 + tenth / 10 + 0.001, tenth, 0), by_rnic=True)})
+    rings.add({"r0": Read(Sample(102.901, 29, 0), by_rnic=True)})  # by another thread, late
+    assert [round(rate.time, 3) for rate in rings.rates("r0", 0.0, 200.0)] == [101.001, 102.001, 103.001]
 
 
 def rows(exporter: RunningExporter, query: str, rnic: str) -> list[tuple[float, float]]:
@@ -82,6 +93,8 @@ def test_a_burst_is_seen_as_short_as_it_is_while_a_request_asks(tmp_path: Path) 
     exporter = RunningExporter(tmp_path / "exporter", RNICS + settings + f"sysfs: {tmp_path}/sys\n", address="")
     try:
         until(lambda: len(rows(exporter, "", "mlx5_0")) > 1, 10)
+        with pytest.raises(HTTPError, match="404"):
+            exporter.get("/v1/throughput?step=0.1")
         began = time.time()
         whole = tmp_path / "exporter/r.json"
         request(whole.with_suffix(".new"), start=began + 1.5, end=began + 4, job="j").rename(whole)
@@ -96,15 +109,26 @@ def test_a_burst_is_seen_as_short_as_it_is_while_a_request_asks(tmp_path: Path) 
             length = fine[burst][0] - fine[burst - 1][0]
             assert length < 0.5
             assert fine[burst][1] * length == pytest.approx(sent, rel=0.01)
-            assert began + 1.3 < fine[0][0] < began + 2.5
+            assert began + 1.5 < fine[0][0] < began + 2.5
+            offsets = [time % 0.1 for time, _ in fine]
+            assert sum(min(offset, 0.1 - offset) < 0.02 for offset in offsets) > len(fine) / 2
             usual = [rate for _, rate in rows(exporter, f"?since={began:.3f}", rnic) if rate > 0]
             assert len(usual) == 1
             assert usual[0] < fine[burst][1] / 2
         assert not rows(exporter, "?step=0.1&job=another", "mlx5_0")
         # It ends, and what was taken stays until another one begins.
+        assert "throughput request: begins in 1 s" in exporter.log
         taken = len(rows(exporter, "?step=0.1", "mlx5_0"))
         time.sleep(1.2)
         assert len(rows(exporter, "?step=0.1", "mlx5_0")) == taken
+        every = rows(exporter, f"?since={began - 1:.3f}", "mlx5_0")
+        assert all(0.5 < after - before < 2.5 for (before, _), (after, _) in pairwise(every))
+        for wrong, problem in (("step=0", "'step' is 0"), ("stp=1", "there is no parameter 'stp', only job, since")):
+            with pytest.raises(HTTPError) as refusal:
+                exporter.get(f"/v1/throughput?{wrong}")
+            assert (refusal.value.code, problem in refusal.value.read().decode()) == (400, True)
+        request(whole.with_suffix(".new"), job="x", end=120.0).rename(whole)
+        until(lambda: "throughput request: no workload of job 'x' here, only of j" in exporter.log)
         request(whole.with_suffix(".new"), end=9e9).rename(whole)
         until(lambda: "throughput request refused: " in exporter.log)
         assert len(rows(exporter, "?step=0.1", "mlx5_0")) == taken
