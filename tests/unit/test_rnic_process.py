@@ -154,14 +154,20 @@ def test_sysfs_is_beside_the_configuration(tmp_path: Path) -> None:
 
 def test_an_rnic_whose_counters_cannot_be_read_is_not_silent(tmp_path: Path) -> None:
     """What its network device counts is without RDMA: a gap says that nobody knows, and 0 would say that it rests."""
-    with host(tmp_path) as (exporter, first, _):
-        until(lambda: "mlx5_0" in exporter.get("/v1/throughput"))
-        shutil.move(first.device, tmp_path / "gone")
+    hanging = Tree(tmp_path, "mlx5", "mlx5_0", "eth0")
+    Tree(tmp_path, "mlx5", "mlx5_1", "eth1")
+    (hanging.port / "hw_counters/rx_dct_connect").unlink()
+    os.mkfifo(hanging.port / "hw_counters/rx_dct_connect")
+    section = "counters: {period_seconds: 1, deadline_seconds: 0.3, ethtool: ../ethtool}\nsysfs: ../sys\n"
+    exporter = RunningExporter(tmp_path / "exporter", RNICS + section, address="")
+    try:
         until(lambda: 'rnic="mlx5_0",signal="bytes",state="stale"' in exporter.get("/metrics"))
         time.sleep(0.3)
         since = time.time()
         until(lambda: "mlx5_1" in exporter.get(f"/v1/throughput?since={since:.3f}"))
         assert "mlx5_0" not in exporter.get(f"/v1/throughput?since={since:.3f}")
+    finally:
+        exporter.stop()
 
 
 def test_a_network_device_that_is_another_ones_is_named(tmp_path: Path) -> None:
