@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from exporter.config import Throughput
 from exporter.contracts.catalogue import RNIC, RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
@@ -45,7 +45,8 @@ class RnicMonitor:
 
     def sample(self, now: float) -> None:
         """Read every RNIC once; ``now`` is seconds since the epoch."""
-        read, unknown = self._counted(), self._unknown()
+        read = self._counted()
+        unknown = self._unknown(read)
         for name, netdev in self._netdevs.items():
             reading = read_netdev(netdev, self._sysfs)
             self._put(self._rows[name], reading)
@@ -60,20 +61,24 @@ class RnicMonitor:
 
     def read(self, pause: float) -> dict[str, Read]:
         """The byte counters of every RNIC, and nothing else: of network devices now, of RNICs in ``pause`` seconds."""
-        read, unknown = {}, self._unknown()
+        found = {}
         for name, netdev in self._netdevs.items():
             now, counted = time.time(), read_bytes(netdev, self._sysfs)
-            if counted is not None and name not in unknown:
-                read[name] = Read(Sample(now, *counted), by_rnic=False)
+            if counted is not None:
+                found[name] = Read(Sample(now, *counted), by_rnic=False)
         if self._counters is not None:
             time.sleep(pause)
-        read |= self._counted()
+        own = self._counted()
+        unknown = self._unknown(own)
+        read = {name: one for name, one in found.items() if name not in unknown} | own
         self.rings.add(read)  # the usual ones take what is at their instants
         return read
 
-    def _unknown(self) -> set[str]:
+    def _unknown(self, known: Container[str]) -> set[str]:
         """RNICs whose own counters cannot be read: what passes by the network device would look like silence."""
-        rows = self._counters.read(RNIC_COVERAGE_TABLE) if self._counters is not None else ()
+        if self._counters is None or all(name in known for name in self._netdevs):
+            return set()
+        rows = self._counters.read(RNIC_COVERAGE_TABLE)
         return {row.labels[1] for row in rows if row.labels[2:] == ("bytes", "stale")}
 
     def _counted(self) -> dict[str, Read]:

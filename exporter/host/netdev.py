@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
+
+_MOST_BYTES = 4096
+"""Of a file of sysfs: it is one page at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,31 +21,38 @@ class NetdevReading:
 
 def read_bytes(netdev: str, sysfs: str = "/sys") -> tuple[int, int] | None:
     """Bytes received and sent; None where one of them is not told."""
-    root = Path(sysfs) / "class/net" / netdev / "statistics"
-    received, sent = _integer(root / "rx_bytes"), _integer(root / "tx_bytes")
+    root = f"{sysfs}/class/net/{netdev}/statistics"
+    received, sent = _integer(f"{root}/rx_bytes"), _integer(f"{root}/tx_bytes")
     return None if received is None or sent is None else (received, sent)
 
 
 def read_netdev(netdev: str, sysfs: str = "/sys") -> NetdevReading:
-    root = Path(sysfs) / "class/net" / netdev
-    state = _text(root / "operstate")
+    root = f"{sysfs}/class/net/{netdev}"
+    state = _text(f"{root}/operstate")
     return NetdevReading(
-        receive_bytes=_integer(root / "statistics/rx_bytes"),
-        transmit_bytes=_integer(root / "statistics/tx_bytes"),
-        mtu_bytes=_integer(root / "mtu"),
+        receive_bytes=_integer(f"{root}/statistics/rx_bytes"),
+        transmit_bytes=_integer(f"{root}/statistics/tx_bytes"),
+        mtu_bytes=_integer(f"{root}/mtu"),
         # A veth or a dummy says "unknown" when it is up: it has no carrier to tell.
-        up=None if state is None else state in ("up", "unknown"),
+        up=None if state is None else state in (b"up", b"unknown"),
     )
 
 
-def _text(path: Path) -> str | None:
+def _text(path: str) -> bytes | None:
+    # Each second of each RNIC: file objects and Path would take three times as long.
     try:
-        return path.read_text().strip()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return os.read(descriptor, _MOST_BYTES).strip()
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
-def _integer(path: Path) -> int | None:
+def _integer(path: str) -> int | None:
     text = _text(path)
     try:
         return None if text is None else int(text)
