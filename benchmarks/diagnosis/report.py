@@ -136,7 +136,7 @@ def cost(sizes: Iterable[int]) -> list[Cost]:
         f"{HOSTS * RAILS:,} RNICs, {SECONDS} s of records, a probe of each path a second, and a line card of a spine",
         "that dies halfway, under a tenth of the paths. Processor seconds of one thread from records in memory to the",
         "verdict, and the most memory beside the records, with what the formula in `losses.py` allows.",
-        "*Localisation*: one, of all that failed. *Named*: the line card was.",
+        "*Localisation*: one (the median of five), of all that failed. *Named*: the line card was.",
     )
     head(
         *("paths", "of them fail", "records", "seconds", "localisation, s", "bytes a path", "allowed", "named"),

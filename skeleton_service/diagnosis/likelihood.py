@@ -99,6 +99,11 @@ class Columns:
         """The weights that occur, each once; and for every entry which of them it has."""
         return _distinct(self.weight)
 
+    @cached_property
+    def number(self) -> NDArray[np.int64]:
+        """Of every entry, which column it is in."""
+        return np.repeat(np.arange(len(self)), np.diff(self.start))
+
     def __len__(self) -> int:
         return len(self.start) - 1
 
@@ -166,7 +171,10 @@ def _alike(rows: Rows, columns: Columns) -> tuple[_Entries, sparse.csr_matrix]:
     _, kind = _distinct(rows.kind * len(distinct) + which)
     first = _first(kind)
     weights, weight = columns.weights
-    code, entry = _distinct(kind[columns.row] * len(weights) + weight)
+    codes = kind[columns.row]
+    if len(weights) > 1:
+        codes = codes * len(weights) + weight
+    code, entry = _distinct_of(codes, len(first) * len(weights))
     own, weighs = first[code // len(weights)], weights[code % len(weights)]
     entries = _Entries(
         Rows(rows.sent[own], rows.failed[own], rows.background[own], rows.sprayed[own]),
@@ -175,16 +183,28 @@ def _alike(rows: Rows, columns: Columns) -> tuple[_Entries, sparse.csr_matrix]:
     shape = len(columns), len(code)
     if shape[0] * shape[1] > 4 * len(entry):
         return entries, sparse.csr_matrix((np.ones(len(entry)), entry, columns.start), shape=shape)
-    column = np.repeat(np.arange(shape[0]), np.diff(columns.start))
-    return entries, sparse.csr_matrix(
-        np.bincount(column * shape[1] + entry, minlength=shape[0] * shape[1]).reshape(shape)
-    )
+    place = columns.number * shape[1]
+    place += entry
+    return entries, sparse.csr_matrix(np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape))
 
 
 def _distinct(values: NDArray[_T]) -> tuple[NDArray[_T], NDArray[np.int64]]:
     """As ``np.unique`` with the inverse, in order of appearance: hashing where that sorts."""
     encoded = pa.array(values).dictionary_encode()
     return encoded.dictionary.to_numpy(zero_copy_only=False), encoded.indices.to_numpy().astype(np.int64)
+
+
+def _distinct_of(values: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The same of numbers from 0 to below a limit: a table, where that is no longer than the values."""
+    if limit > len(values):
+        return _distinct(values)
+    first = np.full(limit, -1, np.int64)
+    first[values[::-1]] = np.arange(len(values) - 1, -1, -1)
+    found = np.flatnonzero(first >= 0)
+    found = found[np.argsort(first[found])]
+    place = np.empty(limit, np.int64)
+    place[found] = np.arange(len(found))
+    return found, place[values]
 
 
 def _first(which: NDArray[np.int64]) -> NDArray[np.int64]:

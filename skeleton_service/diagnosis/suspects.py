@@ -264,7 +264,13 @@ def _any_of(
 
 
 def prior_of(suspects: Sequence[Suspect]) -> NDArray[np.float64]:
-    return np.array([_PRIOR[each.kind] + (_ONE_WAY if each.way else 0.0) + _prior_of_filter(each) for each in suspects])
+    # Nearly all have no filter, and they are many.
+    return np.array(
+        [
+            _PRIOR[each.kind] + (_ONE_WAY if each.way else 0.0) + (0 if each.filter is ANY else _prior_of_filter(each))
+            for each in suspects
+        ]
+    )
 
 
 def _prior_of_filter(suspect: Suspect) -> float:
