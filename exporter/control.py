@@ -110,7 +110,7 @@ class Exporter:
         self._job_paths, self._path_info = JobPaths(), PathInfo()
         self._prober: Child | None = None
         self._own_paths: frozenset[str] = frozenset()
-        self._overlay: OverlayPaths | None = None
+        self._overlay_paths: OverlayPaths | None = None
         self._rdma: Child | None = None
         if config.probing is not None:
             self._start_prober(config, topology)
@@ -208,7 +208,7 @@ class Exporter:
         devices = underlay.devices or [rnic.netdev for rnic in config.rnics if rnic.netdev is not None]
         keys = [read_key(plan.key_file) for plan in underlay.plans if plan.key_file is not None]
         settings = underlay_settings(underlay, devices, keys, fabric)
-        self._overlay = OverlayPaths(underlay, config.host, fabric)
+        self._overlay_paths = OverlayPaths(underlay, config.host, fabric)
         self._outer_routes = Store(underlay_tables(underlay.max_flows))
         self._tracer = Child(
             "exporter.underlay.process", (self._outer_routes.descriptor,), msgspec.msgpack.encode(settings)
@@ -342,9 +342,9 @@ class Exporter:
         if self._rdma is not None:
             self._rdma_records.remember()
         self._follow_request(time.time())
-        if self._overlay is not None and self._overlay.follow(time.time(), self._own_paths):
-            self._tracer.tell(msgspec.msgpack.encode(self._overlay.flows))
-        if watched := [each for each in (self._plan_file, self._overlay) if each is not None]:
+        if self._overlay_paths is not None and self._overlay_paths.follow(time.time(), self._own_paths):
+            self._tracer.tell(msgspec.msgpack.encode(self._overlay_paths.flows))
+        if watched := [each for each in (self._plan_file, self._overlay_paths) if each is not None]:
             self._counters.begin()
             self._counters.set(_REJECTED, sum(each.rejected for each in watched))
             self._counters.set(_REFUSED, float(any(each.refused for each in watched)))
@@ -419,8 +419,8 @@ class Exporter:
             if self._links is not None:
                 links, *coverage = self._links.series(*probed)
                 joined += coverage
-        if self._overlay is not None:
-            links = self._overlay.series(self._outer_routes, links)
+        if self._overlay_paths is not None:
+            links = self._overlay_paths.series(self._outer_routes, links)
         joined.append(links)
         return joined + self._process_metrics.series()
 
@@ -445,10 +445,14 @@ class Exporter:
         )
 
     def _probe_records(self, query: Query) -> Response:
-        if self._prober is None and self._overlay is None:
+        if self._prober is None and self._overlay_paths is None:
             return Response(404, "text/plain", b"this exporter does not probe\n")
         form, since = format_of(query, _RECORD_TYPES), number_of(query, "since", 0.0)
-        traced = list(self._overlay.records(self._outer_routes, time.time_ns())) if self._overlay is not None else []
+        traced = (
+            list(self._overlay_paths.records(self._outer_routes, time.time_ns()))
+            if self._overlay_paths is not None
+            else []
+        )
         if self._rdma is not None:
             traced += self._rdma_records.records(since, self._plan)
         if form == "jsonl":
