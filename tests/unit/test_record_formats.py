@@ -65,7 +65,7 @@ def recorded() -> RecordWriter:
 
 @contextmanager
 def serving(records: RecordWriter) -> Iterator[str]:
-    exporter = SimpleNamespace(_prober=object(), _records=records, _plan=None, _overlay=None, _rdma=None)
+    exporter = SimpleNamespace(_prober=object(), _records=records, _plan=None, _overlay_paths=None, _rdma=None)
     server = Server("127.0.0.1", 0, {"/v1/probe-records": lambda query: Exporter._probe_records(exporter, query)})
     try:
         yield f"http://127.0.0.1:{server.port}/v1/probe-records"
