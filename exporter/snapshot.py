@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.contracts.metric import Table
-from exporter.store import ATTEMPTS, LABEL_BYTES, ROW_WORDS, Store
+from exporter.store import ATTEMPTS, ROW_WORDS, Store
 
 _PAUSE = 0.0005  # seconds between attempts: a writer changes a row in microseconds, unless it lost its processor
 
@@ -42,6 +42,7 @@ class _TableReader:
         self._used = whole[layout.start + 1 : layout.start + 2]
         self._rows = whole[layout.row(0) : layout.end].reshape(layout.capacity, layout.row_words)
         self._head = ROW_WORDS + layout.columns
+        self._label_bytes = table.label_bytes
         self._labels: list[tuple[str, ...]] = [()] * layout.capacity
         self._labelled = np.zeros(layout.capacity, np.uint64)  # the identity whose labels are known, by place
 
@@ -76,7 +77,7 @@ class _TableReader:
     def _read_labels(self, place: int, copy: NDArray[np.uint64]) -> bool:
         """Read the labels of a row that is new; return False when it changed meanwhile."""
         row = self._rows[place]
-        text = row[self._head :].tobytes()[: min(int(copy[2]), LABEL_BYTES)]
+        text = row[self._head :].tobytes()[: min(int(copy[2]), self._label_bytes)]
         if row[0] != copy[0]:
             return False
         self._labels[place] = tuple(json.loads(text))

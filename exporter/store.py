@@ -28,7 +28,6 @@ from dataclasses import dataclass
 
 from exporter.contracts.metric import Table
 
-LABEL_BYTES = 1024
 _WORD = 8
 HEADER_WORDS = 3  # per table: version of the set of rows, rows ever used (the high-water mark), last identity
 ROW_WORDS = 4  # per row: sequence, identity (0 = free), length of the labels, when it was made (Unix nanoseconds)
@@ -51,7 +50,7 @@ class Layout:
 
     @property
     def row_words(self) -> int:
-        return ROW_WORDS + self.columns + LABEL_BYTES // _WORD
+        return ROW_WORDS + self.columns + self.table.label_bytes // _WORD
 
     @property
     def end(self) -> int:
@@ -158,7 +157,7 @@ class Store:
                 if known is not None and known[0] == identity:
                     labels = known[1]
                 else:
-                    text = self._read_text(row, layout.columns)
+                    text = self._read_text(row, layout)
                     if words[row] != before:
                         continue
                     labels = tuple(json.loads(text))
@@ -170,15 +169,15 @@ class Store:
             else:
                 self.torn_reads += 1
 
-    def _read_text(self, row: int, columns: int) -> bytes:
-        start = (row + ROW_WORDS + columns) * _WORD
-        return bytes(self._memory[start : start + min(self.words[row + 2], LABEL_BYTES)])
+    def _read_text(self, row: int, layout: Layout) -> bytes:
+        start = (row + ROW_WORDS + layout.columns) * _WORD
+        return bytes(self._memory[start : start + min(self.words[row + 2], layout.table.label_bytes)])
 
 
-def _encode(labels: Sequence[str]) -> bytes:
+def _encode(labels: Sequence[str], most: int) -> bytes:
     text = json.dumps(labels, ensure_ascii=False, separators=(",", ":")).encode()
-    if len(text) > LABEL_BYTES:
-        raise ValueError(f"labels take {len(text)} bytes, more than {LABEL_BYTES}")
+    if len(text) > most:
+        raise ValueError(f"labels take {len(text)} bytes, more than {most}")
     return text
 
 
@@ -207,8 +206,8 @@ class TableWriter:
 
         Raise StoreFullError or ValueError.
         """
-        text = _encode(labels)
         layout = self._layout
+        text = _encode(labels, layout.table.label_bytes)
         if self._free:
             index = self._free.pop()
         elif self._used < layout.capacity:

@@ -22,10 +22,10 @@ from exporter.contracts.rnic_counters import (
     RNIC_READING,
     RNIC_VLAN_INFO,
 )
+from exporter.contracts.switch_counters import SWITCH_TABLES
 
 PATH_LABELS = ("path", "src_host", "src_rnic", "dst_host", "dst_rnic", "probe")
 RTT_LABELS = ("src_host", "src_rnic", "role", "probe")
-PORT_LABELS = ("switch", "switch_port")
 DNS_LABELS = ("host", "resolver", "name")
 DNS_RCODES = ("noerror", "nxdomain", "servfail", "refused", "other")
 RELIABLE_LABELS = ("src_host", "src_rnic", "dst_host", "dst_rnic", "destination", "dscp")
@@ -60,6 +60,15 @@ SERIES_TERMS = {
     "processes": "processes that the exporter starts, at most 6",
     "switches": "switches that the exporter polls",
     "switch ports": "ports of these switches",
+    "priorities of a switch": "priorities that are read of each port: the lossless ones, or at most 8",
+    "queues of a switch": "egress queues that are read of each port: those of the priorities, or at most 16",
+    "vlans of a switch": "VLANs of a port that a switch counts by, at most 64",
+    "lanes of a port": "lanes of a transceiver, at most 8, and what is told of all of them together",
+    "bgp sessions of a switch": "BGP sessions of the switches that the exporter polls",
+    "cpus of a switch": "processors of these switches, or what they tell of them all",
+    "control plane classes of a switch": "classes of these switches' control plane policers, at most 64 each",
+    "tables of a switch": "tables that a switch's profile reads, at most 24",
+    "notifications of a switch": "kinds of traps x ports, priorities and peers that they name, at most 256 a switch",
     "switch ends of links": "ports of these switches at an end of a link of the topology",
 }
 """What the formulas for numbers of series count. None of them is a container or a job: churn moves none."""
@@ -266,59 +275,6 @@ RNIC_TRANSMIT = _rnic("transmit", "counter", "By", "Bytes sent by the RNIC's net
 RNIC_MTU = _rnic("mtu", "gauge", "By", "MTU of the RNIC's network device.")
 RNIC_UP = _rnic("up", "gauge", "", "1 when the RNIC's network device has carrier, 0 when not.")
 RNIC = _table("rnic", RNIC_LABELS, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_MTU, RNIC_UP, counts_from_zero=False)
-
-
-def _port(name: str, kind: Kind, unit: str, text: str) -> Metric:
-    return Metric(f"fabric.switch.port.{name}", kind, unit, PORT_LABELS, text, "switch ports")
-
-
-PORT_RECEIVE = _port("receive", "counter", "By", "Bytes received by the port (ifHCInOctets).")
-PORT_TRANSMIT = _port("transmit", "counter", "By", "Bytes sent by the port (ifHCOutOctets).")
-PORT_RECEIVE_ERRORS = _port("receive.errors", "counter", "{packet}", "Received packets with errors (ifInErrors).")
-PORT_TRANSMIT_ERRORS = _port("transmit.errors", "counter", "{packet}", "Packets not sent for errors (ifOutErrors).")
-PORT_RECEIVE_DISCARDS = _port("receive.discards", "counter", "{packet}", "Received packets discarded (ifInDiscards).")
-PORT_TRANSMIT_DISCARDS = _port("transmit.discards", "counter", "{packet}", "Packets discarded unsent (ifOutDiscards).")
-PORT_MTU = _port("mtu", "gauge", "By", "MTU of the port (ifMtu).")
-PORT_UP = _port("up", "gauge", "", "1 when the port is operationally up (ifOperStatus).")
-PORT_ENABLED = _port("enabled", "gauge", "", "1 when the port is administratively up (ifAdminStatus).")
-PORT_SPEED = _port("speed", "gauge", "By/s", "Capacity of the port (ifHighSpeed).")
-SWITCH_PORT = _table(
-    "switch_port",
-    PORT_LABELS,
-    PORT_RECEIVE,
-    PORT_TRANSMIT,
-    PORT_RECEIVE_ERRORS,
-    PORT_TRANSMIT_ERRORS,
-    PORT_RECEIVE_DISCARDS,
-    PORT_TRANSMIT_DISCARDS,
-    PORT_MTU,
-    PORT_UP,
-    PORT_ENABLED,
-    PORT_SPEED,
-    counts_from_zero=False,
-)
-
-
-def _switch(name: str, kind: Kind, unit: str, text: str) -> Metric:
-    return Metric(f"fabric.switch.{name}", kind, unit, ("switch",), text, "switches")
-
-
-SWITCH_REACHABLE = _switch("reachable", "gauge", "", "1 when the last poll of the switch succeeded, 0 when not.")
-SWITCH_POLLS = _switch("polls", "counter", "{poll}", "Polls of the switch begun.")
-SWITCH_POLL_FAILURES = _switch("poll.failures", "counter", "{poll}", "Polls that failed or timed out.")
-SWITCH_POLL_DURATION = _switch("poll.duration", "gauge", "s", "Length of the last successful poll.")
-SWITCH_POLL_TIME = _switch("poll.timestamp", "gauge", "s", "Unix time of the last successful poll.")
-SWITCH_POLL_ROWS = _switch("poll.rows", "gauge", "{row}", "Values read by the last successful poll.")
-SWITCH = _table(
-    "switch",
-    ("switch",),
-    SWITCH_REACHABLE,
-    SWITCH_POLLS,
-    SWITCH_POLL_FAILURES,
-    SWITCH_POLL_DURATION,
-    SWITCH_POLL_TIME,
-    SWITCH_POLL_ROWS,
-)
 
 
 def _self(name: str, kind: Kind, unit: str, text: str) -> Metric:
@@ -752,8 +708,7 @@ CATALOGUE: tuple[Metric, ...] = (
     *OVERLAY.metrics,
     OVERLAY_INCONSISTENT,
     OVERLAY_DUMPS,
-    *SWITCH_PORT.metrics,
-    *SWITCH.metrics,
+    *(metric for table in SWITCH_TABLES for metric in table.metrics),
     *DNS.metrics,
     DNS_ANSWERS,
     DNS_DURATION,

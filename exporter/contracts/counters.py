@@ -1,6 +1,6 @@
 """Names of the counter samples that the diagnosis reads: what an ASIC and an RNIC's own registers count.
 
-Those of RNICs are the catalogue's (exporter.contracts.rnic_counters), whoever made the RNIC.
+They are the catalogue's (exporter.contracts.switch_counters and rnic_counters), whoever made the device.
 
 A sample's metric is a name of the catalogue or of this module; names that neither has are legal and say nothing. What
 ends in ``_total`` is a counter, cumulative as it was read; all else is a gauge. ``node`` of a sample is the switch or
@@ -9,49 +9,33 @@ host, ``port`` its port or RNIC.
 
 from __future__ import annotations
 
-# ---- a switch port's priorities (column ``priority``)
-PFC_SENT = "fabric_switch_port_pfc_transmit_frames_total"
-"""counter: PFC frames that the port sent: it pauses its neighbour (MIBs call them requests)."""
-PFC_RECEIVED = "fabric_switch_port_pfc_receive_frames_total"
-"""counter: PFC frames that the port received: its neighbour pauses it (indications)."""
-PFC_PAUSED = "fabric_switch_port_pfc_receive_pause_seconds_total"
-"""counter, seconds: time for which the neighbour paused the port."""
-PFC_PAUSING = "fabric_switch_port_pfc_transmit_pause_seconds_total"
-"""counter, seconds: time for which the port paused its neighbour."""
+from exporter.contracts import switch_counters as switch
+
+# ---- a switch port's priorities (column ``priority``); what each is, its catalogue entry says
+PFC_SENT = switch.PFC_SENT.name
+PFC_RECEIVED = switch.PFC_RECEIVED.name
+PFC_PAUSED = switch.PFC_PAUSED.name
+PFC_PAUSING = switch.PFC_PAUSING.name
 
 # ---- its egress queues (column ``queue``)
-QUEUE_PACKETS = "fabric_switch_port_queue_transmit_packets_total"
-"""counter: packets sent from the queue."""
-QUEUE_BYTES = "fabric_switch_port_queue_transmit_bytes_total"
-"""counter, bytes: bytes sent from the queue."""
-QUEUE_DROPPED = "fabric_switch_port_queue_dropped_packets_total"
-"""counter: packets dropped at the queue; with ``vlan``, those of one VLAN."""
-QUEUE_DROPPED_BYTES = "fabric_switch_port_queue_dropped_bytes_total"
-"""counter, bytes: bytes dropped at the queue."""
-ECN_MARKED = "fabric_switch_port_queue_ecn_marked_packets_total"
-"""counter: packets that the queue marked Congestion Experienced."""
-WATCHDOG_STUCK = "fabric_switch_port_pfc_watchdog_stuck_total"
-"""counter: times the PFC watchdog found the queue stuck."""
-WATCHDOG_RECOVERED = "fabric_switch_port_pfc_watchdog_recovered_total"
-"""counter: times the PFC watchdog restored the queue."""
-WATCHDOG_DROPPED = "fabric_switch_port_pfc_watchdog_dropped_packets_total"
-"""counter: packets dropped while the watchdog acted."""
+QUEUE_PACKETS = switch.QUEUE_PACKETS.name
+QUEUE_BYTES = switch.QUEUE_BYTES.name
+QUEUE_DROPPED = switch.QUEUE_DROPPED.name
+QUEUE_DROPPED_BYTES = switch.QUEUE_DROPPED_BYTES.name
+ECN_MARKED = switch.QUEUE_ECN_MARKED.name
+WATCHDOG_STUCK = switch.WATCHDOG_STUCK.name
+WATCHDOG_RECOVERED = switch.WATCHDOG_RECOVERED.name
+WATCHDOG_DROPPED = switch.WATCHDOG_DROPPED.name
 
 # ---- its MAC
-FCS_ERRORS = "fabric_switch_port_fcs_errors_total"
-"""counter: frames received with a wrong checksum (dot3StatsFCSErrors)."""
-FRAME_TOO_LONGS = "fabric_switch_port_frame_too_longs_total"
-"""counter: frames received that exceed the port's MTU (dot3StatsFrameTooLongs)."""
-SYMBOL_ERRORS = "fabric_switch_port_symbol_errors_total"
-"""counter: symbol errors received (dot3StatsSymbolErrors)."""
-STATUS_CHANGES = "fabric_switch_port_status_changes_total"
-"""counter: changes of the port between up and down, either way."""
+FCS_ERRORS = switch.PORT_FCS_ERRORS.name
+FRAME_TOO_LONGS = switch.PORT_FRAME_TOO_LONGS.name
+SYMBOL_ERRORS = switch.PORT_SYMBOL_ERRORS.name
+STATUS_CHANGES = switch.PORT_STATUS_CHANGES.name
 
 # ---- a switch's BGP sessions (column ``peer``: address or name of the neighbour; no port)
-BGP_ESTABLISHED = "fabric_switch_bgp_session_established"
-"""gauge: 1 while the session is established, 0 while not."""
-BGP_TRANSITIONS = "fabric_switch_bgp_transitions_total"
-"""counter: times the session became established (bgpPeerFsmEstablishedTransitions)."""
+BGP_ESTABLISHED = switch.BGP_ESTABLISHED.name
+BGP_TRANSITIONS = switch.BGP_TRANSITIONS.name
 
 # ---- an RNIC
 RNIC_HW = "fabric_rnic_hw_{}_total"

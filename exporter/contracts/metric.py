@@ -11,7 +11,16 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 # UCUM unit -> Prometheus suffix. Annotations in braces carry no suffix. The unit "1" is not used:
 # translators disagree on its suffix, so a ratio has no unit and says ``ratio`` in its name.
-_SUFFIX = {"s": "_seconds", "By": "_bytes", "By/s": "_bytes_per_second", "": ""}
+_SUFFIX = {
+    "s": "_seconds",
+    "By": "_bytes",
+    "By/s": "_bytes_per_second",
+    "W": "_watts",
+    "A": "_amperes",
+    "V": "_volts",
+    "Cel": "_celsius",
+    "": "",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,12 +59,19 @@ class Table:
     """Text a row carries for readers inside the exporter, after its labels; never rendered."""
     counts_from_zero: bool = True
     """Whether counters are 0 when their row is made; a device's own counters began at a time that nobody knows."""
+    label_bytes: int = 1024
+    """Room for the labels of a row, all together (exporter/store.py): a table of very many rows has less."""
 
 
 def table(
-    name: str, labels: tuple[str, ...], *metrics: Metric, hidden: tuple[str, ...] = (), counts_from_zero: bool = True
+    name: str,
+    labels: tuple[str, ...],
+    *metrics: Metric,
+    hidden: tuple[str, ...] = (),
+    counts_from_zero: bool = True,
+    label_bytes: int = 1024,
 ) -> Table:
     for metric in metrics:
         if metric.labels != labels:
             raise AssertionError(f"{metric.name} and table {name} disagree on labels")
-    return Table(name, labels, metrics, hidden, counts_from_zero)
+    return Table(name, labels, metrics, hidden, counts_from_zero, label_bytes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exporter.contracts.catalogue import (
+from exporter.contracts.metric import Metric
+from exporter.contracts.switch_counters import (
     PORT_ENABLED,
     PORT_MTU,
     PORT_RECEIVE,
@@ -16,7 +17,6 @@ from exporter.contracts.catalogue import (
     PORT_TRANSMIT_ERRORS,
     PORT_UP,
 )
-from exporter.contracts.metric import Metric
 from exporter.switches.snmp import Oid, Session, Value, walk
 
 _IF_ENTRY: Oid = (1, 3, 6, 1, 2, 1, 2, 2, 1)

@@ -15,7 +15,8 @@ import zlib
 import msgspec
 from pysnmp.hlapi.v1arch.asyncio import SnmpDispatcher
 
-from exporter.contracts.catalogue import (
+from exporter.contracts.metric import Metric
+from exporter.contracts.switch_counters import (
     SWITCH,
     SWITCH_POLL_DURATION,
     SWITCH_POLL_FAILURES,
@@ -25,7 +26,6 @@ from exporter.contracts.catalogue import (
     SWITCH_PORT,
     SWITCH_REACHABLE,
 )
-from exporter.contracts.metric import Metric
 from exporter.messages import receive_message
 from exporter.store import RowWriter, Store, StoreFullError, TableWriter
 from exporter.switches.interfaces import PortValues, read_interfaces

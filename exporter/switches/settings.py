@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from exporter.contracts.catalogue import SWITCH, SWITCH_PORT
 from exporter.contracts.metric import Table
+from exporter.contracts.switch_counters import SWITCH, SWITCH_PORT
 
 PORTS_PER_SWITCH = 1024
 

@@ -42,8 +42,6 @@ from exporter.contracts.catalogue import (
     ROUTE,
     RTT,
     RTT_TABLE,
-    SWITCH,
-    SWITCH_PORT,
     TRACE_LAST_HOP_INFO,
     UNDERLAY,
 )
@@ -59,6 +57,7 @@ from exporter.contracts.rnic_counters import (
     RNIC_READING,
     RNIC_VLAN_TABLE,
 )
+from exporter.contracts.switch_counters import SWITCH, SWITCH_TABLES
 from exporter.exposition import Renderer, Series, label_text, number
 from exporter.store import Store, column_count
 
@@ -73,7 +72,7 @@ COUNTER_TABLES = [
 ]  # fmt: skip
 OVERLAY_TABLES = [OVERLAY, OVERLAY_INCONSISTENT_TABLE, OVERLAY_DUMPS_TABLE]
 TABLES = [
-    PATH, RTT_TABLE, RNIC, *COUNTER_TABLES, *OVERLAY_TABLES, SWITCH_PORT, SWITCH, *DNS_TABLES, PROBER, *RDMA_TABLES,
+    PATH, RTT_TABLE, RNIC, *COUNTER_TABLES, *OVERLAY_TABLES, *SWITCH_TABLES, *DNS_TABLES, PROBER, *RDMA_TABLES,
     UNDERLAY, CONTROL, CHILDREN, OTLP,
 ]  # fmt: skip
 INFO = [

@@ -28,10 +28,9 @@ from exporter.contracts.catalogue import (
     RNIC_INFO,
     ROUTE,
     RTT_TABLE,
-    SWITCH,
-    SWITCH_PORT,
 )
 from exporter.contracts.metric import Table
+from exporter.contracts.switch_counters import SWITCH, SWITCH_PORT
 from exporter.exposition import Renderer, Series
 from exporter.otlp.encode import Encoder
 from exporter.selfmetrics import PROCESS_METRICS, ProcessMetrics, resource_attributes, target_info

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from exporter.contracts.catalogue import OTLP, SWITCH
+from exporter.contracts.catalogue import OTLP
+from exporter.contracts.switch_counters import SWITCH
 from exporter.otlp.encode import Encoder
 from exporter.otlp.push import Outcome, Pusher
 from exporter.otlp.settings import Otlp

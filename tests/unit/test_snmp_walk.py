@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.contracts.catalogue import PORT_ENABLED, PORT_MTU, PORT_RECEIVE, PORT_SPEED, PORT_UP
+from exporter.contracts.switch_counters import PORT_ENABLED, PORT_MTU, PORT_RECEIVE, PORT_SPEED, PORT_UP
 from exporter.switches import snmp
 from exporter.switches.interfaces import read_interfaces
 from exporter.switches.snmp import Oid, SnmpError, Value, walk

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from exporter.contracts.catalogue import SWITCH_REACHABLE
 from exporter.contracts.counters import is_counter
 from exporter.contracts.names import split_port
+from exporter.contracts.switch_counters import SWITCH_REACHABLE
 from lab.simulator.failures.effects import Interval
 from lab.simulator.failures.story import Event, Story
 from lab.simulator.failures.wiring import CARRIER, Booleans, Floats, Integers, Wiring

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from exporter.contracts.catalogue import RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP, SWITCH_REACHABLE
+from exporter.contracts.catalogue import RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
 from exporter.contracts.counters import (
     BGP_ESTABLISHED,
     BGP_TRANSITIONS,
@@ -37,6 +37,7 @@ from exporter.contracts.counters import (
     SYMBOL_ERRORS,
     WATCHDOG_STUCK,
 )
+from exporter.contracts.switch_counters import SWITCH_REACHABLE
 from lab.simulator.failures.counters import Readings
 from lab.simulator.failures.effects import Health
 from lab.simulator.failures.story import (

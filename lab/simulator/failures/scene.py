@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from exporter.contracts.catalogue import RNIC_UP, SWITCH_REACHABLE
+from exporter.contracts.catalogue import RNIC_UP
 from exporter.contracts.counters import BGP_ESTABLISHED, BGP_TRANSITIONS, QUEUE_DROPPED, STATUS_CHANGES
 from exporter.contracts.diagnosis import ComponentKind, Layer, Symptom
+from exporter.contracts.switch_counters import SWITCH_REACHABLE
 from lab.simulator.failures.blame import Blame, Name, Redraw
 from lab.simulator.failures.clock import Clock
 from lab.simulator.failures.crossings import Crossings

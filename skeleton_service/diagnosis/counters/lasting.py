@@ -17,17 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exporter.contracts import counters
-from exporter.contracts.catalogue import (
-    PORT_MTU,
-    PORT_UP,
-    RDMA_MTU,
-    RDMA_PORT_CHANGES,
-    RDMA_UP,
-    RNIC_MTU,
-    RNIC_TRANSMIT,
-    RNIC_UP,
-)
+from exporter.contracts.catalogue import RDMA_MTU, RDMA_PORT_CHANGES, RDMA_UP, RNIC_MTU, RNIC_TRANSMIT, RNIC_UP
 from exporter.contracts.diagnosis import Component
+from exporter.contracts.switch_counters import PORT_MTU, PORT_UP
 from skeleton_service.diagnosis.counters.anomaly import Anomaly, Kind
 from skeleton_service.diagnosis.counters.rising import RULES
 from skeleton_service.diagnosis.counters.series import Flags, Metric, gather

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporter.contracts import counters
-from exporter.contracts.catalogue import PORT_SPEED, PORT_UP
 from exporter.contracts.diagnosis import Component
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link, split_port
+from exporter.contracts.switch_counters import PORT_SPEED, PORT_UP
 from skeleton_service.diagnosis.counters.anomaly import Anomaly, Kind
 from skeleton_service.diagnosis.counters.series import Floats, Key, Metric, Samples
 from skeleton_service.diagnosis.counters.surges import Bar, surges

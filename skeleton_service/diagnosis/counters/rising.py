@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.contracts import catalogue, counters
+from exporter.contracts import catalogue, counters, switch_counters
 from exporter.contracts.diagnosis import Component
 from exporter.contracts.fabric import Fabric
 from skeleton_service.diagnosis.counters.anomaly import Anomaly, Direction, Kind
@@ -44,7 +44,7 @@ _ONCE = Bar(0.0, 1)
 RULES = (
     Rule("bit_errors", "FCS errors", (counters.FCS_ERRORS, counters.RNIC_CRC_ERRORS), _STRAY, "ingress"),
     Rule("bit_errors", "symbol errors", (counters.SYMBOL_ERRORS, counters.RNIC_SYMBOL_ERRORS), _STRAY, "ingress"),
-    Rule("receive_errors", "receive errors", (catalogue.PORT_RECEIVE_ERRORS.name,), _STRAY, "ingress"),
+    Rule("receive_errors", "receive errors", (switch_counters.PORT_RECEIVE_ERRORS.name,), _STRAY, "ingress"),
     Rule(
         "frames_too_long",
         "frames too long",
@@ -55,14 +55,14 @@ RULES = (
     Rule(
         "discards",
         "receive discards",
-        (catalogue.PORT_RECEIVE_DISCARDS.name, counters.RNIC_RECEIVE_DISCARDS, counters.RNIC_PRIORITY_DISCARDS),
+        (switch_counters.PORT_RECEIVE_DISCARDS.name, counters.RNIC_RECEIVE_DISCARDS, counters.RNIC_PRIORITY_DISCARDS),
         _LOST,
         "ingress",
     ),
     Rule(
         "discards",
         "transmit discards",
-        (catalogue.PORT_TRANSMIT_DISCARDS.name, counters.RNIC_TRANSMIT_DISCARDS),
+        (switch_counters.PORT_TRANSMIT_DISCARDS.name, counters.RNIC_TRANSMIT_DISCARDS),
         _LOST,
         "egress",
     ),

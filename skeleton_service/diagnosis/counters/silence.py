@@ -8,19 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.contracts.catalogue import (
-    PORT_RECEIVE,
-    PORT_TRANSMIT,
-    RDMA,
-    RNIC_MTU,
-    RNIC_RECEIVE,
-    RNIC_TRANSMIT,
-    RNIC_UP,
-    SWITCH_REACHABLE,
-)
+from exporter.contracts.catalogue import RDMA, RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
 from exporter.contracts.diagnosis import Component
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import port_id, split_link, split_port
+from exporter.contracts.switch_counters import PORT_RECEIVE, PORT_TRANSMIT, SWITCH_REACHABLE
 from skeleton_service.diagnosis.counters.anomaly import Anomaly, Kind
 from skeleton_service.diagnosis.counters.rising import seconds
 from skeleton_service.diagnosis.counters.series import Floats, Key, Metric, Samples

@@ -9,20 +9,11 @@ from itertools import pairwise
 import numpy as np
 
 from exporter.contracts import counters
-from exporter.contracts.catalogue import (
-    PORT_ENABLED,
-    PORT_MTU,
-    PORT_UP,
-    RDMA_MTU,
-    RDMA_PORT_CHANGES,
-    RDMA_UP,
-    RNIC_MTU,
-    RNIC_UP,
-    SWITCH_REACHABLE,
-)
+from exporter.contracts.catalogue import RDMA_MTU, RDMA_PORT_CHANGES, RDMA_UP, RNIC_MTU, RNIC_UP
 from exporter.contracts.diagnosis import Component
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link, split_port
+from exporter.contracts.switch_counters import PORT_ENABLED, PORT_MTU, PORT_UP, SWITCH_REACHABLE
 from skeleton_service.diagnosis.counters.anomaly import Anomaly, Kind
 from skeleton_service.diagnosis.counters.rising import component_of, seconds
 from skeleton_service.diagnosis.counters.series import Floats, Key, Metric, Samples
