@@ -337,7 +337,7 @@ SWITCH_DSCP_PRIORITY = Metric(
     "Priority that the switch gives to packets with this DSCP; absent where it does not tell.",
     "switches x dscps",
 )
-SWITCH_DSCP_TABLE = table("switch_dscp", SWITCH_DSCP_PRIORITY.labels, SWITCH_DSCP_PRIORITY, label_bytes=256)
+SWITCH_DSCP_TABLE = table("switch_dscp", SWITCH_DSCP_PRIORITY.labels, SWITCH_DSCP_PRIORITY)
 
 
 # ---- a switch's BGP sessions
@@ -386,7 +386,6 @@ SWITCH_BGP = table(
     BGP_PREFIXES,
     BGP_AS,
     counts_from_zero=False,
-    label_bytes=256,
 )
 
 # ---- its processors and what they are protected by
@@ -398,7 +397,7 @@ CPU_USED = Metric(
     "Share of the processor's time that was used, 0 to 1, over the last minute or what the switch takes for it.",
     "cpus of a switch",
 )
-SWITCH_CPU = table("switch_cpu", CPU_USED.labels, CPU_USED, label_bytes=256)
+SWITCH_CPU = table("switch_cpu", CPU_USED.labels, CPU_USED)
 
 
 def _control_plane(name: str, text: str) -> Metric:
@@ -411,12 +410,7 @@ def _control_plane(name: str, text: str) -> Metric:
 CONTROL_PLANE_SEEN = _control_plane("packets", "Packets for the switch itself, by class of its policer (CoPP).")
 CONTROL_PLANE_DROPPED = _control_plane("dropped.packets", "Of these, those that the policer dropped.")
 SWITCH_CONTROL_PLANE = table(
-    "switch_control_plane",
-    CONTROL_PLANE_SEEN.labels,
-    CONTROL_PLANE_SEEN,
-    CONTROL_PLANE_DROPPED,
-    counts_from_zero=False,
-    label_bytes=256,
+    "switch_control_plane", CONTROL_PLANE_SEEN.labels, CONTROL_PLANE_SEEN, CONTROL_PLANE_DROPPED, counts_from_zero=False
 )
 
 
@@ -451,7 +445,6 @@ SWITCH = table(
     SWITCH_POLL_LATE,
     SWITCH_UPTIME,
     SWITCH_RESTARTS,
-    label_bytes=256,
 )
 
 
@@ -467,14 +460,7 @@ TABLE_REFUSED = _reading(
     "refused", "counter", "{row}", "Values left out: of a type that the column cannot have, or at an unknown index."
 )
 SWITCH_READING = table(
-    "switch_reading",
-    READING_LABELS,
-    TABLE_DURATION,
-    TABLE_ROWS,
-    TABLE_TIME,
-    TABLE_FAILURES,
-    TABLE_REFUSED,
-    label_bytes=256,
+    "switch_reading", READING_LABELS, TABLE_DURATION, TABLE_ROWS, TABLE_TIME, TABLE_FAILURES, TABLE_REFUSED
 )
 
 SWITCH_INFO = Metric(
@@ -485,7 +471,7 @@ SWITCH_INFO = Metric(
     "1: which profile reads the switch, what its software calls itself (sysDescr), and over which protocol.",
     "switches",
 )
-SWITCH_INFO_TABLE = table("switch_info", SWITCH_INFO.labels, SWITCH_INFO, label_bytes=512)
+SWITCH_INFO_TABLE = table("switch_info", SWITCH_INFO.labels, SWITCH_INFO)
 SWITCH_NEIGHBOR_INFO = Metric(
     "fabric.switch.neighbor.info",
     "gauge",
@@ -494,7 +480,7 @@ SWITCH_NEIGHBOR_INFO = Metric(
     "1: who is at the other end of the port's cable, as LLDP tells.",
     "switch ports",
 )
-SWITCH_NEIGHBOR_TABLE = table("switch_neighbor", SWITCH_NEIGHBOR_INFO.labels, SWITCH_NEIGHBOR_INFO, label_bytes=512)
+SWITCH_NEIGHBOR_TABLE = table("switch_neighbor", SWITCH_NEIGHBOR_INFO.labels, SWITCH_NEIGHBOR_INFO)
 SWITCH_COVERAGE = Metric(
     "fabric.switch.coverage",
     "gauge",
@@ -504,7 +490,7 @@ SWITCH_COVERAGE = Metric(
     "not healthy.",
     f"switches x {len(SIGNALS)}",
 )
-SWITCH_COVERAGE_TABLE = table("switch_coverage", SWITCH_COVERAGE.labels, SWITCH_COVERAGE, label_bytes=256)
+SWITCH_COVERAGE_TABLE = table("switch_coverage", SWITCH_COVERAGE.labels, SWITCH_COVERAGE)
 
 # ---- traps and informs
 _NOTIFIED = ("switch", "notification", "switch_port", "priority", "peer")
@@ -524,9 +510,7 @@ SWITCH_NOTIFICATION_TIME = Metric(
     "Unix time at which the last of these arrived.",
     "switches x notifications of a switch",
 )
-SWITCH_NOTIFICATION = table(
-    "switch_notification", _NOTIFIED, SWITCH_NOTIFICATIONS, SWITCH_NOTIFICATION_TIME, label_bytes=512
-)
+SWITCH_NOTIFICATION = table("switch_notification", _NOTIFIED, SWITCH_NOTIFICATIONS, SWITCH_NOTIFICATION_TIME)
 NOTIFICATIONS_REFUSED = Metric(
     "fabric.exporter.notifications.refused",
     "counter",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from exporter.contracts import catalogue, counters
+from exporter.contracts import catalogue, counters, switch_counters
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_port
 from skeleton_service.counters import KINDS
@@ -47,18 +47,18 @@ def healthy(fabric: Fabric, seed: int = 0) -> Readings:
         readings[of] = [value] * READINGS
 
     for switch in fabric.topology.switches:
-        constant(Of(catalogue.SWITCH_REACHABLE.name, switch.name), 1)
+        constant(Of(switch_counters.SWITCH_REACHABLE.name, switch.name), 1)
         for port in switch.ports:
             end = f"{switch.name}:{port.name}"
-            constant(Of(catalogue.PORT_UP.name, end), 1)
-            constant(Of(catalogue.PORT_ENABLED.name, end), 1)
-            constant(Of(catalogue.PORT_MTU.name, end), 9216)
-            constant(Of(catalogue.PORT_SPEED.name, end), 50e9)
+            constant(Of(switch_counters.PORT_UP.name, end), 1)
+            constant(Of(switch_counters.PORT_ENABLED.name, end), 1)
+            constant(Of(switch_counters.PORT_MTU.name, end), 9216)
+            constant(Of(switch_counters.PORT_SPEED.name, end), 50e9)
             constant(Of(counters.STATUS_CHANGES, end), 3)
             constant(Of(counters.WATCHDOG_STUCK, end, queue=3), 0)
-            count(Of(catalogue.PORT_RECEIVE.name, end), 1e9, 1e6)
+            count(Of(switch_counters.PORT_RECEIVE.name, end), 1e9, 1e6)
             count(Of(counters.FCS_ERRORS, end), 0.05, 0.05)  # stray: one in a hundred seconds
-            count(Of(catalogue.PORT_RECEIVE_DISCARDS.name, end), 30)
+            count(Of(switch_counters.PORT_RECEIVE_DISCARDS.name, end), 30)
             count(Of(counters.QUEUE_PACKETS, end, queue=3), 1e6, 1e3)
             count(Of(counters.QUEUE_DROPPED, end, queue=0), 15)
             count(Of(counters.ECN_MARKED, end, queue=3), 5e3, 3)

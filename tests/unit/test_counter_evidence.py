@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.contracts import catalogue, counters
+from exporter.contracts import catalogue, counters, switch_counters
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link
 from lab.counters import effects
@@ -90,7 +90,7 @@ def all_of(*spoils: Callable[[Readings], None]) -> Callable[[Readings], None]:
 
 def flaps(readings: Readings) -> None:
     for number in range(FAULT, READINGS, 2):
-        become(readings, Of(catalogue.PORT_UP.name, UPLINK), 0, number, number + 1)
+        become(readings, Of(switch_counters.PORT_UP.name, UPLINK), 0, number, number + 1)
 
 
 def drops_vlan(readings: Readings) -> None:
@@ -121,16 +121,16 @@ def of_the_device(of: Of) -> bool:
 
 
 CASES = (
-    Case("port_down", ("port", UPLINK), reading(catalogue.PORT_UP.name, UPLINK, 0)),
+    Case("port_down", ("port", UPLINK), reading(switch_counters.PORT_UP.name, UPLINK, 0)),
     Case("port_flapping", ("port", UPLINK), flaps, FAULT + 2),
     Case("port_flapping", ("port", UPLINK), counting(counters.STATUS_CHANGES, UPLINK, 2), FAULT + 1),
     Case("bit_errors", ("port", UPLINK), counting(counters.FCS_ERRORS, UPLINK, 131)),
     Case("bit_errors", ("port", RNIC), counting(counters.RNIC_CRC_ERRORS, RNIC, 20)),
-    Case("receive_errors", ("port", UPLINK), counting(catalogue.PORT_RECEIVE_ERRORS.name, UPLINK, 50)),
+    Case("receive_errors", ("port", UPLINK), counting(switch_counters.PORT_RECEIVE_ERRORS.name, UPLINK, 50)),
     Case("frames_too_long", ("port", UPLINK), counting(counters.FRAME_TOO_LONGS, UPLINK, 40)),
-    Case("discards", ("port", UPLINK), counting(catalogue.PORT_RECEIVE_DISCARDS.name, UPLINK, 900), FAULT + 1),
+    Case("discards", ("port", UPLINK), counting(switch_counters.PORT_RECEIVE_DISCARDS.name, UPLINK, 900), FAULT + 1),
     Case("queue_drops", ("vlan", f"{LEAF}:100"), drops_vlan, FAULT + 1),
-    Case("mtu_mismatch", ("port", UPLINK), reading(catalogue.PORT_MTU.name, UPLINK, 1500)),
+    Case("mtu_mismatch", ("port", UPLINK), reading(switch_counters.PORT_MTU.name, UPLINK, 1500)),
     Case("ecn_surge", ("port", DOWNLINK), counting(counters.ECN_MARKED, DOWNLINK, 1e5, queue=3), FAULT + 1),
     Case("cnp_surge", ("rnic", RNIC), counting(counters.RNIC_CNP_SENT, RNIC, 1e5), FAULT + 1),
     Case("cnp_ignored", ("rnic", RNIC), counting(counters.RNIC_CNP_IGNORED, RNIC, 1e3), FAULT + 1),
@@ -161,7 +161,7 @@ CASES = (
         FAULT + 1,
     ),
     Case("pfc_pausing", ("port", DOWNLINK), congested, FAULT + 1, (("ecn_absent", DOWNLINK),)),
-    Case("switch_unreachable", ("switch", LEAF), reading(catalogue.SWITCH_REACHABLE.name, LEAF, 0), FAULT + 1),
+    Case("switch_unreachable", ("switch", LEAF), reading(switch_counters.SWITCH_REACHABLE.name, LEAF, 0), FAULT + 1),
     Case("switch_unreachable", ("switch", LEAF), lambda r: silence(r, lambda of: of.end.startswith(LEAF)), FAULT + 2),
     Case("rnic_absent", ("rnic", RNIC), lambda r: silence(r, of_the_device), FAULT + 2),
     Case("agent_silent", ("agent", HOST), lambda r: silence(r, lambda of: of.end.startswith(f"{HOST}:")), FAULT + 2),
@@ -226,7 +226,8 @@ def test_errors_that_grow_slowly_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "metric", [counters.ECN_MARKED, catalogue.PORT_RECEIVE_DISCARDS.name, counters.QUEUE_DROPPED, counters.PFC_SENT]
+    "metric",
+    [counters.ECN_MARKED, switch_counters.PORT_RECEIVE_DISCARDS.name, counters.QUEUE_DROPPED, counters.PFC_SENT],
 )
 def test_what_every_port_shows_at_once_is_congestion(metric: str) -> None:
     readings = healthy(FABRIC)
@@ -239,7 +240,7 @@ def test_a_checkpoint_that_half_of_the_ports_feel_for_a_minute_shows_nothing() -
     readings = healthy(FABRIC)
     for switch in FABRIC.switches:
         for end in ports_of(switch)[::2]:
-            rise(readings, Of(catalogue.PORT_RECEIVE_DISCARDS.name, end), 2_000, last=FAULT + 12)
+            rise(readings, Of(switch_counters.PORT_RECEIVE_DISCARDS.name, end), 2_000, last=FAULT + 12)
             rise(readings, Of(counters.ECN_MARKED, end, queue=3), 90_000, last=FAULT + 12)
     assert found(readings) == []
 
@@ -247,7 +248,7 @@ def test_a_checkpoint_that_half_of_the_ports_feel_for_a_minute_shows_nothing() -
 def test_one_sample_of_each_shows_nothing_but_what_is_down() -> None:
     readings = {of: values[:1] for of, values in healthy(FABRIC).items()}
     assert anomalies(table(readings), FABRIC) == []
-    readings[Of(catalogue.PORT_UP.name, UPLINK)] = [0.0]
+    readings[Of(switch_counters.PORT_UP.name, UPLINK)] = [0.0]
     assert [named(each) for each in anomalies(table(readings), FABRIC)] == [("port_down", "port", UPLINK)]
 
 
@@ -265,14 +266,14 @@ def test_metrics_that_nobody_knows_are_ignored() -> None:
 
 def test_ports_that_are_shut_by_hand_are_not_down() -> None:
     readings = healthy(FABRIC)
-    become(readings, Of(catalogue.PORT_UP.name, UPLINK), 0)
-    become(readings, Of(catalogue.PORT_ENABLED.name, UPLINK), 0)
+    become(readings, Of(switch_counters.PORT_UP.name, UPLINK), 0)
+    become(readings, Of(switch_counters.PORT_ENABLED.name, UPLINK), 0)
     assert found(readings) == []
 
 
 def test_a_link_whose_ends_have_always_differed_in_mtu() -> None:
     readings = healthy(FABRIC)
-    readings[Of(catalogue.PORT_MTU.name, FAR)] = [1500.0] * READINGS
+    readings[Of(switch_counters.PORT_MTU.name, FAR)] = [1500.0] * READINGS
     (anomaly,) = found(readings)
     assert named(anomaly) == ("mtu_mismatch", "port", FAR)
     assert f"its far end {UPLINK} has 9216" in anomaly.evidence
@@ -281,7 +282,7 @@ def test_a_link_whose_ends_have_always_differed_in_mtu() -> None:
 def test_a_drained_switch_shows_nothing_and_neither_do_the_ports_that_face_it() -> None:
     readings = healthy(FABRIC)
     for end in (*ports_of(LEAF), FAR, RNIC):
-        metric = catalogue.RNIC_UP if end == RNIC else catalogue.PORT_UP
+        metric = catalogue.RNIC_UP if end == RNIC else switch_counters.PORT_UP
         become(readings, Of(metric.name, end), 0)
     silence(readings, lambda of: of.end == LEAF)
     topology = leaf_spine()
@@ -313,12 +314,12 @@ def test_a_dead_host_is_told_from_a_dead_agent_by_its_leaf() -> None:
     for interface in FABRIC.interfaces.values():
         if interface.host.name == HOST:
             (port,) = set(split_link(FABRIC.link_of(interface.id) or "")) - {interface.id}
-            values = readings[Of(catalogue.PORT_RECEIVE.name, port)]
+            values = readings[Of(switch_counters.PORT_RECEIVE.name, port)]
             values[FAULT:] = [values[FAULT - 1]] * (READINGS - FAULT)
     assert [named(each) for each in found(readings)] == [("host_silent", "host", HOST)]
     assert moves_traffic(table(readings), FABRIC, HOST, time_of(FAULT)) is False
     assert moves_traffic(table(readings), FABRIC, HOST, time_of(READINGS)) is None
-    silence(readings, lambda of: of.metric == catalogue.PORT_RECEIVE.name)
+    silence(readings, lambda of: of.metric == switch_counters.PORT_RECEIVE.name)
     assert moves_traffic(table(readings), FABRIC, HOST, time_of(FAULT)) is None
 
 
@@ -338,7 +339,7 @@ def test_a_bgp_session_falls_with_its_link() -> None:
     readings = healthy(FABRIC)
     rise(readings, Of(counters.BGP_TRANSITIONS, LEAF, peer=SPINE), 1, last=FAULT + 1)
     become(readings, Of(counters.BGP_ESTABLISHED, LEAF, peer=SPINE), 0)
-    become(readings, Of(catalogue.PORT_UP.name, FAR), 0, FAULT - 2, FAULT + 2)
+    become(readings, Of(switch_counters.PORT_UP.name, FAR), 0, FAULT - 2, FAULT + 2)
     assert [named(each) for each in found(readings)] == [("port_down", "port", FAR)]
 
 
@@ -414,7 +415,7 @@ def told(events: effects.Events) -> pa.Table:
                     readings[of] = [value(line, node, port, name, slot, n) * factor for n in range(READINGS)]
     for switch, own in ports.items():
         for port in own:
-            readings[Of(catalogue.PORT_SPEED.name, f"{switch}:{port}")] = [1.25e9] * READINGS  # the lab's 10 Gb/s
+            readings[Of(switch_counters.PORT_SPEED.name, f"{switch}:{port}")] = [1.25e9] * READINGS  # the lab's 10 Gb/s
     return table(readings)
 
 

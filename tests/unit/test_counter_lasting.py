@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pytest
 
-from exporter.contracts import catalogue, counters
+from exporter.contracts import catalogue, counters, switch_counters
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link, split_port
 from skeleton_service.counters import KINDS
@@ -67,12 +67,12 @@ STORM = {
     Of(counters.RNIC_STORM_WARNINGS, RNIC): lambda at: float(at >= FAILS),
 }
 CASES = (
-    Case("port_down", UPLINK, {Of(catalogue.PORT_UP.name, UPLINK): gauge(1, 0)}),
-    Case("port_down", UNCABLED, {Of(catalogue.PORT_UP.name, UNCABLED): gauge(1, 0)}),
-    Case("mtu_mismatch", UPLINK, {Of(catalogue.PORT_MTU.name, UPLINK): gauge(9216, 1500)}),
+    Case("port_down", UPLINK, {Of(switch_counters.PORT_UP.name, UPLINK): gauge(1, 0)}),
+    Case("port_down", UNCABLED, {Of(switch_counters.PORT_UP.name, UNCABLED): gauge(1, 0)}),
+    Case("mtu_mismatch", UPLINK, {Of(switch_counters.PORT_MTU.name, UPLINK): gauge(9216, 1500)}),
     Case("bgp_down", f"{LEAF}:spine-0", session(gauge(1, 0))),
     Case("bit_errors", UPLINK, {Of(counters.FCS_ERRORS, UPLINK): counter(50.0)}),
-    Case("discards", UPLINK, {Of(catalogue.PORT_RECEIVE_DISCARDS.name, UPLINK): counter(50.0, 0.1)}),
+    Case("discards", UPLINK, {Of(switch_counters.PORT_RECEIVE_DISCARDS.name, UPLINK): counter(50.0, 0.1)}),
     Case("pfc_storm", RNIC, STORM),
     Case("traffic_stopped", RNIC, {Of(catalogue.RNIC_TRANSMIT.name, RNIC): still, **moving(*OTHERS)}),
     Case(
@@ -160,7 +160,7 @@ def test_where_no_samples_are_left_nothing_is_over() -> None:
 
 
 def test_an_episode_that_follows_is_another() -> None:
-    series = {Of(catalogue.PORT_UP.name, UPLINK): lambda at: float(not (800 <= at < 1500 or at >= 1700))}
+    series = {Of(switch_counters.PORT_UP.name, UPLINK): lambda at: float(not (800 <= at < 1500 or at >= 1700))}
     own = Lasting()
     for now in range(820, 2600, 40):
         came = samples(series, float(now))
