@@ -1,99 +1,131 @@
-"""SNMP v2c walks with pysnmp (RFC 3416 GetBulk), several columns at once."""
+"""What a switch is asked over SNMP, whichever engine carries it (RFC 3416).
+
+Two engines do: gufo_snmp for everything day by day (exporter/switches/fast.py) and pysnmp (standard.py), which tests
+hold the other to. An OID is written with dots, ``1.3.6.1.2.1.2.2.1.10.17``; a value is an ``int`` (INTEGER, Counter,
+Gauge, TimeTicks), ``bytes`` (OCTET STRING, Opaque) or ``str`` (OBJECT IDENTIFIER, IpAddress).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from pysnmp.hlapi.v1arch.asyncio import (
-    CommunityData,
-    ObjectIdentity,
-    ObjectType,
-    SnmpDispatcher,
-    UdpTransportTarget,
-    bulk_cmd,
-)
+import msgspec
 
-Oid = tuple[int, ...]
-Value = int | bytes | None
-"""None stands for noSuchObject, noSuchInstance and endOfMibView."""
+Oid = str
+Value = int | bytes | str
+Rows = list[tuple[Oid, Value]]
 
-MAX_REPETITIONS = 25
 MAX_ROWS = 100_000
+"""Of one column; no switch has as many ports x queues x counts."""
+MAX_ASKED = 48
+"""OIDs in one GET: their answer stays below an Ethernet frame's 1,500 bytes, as agents like it."""
+MAX_REPETITIONS = 50
+"""Of one GETBULK, unless a profile or the configuration says fewer."""
+
+UPTIME: Oid = "1.3.6.1.2.1.1.3.0"
+OBJECT_ID: Oid = "1.3.6.1.2.1.1.2.0"
+DESCRIPTION: Oid = "1.3.6.1.2.1.1.1.0"
+SYSTEM_NAME: Oid = "1.3.6.1.2.1.1.5.0"
 
 
 class SnmpError(Exception):
-    """A walk that could not be finished; the message says what the device did."""
+    """A request that gave no result; the message says what the device did, and what might help."""
+
+
+class NoAnswerError(SnmpError):
+    """Nothing came back in time."""
+
+
+class RefusedError(SnmpError):
+    """The device does not accept our user or keys."""
+
+
+class Community(msgspec.Struct, frozen=True, tag="v2c"):
+    """Who we are to a device, over SNMP v2c."""
+
+    community: str
+
+    def __repr__(self) -> str:
+        return "Community(…)"
+
+
+class User(msgspec.Struct, frozen=True, tag="v3", kw_only=True):
+    """Who we are to a device, over SNMP v3 (RFC 3414): protocols by name, keys as passwords."""
+
+    name: str
+    authentication: str | None = None
+    """md5, sha (SHA-1), sha224, sha256, sha384 or sha512."""
+    authentication_key: str = ""
+    privacy: str | None = None
+    """des, aes (128), aes192 or aes256."""
+    privacy_key: str = ""
+
+    def __repr__(self) -> str:
+        return f"User({self.name!r}, …)"
+
+
+Credentials = Community | User
 
 
 class Session(Protocol):
-    """One device. Engines differ; walks do not."""
+    """One device, asked one thing at a time."""
 
-    async def bulk(self, oids: Sequence[Oid], repetitions: int) -> list[tuple[Oid, Value]]: ...
+    async def get(self, oids: Sequence[Oid]) -> dict[Oid, Value]:
+        """Values of exact OIDs. What the device does not have, or did not answer, is left out. Raise SnmpError."""
 
+    async def walk(self, column: Oid, known: Sequence[Oid] = ()) -> Rows:
+        """All rows below ``column`` in order; ``known`` is what the last walk gave, by which this one is planned.
 
-class PysnmpSession:
-    """pysnmp without MIB lookup, which would cost more than the rest together."""
+        Raise SnmpError: also for a device that goes back, or has no end.
+        """
 
-    def __init__(
-        self, dispatcher: SnmpDispatcher, address: str, port: int, community: str, timeout: float, retries: int
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._address = (address, port)
-        self._community = CommunityData(community, mpModel=1)  # noqa: S508 - v2c is what most fabrics serve
-        self._timeout = timeout
-        self._retries = retries
-        self._target: UdpTransportTarget | None = None
+    async def refresh(self) -> None:
+        """Learn the device's engine, boots and time anew (v3, RFC 3414); nothing over v2c. Raise SnmpError."""
 
-    async def bulk(self, oids: Sequence[Oid], repetitions: int) -> list[tuple[Oid, Value]]:
-        if self._target is None:
-            self._target = await UdpTransportTarget.create(self._address, timeout=self._timeout, retries=self._retries)
-        asked = [ObjectType(ObjectIdentity(oid)) for oid in oids]
-        indication, status, _, bindings = await bulk_cmd(
-            self._dispatcher, self._community, self._target, 0, repetitions, *asked, lookupMib=False
-        )
-        if indication:
-            raise SnmpError(str(indication))
-        if status:
-            raise SnmpError(f"device answered {status.prettyPrint()}")
-        return [(tuple(name), _value(value)) for name, value in bindings]
+    def close(self) -> None: ...
 
 
-def _value(value: Any) -> Value:
-    tag = type(value).__name__
-    if tag in ("NoSuchObject", "NoSuchInstance", "EndOfMibView"):
-        return None
-    if tag in ("OctetString", "IpAddress", "Opaque", "Bits"):
-        return bytes(value)
-    if tag in ("ObjectIdentifier", "Null"):
-        return None
-    return int(value)
+def numbers(oid: Oid) -> tuple[int, ...]:
+    """The sub-identifiers of an OID, which is how OIDs are ordered; raise ValueError."""
+    return tuple(map(int, oid.split(".")))
 
 
-async def walk(session: Session, columns: Sequence[Oid]) -> dict[Oid, dict[Oid, Value]]:
-    """Read table columns to their ends; return {column: {index: value}}.
+class WalkCheck:
+    """Watches a walk go on: a device that goes back would never end (a classic of broken agents)."""
 
-    Raise SnmpError on a device that answers out of order (a loop would never end), answers nothing,
-    or holds more rows than any switch has.
-    """
-    result: dict[Oid, dict[Oid, Value]] = {column: {} for column in columns}
-    position = {column: column for column in columns}
-    while position:
-        asked = list(position)
-        bindings = await session.bulk([position[column] for column in asked], MAX_REPETITIONS)
-        if not bindings:
-            raise SnmpError("device answered an empty list")
-        for number, (oid, value) in enumerate(bindings):
-            column = asked[number % len(asked)]
-            if column not in position:
-                continue
-            if value is None or oid[: len(column)] != column:
-                del position[column]
-                continue
-            if oid <= position[column]:
-                raise SnmpError(f"OIDs do not increase at {'.'.join(map(str, oid))}")
-            position[column] = oid
-            result[column][oid[len(column) :]] = value
-            if len(result[column]) > MAX_ROWS:
-                raise SnmpError(f"more than {MAX_ROWS} rows in {'.'.join(map(str, column))}")
-    return result
+    def __init__(self, column: Oid, known: Sequence[Oid]) -> None:
+        self._column = column
+        self._known = known
+        self._last = numbers(column)
+
+    def batch(self, rows: Rows, rows_before: int) -> None:
+        """Check that the walk advances with the rows of one answer; raise SnmpError."""
+        if not rows:
+            return
+        last = numbers(rows[-1][0])
+        if last <= self._last:
+            raise SnmpError(f"OIDs do not increase at {rows[-1][0]}: the device's agent goes round in circles")
+        self._last = last
+        if rows_before + len(rows) > MAX_ROWS:
+            raise SnmpError(f"more than {MAX_ROWS} rows in {self._column}")
+
+    def whole(self, rows: Rows) -> None:
+        """Check each step of the whole walk, unless it is the one that is known; raise SnmpError."""
+        oids = [oid for oid, _ in rows]
+        if len(oids) == len(self._known) and oids == list(self._known):
+            return
+        prefix = self._column + "."
+        last: tuple[int, ...] = ()
+        for oid in oids:
+            if not oid.startswith(prefix):
+                raise SnmpError(f"device answered {oid} when asked for {self._column}")
+            now = numbers(oid)
+            if now <= last:
+                raise SnmpError(f"OIDs do not increase at {oid}: the device's agent goes round in circles")
+            last = now
+
+
+def planned_repetitions(known: Sequence[Oid], most: int) -> int:
+    """Rows to ask for: one more than the column has, so that the same answer tells where it ends."""
+    return min(most, len(known) + 1) if known else most

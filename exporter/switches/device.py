@@ -1,0 +1,449 @@
+"""One switch: who it is, which of its tables are due, what came of reading them. One request at a time goes to it.
+
+What changes by the second is read each period, in one turn; what a profile reads more rarely has a turn of its own,
+with a socket of its own, so that a table that takes an agent half a minute holds up no other. Values are shown when a
+turn is over and the agent did not restart meanwhile, so that none is of before and another of after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from exporter.contracts.switch_counters import (
+    PORT_CNP,
+    PORT_LAST_CHANGE,
+    PORT_STATUS_CHANGES,
+    PORT_UP,
+    QUEUE_PACKETS,
+    SIGNALS,
+    SWITCH_PORT,
+    SWITCH_QUEUE,
+)
+from exporter.store import StoreFullError
+from exporter.switches.block import Blocks
+from exporter.switches.decoding import Labels, Names, Selection, clean
+from exporter.switches.policers import PolicerReader
+from exporter.switches.profile import Profile, TableProfile, choose, named, tables_of
+from exporter.switches.sensors import SensorReader
+from exporter.switches.settings import SwitchSettings
+from exporter.switches.snmp import DESCRIPTION, OBJECT_ID, UPTIME, NoAnswerError, Session, SnmpError, Value
+from exporter.switches.table import Floats, TableReader, TableReading
+
+IF_NAME, IF_DESCRIPTION, IF_TYPE = "1.3.6.1.2.1.31.1.1.1.1", "1.3.6.1.2.1.2.2.1.2", "1.3.6.1.2.1.2.2.1.3"
+BRIDGE_PORT = "1.3.6.1.2.1.17.1.4.1.2"
+_NAMED_POLLS = 20
+"""Turns between two readings of the ports' names; a restart or an unknown port brings the next forward."""
+_WRAP_TICKS = 1 << 32
+_SLACK = 5.0  # seconds: clocks of switches are read over a network
+_LONGEST_REST = 16  # periods of a table that keeps failing
+_KEPT = 2.5  # periods of its own for which values of a table that fails are shown
+
+
+class Reader(Protocol):
+    profile: TableProfile
+
+    def forget(self) -> None: ...
+
+    async def read(self, session: Session, names: Names, boot: float) -> TableReading: ...
+
+
+@dataclass(slots=True)
+class TableState:
+    """One table of the device, as it was last read."""
+
+    place: int
+    profile: TableProfile
+    reader: Reader
+    due: float = 0.0
+    """Monotonic time of its next reading."""
+    rest: int = 1
+    """Periods of its own to the next reading: more while it fails."""
+    duration: float = math.nan
+    rows: int = 0
+    read_at: float = math.nan
+    """Unix time of the last success."""
+    shown_at: float = -math.inf
+    """Monotonic time of it."""
+    failures: int = 0
+    refused: int = 0
+    error: str | None = None
+    empty: bool = True
+    disabled: bool = False
+    shown: bool = False
+    """Whether values of it are in the store."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn came to."""
+
+    reachable: bool = True
+    error: str | None = None
+    rows: int = 0
+    duration: float = 0.0
+    read: list[TableState] = field(default_factory=list)
+    failed: list[TableState] = field(default_factory=list)
+    whole: bool = False
+    """Whether every table that was due has been read."""
+
+
+class RestartedError(SnmpError):
+    """The agent restarted in the middle of a turn."""
+
+
+@dataclass(slots=True)
+class _Identity:
+    object_id: str = ""
+    description: str = ""
+
+
+class Device:
+    """One switch. ``poll`` and ``poll_rare`` may run beside each other, each with a session of its own."""
+
+    def __init__(
+        self,
+        settings: SwitchSettings,
+        profiles: Sequence[Profile],
+        period: float,
+        priorities: Sequence[int] = (),
+        tables: Sequence[str] = (),
+        without: Sequence[str] = (),
+        blocks: Blocks | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.period = period
+        self.profile: Profile | None = None
+        self.description = ""
+        self.uptime = math.nan
+        self.restarts = 0
+        self.tables: list[TableState] = []
+        self.names = Names()
+        self._profiles = profiles
+        self._priorities, self._wanted, self._unwanted = priorities, frozenset(tables), frozenset(without)
+        self._blocks = blocks
+        self._monotonic, self._clock = monotonic, clock
+        self._identity = _Identity()
+        self._boot = math.nan
+        self._uptime_at = math.nan
+        self._epoch = 0
+        """Counts restarts and changes of profile: what was begun before is not shown after."""
+        self._names_due = 0
+        self._changes = _StatusChanges()
+
+    # ---- who it is
+
+    @property
+    def cnp_queue(self) -> int | None:
+        if self.settings.cnp_queue is not None:
+            return self.settings.cnp_queue
+        return self.profile.cnp_queue if self.profile is not None else None
+
+    @property
+    def identified(self) -> bool:
+        return self.profile is not None
+
+    def phase(self) -> float:
+        """Share of the period by which its polls are put off: from the name, so that it stays the same."""
+        return zlib.crc32(self.settings.name.encode()) / 2**32
+
+    async def _identify(self, session: Session) -> None:
+        """Learn what the device is and how long it runs; raise SnmpError."""
+        await session.refresh()
+        system = await session.get([UPTIME, OBJECT_ID, DESCRIPTION])
+        ticks = _ticks(system)
+        self._check_uptime(ticks)
+        described, object_id = system.get(DESCRIPTION), system.get(OBJECT_ID)
+        description = described.decode("utf-8", "replace") if isinstance(described, bytes) else ""
+        identity = _Identity(object_id if isinstance(object_id, str) else "", description)
+        if self.profile is None or identity != self._identity:
+            self._identity = identity
+            self.description = description
+            self._take(
+                named(self._profiles, self.settings.profile)
+                if self.settings.profile is not None
+                else choose(self._profiles, identity.object_id, identity.description)
+            )
+
+    def _take(self, profile: Profile) -> None:
+        if self.profile is not None and self.profile.name == profile.name:
+            return
+        self._drop_all()
+        self.profile = profile
+        self._epoch += 1
+        selection = Selection(
+            frozenset(self._priorities) if self._priorities else None,
+            frozenset({*self._priorities, *({self.cnp_queue} - {None})}) if self._priorities else None,  # type: ignore[arg-type]
+        )
+        chosen = [
+            table
+            for table in tables_of(profile)
+            if (table.default or table.name in self._wanted) and table.name not in self._unwanted
+        ]
+        self.tables = [TableState(place, table, _reader(table, selection)) for place, table in enumerate(chosen)]
+
+    def _check_uptime(self, ticks: int) -> None:
+        """Compare sysUpTime with the last one: less than it should be is a restart, but for the wrap after 497 days."""
+        now, uptime = self._monotonic(), ticks / 100
+        if not math.isnan(self._uptime_at):
+            expected = self.uptime + (now - self._uptime_at)
+            wrapped = expected - _WRAP_TICKS / 100
+            if uptime < expected - _SLACK - 0.01 * (now - self._uptime_at) and abs(uptime - wrapped) > 60:
+                self._restart()
+        if math.isnan(self._boot) or abs(self._clock() - uptime - self._boot) > 2:
+            self._boot = self._clock() - uptime
+        self.uptime, self._uptime_at = uptime, now
+
+    def _restart(self) -> None:
+        self.restarts += 1
+        self._epoch += 1
+        self._boot = math.nan
+        self._names_due = 0
+        for table in self.tables:
+            table.reader.forget()
+            table.due = 0.0
+
+    # ---- turns
+
+    async def poll(self, session: Session) -> Turn:
+        """Read what each period brings: names when due, and the tables of every period."""
+        return await self._turn(session, rare=False)
+
+    async def poll_rare(self, session: Session) -> Turn:
+        """Read those tables that have longer periods of their own and are due."""
+        return await self._turn(session, rare=True)
+
+    def rare_due(self) -> float:
+        """Monotonic time at which the next of the rare tables is due; never, where there is none."""
+        return min((table.due for table in self.tables if table.profile.every > 1), default=math.inf)
+
+    async def _turn(self, session: Session, rare: bool) -> Turn:
+        turn = Turn()
+        began = self._monotonic()
+        try:
+            if rare:
+                await session.refresh()
+            else:
+                await self._identify(session)
+                await self._learn_names(session)
+            epoch = self._epoch
+            readings = await self._read_due(session, rare, turn)
+            if readings or turn.failed:
+                self._check_uptime(_ticks(await session.get([UPTIME])))
+            if self._epoch != epoch:
+                raise RestartedError("its agent restarted in the middle of a walk: what was read is not shown")
+            self._show(readings, turn)
+            turn.whole = not turn.failed
+        except NoAnswerError as error:
+            turn.error = str(error)
+            turn.reachable = rare
+        except SnmpError as error:
+            turn.error = str(error)
+            turn.reachable = isinstance(error, RestartedError) or rare
+        except StoreFullError as error:
+            turn.error = f"more rows than there is room for: {error}"
+        turn.duration = self._monotonic() - began
+        self._age(turn)
+        return turn
+
+    async def _read_due(self, session: Session, rare: bool, turn: Turn) -> list[tuple[TableState, TableReading]]:
+        readings = []
+        for table in self.tables:
+            now = self._monotonic()
+            if (table.profile.every > 1) != rare or table.due > now:
+                continue
+            limit = self.period * table.profile.every
+            try:
+                async with asyncio.timeout(limit):
+                    reading = await table.reader.read(session, self.names, self._boot)
+            except (SnmpError, TimeoutError) as error:
+                table.error = str(error) or f"no end within {limit:g} s"
+                table.failures += 1
+                turn.failed.append(table)
+                table.rest = min(2 * table.rest, _LONGEST_REST)
+                table.duration = self._monotonic() - now
+                table.due = began_next(now, limit * (table.rest - 1))
+                if isinstance(error, NoAnswerError) and await self._gone(session):
+                    raise
+                continue
+            table.error, table.rest = None, 1
+            table.duration = self._monotonic() - now
+            table.due = began_next(now, limit if rare else 0.0)
+            table.rows = reading.rows
+            turn.rows += reading.rows
+            turn.read.append(table)
+            readings.append((table, reading))
+        return readings
+
+    async def _gone(self, session: Session) -> bool:
+        """After a table without an answer: whether the device does not answer at all."""
+        try:
+            await session.get([UPTIME])
+        except SnmpError:
+            return True
+        return False
+
+    def _show(self, readings: Sequence[tuple[TableState, TableReading]], turn: Turn) -> None:
+        now = self._clock()
+        for table, reading in readings:
+            table.read_at, table.shown_at = now, self._monotonic()
+            table.empty, table.disabled = reading.empty, reading.disabled
+            table.refused += reading.refused
+            if self._blocks is not None:
+                self._blocks.put(table.place, reading.columns)
+                table.shown = True
+        if self._blocks is not None:
+            self._derive(turn)
+            self._blocks.write()
+
+    def _derive(self, turn: Turn) -> None:
+        """What follows from other columns: ups and downs seen, and the packets of the CNP queue."""
+        assert self._blocks is not None
+        names = {table.profile.name for table in turn.read}
+        ports = self._blocks.of(SWITCH_PORT)
+        labels = ports.labels
+        if "interfaces" in names and not any(
+            column.metric == PORT_STATUS_CHANGES.name for table in self.tables for column in table.profile.columns
+        ):
+            seen = self._changes.count(labels, ports.column(PORT_UP), ports.column(PORT_LAST_CHANGE))
+            ports.put_derived(PORT_STATUS_CHANGES, seen)
+        if self.cnp_queue is not None:
+            queues = self._blocks.of(SWITCH_QUEUE)
+            queue = str(self.cnp_queue)
+            sent = {
+                own[0]: value
+                for own, value in zip(queues.labels, queues.column(QUEUE_PACKETS).tolist(), strict=True)
+                if own[1] == queue
+            }
+            ports.put_derived(PORT_CNP, np.array([sent.get(port, math.nan) for (port,) in labels]))
+
+    def _age(self, turn: Turn) -> None:
+        """Take away what is too old to be shown: it would look like health."""
+        if self._blocks is None:
+            return
+        now, dropped = self._monotonic(), False
+        for table in self.tables:
+            if table.shown and (now - table.shown_at > _KEPT * self.period * table.profile.every or not turn.reachable):
+                self._blocks.drop(table.place)
+                table.shown, dropped = False, True
+        if dropped:
+            self._changes = _StatusChanges() if not turn.reachable else self._changes
+            self._derive(Turn())
+            self._blocks.write()
+
+    def _drop_all(self) -> None:
+        if self._blocks is not None:
+            for table in self.tables:
+                self._blocks.drop(table.place)
+            self._blocks.write()
+
+    # ---- names
+
+    async def _learn_names(self, session: Session) -> None:
+        assert self.profile is not None
+        if self._names_due > 0 and not self.names.strangers:
+            self._names_due -= 1
+            return
+        names = dict(await session.walk(IF_NAME))
+        described = dict(await session.walk(IF_DESCRIPTION))
+        types = {_last(oid): value for oid, value in await session.walk(IF_TYPE)}
+        pattern = re.compile(self.profile.port_pattern)
+        ports: dict[int, str] = {}
+        taken: set[str] = set()
+        for index, kind in types.items():
+            name = _text(names.get(f"{IF_NAME}.{index}")) or _text(described.get(f"{IF_DESCRIPTION}.{index}"))
+            if kind not in self.profile.port_types or not name or not pattern.fullmatch(name):
+                continue
+            name = self.settings.aliases.get(name, name)
+            if name not in taken:  # of two of one name, the first has it
+                ports[index] = name
+                taken.add(name)
+        bridge_ports: dict[int, int] = {}
+        if any(part.part == "bridge_port" for table in self.tables for part in table.profile.parts):
+            rows = await session.walk(BRIDGE_PORT)
+            bridge_ports = {_last(oid): value for oid, value in rows if isinstance(value, int)}
+        others = frozenset(types) - ports.keys()
+        if (ports, others, bridge_ports) != (self.names.ports, self.names.others, self.names.bridge_ports):
+            self.names.ports, self.names.others, self.names.bridge_ports = ports, others, bridge_ports
+            self.names.version += 1
+        self.names.strangers = False
+        self._names_due = _NAMED_POLLS
+
+    # ---- what it tells
+
+    def coverage(self) -> dict[str, str]:
+        """{signal: supported, disabled, absent or stale}, for every signal that switches may tell."""
+        states = dict.fromkeys(SIGNALS, "absent")
+        order = ("absent", "disabled", "stale", "supported")
+        for table in self.tables:
+            if not table.shown and (table.error is not None or math.isnan(table.read_at)):
+                state = "stale" if not table.empty else "absent"
+            elif table.disabled:
+                state = "disabled"
+            else:
+                state = "absent" if table.empty else "supported"
+            for signal in table.profile.signals:
+                states[signal] = max(states[signal], state, key=order.index)
+        if self.cnp_queue is not None and states["queues"] != "absent":
+            states["cnp"] = states["queues"]
+        return states
+
+
+class _StatusChanges:
+    """Ups and downs of ports, counted from poll to poll: of switches that do not count them."""
+
+    def __init__(self) -> None:
+        self._last: dict[Labels, tuple[float, float]] = {}
+        self._count: dict[Labels, float] = {}
+
+    def count(self, labels: Sequence[Labels], up: Floats, changed: Floats) -> Floats:
+        """``up`` 1 or 0, ``changed`` the time of the last change as the switch tells, NaN where it does not."""
+        for own, now in zip(labels, zip(up.tolist(), changed.tolist(), strict=True), strict=True):
+            last = self._last.get(own)
+            if last is not None and not math.isnan(now[0]):
+                if last[0] != now[0]:
+                    self._count[own] = self._count.get(own, 0.0) + 1
+                elif now[1] - last[1] > 1:  # went and came back in between
+                    self._count[own] = self._count.get(own, 0.0) + 2
+            if not math.isnan(now[0]):
+                self._last[own] = now
+        return np.array([self._count.get(own, 0.0) if own in self._last else math.nan for own in labels])
+
+
+def began_next(began: float, after: float) -> float:
+    """When a reading that began then is due again; a twentieth of chance keeps devices from falling into step."""
+    return began + after * (1 - random.random() / 20)  # noqa: S311 - nothing secret
+
+
+def _reader(table: TableProfile, selection: Selection) -> Reader:
+    if table.reader in ("optics", "cisco_optics"):
+        return SensorReader(table)
+    if table.reader == "control_plane":
+        return PolicerReader(table)
+    return TableReader(table, selection)
+
+
+def _ticks(system: dict[str, Value]) -> int:
+    ticks = system.get(UPTIME)
+    if not isinstance(ticks, int) or ticks < 0:
+        raise SnmpError("it answers without sysUpTime (its SNMP view must include 1.3.6.1.2.1.1)")
+    return ticks
+
+
+def _last(oid: str) -> int:
+    return int(oid.rsplit(".", 1)[1])
+
+
+def _text(value: Value | None) -> str:
+    return clean(value.decode("utf-8", "replace")) if isinstance(value, bytes) else ""

@@ -1,0 +1,221 @@
+"""SNMP v2c and v3 with gufo_snmp: BER in Rust, one connected UDP socket a device.
+
+The library's own asynchronous session steps through each row by a coroutine, which costs three times what decoding
+does. So its sockets are driven here, whole answers at a time. They are not the library's public face: a new minor
+version is to be tested before it is let in (pyproject.toml), which the tests against pysnmp do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from gufo.snmp._fast import (
+    GetIter,
+    SnmpAuthError,
+    SnmpV2cClientSocket,
+    SnmpV3ClientSocket,
+)
+from gufo.snmp._fast import SnmpError as LibraryError
+from gufo.snmp.user import (
+    Aes128Key,
+    Aes192Key,
+    Aes256Key,
+    BaseAuthKey,
+    BasePrivKey,
+    DesKey,
+    Md5Key,
+    Sha1Key,
+    Sha224Key,
+    Sha256Key,
+    Sha384Key,
+    Sha512Key,
+)
+from gufo.snmp.user import User as LibraryUser
+from gufo.snmp.utils import format_sock_addr
+
+from exporter.switches.snmp import (
+    MAX_ASKED,
+    MAX_REPETITIONS,
+    Community,
+    Credentials,
+    NoAnswerError,
+    Oid,
+    RefusedError,
+    Rows,
+    SnmpError,
+    User,
+    Value,
+    WalkCheck,
+    planned_repetitions,
+)
+
+_Answer = TypeVar("_Answer")
+_AUTHENTICATION: dict[str, type[BaseAuthKey]] = {
+    "md5": Md5Key,
+    "sha": Sha1Key,
+    "sha224": Sha224Key,
+    "sha256": Sha256Key,
+    "sha384": Sha384Key,
+    "sha512": Sha512Key,
+}
+_PRIVACY: dict[str, type[BasePrivKey]] = {"des": DesKey, "aes": Aes128Key, "aes192": Aes192Key, "aes256": Aes256Key}
+
+
+class FastSession:
+    """One device. Not for concurrent use: what is asked is answered before the next is."""
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        credentials: Credentials,
+        timeout: float,
+        retries: int,
+        max_repetitions: int = MAX_REPETITIONS,
+    ) -> None:
+        """Raise OSError for an address without a route, SnmpError for one that is none."""
+        self._timeout = timeout
+        self._tries = retries + 1
+        self._repetitions = max_repetitions
+        self._target = format_sock_addr(address, port)
+        self._user = credentials if isinstance(credentials, User) else None
+        self._socket: SnmpV2cClientSocket | SnmpV3ClientSocket
+        if isinstance(credentials, Community):
+            self._socket = SnmpV2cClientSocket(self._target, credentials.community, 0, 0, 0, 0)
+        else:
+            self._socket = self._stranger()
+        self._readable: asyncio.Future[None] | None = None
+        self._watched: int | None = None
+
+    def _stranger(self) -> SnmpV3ClientSocket:
+        """A socket of a user without a name, by which a device's engine is discovered (RFC 3414, 4)."""
+        nobody = LibraryUser.default()
+        return SnmpV3ClientSocket(
+            self._target, b"", nobody.name, nobody.get_auth_alg(), b"", nobody.get_priv_alg(), b"", 0, 0, 0, 0
+        )
+
+    def close(self) -> None:
+        if self._watched is not None:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = None
+
+    async def refresh(self) -> None:
+        if self._user is None:
+            return
+        # Discovered anew each time: an agent that was replaced has another engine, one that restarted another time.
+        self.close()
+        stranger = self._socket = self._stranger()
+        await self._exchange(stranger.send_refresh, stranger.recv_refresh)
+        user = _library_user(self._user)
+        stranger.set_keys(user.name, user.get_auth_alg(), user.get_auth_key(), user.get_priv_alg(), user.get_priv_key())
+        if user.require_auth():
+            await self._exchange(stranger.send_refresh, stranger.recv_refresh)
+
+    async def get(self, oids: Sequence[Oid]) -> dict[Oid, Value]:
+        found: dict[Oid, Value] = {}
+        for start in range(0, len(oids), MAX_ASKED):
+            asked = list(oids[start : start + MAX_ASKED])
+            answer = await self._exchange(
+                lambda asked=asked: self._socket.send_get_many(asked), self._socket.recv_get_many
+            )
+            # Only what was asked for: the rest is the device's invention.
+            for oid in asked:
+                value = answer.get(oid)
+                if isinstance(value, (int, bytes, str)):
+                    found[oid] = value
+        return found
+
+    async def walk(self, column: Oid, known: Sequence[Oid] = ()) -> Rows:
+        rows: Rows = []
+        check = WalkCheck(column, known)
+        position = GetIter(column, planned_repetitions(known, self._repetitions))
+        ended = False
+        while not ended:
+            try:
+                answer = await self._exchange(
+                    lambda: self._socket.send_get_bulk(position), lambda: self._socket.recv_get_bulk(position)
+                )
+            except StopAsyncIteration:  # the device has nothing behind (endOfMibView)
+                break
+            ended = not answer or answer[-1] is None
+            # None closes the list; a value that is none of ours (NULL, a float) is left out with its row.
+            batch = [row for row in answer if row is not None]
+            check.batch(batch, len(rows))  # type: ignore[arg-type]
+            rows += batch  # type: ignore[arg-type]
+        check.whole(rows)
+        return rows
+
+    async def _exchange(self, send: Callable[[], None], receive: Callable[[], _Answer]) -> _Answer:
+        """Send until an answer to it comes; raise SnmpError, or StopAsyncIteration where a walk is at its end."""
+        for _ in range(self._tries):
+            try:
+                send()
+                return await self._await_answer(receive)
+            except TimeoutError as error:
+                if str(error):  # the library's, of a port that is closed
+                    raise NoAnswerError(f"nothing listens at {self._target} (ICMP port unreachable)") from None
+            except SnmpAuthError:
+                raise RefusedError(
+                    "the device refuses the user or its authentication key (wrong digest, or unknown user)"
+                ) from None
+            except LibraryError as error:
+                raise SnmpError(f"an answer that cannot be read: {error}") from None
+            except OSError as error:
+                raise NoAnswerError(f"{self._target}: {error.strerror or error}") from None
+        hint = ", or a wrong privacy key" if self._user is not None and self._user.privacy else ""
+        hint = hint if self._user is not None else ", or a wrong community"
+        raise NoAnswerError(
+            f"no answer from {self._target} within {self._timeout:g} s, asked {self._tries} times "
+            f"(down, filtered{hint})"
+        )
+
+    async def _await_answer(self, receive: Callable[[], _Answer]) -> _Answer:
+        """Raise TimeoutError without a message when nothing acceptable came in time."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            await self._until_readable(deadline)
+            try:
+                return receive()
+            except BlockingIOError:  # an answer to an earlier request, or to none: go on waiting
+                continue
+
+    async def _until_readable(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        descriptor = self._socket.get_fd()
+        if self._watched != descriptor:
+            self.close()
+            loop.add_reader(descriptor, self._on_readable)
+            self._watched = descriptor
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        readable = self._readable = loop.create_future()
+        timer = loop.call_later(left, _expire, readable)
+        try:
+            await readable
+        finally:
+            timer.cancel()
+            self._readable = None
+
+    def _on_readable(self) -> None:
+        if self._readable is None:
+            # Nobody waits: an answer that came late. Looked at with the next request, not again and again until then.
+            self.close()
+        elif not self._readable.done():
+            self._readable.set_result(None)
+
+
+def _expire(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
+
+
+def _library_user(user: User) -> LibraryUser:
+    authentication = (
+        _AUTHENTICATION[user.authentication](user.authentication_key.encode()) if user.authentication else None
+    )
+    privacy = _PRIVACY[user.privacy](user.privacy_key.encode()) if user.privacy else None
+    return LibraryUser(user.name, auth_key=authentication, priv_key=privacy)
