@@ -162,9 +162,9 @@ class Agent:
                 varbinds += columns[0]
             else:
                 rows = max(map(len, columns))
-                for column in columns:  # the ended ones repeat their end until all have
-                    column += column[-1:] * (rows - len(column))
-                varbinds += chain.from_iterable(zip(*columns, strict=True))
+                # Those that have ended repeat their end until all have.
+                filled = [column + column[-1:] * (rows - len(column)) for column in columns]
+                varbinds += chain.from_iterable(zip(*filled, strict=True))
         if self.max_varbinds is not None:
             del varbinds[self.max_varbinds :]
         return varbinds

@@ -68,23 +68,23 @@ class Request(NamedTuple):
 
 def decode_request(data: bytes) -> Request:
     """Decode a datagram; raise ValueError if it is no request of SNMP v1 or v2c."""
-    _, at, end = _expect(data, 0, _SEQUENCE, len(data))
-    _, start, at = _expect(data, at, Tag.INTEGER, end)
+    at, end = _expect(data, 0, _SEQUENCE, len(data))
+    start, at = _expect(data, at, Tag.INTEGER, end)
     version = int.from_bytes(data[start:at], "big", signed=True)
-    _, start, at = _expect(data, at, Tag.OCTET_STRING, end)
+    start, at = _expect(data, at, Tag.OCTET_STRING, end)
     community = data[start:at]
     kind, at, end = _element(data, at, end)
     if kind not in {GET, GET_NEXT, GET_BULK}:
         raise ValueError(f"PDU type {kind:#x} is no request that is answered")
     numbers = []
     for _ in range(3):
-        _, start, at = _expect(data, at, Tag.INTEGER, end)
+        start, at = _expect(data, at, Tag.INTEGER, end)
         numbers.append(int.from_bytes(data[start:at], "big", signed=True))
-    _, at, end = _expect(data, at, _SEQUENCE, end)
+    at, end = _expect(data, at, _SEQUENCE, end)
     names = []
     while at < end:
-        _, name, after = _expect(data, at, _SEQUENCE, end)
-        _, _, name_end = _expect(data, name, Tag.OID, after)
+        name, after = _expect(data, at, _SEQUENCE, end)
+        _, name_end = _expect(data, name, Tag.OID, after)
         names.append(data[name:name_end])
         at = after
     bulk = kind == GET_BULK
@@ -108,16 +108,20 @@ def _element(data: bytes, at: int, end: int) -> tuple[int, int, int]:
     return data[at], start, start + length
 
 
-def _expect(data: bytes, at: int, tag: int, end: int) -> tuple[int, int, int]:
-    element = _element(data, at, end)
-    if element[0] != tag:
-        raise ValueError(f"tag {element[0]:#x} where {tag:#x} is expected")
-    return element
+def _expect(data: bytes, at: int, tag: int, end: int) -> tuple[int, int]:
+    """Where the contents of the element at this place begin and end; raise ValueError if its tag is another."""
+    start = at + 2
+    if start <= end and data[at] == tag and (length := data[at + 1]) < 0x80 and start + length <= end:
+        return start, start + length  # most are: this is what the time of an answer goes to
+    found, start, end = _element(data, at, end)
+    if found != tag:
+        raise ValueError(f"tag {found:#x} where {tag:#x} is expected")
+    return start, end
 
 
 def decode_oid(encoded: bytes) -> Oid:
     """The OID of its encoding with tag and length; raise ValueError if it ends within a number or has none."""
-    _, start, end = _expect(encoded, 0, Tag.OID, len(encoded))
+    start, end = _expect(encoded, 0, Tag.OID, len(encoded))
     numbers = []
     number = 0
     for byte in encoded[start:end]:

@@ -31,6 +31,9 @@ _BLOCK = 6
 
 _REMEMBERED = 4096
 _LARGEST = {tag: turn - 1 for tag, turn in COUNTERS.items()}
+_HEADS = {tag: [bytes((tag, size)) for size in range(10)] for tag in COUNTERS}
+"""Tag and length of a counter of so many bytes."""
+
 _BYTES = {Tag.OCTET_STRING, Tag.IP_ADDRESS, Tag.OPAQUE}
 _NUMBERS = {Tag.INTEGER, Tag.GAUGE32, Tag.TIME_TICKS, *COUNTERS}
 
@@ -172,7 +175,7 @@ class Walk:
                 if self._settle().tags[self._position(oid)] not in COUNTERS:
                     raise ValueError(f"{oid} is no counter")
             values = {oid: self.get(oid) for oid in rates}
-            self._move(self._rates() | rates)
+            self._move({**self._rates(), **rates})
             for oid, value in values.items():
                 self.set(oid, value)
 
@@ -242,9 +245,7 @@ class Walk:
             number = base + int(rate * elapsed) & _LARGEST[tag]
             size = (number.bit_length() >> 3) + 1
             name = names[position]
-            self._varbinds[position] = b"%c%c%b%c%c%b" % (
-                0x30, len(name) + 2 + size, name, tag, size, number.to_bytes(size, "big"),
-            )  # fmt: skip
+            self._varbinds[position] = encode_varbind(name, _HEADS[tag][size] + number.to_bytes(size, "big"))
         self._moments[block] = elapsed
 
     def _value(self, position: int) -> Value:
