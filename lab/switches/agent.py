@@ -43,7 +43,7 @@ class Agent:
         self.drop: float | Callable[[bytes], bool] = 0.0
         """Probability that a request is lost, or who decides it of each."""
         self.loop_at: Oid | None = None
-        """The walk goes back after this OID: to ``loop_to``, or to the OID before it."""
+        """The walk goes back after this OID, if it has it: to ``loop_to``, or to the OID before it."""
         self.loop_to: Oid | None = None
         """Where ``loop_at`` leads; the same OID as ``loop_at`` is repeated for ever."""
         self.truncate: int | None = None
@@ -173,18 +173,17 @@ class Agent:
         """So many varbinds that follow a name; where the walk ends, what says so is the last."""
         walk = self.walk
         first = walk.after(name)
-        if self.loop_at is not None:
-            return self._around(first, count, name)
+        if self.loop_at is not None and self.loop_at in walk:
+            return self._around(walk.after(ber.encode_oid(self.loop_at)), first, count, name)
         varbinds = walk.varbinds(first, first + count)
         if len(varbinds) < count:
             last = walk.name(first + len(varbinds) - 1) if varbinds else name
             varbinds.append(ber.encode_varbind(last, ber.END_OF_MIB_VIEW))
         return varbinds
 
-    def _around(self, position: int, count: int, name: bytes) -> list[bytes]:
-        """As ``_following``, in a walk that goes back."""
+    def _around(self, turn: int, position: int, count: int, name: bytes) -> list[bytes]:
+        """As ``_following``, from a position, in a walk that goes back instead of reaching ``turn``."""
         walk = self.walk
-        turn = walk.after(ber.encode_oid(self.loop_at or ()))
         back = turn - 2 if self.loop_to is None else walk.after(ber.encode_oid(self.loop_to)) - 1
         varbinds = []
         for _ in range(count):

@@ -109,7 +109,7 @@ def ask(command: str, port: int, *words: str) -> subprocess.CompletedProcess[str
     options = ["-v2c", "-c", "public", "-On", "-Oe", "-Ot", "-r0", "-t1"]
     return subprocess.run(
         [command, *options, f"127.0.0.1:{port}", *words],
-        env={**os.environ, "MIBS": ""}, capture_output=True, text=True, check=False, timeout=20, errors="replace",
+        env={**os.environ, "MIBS": "", "SNMP_PERSISTENT_DIR": os.devnull}, capture_output=True, text=True, check=False, timeout=20, errors="replace",
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_a_real_client_reads_the_whole_walk(clock: Clock, repetitions: int) -> N
     assert (len(walk), walk.skipped) == (556, 0)
     with serving([Agent(walk, clock=clock)]) as (port,):
         read_ones = [ask("snmpbulkwalk", port, f"-Cr{repetitions}", root) for root in (".1.0", ".1.3")]
-    assert [one.stderr for one in read_ones] == ["", ""]
+    assert [one.returncode for one in read_ones] == [0, 0], read_ones
     assert "".join(one.stdout for one in read_ones).splitlines() == printed(walk)
 
 
@@ -153,7 +153,7 @@ def test_a_real_client_reads_a_generated_switch(clock: Clock) -> None:
     walk = sonic(ports=4)
     with serving([Agent(walk, clock=clock, max_bytes=65507)]) as (port,):
         one = ask("snmpbulkwalk", port, "-Cr100", ".1.3")
-    assert one.stderr == ""
+    assert one.returncode == 0, one.stderr
     assert one.stdout.splitlines() == printed(walk)
 
 
@@ -221,10 +221,10 @@ def test_columns_of_different_lengths_end_each_on_its_own(agent: Agent) -> None:
 
 def test_an_answer_has_as_many_varbinds_as_fit(agent: Agent) -> None:
     everything = names(agent, COLUMN, repetitions=ROWS)
-    for agent.max_bytes in (1000, 400, 130, 60):
+    for agent.max_bytes in (400, 130, 60):
         answer = agent.answer(request(ber.GET_BULK, COLUMN, numbers=(0, ROWS)))
         assert answer is not None
-        assert agent.max_bytes - 40 < len(answer) <= agent.max_bytes or len(answer) < 60
+        assert agent.max_bytes - 22 < len(answer) <= agent.max_bytes  # one more is of 16 bytes, and of longer lengths
         found = [oid for oid, _, _ in read(answer)[2]]
         assert found == everything[: len(found)]
     agent.max_bytes = 100
@@ -241,7 +241,7 @@ def test_who_does_not_know_the_community_hears_nothing(agent: Agent) -> None:
 
 
 def test_no_datagram_breaks_an_agent(agent: Agent) -> None:
-    chance = random.Random(1)
+    chance = random.Random(1)  # noqa: S311
     good = [request(ber.GET_BULK, COLUMN, OTHER, numbers=(1, 20)), request(ber.GET, UPTIME)]
     for number in range(3000):
         datagram = bytearray(good[number % 2])
@@ -311,7 +311,7 @@ def test_uptime_advances_and_wraps(agent: Agent, clock: Clock) -> None:
     assert uptime(agent) == agent.uptime == 6000
     clock.now += 1.5
     assert uptime(agent) == 6150
-    assert [oid for oid in names(agent, (1, 3), repetitions=1)] == [UPTIME]
+    assert names(agent, (1, 3), repetitions=1) == [UPTIME]
     agent.uptime = (1 << 32) - 100
     clock.now += 2
     assert uptime(agent) == 100
