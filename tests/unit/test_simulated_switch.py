@@ -107,15 +107,24 @@ def names(agent: Agent, *oids: Oid, repetitions: int, once: int = 0) -> list[Oid
 
 def ask(command: str, port: int, *words: str) -> subprocess.CompletedProcess[str]:
     options = ["-v2c", "-c", "public", "-On", "-Oe", "-Ot", "-r0", "-t1"]
+    # Nothing outside the test: no MIB that is installed, and no directory of the client's own.
+    environment = {**os.environ, "MIBS": "", "SNMP_PERSISTENT_DIR": os.devnull}
     return subprocess.run(
         [command, *options, f"127.0.0.1:{port}", *words],
-        env={**os.environ, "MIBS": "", "SNMP_PERSISTENT_DIR": os.devnull}, capture_output=True, text=True, check=False, timeout=20, errors="replace",
+        env=environment, capture_output=True, text=True, check=False, timeout=20,
     )  # fmt: skip
 
 
-def printed(walk: Walk, below: Oid = ()) -> list[str]:
+def walked(port: int, repetitions: int, root: str) -> list[str]:
+    """The lines of snmpbulkwalk, without the one that tells the end of all."""
+    one = ask("snmpbulkwalk", port, f"-Cr{repetitions}", root)
+    assert one.returncode == 0, one.stderr
+    return [line for line in one.stdout.splitlines() if "No more variables left" not in line]
+
+
+def printed(walk: Walk) -> list[str]:
     """As net-snmp prints it without any MIB."""
-    return [f".{dotted(oid)} = {shown(tag, value)}" for oid, tag, value in walk if oid[: len(below)] == below]
+    return [f".{dotted(oid)} = {shown(tag, value)}" for oid, tag, value in walk]
 
 
 def dotted(oid: Oid) -> str:
@@ -143,18 +152,15 @@ def test_a_real_client_reads_the_whole_walk(clock: Clock, repetitions: int) -> N
     walk = Walk.from_snmprec(SYNTHETIC)
     assert (len(walk), walk.skipped) == (556, 0)
     with serving([Agent(walk, clock=clock)]) as (port,):
-        read_ones = [ask("snmpbulkwalk", port, f"-Cr{repetitions}", root) for root in (".1.0", ".1.3")]
-    assert [one.returncode for one in read_ones] == [0, 0], read_ones
-    assert "".join(one.stdout for one in read_ones).splitlines() == printed(walk)
+        lines = walked(port, repetitions, ".1.0") + walked(port, repetitions, ".1.3")
+    assert lines == printed(walk)
 
 
 @net_snmp
 def test_a_real_client_reads_a_generated_switch(clock: Clock) -> None:
     walk = sonic(ports=4)
     with serving([Agent(walk, clock=clock, max_bytes=65507)]) as (port,):
-        one = ask("snmpbulkwalk", port, "-Cr100", ".1.3")
-    assert one.returncode == 0, one.stderr
-    assert one.stdout.splitlines() == printed(walk)
+        assert walked(port, 100, ".1.3") == printed(walk)
 
 
 @net_snmp
@@ -409,7 +415,7 @@ def test_recorded_walks_are_read(path: Path, clock: Clock) -> None:
     walk = Walk.from_snmprec(path)
     lines = [line for line in path.read_bytes().splitlines() if re.match(rb"[0-9.]+\|", line)]
     assert len(walk) + walk.skipped == len(lines)
-    assert walk.skipped <= 1
+    assert walk.skipped <= 4
     agent = Agent(walk, clock=clock, max_bytes=65507)
     seen: list[Oid] = []
     position: Oid = (0, 0)
