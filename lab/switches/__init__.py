@@ -1,0 +1,1 @@
+"""Simulated switches that answer SNMP v2c over UDP, from a recorded walk or a generated one."""
