@@ -24,6 +24,8 @@ from exporter.overlay.settings import Overlay, OverlayPort
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 from exporter.rdma.settings import Reliable, check_reliable
+from exporter.secrets import read_key
+from exporter.switches.section import Switches, check_switches
 from exporter.underlay.settings import Underlay
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -79,20 +81,6 @@ class Workload(_Section, frozen=True, kw_only=True):
     container: str
     rnics: tuple[str, ...]
     rank: int | None = None
-
-
-class SwitchTarget(_Section, frozen=True, kw_only=True):
-    name: str
-    address: str
-    port: Port = 161
-    community_file: str
-
-
-class Switches(_Section, frozen=True, kw_only=True):
-    period_seconds: Annotated[float, Meta(ge=1, le=3600)] = 15.0
-    timeout_seconds: Seconds = 2.0
-    retries: Annotated[int, Meta(ge=0, le=5)] = 1
-    targets: tuple[SwitchTarget, ...]
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -159,16 +147,9 @@ def read_config(path: Path | str) -> Config:
         )
         config = msgspec.structs.replace(config, overlay=overlay)
     if config.switches is not None:
-        targets = tuple(
-            msgspec.structs.replace(target, community_file=str(base / target.community_file))
-            for target in config.switches.targets
-        )
-        config = msgspec.structs.replace(config, switches=msgspec.structs.replace(config.switches, targets=targets))
-        names = [target.name for target in targets]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ContractError(source, f"field 'switches.targets': {twice!r} appears twice")
-        for target in targets:
-            read_secret(target.community_file)
+        switches = config.switches.resolve(base)
+        check_switches(switches, source)
+        config = msgspec.structs.replace(config, switches=switches)
     if config.otlp is not None:
         otlp = config.otlp.resolve(base)
         check_otlp(otlp, source)
@@ -293,18 +274,3 @@ def _rnics_of(host: str, topology: str, source: str, *, needed: bool) -> tuple[R
     nearest = difflib.get_close_matches(host, hosts)
     remedy = f"did you mean {nearest[0]!r}?" if nearest else "name the host as the topology does, or list its 'rnics'"
     raise ContractError(source, f"field 'host': {host!r} is not in the topology", remedy)
-
-
-def read_secret(path: str) -> str:
-    """First line of a secret file; the secret itself never appears in an error."""
-    text = read_bytes(path).decode("utf-8", "replace").split("\n", 1)[0].strip()
-    if not text:
-        raise ContractError(path, "holds no secret on its first line")
-    return text
-
-
-def read_key(path: str) -> bytes:
-    key = read_bytes(path).rstrip(b"\n")
-    if not 16 <= len(key) <= 32:
-        raise ContractError(path, f"holds a key of {len(key)} bytes", "16 to 32 are needed: head -c 32 /dev/urandom")
-    return key

@@ -13,7 +13,7 @@ import msgspec
 
 from exporter import __version__, parquet
 from exporter.child import Child
-from exporter.config import Config, Rdma, read_key, read_secret
+from exporter.config import Config, Rdma
 from exporter.contracts.addresses import is_ipv6
 from exporter.contracts.catalogue import (
     CHILDREN,
@@ -51,12 +51,14 @@ from exporter.rdma.settings import RdmaSettings, TraceSettings, rdma_tables
 from exporter.rdma.ways import orders
 from exporter.records import RecordWriter, to_csv, to_jsonl
 from exporter.results import ResultRing
+from exporter.secrets import read_key
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
 from exporter.server import Query, Response, Server, format_of, number_of
 from exporter.snapshot import Snapshots
 from exporter.stopping import Stopping
 from exporter.store import Store
-from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
+from exporter.switches.section import poller_settings
+from exporter.switches.settings import switch_tables
 from exporter.underlay.capture import require_capability
 from exporter.underlay.paths import NO_LINKS, OverlayPaths, underlay_settings
 from exporter.underlay.settings import Underlay, underlay_tables
@@ -253,21 +255,7 @@ class Exporter:
             switch.name: {alias: port.name for port in switch.ports for alias in port.aliases}
             for switch in (topology.switches if topology else ())
         }
-        settings = PollerSettings(
-            period_seconds=switches.period_seconds,
-            timeout_seconds=switches.timeout_seconds,
-            retries=switches.retries,
-            switches=tuple(
-                SwitchSettings(
-                    name=target.name,
-                    address=target.address,
-                    port=target.port,
-                    community=read_secret(target.community_file),
-                    aliases=aliases.get(target.name, {}),
-                )
-                for target in switches.targets
-            ),
-        )
+        settings = poller_settings(switches, aliases)
         store = Store(switch_tables(len(settings.switches)))
         self._stores.append(store)
         self._children.append(Child("exporter.switches.process", (store.descriptor,), msgspec.msgpack.encode(settings)))

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from exporter.config import read_key
 from exporter.contracts.addresses import canonical, is_ipv6, is_link_local
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT, ROCE_SOURCE_PORTS, UDP_HEADERS, Target
@@ -21,6 +20,7 @@ from exporter.probing.mtu.local import local_mtu
 from exporter.probing.packet import PACKET_BYTES
 from exporter.probing.tcp.handshake import SYN_RETRANSMIT_SECONDS
 from exporter.rdma.ports import NO_DEVICE, roce_addresses
+from exporter.secrets import read_key
 
 Type = Literal["udp", "tcp", "mtu", "trace", "rdma"]
 

@@ -1,4 +1,4 @@
-"""The rows of one device in one table of the store, written at once: a row at a time would cost more than reading it."""
+"""The rows of one device in a table of the store, written at once: one at a time would cost more than reading them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Block:
         return row
 
     def _remove_empty(self) -> None:
-        alive = ~np.isnan(self._values).all(axis=1)
+        alive: NDArray[np.bool_] = ~np.all(np.isnan(self._values), axis=1)
         if alive.all():
             return
         for writer, lives in zip(self._writers, alive.tolist(), strict=True):
@@ -168,5 +168,3 @@ class Blocks:
     def write(self) -> None:
         for block in self._blocks.values():
             block.write()
-
-

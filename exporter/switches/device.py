@@ -182,10 +182,10 @@ class Device:
         self._drop_all()
         self.profile = profile
         self._epoch += 1
-        selection = Selection(
-            frozenset(self._priorities) if self._priorities else None,
-            frozenset({*self._priorities, *({self.cnp_queue} - {None})}) if self._priorities else None,  # type: ignore[arg-type]
-        )
+        selection = Selection()
+        if self._priorities:
+            queues = {*self._priorities} if self.cnp_queue is None else {*self._priorities, self.cnp_queue}
+            selection = Selection(frozenset(self._priorities), frozenset(queues))
         chosen = [
             table
             for table in tables_of(profile)
@@ -309,7 +309,8 @@ class Device:
 
     def _derive(self, turn: Turn) -> None:
         """What follows from other columns: ups and downs seen, and the packets of the CNP queue."""
-        assert self._blocks is not None
+        if self._blocks is None:
+            return
         names = {table.profile.name for table in turn.read}
         ports = self._blocks.of(SWITCH_PORT)
         labels = ports.labels
@@ -351,7 +352,8 @@ class Device:
     # ---- names
 
     async def _learn_names(self, session: Session) -> None:
-        assert self.profile is not None
+        if self.profile is None:
+            return
         if self._names_due > 0 and not self.names.strangers:
             self._names_due -= 1
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from gufo.snmp._fast import (
@@ -118,9 +119,7 @@ class FastSession:
         found: dict[Oid, Value] = {}
         for start in range(0, len(oids), MAX_ASKED):
             asked = list(oids[start : start + MAX_ASKED])
-            answer = await self._exchange(
-                lambda asked=asked: self._socket.send_get_many(asked), self._socket.recv_get_many
-            )
+            answer = await self._exchange(partial(self._socket.send_get_many, asked), self._socket.recv_get_many)
             # Only what was asked for: the rest is the device's invention.
             for oid in asked:
                 value = answer.get(oid)

@@ -1,4 +1,4 @@
-"""The SNMP process: one task a switch, so that a dead or slow one delays no other.
+"""The SNMP process: two tasks a switch, so that a dead or slow one, or a slow table, delays no other.
 
 Started as ``python -m exporter.switches.process STORE CONTROL``. It ends when the pipe closes.
 """
@@ -6,116 +6,281 @@ Started as ``python -m exporter.switches.process STORE CONTROL``. It ends when t
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import signal
 import socket
 import sys
 import time
-import zlib
+from collections.abc import Callable, Sequence
 
 import msgspec
-from pysnmp.hlapi.v1arch.asyncio import SnmpDispatcher
 
+from exporter.contracts.codec import ContractError
 from exporter.contracts.metric import Metric
 from exporter.contracts.switch_counters import (
     SWITCH,
+    SWITCH_COVERAGE_TABLE,
+    SWITCH_INFO_TABLE,
+    SWITCH_NEIGHBOR_TABLE,
     SWITCH_POLL_DURATION,
     SWITCH_POLL_FAILURES,
+    SWITCH_POLL_LATE,
     SWITCH_POLL_ROWS,
     SWITCH_POLL_TIME,
     SWITCH_POLLS,
-    SWITCH_PORT,
     SWITCH_REACHABLE,
+    SWITCH_READING,
+    SWITCH_RESTARTS,
+    SWITCH_UPTIME,
+    TABLE_DURATION,
+    TABLE_FAILURES,
+    TABLE_REFUSED,
+    TABLE_ROWS,
+    TABLE_TIME,
 )
 from exporter.messages import receive_message
 from exporter.store import RowWriter, Store, StoreFullError, TableWriter
-from exporter.switches.interfaces import PortValues, read_interfaces
+from exporter.switches.block import Blocks, StoreTable
+from exporter.switches.decoding import clean
+from exporter.switches.device import Device, TableState, Turn
+from exporter.switches.neighbors import read_neighbors
+from exporter.switches.profile import read_profiles
+from exporter.switches.sessions import Opener, opener
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
-from exporter.switches.snmp import PysnmpSession, SnmpError
+from exporter.switches.snmp import Session, SnmpError
+
+NEIGHBOR_PERIODS = 20
+"""Periods between two readings of LLDP: cables are moved by hand."""
+_LATE = 1.0  # seconds
+_DESCRIPTION = 96  # characters of sysDescr that a label shows
 
 
-class _Rows:
-    """Rows of one switch: written whole after a poll, gone when their port is."""
+class _InfoRows:
+    """Rows whose labels are what they say: added and removed as that changes."""
 
-    def __init__(self, ports: TableWriter, own: TableWriter, switch: str) -> None:
-        self._ports = ports
+    def __init__(self, writer: TableWriter, switch: str) -> None:
+        self._writer = writer
         self._switch = switch
-        self._own = own.add((switch,))
-        self._own_column = {metric: own.column(metric.name) for metric in SWITCH.metrics}
-        self._rows: dict[str, RowWriter] = {}
+        self._rows: dict[tuple[str, ...], RowWriter] = {}
 
-    def set(self, values: dict[Metric, float]) -> None:
-        self._own.begin()
-        for metric, value in values.items():
-            self._own.set(self._own_column[metric], value)
-        self._own.end()
-
-    def count(self, metric: Metric) -> None:
-        self._own.begin()
-        self._own.add(self._own_column[metric])
-        self._own.end()
-
-    def put_ports(self, ports: dict[str, PortValues]) -> None:
-        for name in [name for name in self._rows if name not in ports]:
-            self._ports.remove(self._rows.pop(name))
-        for name, values in ports.items():
-            row = self._rows.get(name)
-            if row is None:
-                row = self._rows[name] = self._ports.add((self._switch, name))
+    def say(self, facts: Sequence[tuple[str, ...]]) -> None:
+        wanted = {(self._switch, *fact) for fact in facts}
+        for labels in self._rows.keys() - wanted:
+            self._writer.remove(self._rows.pop(labels))
+        for labels in wanted - self._rows.keys():
+            row = self._rows[labels] = self._writer.add(labels)
             row.begin()
-            for column, metric in enumerate(SWITCH_PORT.metrics):
-                row.set(column, values.get(metric, float("nan")))
+            row.set(0, 1.0)
             row.end()
 
-    def drop_ports(self) -> None:
-        """A switch that does not answer has no port values: stale ones would look like health."""
-        self.put_ports({})
 
+class _Report:
+    """What the metrics say of reading one switch."""
 
-async def poll_for_ever(
-    settings: PollerSettings, switch: SwitchSettings, dispatcher: SnmpDispatcher, rows: _Rows
-) -> None:
-    session = PysnmpSession(
-        dispatcher, switch.address, switch.port, switch.community, settings.timeout_seconds, settings.retries
-    )
-    # A phase from the name spreads the polls over the period and stays the same after a restart.
-    await asyncio.sleep(zlib.crc32(switch.name.encode()) / 2**32 * settings.period_seconds)
-    was_reachable = True
-    while True:
-        started = time.monotonic()
-        rows.count(SWITCH_POLLS)
-        try:
-            async with asyncio.timeout(settings.period_seconds):
-                ports, values = await read_interfaces(session, switch.aliases)
-            rows.put_ports(ports)
-        except (SnmpError, TimeoutError, OSError, ValueError, StoreFullError) as error:
-            rows.count(SWITCH_POLL_FAILURES)
-            rows.set({SWITCH_REACHABLE: 0.0})
-            rows.drop_ports()
-            if was_reachable:
-                reason = str(error) or f"no end within {settings.period_seconds:g} s"
-                print(f"switch {switch.name} ({switch.address}): {reason}", file=sys.stderr, flush=True)
-            was_reachable = False
+    def __init__(self, store: Store, switch: str) -> None:
+        own = store.writer(SWITCH)
+        self._row = own.add((switch,))
+        self._column = {metric: own.column(metric.name) for metric in SWITCH.metrics}
+        self._readings = store.writer(SWITCH_READING)
+        self._reading_column = {metric: self._readings.column(metric.name) for metric in SWITCH_READING.metrics}
+        self._tables: dict[str, RowWriter] = {}
+        self._switch = switch
+        self.info = _InfoRows(store.writer(SWITCH_INFO_TABLE), switch)
+        self.coverage = _InfoRows(store.writer(SWITCH_COVERAGE_TABLE), switch)
+        self.neighbors = _InfoRows(store.writer(SWITCH_NEIGHBOR_TABLE), switch)
+
+    def begin(self, late: bool) -> None:
+        self._row.begin()
+        self._row.add(self._column[SWITCH_POLLS])
+        self._row.add(self._column[SWITCH_POLL_LATE], float(late))
+        self._row.end()
+
+    def turn(self, turn: Turn, device: Device) -> None:
+        row, column = self._row, self._column
+        row.begin()
+        row.set(column[SWITCH_REACHABLE], float(turn.reachable))
+        row.set(column[SWITCH_POLL_DURATION], turn.duration)
+        row.set(column[SWITCH_POLL_ROWS], float(turn.rows))
+        row.set(column[SWITCH_UPTIME], device.uptime if turn.reachable else math.nan)
+        row.set(column[SWITCH_RESTARTS], float(device.restarts))
+        if turn.whole:
+            row.set(column[SWITCH_POLL_TIME], time.time())
         else:
-            was_reachable = True
-            rows.set(
-                {
-                    SWITCH_REACHABLE: 1.0,
-                    SWITCH_POLL_DURATION: time.monotonic() - started,
-                    SWITCH_POLL_TIME: time.time(),
-                    SWITCH_POLL_ROWS: float(values),
-                }
-            )
-        await asyncio.sleep(max(0.0, settings.period_seconds - (time.monotonic() - started)))
+            row.add(column[SWITCH_POLL_FAILURES])
+        row.end()
+
+    def tables(self, device: Device) -> None:
+        for name in self._tables.keys() - {table.profile.name for table in device.tables}:
+            self._readings.remove(self._tables.pop(name))
+        for table in device.tables:
+            self._table(table)
+
+    def _table(self, table: TableState) -> None:
+        name = table.profile.name
+        row = self._tables.get(name)
+        if row is None:
+            row = self._tables[name] = self._readings.add((self._switch, name))
+        values: dict[Metric, float] = {
+            TABLE_DURATION: table.duration,
+            TABLE_ROWS: float(table.rows),
+            TABLE_TIME: table.read_at,
+            TABLE_FAILURES: float(table.failures),
+            TABLE_REFUSED: float(table.refused),
+        }
+        row.begin()
+        for metric, value in values.items():
+            row.set(self._reading_column[metric], value)
+        row.end()
+
+
+class Poller:
+    """Polls one switch for ever."""
+
+    def __init__(self, device: Device, report: _Report, open_session: Opener, say: Callable[[str], None]) -> None:
+        self._device = device
+        self._report = report
+        self._open = open_session
+        self._say = say
+        self._told: dict[str, str] = {}
+        """What has been said of the switch and of its tables, so that it is said once."""
+        self._rare = asyncio.Event()
+
+    async def run(self) -> None:
+        """Both of its tasks; ends only with an error that is a bug."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._each_period())
+            group.create_task(self._rarely())
+
+    async def _each_period(self) -> None:
+        device = self._device
+        loop = asyncio.get_running_loop()
+        due = loop.time() + device.phase() * device.period
+        session: Session | None = None
+        polls = 0
+        while True:
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            self._report.begin(loop.time() - due > _LATE)
+            if session is None:
+                session = self._open_or_say()
+            if session is not None:
+                turn = await device.poll(session)
+                if turn.reachable and polls % NEIGHBOR_PERIODS == 0:
+                    await self._neighbors(session)
+                polls = polls + 1 if turn.reachable else 0
+                self._tell(turn)
+                if not turn.reachable:  # its socket may be bound to a way that is no more
+                    session.close()
+                    session = None
+            # A little of chance, so that many pollers do not fall into step; what is missed is not made up for.
+            due = max(due + device.period * (1 + random.uniform(-0.01, 0.01)), loop.time())  # noqa: S311
+
+    async def _rarely(self) -> None:
+        device = self._device
+        session: Session | None = None
+        while True:
+            await self._rare.wait()
+            wait = device.rare_due() - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(min(wait, device.period))
+                continue
+            if session is None:
+                session = self._open_or_say()
+            turn = Turn(reachable=False) if session is None else await device.poll_rare(session)
+            if session is not None:
+                self._tell_tables(turn)
+            if session is None or turn.error is not None:
+                if session is not None:
+                    session.close()
+                    session = None
+                self._rare.clear()  # until the other task finds the switch well
+                await asyncio.sleep(device.period)
+
+    def _open_or_say(self) -> Session | None:
+        try:
+            return self._open(self._device.settings, self._device.profile)
+        except (OSError, SnmpError) as error:
+            self._tell(Turn(reachable=False, error=str(error)))
+            return None
+
+    async def _neighbors(self, session: Session) -> None:
+        try:
+            async with asyncio.timeout(self._device.period):
+                neighbors = await read_neighbors(session, self._device.names)
+        except (SnmpError, TimeoutError) as error:
+            self._once("lldp", f"neighbours: {error or 'no end in time'}")
+            return
+        self._once("lldp", None)
+        try:
+            self._report.neighbors.say([(each.port, clean(each.name), clean(each.port_name)) for each in neighbors])
+        except StoreFullError as error:
+            self._once("lldp", str(error))
+
+    def _tell(self, turn: Turn) -> None:
+        device = self._device
+        self._report.turn(turn, device)
+        self._once("", turn.error)
+        if turn.reachable and device.profile is not None:
+            self._rare.set()
+            profile = device.profile
+            described = clean(device.description.replace("\r", " ").replace("\n", " "))[:_DESCRIPTION]
+            self._report.info.say([(profile.name, profile.vendor, described, "snmp")])
+        self._tell_tables(turn)
+
+    def _tell_tables(self, turn: Turn) -> None:
+        for table in turn.failed:
+            self._once(table.profile.name, f"table {table.profile.name}: {table.error}")
+        for table in turn.read:
+            self._once(table.profile.name, None)
+        self._report.tables(self._device)
+        self._report.coverage.say(list(self._device.coverage().items()))
+
+    def _once(self, what: str, problem: str | None) -> None:
+        """Say a problem when it is new, and when it is over."""
+        settings = self._device.settings
+        before = self._told.get(what)
+        if problem is None:
+            if before is not None:
+                del self._told[what]
+                self._say(f"switch {settings.name} ({settings.address}): {what or 'answers'} again")
+            return
+        self._told[what] = problem
+        if before is None:
+            self._say(f"switch {settings.name} ({settings.address}): {problem}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
+    """A poller for each switch, on ``store``; raise ContractError for profiles that are wrong."""
+    stored = {
+        table: StoreTable(store, table)
+        for table in store.tables
+        if table not in (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
+    }
+    profiles = read_profiles(settings.profiles)
+    open_session = opener(settings)
+
+    def poller(switch: SwitchSettings) -> Poller:
+        device = Device(
+            switch,
+            profiles,
+            settings.period_seconds,
+            settings.priorities,
+            settings.tables,
+            settings.without,
+            Blocks(stored, switch.name),
+        )
+        return Poller(device, _Report(store, switch.name), open_session, _say)
+
+    return [poller(switch) for switch in settings.switches]
 
 
 async def poll(settings: PollerSettings, store: Store, control: socket.socket) -> None:
     store.clear()
-    ports, own = store.writer(SWITCH_PORT), store.writer(SWITCH)
-    dispatcher = SnmpDispatcher()
-    tasks = [
-        asyncio.create_task(poll_for_ever(settings, switch, dispatcher, _Rows(ports, own, switch.name)))
-        for switch in settings.switches
-    ]
+    tasks = [asyncio.create_task(poller.run()) for poller in pollers(settings, store)]
     # The pipe carries nothing more; it becomes readable when the control process is gone. A task only
     # ends by a bug: then we die loudly, and the control process starts us again.
     control.setblocking(False)
@@ -136,7 +301,10 @@ def main() -> None:
     if first is None:
         return
     settings = msgspec.msgpack.decode(first, type=PollerSettings)
-    asyncio.run(poll(settings, Store(switch_tables(len(settings.switches)), store_descriptor), control))
+    try:
+        asyncio.run(poll(settings, Store(switch_tables(len(settings.switches)), store_descriptor), control))
+    except ContractError as error:
+        sys.exit(f"fabric-exporter: {error}")
 
 
 if __name__ == "__main__":

@@ -225,10 +225,8 @@ def tables_of(profile: Profile) -> tuple[TableProfile, ...]:
 
 def read_profiles(directory: Path | str | None = None) -> tuple[Profile, ...]:
     """All profiles, an operator's first; raise ContractError."""
-    theirs = []
-    if directory is not None:
-        for path in sorted(Path(directory).glob("*.yaml")):
-            theirs.append(_parse(read_bytes(path), str(path)))
+    paths = sorted(Path(directory).glob("*.yaml")) if directory is not None else []
+    theirs = [_parse(read_bytes(path), str(path)) for path in paths]
     names = {profile.name for profile in theirs}
     folder = resources.files("exporter.switches") / "profiles"
     ours = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))

@@ -94,9 +94,8 @@ class StandardSession:
         found: dict[Oid, Value] = {}
         for start in range(0, len(oids), MAX_ASKED):
             asked = oids[start : start + MAX_ASKED]
-            for oid, value in await self._ask(get_cmd, (), asked):
-                if value is not None and oid in asked:
-                    found[oid] = value
+            answer = await self._ask(get_cmd, (), asked)
+            found |= {oid: value for oid, value in answer if value is not None and oid in asked}
         return found
 
     async def walk(self, column: Oid, known: Sequence[Oid] = ()) -> Rows:

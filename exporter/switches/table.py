@@ -1,4 +1,4 @@
-"""Reading one table of a profile: walks, or exact requests where few of its rows are wanted; rows to columns of numbers.
+"""Reading one table of a profile: by walks, or by exact requests where few of its rows are wanted.
 
 What an index means is worked out when a walk differs from the one before; else a reading is a comparison of two lists
 and one conversion a column, which is what makes half a million rows every few seconds affordable.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +103,7 @@ class TableReader:
             for place, bound in enumerate(self._bound):
                 rows = self._rows.get(place)
                 if rows is not None and rows.labels:
-                    raw: list[Value | None] = [values.get(oid) for oid in rows.oids]
-                    self._add(reading, bound, rows, raw, factors, boot)
+                    self._add(reading, bound, rows, [values.get(oid) for oid in rows.oids], factors, boot)
             return reading
         walks: dict[Oid, Rows] = {}
         satisfied: set[Metric] = set()
@@ -118,11 +118,13 @@ class TableReader:
             if not rows.labels:
                 continue
             satisfied.add(bound.metric)
-            whole = [value for _, value in walk]
-            raw = whole if len(rows.kept) == len(whole) else [whole[row] for row in rows.kept]
+            raw = [value for _, value in walk]
+            if len(rows.kept) != len(raw):
+                raw = [raw[row] for row in rows.kept]
+            told: Sequence[Value | None] = raw
             if believed is not None:
-                raw = [value if labels in believed else None for labels, value in zip(rows.labels, raw, strict=True)]
-            self._add(reading, bound, rows, raw, factors, boot)
+                told = [value if labels in believed else None for labels, value in zip(rows.labels, raw, strict=True)]
+            self._add(reading, bound, rows, told, factors, boot)
         if believed is not None and not believed and any(walks[column.oid] for column in self._belief):
             reading.disabled = True
         self._plan_exact(reading)
@@ -247,18 +249,19 @@ class TableReader:
 
 def _floats(column: Column, raw: Sequence[Value | None]) -> tuple[Floats, int]:
     """Values as numbers, NaN where absent, and how many were of a type that the column cannot have."""
+    values: list[Any]
     if column.byte is None and set(map(type, raw)) == {int}:
-        numbers_, refused = raw, 0
+        values, refused = list(raw), 0
     else:
-        numbers_, refused = _each(column, raw)
+        values, refused = _each(column, raw)
     if column.map is not None:
         mapped = column.map
         otherwise = math.nan if column.otherwise is None else column.otherwise
-        numbers_ = [value if value is None else mapped.get(value, otherwise) for value in numbers_]  # type: ignore[arg-type]
+        values = [None if value is None else mapped.get(value, otherwise) for value in values]
     elif column.absent:
         absent = column.absent
-        numbers_ = [None if value in absent else value for value in numbers_]
-    return np.array(numbers_, dtype=np.float64), refused  # None becomes NaN
+        values = [None if value in absent else value for value in values]
+    return np.array(values, dtype=np.float64), refused  # None becomes NaN
 
 
 def _each(column: Column, raw: Sequence[Value | None]) -> tuple[list[int | None], int]:

@@ -48,7 +48,7 @@ class Serving:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer from now on. To be called in the thread of the loop."""
-        # A reader costs a third of what a datagram endpoint of asyncio does, which matters with 500 of them.
+        # A reader costs much of what a datagram endpoint of asyncio does, which matters with 500 of them.
         for bound, agent in zip(self._sockets, self._agents, strict=True):
             loop.add_reader(bound.fileno(), self._answer, loop, bound, agent)
 

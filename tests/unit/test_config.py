@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter.config import Config, read_config, read_key
+from exporter.config import Config, read_config
 from exporter.contracts.codec import ContractError
 from exporter.otlp.settings import compression_of, endpoint_of, read_headers
 from exporter.rdma.settings import Reliable
+from exporter.secrets import read_key
 
 CONFIGS = Path(__file__).parent / "configs"
 INVALID = sorted(CONFIGS.glob("invalid-*.yaml"))
