@@ -51,8 +51,8 @@ class Block:
         self._writers: list[RowWriter] = []
         self._places = np.zeros(0, np.int64)
         self._values = np.zeros((0, len(stored.table.metrics)))
-        self._parts: dict[Metric, dict[int, _Part]] = {}
-        """{metric: {place of a table in the profile: its part}}."""
+        self._parts: dict[Metric, dict[tuple[int, int], _Part]] = {}
+        """{metric: {(place of a table in the profile, which of its columns of the metric): its part}}."""
         self._changed = False
 
     @property
@@ -65,21 +65,37 @@ class Block:
 
     def put(self, source: int, columns: Sequence[ColumnValues]) -> None:
         """Take what a table of the profile, by its place there, gave; raise StoreFullError."""
+        gone = {
+            (metric, key): part
+            for metric, parts in self._parts.items()
+            for key, part in parts.items()
+            if key[0] == source
+        }
+        told: dict[Metric, bool] = {}
+        """{metric: whether its rows are others than before}."""
+        number: dict[Metric, int] = {}
         for column in columns:
-            parts = self._parts.setdefault(column.metric, {})
-            old = parts.get(source)
-            if old is not None and old.labels is column.labels:
-                rows = old.rows
-            else:
-                rows = np.array([self._row_of(labels) for labels in column.labels], np.int64)
-                self._changed = True
-            parts[source] = _Part(column.labels, rows, column.values)
-            self._fill(column.metric, fresh=old is None or old.rows is not rows)
+            metric = column.metric
+            place = number[metric] = number.get(metric, -1) + 1
+            old = gone.pop((metric, (source, place)), None)
+            same = old is not None and old.labels is column.labels
+            rows = old.rows if old is not None and same else self._rows_of(column.labels)
+            self._parts.setdefault(metric, {})[source, place] = _Part(column.labels, rows, column.values)
+            told[metric] = told.get(metric, False) or not same
+        for metric, key in gone:
+            del self._parts[metric][key]
+            told[metric] = True
+        for metric, others in told.items():
+            self._changed |= others
+            self._fill(metric, fresh=others)
 
     def drop(self, source: int) -> None:
         """Forget what a table of the profile gave: its values are too old to be shown."""
         for metric, parts in self._parts.items():
-            if parts.pop(source, None) is not None:
+            own = [key for key in parts if key[0] == source]
+            for key in own:
+                del parts[key]
+            if own:
                 self._fill(metric, fresh=True)
                 self._changed = True
 
@@ -100,23 +116,29 @@ class Block:
         parts = self._parts[metric]
         if fresh:
             self._values[:, number] = np.nan
-        for source in sorted(parts, reverse=True):
-            part = parts[source]
+        for key in sorted(parts, reverse=True):
+            part = parts[key]
             if len(parts) == 1:
                 self._values[part.rows, number] = part.values
             else:  # what an earlier table does not tell, a later one may
                 told = ~np.isnan(part.values)
                 self._values[part.rows[told], number] = part.values[told]
 
-    def _row_of(self, labels: Labels) -> int:
-        row = self._row.get(labels)
-        if row is None:
-            writer = self._stored.writer.add((self._switch, *labels))
-            row = self._row[labels] = len(self._writers)
-            self._writers.append(writer)
-            self._places = np.append(self._places, writer.index)
-            self._values = np.vstack([self._values, np.full((1, self._values.shape[1]), np.nan)])
-        return row
+    def _rows_of(self, labels: Sequence[Labels]) -> NDArray[np.int64]:
+        """Rows of the block for these labels; new ones are made. Raise StoreFullError, with those made until then."""
+        new: list[int] = []
+        try:
+            for own in labels:
+                if own not in self._row:
+                    writer = self._stored.writer.add((self._switch, *own))
+                    self._row[own] = len(self._writers)
+                    self._writers.append(writer)
+                    new.append(writer.index)
+        finally:
+            if new:
+                self._places = np.append(self._places, new)
+                self._values = np.vstack([self._values, np.full((len(new), self._values.shape[1]), np.nan)])
+        return np.array([self._row[own] for own in labels], np.int64)
 
     def _remove_empty(self) -> None:
         alive: NDArray[np.bool_] = ~np.all(np.isnan(self._values), axis=1)
@@ -129,14 +151,13 @@ class Block:
         self._row = {labels: int(number[row]) for labels, row in self._row.items() if alive[row]}
         self._writers = [writer for writer, lives in zip(self._writers, alive.tolist(), strict=True) if lives]
         self._places, self._values = self._places[alive], self._values[alive]
-        for metric, parts in self._parts.items():
-            for source, part in parts.items():
+        for parts in self._parts.values():
+            for key, part in parts.items():
                 kept = alive[part.rows]
                 if kept.all():
-                    parts[source] = part._replace(rows=number[part.rows])
+                    parts[key] = part._replace(rows=number[part.rows])
                 else:  # the labels are no longer those of the rows, so that the next reading finds them anew
-                    parts[source] = _Part((), number[part.rows[kept]], part.values[kept])
-            self._parts[metric] = parts
+                    parts[key] = _Part((), number[part.rows[kept]], part.values[kept])
 
 
 class Blocks:

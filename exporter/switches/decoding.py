@@ -27,8 +27,8 @@ class Names:
 
     ports: dict[int, str] = field(default_factory=dict)
     """{ifIndex: canonical name}, of ports alone."""
-    others: frozenset[int] = frozenset()
-    """Every other ifIndex of the device."""
+    others: dict[int, str] = field(default_factory=dict)
+    """The same of every other interface of the device."""
     bridge_ports: dict[int, int] = field(default_factory=dict)
     """{bridge port: ifIndex} (dot1dBasePortIfIndex)."""
     version: int = 0
@@ -141,7 +141,7 @@ def _vrf_peer(index: Sequence[int], names: Names) -> str | None:
     vrf, kind, octets = index[0], index[1], index[2:]
     if kind == 0:
         number = int.from_bytes(bytes(octet & 255 for octet in octets), "big")
-        peer = names.port(number) or f"ifindex-{number}"
+        peer = names.port(number) or names.others.get(number) or f"ifindex-{number}"
     else:
         peer = _address(octets)
     return peer if vrf == MAIN_VRF else f"vrf-{vrf}/{peer}"

@@ -45,6 +45,8 @@ _NAMED_POLLS = 20
 """Turns between two readings of the ports' names; a restart or an unknown port brings the next forward."""
 _WRAP_TICKS = 1 << 32
 _SLACK = 5.0  # seconds: clocks of switches are read over a network
+EMPTY_REST = 20
+"""Periods of its own between two looks at a table in which a device has nothing."""
 _LONGEST_REST = 16  # periods of a table that keeps failing
 _KEPT = 2.5  # periods of its own for which values of a table that fails are shown
 
@@ -162,8 +164,9 @@ class Device:
         """Learn what the device is and how long it runs; raise SnmpError."""
         await session.refresh()
         system = await session.get([UPTIME, OBJECT_ID, DESCRIPTION])
-        ticks = _ticks(system)
-        self._check_uptime(ticks)
+        if not system and not await session.walk(IF_DESCRIPTION):
+            raise SnmpError("it answers and tells nothing (its SNMP view must include 1.3.6.1.2.1)")
+        self._check_uptime(system.get(UPTIME))
         described, object_id = system.get(DESCRIPTION), system.get(OBJECT_ID)
         description = described.decode("utf-8", "replace") if isinstance(described, bytes) else ""
         identity = _Identity(object_id if isinstance(object_id, str) else "", description)
@@ -193,8 +196,13 @@ class Device:
         ]
         self.tables = [TableState(place, table, _reader(table, selection)) for place, table in enumerate(chosen)]
 
-    def _check_uptime(self, ticks: int) -> None:
-        """Compare sysUpTime with the last one: less than it should be is a restart, but for the wrap after 497 days."""
+    def _check_uptime(self, ticks: Value | None) -> None:
+        """Compare sysUpTime with the last one: less than it should be is a restart, but for the wrap after 497 days.
+
+        A device that hides it restarts unseen.
+        """
+        if not isinstance(ticks, int) or ticks < 0:
+            return
         now, uptime = self._monotonic(), ticks / 100
         if not math.isnan(self._uptime_at):
             expected = self.uptime + (now - self._uptime_at)
@@ -240,7 +248,7 @@ class Device:
             epoch = self._epoch
             readings = await self._read_due(session, rare, turn)
             if readings or turn.failed:
-                self._check_uptime(_ticks(await session.get([UPTIME])))
+                self._check_uptime((await session.get([UPTIME])).get(UPTIME))
             if self._epoch != epoch:
                 raise RestartedError("its agent restarted in the middle of a walk: what was read is not shown")
             self._show(readings, turn)
@@ -279,7 +287,10 @@ class Device:
                 continue
             table.error, table.rest = None, 1
             table.duration = self._monotonic() - now
-            table.due = began_next(now, limit if rare else 0.0)
+            if reading.empty:  # what it does not tell is asked for now and then: somebody may turn it on
+                table.due = began_next(now, limit * EMPTY_REST)
+            else:
+                table.due = began_next(now, limit if rare else 0.0)
             table.rows = reading.rows
             turn.rows += reading.rows
             turn.read.append(table)
@@ -362,20 +373,25 @@ class Device:
         types = {_last(oid): value for oid, value in await session.walk(IF_TYPE)}
         pattern = re.compile(self.profile.port_pattern)
         ports: dict[int, str] = {}
+        others: dict[int, str] = {}
         taken: set[str] = set()
-        for index, kind in types.items():
+        indexes = {_last(oid) for oid in (*names, *described)} | types.keys()
+        for index in sorted(indexes):
             name = _text(names.get(f"{IF_NAME}.{index}")) or _text(described.get(f"{IF_DESCRIPTION}.{index}"))
-            if kind not in self.profile.port_types or not name or not pattern.fullmatch(name):
+            # A device that tells no types at all is taken by the names alone.
+            if (types and types.get(index) not in self.profile.port_types) or not name or not pattern.fullmatch(name):
+                others[index] = name
                 continue
             name = self.settings.aliases.get(name, name)
             if name not in taken:  # of two of one name, the first has it
                 ports[index] = name
                 taken.add(name)
+            else:
+                others[index] = name
         bridge_ports: dict[int, int] = {}
         if any(part.part == "bridge_port" for table in self.tables for part in table.profile.parts):
             rows = await session.walk(BRIDGE_PORT)
             bridge_ports = {_last(oid): value for oid, value in rows if isinstance(value, int)}
-        others = frozenset(types) - ports.keys()
         if (ports, others, bridge_ports) != (self.names.ports, self.names.others, self.names.bridge_ports):
             self.names.ports, self.names.others, self.names.bridge_ports = ports, others, bridge_ports
             self.names.version += 1
@@ -434,13 +450,6 @@ def _reader(table: TableProfile, selection: Selection) -> Reader:
     if table.reader == "control_plane":
         return PolicerReader(table)
     return TableReader(table, selection)
-
-
-def _ticks(system: dict[str, Value]) -> int:
-    ticks = system.get(UPTIME)
-    if not isinstance(ticks, int) or ticks < 0:
-        raise SnmpError("it answers without sysUpTime (its SNMP view must include 1.3.6.1.2.1.1)")
-    return ticks
 
 
 def _last(oid: str) -> int:

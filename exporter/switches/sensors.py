@@ -91,7 +91,8 @@ class SensorReader:
             number = math.nan
             if isinstance(scale, int) and isinstance(precision, int) and isinstance(value, int):
                 if 1 <= scale <= 17 and -8 <= precision <= 9:
-                    if status in (_OK, None):
+                    # Without a status, 0 dBm to the last digit is a module that does not measure.
+                    if status == _OK or (status is None and not (sensor.decibels and value == 0)):
                         number = real(value, scale, precision, sensor.decibels)
                 else:
                     reading.refused += 1
@@ -143,7 +144,8 @@ class _PortFinder:
 
 def real(value: int, scale: int, precision: int, decibels: bool) -> float:
     """A reading in its unit: value x 10^(3 (scale - units)) x 10^-precision; decibel-milliwatts become watts."""
-    number = value * 10.0 ** (3 * (scale - _UNITS) - precision)
+    exponent = 3 * (scale - _UNITS) - precision
+    number = value / 10**-exponent if exponent < 0 else float(value * 10**exponent)
     if not decibels:
         return number
     return 0.0 if number <= -40 else min(10 ** (number / 10) / 1000, 1e3)  # -40 dBm is how modules say "no light"

@@ -240,7 +240,7 @@ class TableReader:
         if column.times is not None:
             values = values * factors.get(column.times, math.nan)
         if column.scale != 1.0:
-            values = values * column.scale
+            values = _scaled(values, column.scale)
         if column.since_boot:
             values = np.round(boot + values / 100, 2)
         reading.refused += refused
@@ -282,6 +282,12 @@ def _each(column: Column, raw: Sequence[Value | None]) -> tuple[list[int | None]
             refused += 1
         result.append(number)
     return result, refused
+
+
+def _scaled(values: Floats, scale: float) -> Floats:
+    """By a division where that is exact: 57 percent are 0.57, and not 0.5700000000000001."""
+    inverse = round(1 / scale)
+    return values / inverse if inverse > 1 and math.isclose(scale * inverse, 1.0, rel_tol=1e-12) else values * scale
 
 
 def _unwrapped(rows: _Rows, values: Floats) -> Floats:
