@@ -24,6 +24,7 @@ from exporter.overlay.settings import Overlay, OverlayPort
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 from exporter.rdma.settings import Reliable, check_reliable
+from exporter.traps.settings import Traps, check_traps
 from exporter.underlay.settings import Underlay
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -113,10 +114,11 @@ class Config(_Section, frozen=True, kw_only=True):
     overlay: Overlay | None = None
     underlay: Underlay | None = None
     rdma: Rdma | None = None
+    traps: Traps | None = None
     sysfs: str = "/sys"
 
 
-_SWITCHES = ("probing", "counters", "switches", "otlp", "dns", "overlay", "underlay", "rdma")
+_SWITCHES = ("probing", "counters", "switches", "otlp", "dns", "overlay", "underlay", "rdma", "traps")
 """Sections that switch a part on by being there."""
 
 
@@ -169,6 +171,10 @@ def read_config(path: Path | str) -> Config:
             raise ContractError(source, f"field 'switches.targets': {twice!r} appears twice")
         for target in targets:
             read_secret(target.community_file)
+    if config.traps is not None:
+        traps = config.traps.resolve(base)
+        check_traps(traps, source)
+        config = msgspec.structs.replace(config, traps=traps)
     if config.otlp is not None:
         otlp = config.otlp.resolve(base)
         check_otlp(otlp, source)
