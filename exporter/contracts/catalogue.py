@@ -58,7 +58,7 @@ SERIES_TERMS = {
     "overlay tables": "the kernel's, and with `overlay.openvswitch` its own: 2",
     "inconsistencies": "kinds of entries that cannot be right, 3",
     "processes": "processes that the exporter starts, at most 8",
-    "switches": "switches that the exporter polls",
+    "switches": "switches that the exporter polls, or takes notifications of",
     "switch ports": "ports of these switches",
     "priorities of a switch": "priorities that are read of each port: the lossless ones, or at most 8",
     "queues of a switch": "egress queues that are read of each port: those of the priorities, or at most 16",

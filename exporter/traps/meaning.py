@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Literal
 
@@ -86,7 +87,8 @@ class Said:
     peer: str = ""
 
 
-def read_entries() -> dict[Oid, Entry]:
+@cache
+def read_entries() -> Mapping[Oid, Entry]:
     """The table that comes with the exporter, by snmpTrapOID."""
     import yaml  # noqa: PLC0415 - only the process that receives needs it
 

@@ -30,6 +30,8 @@ from exporter.traps.settings import LABEL_SETS_PER_SWITCH, TrapSettings
 from exporter.traps.usm import RefusedError, SecurityModel
 
 _COMPLAINTS_EVERY = 30.0  # seconds between log lines for one reason
+_SAME_EVERY = 3600.0  # seconds between two that say the same
+_MOST_TOLD = 256
 _REMEMBERED_SECONDS = 150.0  # as long as the time window of v3: older repetitions are refused by that
 _MOST_REMEMBERED = 16_384
 
@@ -69,19 +71,24 @@ class _Seen:
 
 
 class _Log:
-    """One line a reason and half a minute: a flood fills no disk."""
+    """A line for a reason every half a minute, the same one but once an hour: no flood and no stray fills a disk."""
 
     def __init__(self) -> None:
         self._next: dict[str, float] = {}
+        self._told: OrderedDict[str, float] = OrderedDict()
         self._untold: dict[str, int] = {}
 
     def tell(self, reason: str, text: str, now: float) -> None:
-        if now < self._next.get(reason, now):
+        if now < self._next.get(reason, now) or now < self._told.get(text, now):
             self._untold[reason] = self._untold.get(reason, 0) + 1
             return
         self._next[reason] = now + _COMPLAINTS_EVERY
+        self._told[text] = now + _SAME_EVERY
+        self._told.move_to_end(text)
+        if len(self._told) > _MOST_TOLD:
+            self._told.popitem(last=False)
         more = self._untold.pop(reason, 0)
-        also = f"; {more} more since the last such line" if more else ""
+        also = f"; {more} more for that reason since the last such line" if more else ""
         print(f"traps: refused as {reason}: {text}{also}", file=sys.stderr, flush=True)
 
 
