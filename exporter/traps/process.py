@@ -16,7 +16,7 @@ from contextlib import suppress
 
 import msgspec
 
-from exporter.contracts.addresses import canonical
+from exporter.contracts.addresses import canonical, is_ipv6
 from exporter.contracts.switch_counters import NOTIFICATIONS_REFUSED_TABLE, SWITCH_NOTIFICATION
 from exporter.messages import receive_message
 from exporter.store import Store
@@ -54,8 +54,9 @@ def receive_batch(sock: socket.socket, receiver: Receiver) -> None:
             datagram, ancillary, _, sender = sock.recvmsg(_LARGEST, _ANCILLARY)
         except BlockingIOError:
             return
-        # A zone means a link-local address, which is of no switch; canonical would refuse it.
-        address = canonical(sender[0].partition("%")[0])
+        address = sender[0]
+        if is_ipv6(address):  # a zone means a link-local address, which is of no switch
+            address = canonical(address.partition("%")[0])
         reply = receiver.receive(datagram, address, time.monotonic(), time.time())
         if reply is not None:
             # An answer that cannot be sent is lost as one that was: its inform comes again.

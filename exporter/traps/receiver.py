@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from exporter.contracts.switch_counters import (
@@ -32,17 +33,18 @@ from exporter.traps.usm import RefusedError, SecurityModel
 _COMPLAINTS_EVERY = 30.0  # seconds between log lines for one reason
 _SAME_EVERY = 3600.0  # seconds between two that say the same
 _MOST_TOLD = 256
+_PROOFS = 10  # datagrams whose community or digest is compared, for each notification that may be counted
 _REMEMBERED_SECONDS = 150.0  # as long as the time window of v3: older repetitions are refused by that
 _MOST_REMEMBERED = 16_384
 
 
 @dataclass(slots=True)
-class _Allowance:
-    """A bucket that fills by ``rate`` a second, and holds what comes in one."""
+class _Bucket:
+    """It fills by ``rate`` a second, and holds what comes in one."""
 
     rate: float
     level: float
-    since: float
+    since: float = 0.0
 
     def take(self, now: float) -> bool:
         self.level = min(self.rate, self.level + (now - self.since) * self.rate)
@@ -51,6 +53,19 @@ class _Allowance:
             return False
         self.level -= 1
         return True
+
+
+class _Allowance:
+    """So many a second, and half of it for each switch: one that floods leaves the other half to the rest."""
+
+    def __init__(self, rate: float, switches: Iterable[str]) -> None:
+        self._all = _Bucket(rate, rate)
+        self._each = {name: _Bucket(rate / 2, rate / 2) for name in switches}
+
+    def take(self, switch: str, now: float) -> None:
+        """Raise RefusedError where nothing is left."""
+        if not (self._each[switch].take(now) and self._all.take(now)):
+            raise RefusedError("limit", "this switch, or all together, send too many a second")
 
 
 class _Seen:
@@ -107,10 +122,9 @@ class Receiver:
         self._rows: dict[str, dict[Said, RowWriter]] = {name: {} for name in settings.sources.values()}
         self._refusals = {reason: refusals.add((reason,)) for reason in REFUSALS}
         self._refused = refusals.column(NOTIFICATIONS_REFUSED.name)
-        rate = float(settings.notifications_per_second)
-        self._allowance = _Allowance(rate, rate, 0.0)
-        # Half for each switch: one that floods leaves the other half to the rest.
-        self._allowances = {name: _Allowance(rate / 2, rate / 2, 0.0) for name in self._rows}
+        # Who has no secret can exhaust the first alone, and it is large: what is proven is not crowded out.
+        self._proofs = _Allowance(float(_PROOFS * settings.notifications_per_second), self._rows)
+        self._notifications = _Allowance(float(settings.notifications_per_second), self._rows)
         self._seen = _Seen()
         self._log = _Log()
 
@@ -123,10 +137,8 @@ class Receiver:
         if switch is None:
             self._refuse("unknown_source", f"{address} is of no switch", now)
             return None
-        if not (self._allowances[switch].take(now) and self._allowance.take(now)):
-            self._refuse("limit", f"{switch} ({address}) or all together send too many a second", now)
-            return None
         try:
+            self._proofs.take(switch, now)
             message = read_message(datagram)
             if isinstance(message, CommunityMessage):
                 return self._by_community(message, switch, now, clock)
@@ -145,6 +157,7 @@ class Receiver:
             raise RefusedError("authentication", "v2c, and there is no traps.community_file")
         if not hmac.compare_digest(message.community, ours):
             raise RefusedError("authentication", "wrong community")
+        self._notifications.take(switch, now)
         notification = read_notification(message.data, message.pdu_at)
         if not notification.confirmed:
             self._book(switch, notification, clock)
@@ -154,6 +167,7 @@ class Receiver:
 
     def _by_user(self, message: SecuredMessage, switch: str, now: float, clock: float) -> bytes | None:
         scoped = self._security.open(message, switch, now)
+        self._notifications.take(switch, now)
         pdu_at, end = find_pdu(scoped)
         scoped = scoped[:end]
         notification = read_notification(scoped, pdu_at)

@@ -65,7 +65,7 @@ class Traps(_Section, frozen=True, kw_only=True):
     sources: tuple[TrapSource, ...] | None = None
     """Left out, the switches of ``switches.targets`` and of the topology with all their addresses."""
     notifications_per_second: Annotated[int, Meta(ge=10, le=100_000)] = 500
-    """That are looked into at most; one switch has half of it. What exceeds it is counted and thrown away."""
+    """That are counted at most; one switch has half of it. What exceeds it is counted as refused and thrown away."""
 
     def resolve(self, base: Path) -> Traps:
         """The same with its files relative to ``base``."""

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pyasn1.type.univ import OctetString
-from pysnmp.entity import config as pysnmp_config
 from pysnmp.proto.error import StatusInformation
+from pysnmp.proto.secmod.rfc3414.service import SnmpUSMSecurityModel as Pysnmp
 
 from exporter.traps.ber import (
     COUNTER32,
@@ -41,21 +41,22 @@ _MOST_ENGINES = 4096
 _LARGEST_MESSAGE = 65507
 _UNKNOWN_ENGINES: Oid = (1, 3, 6, 1, 6, 3, 15, 1, 1, 4, 0)
 _NOT_IN_TIME: Oid = (1, 3, 6, 1, 6, 3, 15, 1, 1, 2, 0)
-_AUTHENTICATION = {
-    "md5": (pysnmp_config.USM_AUTH_HMAC96_MD5, 12),
-    "sha": (pysnmp_config.USM_AUTH_HMAC96_SHA, 12),
-    "sha224": (pysnmp_config.USM_AUTH_HMAC128_SHA224, 16),
-    "sha256": (pysnmp_config.USM_AUTH_HMAC192_SHA256, 24),
-    "sha384": (pysnmp_config.USM_AUTH_HMAC256_SHA384, 32),
-    "sha512": (pysnmp_config.USM_AUTH_HMAC384_SHA512, 48),
+_AUTHENTICATION: dict[str, tuple[int, int]] = {
+    "md5": (2, 12),
+    "sha": (3, 12),
+    "sha224": (4, 16),
+    "sha256": (5, 24),
+    "sha384": (6, 32),
+    "sha512": (7, 48),
 }
-"""pysnmp's name of each protocol, and the bytes of its digest (RFC 3414, RFC 7860)."""
+"""Number of each protocol below snmpAuthProtocols, and the bytes of its digest (RFC 3414, RFC 7860)."""
+_AUTHENTICATION_PROTOCOLS: Oid = (1, 3, 6, 1, 6, 3, 10, 1, 1)
 _HASHES = {"sha": "sha1"}
-_PRIVACY = {
-    "des": pysnmp_config.USM_PRIV_CBC56_DES,
-    "aes": pysnmp_config.USM_PRIV_CFB128_AES,
-    "aes192": pysnmp_config.USM_PRIV_CFB192_AES_BLUMENTHAL,
-    "aes256": pysnmp_config.USM_PRIV_CFB256_AES_BLUMENTHAL,
+_PRIVACY: dict[str, Oid] = {
+    "des": (1, 3, 6, 1, 6, 3, 10, 1, 2, 2),  # RFC 3414
+    "aes": (1, 3, 6, 1, 6, 3, 10, 1, 2, 4),  # RFC 3826
+    "aes192": (1, 3, 6, 1, 4, 1, 9, 12, 6, 1, 1),  # draft-blumenthal-aes-usm-04, by pysnmp's name for it
+    "aes256": (1, 3, 6, 1, 4, 1, 9, 12, 6, 1, 2),
 }
 
 
@@ -73,17 +74,18 @@ class RefusedError(Exception):
 
 
 class User:
-    """One user with the keys that its passphrases give, made once (half a second a dozen) and localized when needed."""
+    """One user with the keys that its passphrases give, made once and localized when needed."""
 
     def __init__(self, keys: UserKeys) -> None:
         self.engine = keys.engine_id
         self.private = keys.privacy is not None
-        self._protocol, self.digest_bytes = _AUTHENTICATION[keys.authentication]
+        number, self.digest_bytes = _AUTHENTICATION[keys.authentication]
+        self._protocol = (*_AUTHENTICATION_PROTOCOLS, number)
+        self._authentication = Pysnmp.AUTH_SERVICES[self._protocol]
         self._hash = _HASHES.get(keys.authentication, keys.authentication)
-        self._authentication = pysnmp_config.AUTH_SERVICES[self._protocol]
         self._master = self._authentication.hash_passphrase(keys.authentication_key)
         if keys.privacy is not None:
-            self._privacy = pysnmp_config.PRIV_SERVICES[_PRIVACY[keys.privacy]]
+            self._privacy = Pysnmp.PRIV_SERVICES[_PRIVACY[keys.privacy]]
             self._private_master = self._privacy.hash_passphrase(self._protocol, keys.privacy_key)
         self._localized = lru_cache(maxsize=256)(self._localize)
 
@@ -195,7 +197,7 @@ class SecurityModel:
             expected = known.time + (now - known.heard)
             if message.boots < known.boots or (message.boots == known.boots and message.time < expected - _WINDOW):
                 raise RefusedError("authentication", "older than what was heard before: a recording, or boots lost")
-        if message.boots >= _LAST_BOOTS or message.boots < 0 or message.time < 0:
+        if not (0 <= message.boots < _LAST_BOOTS and 0 <= message.time <= _LAST_BOOTS):
             raise RefusedError("authentication", "boots or time beyond their end")
         if known is None or (message.boots, message.time) > (known.boots, known.time):
             self._clocks[message.engine] = _Clock(switch, message.boots, message.time, now)

@@ -27,6 +27,7 @@ from exporter.store import Store
 from exporter.traps.ber import MalformedError, Reader, element, integer, oid
 from exporter.traps.meaning import read_entries
 from exporter.traps.message import TRAP_OID, SecuredMessage, find_pdu, read_message, read_notification
+from exporter.traps.process import serve
 from exporter.traps.receiver import Receiver
 from exporter.traps.settings import (
     Traps,
@@ -34,12 +35,13 @@ from exporter.traps.settings import (
     TrapSource,
     TrapUser,
     UserKeys,
+    bind,
     bind_problem,
     require_port,
     trap_settings,
     trap_tables,
 )
-from exporter.traps.usm import SecurityModel
+from exporter.traps.usm import SecurityModel, User
 from tests.unit.running import RunningExporter, free_port, until
 
 HERE, SPINE, STRANGER = "127.0.0.1", "127.0.0.4", "127.0.0.9"
@@ -160,6 +162,15 @@ def open_desk() -> Iterator[OpenDesk]:
     desk = OpenDesk()
     yield desk
     desk.close()
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def by_community(community: str = COMMUNITY) -> list[str]:
@@ -372,6 +383,19 @@ def test_more_label_sets_than_are_kept_are_refused_and_an_inform_of_them_is_not_
     assert (len(desk.counted()), desk.refused()) == (256, {"limit": 44})
 
 
+@needs_net_snmp
+def test_a_flood_by_who_has_no_secret_crowds_out_nobody_who_has() -> None:
+    desk = Desk()
+    good, bad = recorded(by_community()), recorded(by_community("wrong"))
+    for _ in range(2400):
+        desk.receive(bad)
+    desk.receive(good)
+    assert (sum(desk.counted().values()), desk.refused()) == (1, {"authentication": 2400})
+    for _ in range(1000):
+        desk.receive(bad)
+    assert desk.refused() == {"authentication": 2499, "limit": 901}, "nor does it take the processor"
+
+
 # ---- replays
 def trap_at(boots: int, seconds: int, engine: str = ENGINE) -> bytes:
     return recorded([*by_user("strong"), "-e", engine, "-Z", f"{boots},{seconds}"])
@@ -511,6 +535,27 @@ def test_a_trap_of_v3_with_any_byte_changed_is_refused() -> None:
     assert sum(desk.counted().values()) == 1, "and none of them moved a clock"
 
 
+def test_a_cipher_text_that_no_cipher_makes_is_malformed() -> None:
+    for name, salt, payload in (("strong", b"seven!!", b"x" * 40), ("md5-des", b"8 bytes!", b"x" * 41)):
+        user = next(User(each) for each in USERS if each.name == name)
+        security = element(
+            0x30,
+            element(0x04, bytes.fromhex(ENGINE)),
+            integer(1),
+            integer(1),
+            element(0x04, name.encode()),
+            element(0x04, bytes(user.digest_bytes)),
+            element(0x04, salt),
+        )
+        header = element(0x30, integer(1), integer(65507), element(0x04, b"\x03"), integer(3))
+        data = element(0x30, integer(3), header, element(0x04, security), element(0x04, payload))
+        made = read_message(data)
+        assert isinstance(made, SecuredMessage)
+        desk = Desk()
+        desk.receive(data[: made.digest_at] + user.digest(made) + data[made.digest_at + user.digest_bytes :])
+        assert desk.refused() == {"malformed": 1}
+
+
 @given(numbers=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20), number=st.integers(0, 2**63))
 def test_numbers_and_identifiers_are_read_as_they_were_written(numbers: list[int], number: int) -> None:
     name = (1, 3, *numbers)
@@ -600,6 +645,41 @@ def test_a_port_that_is_taken_is_told_at_the_start_and_by_the_process(section: T
             )
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"traps: {HERE}:{taken.port}/udp: another process listens there: stop it")
+
+
+@needs_net_snmp
+@pytest.mark.parametrize(
+    ("listening", "family", "asked", "spelt"),
+    [
+        ("0.0.0.0", socket.AF_INET, "127.0.0.5", HERE),
+        ("::", socket.AF_INET, "127.0.0.5", HERE),
+        ("::", socket.AF_INET6, "::1", "::1"),
+    ],
+)
+def test_an_inform_is_answered_from_the_address_it_was_sent_to(
+    listening: str, family: socket.AddressFamily, asked: str, spelt: str
+) -> None:
+    """A sender takes no answer from elsewhere, and a host has many addresses."""
+    if ":" in listening and not has_ipv6():
+        pytest.skip("no IPv6 here")
+    inform = recorded(by_community(), program="snmpinform")
+    told = msgspec.structs.replace(SETTINGS, sources={spelt: "leaf-0"})
+    store = Store(trap_tables(told.switches))
+    ours, theirs = socket.socketpair()
+    with ours, theirs, bind(listening, 0) as receiving, socket.socket(family, socket.SOCK_DGRAM) as sender:
+        port = receiving.getsockname()[1]
+        serving = threading.Thread(target=serve, args=(told, store, theirs, receiving))
+        serving.start()
+        try:
+            sender.bind((spelt, 0))
+            sender.connect((asked, port))  # the kernel gives it datagrams from there alone
+            sender.settimeout(5)
+            sender.send(inform)
+            assert Reader(sender.recv(65535)).take(0x30).integer() == 1
+        finally:
+            ours.close()
+            serving.join(5)
+    assert not serving.is_alive(), "it ends with the pipe"
 
 
 @needs_net_snmp
