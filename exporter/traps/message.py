@@ -14,6 +14,7 @@ TRAP_OID: Oid = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
 """snmpTrapOID.0: what a notification is (RFC 3416, section 4.2.6)."""
 _VERSION_2C, _VERSION_3 = 1, 3
 _MOST_VARIABLES = 512
+_LONGEST_USER = 32  # bytes (RFC 3414, section 2.4); reports repeat it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ def read_message(data: bytes) -> CommunityMessage | SecuredMessage:
         raise MalformedError("has no security model that is known")
     security = message.take(OCTETS).take(SEQUENCE)
     engine, boots, time, user = security.octets(), security.integer(), security.integer(), security.octets()
+    if len(user) > _LONGEST_USER:
+        raise MalformedError("has a user name that is too long")
     digest = security.take(OCTETS)
     salt = security.octets()
     started = message.at
