@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -186,7 +187,9 @@ def by_user(user: str, *, auth: str = AUTHENTICATION, priv: str = PRIVACY, known
 def send(program: str, options: list[str], port: int, notification: tuple[str, ...] = LINK_DOWN) -> bool:
     """Whether the program was content: an inform that nobody acknowledges is not."""
     argv = [program, *options, "-r", "0", "-t", "0.4", f"{HERE}:{port}", "", *notification]
-    return subprocess.run(argv, env={**os.environ, "MIBS": ""}, capture_output=True, check=False).returncode == 0
+    with tempfile.TemporaryDirectory() as own:  # what it keeps of engines, which runs at the same time would share
+        environment = {**os.environ, "MIBS": "", "SNMP_PERSISTENT_DIR": own, "SNMPCONFPATH": own}
+        return subprocess.run(argv, env=environment, capture_output=True, check=False).returncode == 0
 
 
 def recorded(options: list[str], notification: tuple[str, ...] = LINK_DOWN, program: str = "snmptrap") -> bytes:
