@@ -26,6 +26,7 @@ from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 from exporter.rdma.settings import Reliable, check_reliable
 from exporter.secrets import read_key
 from exporter.switches.section import Switches, check_switches
+from exporter.traps.settings import Traps, check_traps
 from exporter.underlay.settings import Underlay
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -101,10 +102,11 @@ class Config(_Section, frozen=True, kw_only=True):
     overlay: Overlay | None = None
     underlay: Underlay | None = None
     rdma: Rdma | None = None
+    traps: Traps | None = None
     sysfs: str = "/sys"
 
 
-_SWITCHES = ("probing", "counters", "switches", "otlp", "dns", "overlay", "underlay", "rdma")
+_SWITCHES = ("probing", "counters", "switches", "otlp", "dns", "overlay", "underlay", "rdma", "traps")
 """Sections that switch a part on by being there."""
 
 
@@ -150,6 +152,10 @@ def read_config(path: Path | str) -> Config:
         switches = config.switches.resolve(base)
         check_switches(switches, source)
         config = msgspec.structs.replace(config, switches=switches)
+    if config.traps is not None:
+        traps = config.traps.resolve(base)
+        check_traps(traps, source)
+        config = msgspec.structs.replace(config, traps=traps)
     if config.otlp is not None:
         otlp = config.otlp.resolve(base)
         check_otlp(otlp, source)

@@ -59,6 +59,7 @@ from exporter.stopping import Stopping
 from exporter.store import Store
 from exporter.switches.section import poller_settings
 from exporter.switches.settings import switch_tables
+from exporter.traps.settings import Traps, require_port, trap_settings, trap_tables
 from exporter.underlay.capture import require_capability
 from exporter.underlay.paths import NO_LINKS, OverlayPaths, underlay_settings
 from exporter.underlay.settings import Underlay, underlay_tables
@@ -89,7 +90,7 @@ class Exporter:
         self._renderer = Renderer(self._snapshots)
         self._rendering = threading.Lock()  # for what scrapes and pushes share; nobody waits for the network with it
         self._own = Store(
-            [(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 6), (OTLP, 1), (OVERLAY_DUMPS_TABLE, 1)]
+            [(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 8), (OTLP, 1), (OVERLAY_DUMPS_TABLE, 1)]
         )
         self._stores = [self._own]
         self._children: list[Child] = []
@@ -129,6 +130,8 @@ class Exporter:
             self._start_poller(config, topology)
             if topology is not None:
                 self._fixed.append(link_info(topology, {target.name for target in config.switches.targets}))
+        if config.traps is not None:
+            self._start_traps(config, config.traps, topology)
         restarts = self._own.writer(CHILDREN)
         self._restarts = [(child, restarts.add((child.module.split(".")[1],))) for child in self._children]
         self._process_metrics = ProcessMetrics()
@@ -259,6 +262,14 @@ class Exporter:
         store = Store(switch_tables(len(settings.switches)))
         self._stores.append(store)
         self._children.append(Child("exporter.switches.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
+
+    def _start_traps(self, config: Config, traps: Traps, topology: Topology | None) -> None:
+        require_port(traps)
+        targets = config.switches.targets if config.switches is not None else ()
+        settings = trap_settings(traps, {target.name: [target.address] for target in targets}, topology)
+        store = Store(trap_tables(settings.switches))
+        self._stores.append(store)
+        self._children.append(Child("exporter.traps.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
 
     def _make_pusher(self, settings: Otlp) -> Pusher:
         # requests and protobuf take 20 MB, which only an exporter that pushes needs.
