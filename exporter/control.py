@@ -57,7 +57,7 @@ from exporter.server import Query, Response, Server, format_of, number_of
 from exporter.snapshot import Snapshots
 from exporter.stopping import Stopping
 from exporter.store import Store
-from exporter.switches.section import poller_settings
+from exporter.switches.section import poller_settings, port_aliases
 from exporter.switches.settings import switch_tables
 from exporter.traps.settings import Traps, require_port, trap_settings, trap_tables
 from exporter.underlay.capture import require_capability
@@ -254,11 +254,7 @@ class Exporter:
         switches = config.switches
         if switches is None:
             return
-        aliases = {
-            switch.name: {alias: port.name for port in switch.ports for alias in port.aliases}
-            for switch in (topology.switches if topology else ())
-        }
-        settings = poller_settings(switches, aliases)
+        settings = poller_settings(switches, port_aliases(topology) if topology is not None else {})
         store = Store(switch_tables(len(settings.switches)))
         self._stores.append(store)
         self._children.append(Child("exporter.switches.process", (store.descriptor,), msgspec.msgpack.encode(settings)))

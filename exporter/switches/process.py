@@ -44,7 +44,6 @@ from exporter.store import RowWriter, Store, StoreFullError, TableWriter
 from exporter.switches.block import Blocks, StoreTable
 from exporter.switches.decoding import clean
 from exporter.switches.device import Device, TableState, Turn
-from exporter.switches.neighbors import read_neighbors
 from exporter.switches.profile import read_profiles
 from exporter.switches.sessions import Opener, opener
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
@@ -206,13 +205,14 @@ class Poller:
     async def _neighbors(self, session: Session) -> None:
         try:
             async with asyncio.timeout(self._device.period):
-                neighbors = await read_neighbors(session, self._device.names)
+                await self._device.learn_neighbors(session)
         except (SnmpError, TimeoutError) as error:
             self._once("lldp", f"neighbours: {error or 'no end in time'}")
             return
         self._once("lldp", None)
         try:
-            self._report.neighbors.say([(each.port, clean(each.name), clean(each.port_name)) for each in neighbors])
+            told = [(each.port, clean(each.name), clean(each.port_name)) for each in self._device.neighbors]
+            self._report.neighbors.say(told)
         except StoreFullError as error:
             self._once("lldp", str(error))
 
