@@ -57,7 +57,7 @@ SERIES_TERMS = {
     "names": "names that it asks them for, at most 16",
     "overlay tables": "the kernel's, and with `overlay.openvswitch` its own: 2",
     "inconsistencies": "kinds of entries that cannot be right, 3",
-    "processes": "processes that the exporter starts, at most 6",
+    "processes": "processes that the exporter starts, at most 8",
     "switches": "switches that the exporter polls",
     "switch ports": "ports of these switches",
     "priorities of a switch": "priorities that are read of each port: the lossless ones, or at most 8",
