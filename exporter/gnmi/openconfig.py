@@ -227,5 +227,5 @@ OPENCONFIG = Dialect(
     leaves=_leaves,
     place=_place,
     rows=_rows,
-    disabled=lambda _: frozenset(),
+    disabled=lambda _leaves, _answered: frozenset(),
 )

@@ -27,7 +27,8 @@ from exporter.gnmi.sonic import SONIC
 from exporter.gnmi.tree import Names, Tree, Wanted
 
 INTERVALS_OF_SILENCE = 3
-"""After which values are too old, and a switch is connected to anew."""
+"""After which values are too old, and a switch that told none is connected to anew."""
+_INTERVALS_OF_A_STREAM = 2  # after which a stream that spoke is asked for anew: before its values are too old
 MOST_MESSAGE_BYTES = 16 << 20
 _MOST_MESSAGES_A_SECOND = 5000
 _MOST_BYTES_A_SECOND = 32 << 20
@@ -113,10 +114,11 @@ class _Switch:
         async with _channel(self._target) as channel:
             encoding, version = await self._capabilities(channel)
             wanted = self._dialect.subscriptions(self._target.interval_seconds)
+            at_once = sum(each.after is None for each in wanted)
             try:
                 async with asyncio.TaskGroup() as group:
                     for each in wanted:
-                        group.create_task(self._stream(channel, each, encoding, len(wanted)))
+                        group.create_task(self._stream(channel, each, encoding, at_once))
                     group.create_task(self._write(version, {each.name for each in wanted}))
             except* SwitchError as errors:
                 first: BaseException = errors
@@ -148,25 +150,31 @@ class _Switch:
         said = version if len(version) <= 32 and version.isascii() and version.isprintable() else ""
         return (known or [proto.JSON_IETF])[0], f"gNMI {said}" if said else ""
 
-    async def _stream(self, channel: grpc.aio.Channel, wanted: Wanted, encoding: int, all_of_them: int) -> None:
+    async def _stream(self, channel: grpc.aio.Channel, wanted: Wanted, encoding: int, at_once: int) -> None:
+        if wanted.after is not None:
+            self._settled.add(wanted.name)  # nothing waits for it
+            while not self._tree.tells(wanted.after):
+                await asyncio.sleep(min(1.0, wanted.interval_seconds))
         while True:
             try:
                 await self._read(channel, wanted, encoding)
             except grpc.aio.AioRpcError as error:
-                if not self._is_refusal(error, wanted):
-                    raise SwitchError(self._reason(error)) from error
-                self._refused.add(wanted.name)
-                self._settled.add(wanted.name)
-                if len(self._refused) == all_of_them:
-                    raise SwitchError(self._reason(error)) from error
-                if wanted.name not in self._refused_before:
-                    self._refused_before.add(wanted.name)
-                    reason = f"refuses {'/'.join(wanted.path)}: {self._reason(error)}"
-                    print(f"switch {self._target.name}: {reason}", file=sys.stderr, flush=True)
+                self._note_refusal(error, wanted, at_once)
+                await asyncio.sleep(_REFUSED_SECONDS)
+                self._refused.discard(wanted.name)
             except MessageError as error:
                 raise SwitchError(f"sent {self._printable(str(error))}") from error
-            await asyncio.sleep(_REFUSED_SECONDS)
-            self._refused.discard(wanted.name)
+
+    def _note_refusal(self, error: grpc.aio.AioRpcError, wanted: Wanted, at_once: int) -> None:
+        """Take a stream's end for that of one subscription, or raise SwitchError where it is that of all."""
+        self._refused.add(wanted.name)
+        self._settled.add(wanted.name)
+        if not self._is_refusal(error, wanted) or len(self._refused) >= at_once:
+            raise SwitchError(self._reason(error)) from error
+        if wanted.name not in self._refused_before:
+            self._refused_before.add(wanted.name)
+            reason = f"refuses {'/'.join(wanted.path)}: {self._reason(error)}"
+            print(f"switch {self._target.name}: {reason}", file=sys.stderr, flush=True)
 
     def _is_refusal(self, error: grpc.aio.AioRpcError, wanted: Wanted) -> bool:
         """Whether it is one subscription's end alone. SONiC gives no status for some tables that it cannot follow."""
@@ -174,40 +182,40 @@ class _Switch:
         return code in _REFUSALS or (code is grpc.StatusCode.UNKNOWN and wanted.name not in self._told)
 
     async def _read(self, channel: grpc.aio.Channel, wanted: Wanted, encoding: int) -> None:
-        """Read one stream; raise AioRpcError, MessageError or SwitchError when it ends."""
+        """Read one stream until it falls silent; raise AioRpcError, MessageError or SwitchError when it ends."""
         request = request_of(wanted, encoding).SerializeToString()
 
         async def requests() -> AsyncIterator[bytes]:
             yield request
             await asyncio.Event().wait()  # a target takes the end of requests for the end of the subscription
 
-        silence = INTERVALS_OF_SILENCE * wanted.interval_seconds
         call = channel.stream_stream(proto.SUBSCRIBE)(requests(), metadata=self._metadata or None)
-        told = False
         try:
             while True:
-                # A stream of a table that is empty may say nothing for ever; one that spoke has to go on.
+                # A stream of a table that is empty may say nothing for ever; one that spoke has to go on. Some of
+                # SONiC's servers send the first sample alone while a port counts (sonic-buildimage, issue 22201).
+                spoke = wanted.name in self._told
                 try:
-                    async with asyncio.timeout(silence if told else None):
+                    async with asyncio.timeout(_INTERVALS_OF_A_STREAM * wanted.interval_seconds if spoke else None):
                         data = await call.read()
-                except TimeoutError as error:
-                    raise SwitchError(f"said nothing of {wanted.name} for {silence:g} s") from error
+                except TimeoutError:
+                    return
                 if data is grpc.aio.EOF:
                     raise SwitchError(f"ended the stream of {wanted.name}")
-                told |= self._take(data, wanted, silence)
+                self._take(data, wanted)
         finally:
             call.cancel()
 
-    def _take(self, data: bytes, wanted: Wanted, silence: float) -> bool:
-        """Take over a message; return whether it told a value of use."""
+    def _take(self, data: bytes, wanted: Wanted) -> None:
         now = self._heard = time.monotonic()
         self._allowance.take(len(data), now)
         notification = response_of(data, wanted.target)
         if notification is None:
             self._settled.add(wanted.name)
-            return False
+            return
+        until = now + INTERVALS_OF_SILENCE * wanted.interval_seconds
         try:
-            told = self._tree.apply(self._dialect, notification, now + silence) > 0
+            told = self._tree.apply(self._dialect, notification, until)
         except ValueError as error:
             raise MessageError(str(error)) from error
         self._changed = True
@@ -215,7 +223,6 @@ class _Switch:
             self._told.add(wanted.name)
             self._heard_at = time.time()
             self.told_something = True
-        return told
 
     async def _write(self, version: str, names: set[str]) -> None:
         """Write down what is known, once all streams have begun; raise SwitchError after a long silence."""
@@ -242,7 +249,8 @@ class _Switch:
             self._note_left_out(self._rows.put(rows, len(leaves), self._heard_at))
             told = signals_in(rows)
             self._before |= told
-            self._rows.cover(coverage(self._dialect, told, self._before, self._dialect.disabled(leaves)))
+            disabled = self._dialect.disabled(leaves, self._settled - self._refused)
+            self._rows.cover(coverage(self._dialect, told, self._before, disabled))
 
     def _note_left_out(self, rows: int) -> None:
         left_out = rows + self._tree.refused

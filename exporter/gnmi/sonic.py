@@ -8,7 +8,7 @@ CONFIG_DB; table ``PORT`` says which is which.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 
 from exporter.contracts.metric import Metric
@@ -142,6 +142,7 @@ _TABLES: dict[str, frozenset[str]] = {
     "WRED_PROFILE": frozenset({"ecn", "green_min_threshold", "green_max_threshold"}),
     "QUEUE": frozenset({"wred_profile", "scheduler"}),
     "FLEX_COUNTER_TABLE": frozenset({"FLEX_COUNTER_STATUS"}),
+    "PFC_WD": frozenset({"action"}),
     "NEIGH_STATE_TABLE": frozenset({"state"}),
 }
 _Fields = dict[str, Scalar]
@@ -152,11 +153,13 @@ def _subscriptions(interval: float) -> tuple[Wanted, ...]:
     counters = {
         "ports": ("COUNTERS", "Ethernet*"),
         "queues": ("COUNTERS", "Ethernet*", "Queues"),
-        "watchdog": ("COUNTERS", "Ethernet*", "Pfcwd"),
     }
-    configured = ("PORT", "PORT_QOS_MAP", "DSCP_TO_TC_MAP", "WRED_PROFILE", "QUEUE", "FLEX_COUNTER_TABLE")
+    configured = ("PORT", "PORT_QOS_MAP", "DSCP_TO_TC_MAP", "WRED_PROFILE", "QUEUE", "FLEX_COUNTER_TABLE", "PFC_WD")
     return (
         *(Wanted(name, "COUNTERS_DB", path, interval) for name, path in counters.items()),
+        # Where no queue is watched this path stands for nothing, and sonic-gnmi takes the first of nothing, which ends
+        # its process. What it tells is in "queues" too, where the server's list of watched queues is out of date.
+        Wanted("watchdog", "COUNTERS_DB", ("COUNTERS", "Ethernet*", "Pfcwd"), interval, Place(("PFC_WD", "action"))),
         Wanted("PORT_TABLE", "APPL_DB", ("PORT_TABLE",), interval),
         Wanted("NEIGH_STATE_TABLE", "STATE_DB", ("NEIGH_STATE_TABLE",), interval),
         *(Wanted(table, "CONFIG_DB", (table,), settings) for table in configured),
@@ -364,11 +367,15 @@ def _classes(maps: Mapping[str, _Fields], tables: Mapping[str, _Fields]) -> dict
     return agreed
 
 
-def _disabled(leaves: Mapping[Place, Scalar]) -> frozenset[str]:
-    """ECN's counters are off unless ``counterpoll wredqueue enable`` was said: SONiC has them off by default."""
-    status = leaves.get(Place(("FLEX_COUNTER_TABLE", "FLEX_COUNTER_STATUS"), (("key", "WRED_ECN_QUEUE"),)))
-    tells = any(place.names[0] == "FLEX_COUNTER_TABLE" for place in leaves)
-    return frozenset({"ecn"}) if tells and status != "enable" else frozenset()
+def _disabled(leaves: Mapping[Place, Scalar], answered: Collection[str]) -> frozenset[str]:
+    """Off unless somebody said ``counterpoll wredqueue enable`` and ``pfcwd start``."""
+    off = set()
+    marking = leaves.get(Place(("FLEX_COUNTER_TABLE", "FLEX_COUNTER_STATUS"), (("key", "WRED_ECN_QUEUE"),)))
+    if "FLEX_COUNTER_TABLE" in answered and marking != "enable":
+        off.add("ecn")
+    if "PFC_WD" in answered and not any(leaf.names == ("PFC_WD", "action") for leaf in leaves):
+        off.add("pfc_watchdog")
+    return frozenset(off)
 
 
 SONIC = Dialect(

@@ -8,7 +8,7 @@ turns all leaves of a switch into *rows*: the metrics of the contract.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,6 +76,8 @@ class Wanted(NamedTuple):
     target: str
     path: tuple[str, ...]
     interval_seconds: float
+    after: Place | None = None
+    """Not before the switch has told something that this holds: until then it is of no use, or worse."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class Dialect:
     place: Callable[[Path], Place | None]
     """What a deleted path holds; None where it holds nothing of use."""
     rows: Callable[[Mapping[Place, Scalar], Names], Rows]
-    disabled: Callable[[Mapping[Place, Scalar]], frozenset[str]]
-    """Signals that the switch says to be switched off."""
+    disabled: Callable[[Mapping[Place, Scalar], Collection[str]], frozenset[str]]
+    """Signals that the switch says to be switched off, by its leaves and the subscriptions that it answered."""
 
 
 class Tree:
@@ -107,6 +109,9 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self._leaves)
+
+    def tells(self, place: Place) -> bool:
+        return any(place.holds(leaf) for leaf in self._leaves)
 
     def apply(self, dialect: Dialect, notification: Notification, until: float) -> int:
         """Take over a notification whose values hold ``until``; return the number of its leaves.

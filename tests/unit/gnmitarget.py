@@ -50,6 +50,7 @@ SONIC: dict[str, dict[str, object]] = {
     },
     "QUEUE": {"Ethernet0|3-4": {"wred_profile": "AZURE_LOSSLESS"}, "Ethernet0|0": {"scheduler": "s"}},
     "FLEX_COUNTER_TABLE": {"WRED_ECN_QUEUE": {"FLEX_COUNTER_STATUS": "enable"}},
+    "PFC_WD": {"Ethernet0": {"action": "drop", "detection_time": "200"}, "GLOBAL": {"POLL_INTERVAL": "200"}},
     "NEIGH_STATE_TABLE": {"10.0.0.1": {"state": "Established"}},
 }
 """What a SONiC switch tells, by the path that is subscribed to."""
