@@ -11,7 +11,8 @@ import random
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -29,9 +30,9 @@ from exporter.gnmi.tree import Names, Tree, Wanted
 INTERVALS_OF_SILENCE = 3
 """After which values are too old, and a switch that told none is connected to anew."""
 _INTERVALS_OF_A_STREAM = 2  # after which a stream that spoke is asked for anew: before its values are too old
-MOST_MESSAGE_BYTES = 16 << 20
+MOST_MESSAGE_BYTES = 8 << 20
 _MOST_MESSAGES_A_SECOND = 5000
-_MOST_BYTES_A_SECOND = 32 << 20
+_MOST_BYTES_A_SECOND = 16 << 20
 _CONNECT_SECONDS = 10.0
 _REFUSED_SECONDS = 600.0  # until a refused subscription is tried again: somebody may have switched it on
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
@@ -73,9 +74,8 @@ async def follow(target: TargetSettings, rows: SwitchRows, pause: Callable[[floa
         except SwitchError as error:
             problem = str(error)
         switch.fail()
-        if switch.told_something:
-            delay = _FIRST_DELAY
-            said = ""
+        if switch.lasted:
+            delay, said = _FIRST_DELAY, ""
         if problem != said:
             print(f"switch {target.name} ({target.endpoint}): {problem}", file=sys.stderr, flush=True)
             said = problem
@@ -96,12 +96,12 @@ class _Switch:
         ]
         self._before: set[str] = set()
         self._refused_before: set[str] = set()
-        self.told_something = False
-        """Whether the last ``serve`` had values of it."""
+        self.lasted = False
+        """Whether the last ``serve`` had values for a while: what ended it is news then."""
 
     async def serve(self) -> None:
         """Follow the switch over one connection; raise SwitchError when that has ended."""
-        self.told_something = False
+        self.lasted = False
         self._tree = Tree()
         self._began = self._heard = time.monotonic()
         self._heard_at = time.time()
@@ -183,14 +183,11 @@ class _Switch:
 
     async def _read(self, channel: grpc.aio.Channel, wanted: Wanted, encoding: int) -> None:
         """Read one stream until it falls silent; raise AioRpcError, MessageError or SwitchError when it ends."""
-        request = request_of(wanted, encoding).SerializeToString()
-
-        async def requests() -> AsyncIterator[bytes]:
-            yield request
-            await asyncio.Event().wait()  # a target takes the end of requests for the end of the subscription
-
-        call = channel.stream_stream(proto.SUBSCRIBE)(requests(), metadata=self._metadata or None)
+        call = channel.stream_stream(proto.SUBSCRIBE)(metadata=self._metadata or None)
         try:
+            # The side of the requests stays open: a target takes its end for that of the subscription.
+            with suppress(asyncio.InvalidStateError):  # the call has ended already: reading says why
+                await call.write(request_of(wanted, encoding).SerializeToString())
             while True:
                 # A stream of a table that is empty may say nothing for ever; one that spoke has to go on. Some of
                 # SONiC's servers send the first sample alone while a port counts (sonic-buildimage, issue 22201).
@@ -222,7 +219,7 @@ class _Switch:
         if told:
             self._told.add(wanted.name)
             self._heard_at = time.time()
-            self.told_something = True
+            self.lasted |= now - self._began > INTERVALS_OF_SILENCE * self._target.interval_seconds
 
     async def _write(self, version: str, names: set[str]) -> None:
         """Write down what is known, once all streams have begun; raise SwitchError after a long silence."""

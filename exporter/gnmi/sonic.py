@@ -211,9 +211,9 @@ def _place(path: Path) -> Place | None:
     if not names:
         return None
     table, *rest = names
+    if not rest:
+        return Place((table,))
     if table != "COUNTERS":
-        if not rest:
-            return Place((table,))
         if len(rest) > 1 and rest[-1] in _TABLES.get(table, ()):
             return Place((table, rest[-1]), (("key", _key(tuple(rest[:-1]))),))
         return Place((table,), (("key", _key(tuple(rest))),))

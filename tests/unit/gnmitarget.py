@@ -186,8 +186,12 @@ class FakeTarget:
         except RefusedError as refused:
             await context.abort(refused.code, refused.details)
 
-    def stop(self) -> None:
+    def stop_serving(self) -> None:
+        """End all streams and take no more."""
         self._run(self._server.stop(None))
+
+    def stop(self) -> None:
+        self.stop_serving()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
