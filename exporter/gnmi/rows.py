@@ -52,13 +52,15 @@ class SwitchRows:
         self._set({SWITCH_REACHABLE: 1.0, SWITCH_POLL_DURATION: seconds})
         self._info.say([(self._switch, profile, "", version, "gnmi")])
 
-    def put(self, rows: Rows, leaves: int, heard: float) -> int:
+    def put(self, rows: Rows, leaves: int, heard: float | None) -> int:
         """Have these rows and no others; return how many there was no room for.
 
-        ``heard``: Unix time of the newest value; ``leaves``: number of values that the switch told.
+        ``heard``: Unix time of the newest value, None before the first; ``leaves``: number of values that the switch told.
         """
         left_out = sum(own.put(rows.get(table, {})) for table, own in self._tables.items())
-        self._set({SWITCH_POLL_TIME: heard, SWITCH_POLL_ROWS: float(leaves)})
+        self._set({SWITCH_POLL_ROWS: float(leaves)})
+        if heard is not None:
+            self._set({SWITCH_POLL_TIME: heard})
         return left_out
 
     def cover(self, states: Mapping[str, str]) -> None:

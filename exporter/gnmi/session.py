@@ -33,6 +33,7 @@ _INTERVALS_OF_A_STREAM = 2  # after which a stream that spoke is asked for anew:
 MOST_MESSAGE_BYTES = 8 << 20
 _MOST_MESSAGES_A_SECOND = 5000
 _MOST_BYTES_A_SECOND = 16 << 20
+_LEAVES_A_MESSAGE = 200
 _CONNECT_SECONDS = 10.0
 _REFUSED_SECONDS = 600.0  # until a refused subscription is tried again: somebody may have switched it on
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
@@ -104,7 +105,7 @@ class _Switch:
         self.lasted = False
         self._tree = Tree()
         self._began = self._heard = time.monotonic()
-        self._heard_at = time.time()
+        self._heard_at: float | None = None
         self._settled: set[str] = set()
         self._told: set[str] = set()
         self._refused: set[str] = set()
@@ -205,11 +206,13 @@ class _Switch:
 
     def _take(self, data: bytes, wanted: Wanted) -> None:
         now = self._heard = time.monotonic()
-        self._allowance.take(len(data), now)
+        self._allowance.take(1, len(data), now)
         notification = response_of(data, wanted.target)
         if notification is None:
             self._settled.add(wanted.name)
             return
+        # A deletion is looked for in all leaves: it costs as much as that many messages.
+        self._allowance.take(len(notification.deleted) * (1 + len(self._tree) // _LEAVES_A_MESSAGE), 0, now)
         until = now + INTERVALS_OF_SILENCE * wanted.interval_seconds
         try:
             told = self._tree.apply(self._dialect, notification, until)
@@ -218,6 +221,7 @@ class _Switch:
         self._changed = True
         if told:
             self._told.add(wanted.name)
+            self._settled.add(wanted.name)
             self._heard_at = time.time()
             self.lasted |= now - self._began > INTERVALS_OF_SILENCE * self._target.interval_seconds
 
@@ -275,11 +279,12 @@ class _Allowance:
         self._ends = 0.0
         self._messages = self._bytes = 0
 
-    def take(self, size: int, now: float) -> None:
+    def take(self, messages: int, size: int, now: float) -> None:
+        """Raise SwitchError when that is too much."""
         if now >= self._ends:
             self._ends = now + self._seconds
             self._messages = self._bytes = 0
-        self._messages += 1
+        self._messages += messages
         self._bytes += size
         if (
             self._messages > _MOST_MESSAGES_A_SECOND * self._seconds

@@ -9,7 +9,6 @@ CONFIG_DB; table ``PORT`` says which is which.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from itertools import islice
 
 from exporter.contracts.metric import Metric
 from exporter.contracts.switch_counters import (
@@ -82,7 +81,6 @@ from exporter.gnmi.tree import (
 SETTINGS_SECONDS = 60.0
 """Between samples of what is configured."""
 _PRIORITIES = 8
-_MOST_EXPANDED = 4096  # ports x queues that one key of table QUEUE may stand for
 _QUEUES = 64
 _BYTES_A_MEGABIT = 125_000.0
 
@@ -310,7 +308,7 @@ def _put_lossless(rows: Rows, switch: str, ports: _PortNames, maps: Mapping[str,
     """A port with an entry and no ``pfc_enable`` pauses nobody: that is told as well."""
     for key, fields in maps.items():
         enabled = {text.strip() for text in str(fields.get("pfc_enable", "")).split(",")}
-        for port in key.split(",") if key != "global" else ():
+        for port in filter(None, key.split(",")) if key != "global" else ():
             for priority in map(str, range(_PRIORITIES)):
                 labels = (switch, ports.of(port), priority)
                 put(rows, SWITCH_PRIORITY, labels, PRIORITY_LOSSLESS, float(priority in enabled))
@@ -327,7 +325,7 @@ def _put_marking(
             continue
         marking = str(told.get("ecn", "ecn_none"))
         marks = float(marking == "ecn_all" or "green" in marking)
-        for port, queue in islice(_queues_of(key), _MOST_EXPANDED):
+        for port, queue in _queues_of(key):
             labels = (switch, ports.of(port), queue)
             put(rows, SWITCH_QUEUE, labels, QUEUE_ECN_ENABLED, marks)
             if marks:

@@ -16,6 +16,8 @@ import pytest
 pytest.importorskip("grpc", reason="gRPC is not installed: the extra gnmi")
 
 import grpc
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exporter.config import read_config
 from exporter.contracts.codec import ContractError
@@ -273,6 +275,53 @@ def test_coverage_tells_what_is_switched_off() -> None:
     leaves = tree.values(0.0)
     assert SONIC_DIALECT.disabled(leaves, {"FLEX_COUNTER_TABLE", "PFC_WD"}) == {"ecn", "pfc_watchdog"}
     assert SONIC_DIALECT.disabled(leaves, {"ports"}) == set()
+
+
+_SONIC_KEYS = [
+    "Ethernet0",
+    "Ethernet0|3-4",
+    "a,,b|0-7",
+    "global",
+    "host|asic0|a|3",
+    "|",
+    "a|",
+    "|3",
+    "a|-3",
+    "a|9-1",
+    ":3",
+]
+_SONIC_FIELDS = [
+    "SAI_PORT_STAT_IF_IN_OCTETS", "SAI_PORT_STAT_PFC_3_RX_PAUSE_DURATION_US", "SAI_QUEUE_STAT_PACKETS", "PFC_WD_STATUS",
+    "mtu", "alias", "speed", "oper_status", "pfc_enable", "dscp_to_tc_map", "3", "ecn", "wred_profile", "state",
+    "action",
+]  # fmt: skip
+_SCALARS = st.one_of(
+    st.sampled_from(["A", "[T|A]", "3,4", "up", "ecn_all", "stormed", "Established", "", "1e9", "9" * 30]),
+    st.integers(-5, 2**70), st.floats(), st.booleans(), st.none(), st.lists(st.text(), max_size=2),
+)  # fmt: skip
+_NAMES_OF_A_STRANGER = st.one_of(
+    st.sampled_from([*_SONIC_KEYS, *_SONIC_FIELDS, "Queues", "Pfcwd", "Ethernet*", "Ethernet0:3"]), st.text(max_size=80)
+)
+_TABLES = st.sampled_from([wanted.path[0] for wanted in SONIC_DIALECT.subscriptions(10.0)])
+_VALUES = st.recursive(_SCALARS, lambda below: st.dictionaries(_NAMES_OF_A_STRANGER, below, max_size=3), max_leaves=8)
+_PATHS = st.builds(
+    lambda table, rest: Path("", tuple(map(Element, (table, *rest)))),
+    _TABLES,
+    st.lists(_NAMES_OF_A_STRANGER, max_size=4),
+)
+
+
+@given(st.lists(st.builds(Change, _PATHS, _VALUES), max_size=20), st.lists(_PATHS, max_size=1))
+def test_whatever_a_stranger_says_rows_are_sound(changes: list[Change], deleted: list[Path]) -> None:
+    tree = Tree()
+    tree.apply(SONIC_DIALECT, Notification(tuple(changes)), math.inf)
+    tree.apply(SONIC_DIALECT, Notification(deleted=tuple(deleted)), math.inf)
+    for table, rows in SONIC_DIALECT.rows(tree.values(0.0), NAMES).items():
+        for labels, values in rows.items():
+            assert len(labels) == len(table.labels)
+            assert all(0 < len(label) <= 64 and label.isascii() and label.isprintable() for label in labels)
+            assert values.keys() <= set(table.metrics)
+            assert all(math.isfinite(value) and value >= 0 for value in values.values())
 
 
 # ---- what OpenConfig says
@@ -776,6 +825,21 @@ def test_a_flood_is_left(
 
     followed = Followed(settings(serve(flood), certificates))
     followed.run(lambda: (followed.value(SWITCH, SWITCH_POLL_FAILURES, "leaf-0") or 0) >= 1)
+    assert "sends more than is read of one switch" in capsys.readouterr().err
+
+
+def test_a_flood_of_deletions_is_left(
+    serve: Serve, certificates: Certificates, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def flood(path: str, _interval: float) -> AsyncIterator[Any]:
+        yield update(path, SONIC[path])
+        yield proto.SubscribeResponse(sync_response=True)
+        await asyncio.sleep(INTERVAL)
+        yield notification(deleted=("COUNTERS/Ethernet9",) * 10_000)
+        await asyncio.Event().wait()
+
+    followed = Followed(settings(serve(flood), certificates))
+    followed.run(followed.received, lambda: followed.reachable() == 0)
     assert "sends more than is read of one switch" in capsys.readouterr().err
 
 
