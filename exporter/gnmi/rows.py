@@ -55,7 +55,7 @@ class SwitchRows:
     def put(self, rows: Rows, leaves: int, heard: float | None) -> int:
         """Have these rows and no others; return how many there was no room for.
 
-        ``heard``: Unix time of the newest value, None before the first; ``leaves``: number of values that the switch told.
+        ``heard``: Unix time of the newest value, None before the first; ``leaves``: number of values told.
         """
         left_out = sum(own.put(rows.get(table, {})) for table, own in self._tables.items())
         self._set({SWITCH_POLL_ROWS: float(leaves)})
