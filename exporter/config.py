@@ -18,6 +18,7 @@ from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
 from exporter.dnsconfig import Dns, dns_settings
+from exporter.gnmi.settings import Gnmi, check_gnmi
 from exporter.host.settings import Counters
 from exporter.otlp.settings import Otlp, check_otlp
 from exporter.overlay.settings import Overlay, OverlayPort
@@ -97,6 +98,7 @@ class Config(_Section, frozen=True, kw_only=True):
     workloads: tuple[Workload, ...] = ()
     counters: Counters | None = None
     switches: Switches | None = None
+    gnmi: Gnmi | None = None
     otlp: Otlp | None = None
     dns: Dns | None = None
     overlay: Overlay | None = None
@@ -106,7 +108,7 @@ class Config(_Section, frozen=True, kw_only=True):
     sysfs: str = "/sys"
 
 
-_SWITCHES = ("probing", "counters", "switches", "otlp", "dns", "overlay", "underlay", "rdma", "traps")
+_SWITCHES = ("probing", "counters", "switches", "gnmi", "otlp", "dns", "overlay", "underlay", "rdma", "traps")
 """Sections that switch a part on by being there."""
 
 
@@ -156,6 +158,10 @@ def read_config(path: Path | str) -> Config:
         traps = config.traps.resolve(base)
         check_traps(traps, source)
         config = msgspec.structs.replace(config, traps=traps)
+    if config.gnmi is not None:
+        gnmi = config.gnmi.resolve(base)
+        check_gnmi(gnmi, [target.name for target in config.switches.targets] if config.switches else [], source)
+        config = msgspec.structs.replace(config, gnmi=gnmi)
     if config.otlp is not None:
         otlp = config.otlp.resolve(base)
         check_otlp(otlp, source)
