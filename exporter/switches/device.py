@@ -412,12 +412,17 @@ class Device:
         states = dict.fromkeys(SIGNALS, "absent")
         order = ("absent", "disabled", "stale", "supported")
         for table in self.tables:
-            if not table.shown and (table.error is not None or math.isnan(table.read_at)):
-                state = "stale" if not table.empty else "absent"
+            shown = table.shown or self._blocks is None
+            if table.error is not None and not shown:
+                state = "stale"
+            elif math.isnan(table.read_at):
+                state = "absent"
             elif table.disabled:
                 state = "disabled"
+            elif table.empty:
+                state = "absent"
             else:
-                state = "absent" if table.empty else "supported"
+                state = "supported" if shown else "stale"
             for signal in table.profile.signals:
                 states[signal] = max(states[signal], state, key=order.index)
         if self.neighbors:
