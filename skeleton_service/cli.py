@@ -223,6 +223,40 @@ def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> 
     os._exit(0)  # threads may wait for a source, or be in Arrow, which does not outlive the interpreter
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from exporter.contracts.intent import check_fits, read_intent  # noqa: PLC0415
+    from skeleton_service.readings import Readings, ask_prometheus, read_samples  # noqa: PLC0415
+    from skeleton_service.verify import verify  # noqa: PLC0415
+    from skeleton_service.verifytext import verification_lines  # noqa: PLC0415
+
+    if options.counters and (options.cluster is not None or options.prometheus_token_file is not None):
+        problem = "--cluster and --prometheus-token-file are for --prometheus alone"
+        raise ContractError("--counters", problem, "leave them out")
+    intent, remarks = read_intent(options.intent)
+    topology = read_topology(options.topology)
+    check_fits(intent, topology, options.intent)
+    if options.counters:
+        source, told = ", ".join(options.counters), read_samples(options.counters)
+    else:
+        source, token = options.prometheus, options.prometheus_token_file
+        told = ask_prometheus(source, time.time(), token_file=token, cluster=options.cluster)
+    readings = Readings(told) if options.since is None else Readings(told, options.since)
+    nodes = {host.name for host in topology.hosts} | {switch.name for switch in topology.switches}
+    if not nodes & (readings.nodes() | set(readings.too_old)):
+        names = ", ".join(sorted(readings.nodes())[:3])
+        problem = f"tells no setting of any switch or host of {options.topology}" + (
+            f", but of {names}" if names else ""
+        )
+        raise ContractError(source, problem, "names have to be those of the topology")
+    result = verify(intent, topology, readings, drained=options.drained)
+    print(*remarks, sep="\n", end="\n" if remarks else "", file=sys.stderr)
+    if options.format == "json":
+        print(encode(result).decode(), end="")
+    else:
+        print(*verification_lines(result), sep="\n")
+    return int(not result.agrees or (options.strict and bool(result.not_told)))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="skeleton-service",
@@ -325,6 +359,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     diagnose.add_argument("--output", required=True, metavar="FILE")
     diagnose.set_defaults(run=_diagnose)
+
+    verify = commands.add_parser("verify", help="is the network what it is meant to be? exit 1 where not")
+    verify.add_argument("--intent", required=True, metavar="FILE")
+    verify.add_argument("--topology", required=True, metavar="FILE")
+    told = verify.add_mutually_exclusive_group(required=True)
+    told.add_argument("--counters", nargs="+", metavar="FILE", help="counter samples: CSV, JSONL, Parquet or URL")
+    told.add_argument("--prometheus", metavar="URL", help="the Prometheus that scrapes the exporters")
+    verify.add_argument("--prometheus-token-file", metavar="FILE", help="bearer token, on its first line")
+    verify.add_argument("--cluster", metavar="NAME", help="which cluster, where Prometheus holds several")
+    verify.add_argument(
+        "--since", type=_time, metavar="TIME", help="what was read before is not told: RFC 3339 or Unix seconds"
+    )
+    verify.add_argument("--drained", action="store_true", help="drained nodes and ports that are shut, too")
+    verify.add_argument("--strict", action="store_true", help="exit 1 also where something meant is not told")
+    verify.add_argument("--format", choices=("text", "json"), default="text")
+    verify.set_defaults(run=_verify)
     return parser
 
 
@@ -381,7 +431,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit 0 on success, 1 from ``--check`` alone, 2 on bad input with one line naming file, field and remedy."""
+    """Exit 0 on success, 1 from ``--check`` and ``verify`` alone, 2 on bad input with a line: file, field, remedy."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))

@@ -23,6 +23,7 @@ DOCUMENTS = {
     "skeleton.json": "skeleton",
     "plan.json": "plan",
     "diagnosis.json": "diagnosis",
+    "intent.yaml": "intent",
 }
 TABLES = {"throughput.csv": ("throughput", ThroughputRow), "probe-records.csv": ("probe-records", ProbeRecord)}
 
