@@ -218,9 +218,10 @@ class Api:
         self.source = source
         self._too_much = too_much
         url = source.removeprefix(PREFIX)
+        prefix = source[: len(source) - len(url)]
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ContractError(source, "is no address of a Prometheus", "write prometheus:http://host:9090")
+            raise ContractError(source, "is no address of a Prometheus", f"write {prefix}http://host:9090")
         self._url = url.rstrip("/") + "/api/v1/query"
         self._headers: dict[str, str] = {}
         if token_file is not None:
