@@ -257,6 +257,32 @@ def _verify(options: argparse.Namespace) -> int:
     return int(not result.agrees or (options.strict and bool(result.not_told)))
 
 
+def _topology(options: argparse.Namespace) -> int:
+    from skeleton_service.discovery import discover  # noqa: PLC0415
+    from skeleton_service.neighborstate import read_neighbors  # noqa: PLC0415
+    from skeleton_service.topologyfile import topology_file  # noqa: PLC0415
+
+    if options.check and options.operator is None:
+        raise ContractError("--check", "compares with the operator's file", "give it as --operator")
+    if not options.check and options.output is None:
+        raise ContractError("--output", "is missing", "name a file, or give --check, which writes none")
+    operator = read_topology(options.operator) if options.operator is not None else None
+    neighbors = read_neighbors(options.discovered)
+    try:
+        found = discover(neighbors.switches, operator)
+    except ContractError as error:  # a value does not know its file
+        raise ContractError(", ".join(options.discovered), error.problem, error.remedy) from error
+    print(*found.differences, sep="\n", end="\n" if found.differences else "")
+    if options.check:
+        return int(bool(found.differences))
+    write(options.output, topology_file(found.topology, options.output))
+    counts = (
+        f"{len(found.topology.switches)} switches, {len(found.topology.hosts)} hosts, {len(found.topology.links)} links"
+    )
+    print(f"{options.output}: {counts}, {len(found.differences)} differences")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="skeleton-service",
@@ -375,6 +401,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--strict", action="store_true", help="exit 1 also where something meant is not told")
     verify.add_argument("--format", choices=("text", "json"), default="text")
     verify.set_defaults(run=_verify)
+
+    topology = commands.add_parser("topology", help="what switches see by LLDP, merged into the topology file")
+    topology.add_argument("--discovered", required=True, nargs="+", metavar="FILE", help="neighbours: JSON or URL")
+    topology.add_argument("--operator", metavar="FILE", help="your topology file: what LLDP cannot know")
+    topology.add_argument("--check", action="store_true", help="write nothing; exit 1 where the two differ")
+    topology.add_argument("--output", metavar="FILE", help="YAML by its name's end, .yaml or .yml; else JSON")
+    topology.set_defaults(run=_topology)
     return parser
 
 

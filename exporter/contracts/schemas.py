@@ -15,6 +15,7 @@ import msgspec
 from exporter.contracts.codec import encode, write
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.intent import Intent
+from exporter.contracts.neighbors import Neighbors
 from exporter.contracts.overlay import OverlayState
 from exporter.contracts.plan import Plan
 from exporter.contracts.request import ThroughputRequest
@@ -35,6 +36,7 @@ CONTRACTS: dict[str, type] = {
     "diagnosis": Diagnosis,
     "intent": Intent,
     "verification": Verification,
+    "neighbors": Neighbors,
 }
 
 
