@@ -161,9 +161,10 @@ class _Merge:
             self._foreign.add(node)
         if len(sightings) > 1:
             said = ", ".join(sighting.said for sighting in sightings)
-            if self._file.get(end) in [sighting.end for sighting in sightings]:
+            filed = self._file.get(end)
+            if filed is not None and filed in [sighting.end for sighting in sightings]:
                 self._doubt(end, f"sees several neighbours: {said}: the file's is taken")
-                self._seen[end] = self._file[end]
+                self._seen[end] = filed
             else:
                 self._doubt(end, f"sees several neighbours, a hub or an old entry: {said}: none is taken")
             return

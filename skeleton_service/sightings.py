@@ -17,7 +17,7 @@ from exporter.contracts.neighbors import (
     address,
     mac,
 )
-from exporter.contracts.topology import Host, Rnic, Switch, Topology
+from exporter.contracts.topology import Host, Rnic, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,15 @@ class Directory:
         for switch in topology.switches:
             own = told.get(switch.name)
             ports = [(port.name, port.name, port.aliases, port.ifindex) for port in switch.ports]
-            for port in own.ports if own is not None else ():
-                ports.append((names[switch.name][port.name], port.name, port.aliases, port.ifindex))
+            if own is not None:
+                called = names[switch.name]
+                ports += [(called[port.name], port.name, port.aliases, port.ifindex) for port in own.ports]
             self._list(switch.name, ports)
         for link in topology.links:
             for end in (link.a, link.b):
-                node, port = split_port(end)
+                node, name = split_port(end)
                 if node in self._ports and not self._switches[node].ports:
-                    self._ports[node].setdefault(port, set()).add(port)
+                    self._ports[node].setdefault(name, set()).add(name)
 
     def _know(self, node: str, names: Iterable[str | None]) -> None:
         for name in names:
