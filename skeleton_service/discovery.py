@@ -67,7 +67,7 @@ class _Merge:
         topology = msgspec.structs.replace(topology, switches=self._tiered(switches, links), links=links)
         topology = _with_linked_ports(topology, self._told, self._names)
         check_topology(topology, "what was discovered")
-        return Discovery(topology, tuple(self._lines))
+        return Discovery(topology, tuple(map(_printable, self._lines)))
 
     # ---- switches and ports
 
@@ -311,6 +311,11 @@ class _Merge:
                 self._lines.append(f"{switch.name}: not in the file, taken in as {tier}")
             result.append(msgspec.structs.replace(switch, tier=tier))
         return tuple(result)
+
+
+def _printable(line: str) -> str:
+    """Fit for a terminal: neighbours may call themselves anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _matched(switch: Switch, told: NeighborSwitch) -> dict[str, str]:

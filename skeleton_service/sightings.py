@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from exporter.contracts.names import port_id, split_port
 from exporter.contracts.neighbors import (
     PORT_ADDRESS,
+    PORT_INTERFACE,
     PORT_LOCAL,
     PORT_MAC,
     Neighbor,
@@ -62,6 +63,8 @@ class Directory:
         for host in topology.hosts:
             self._know(host.name, [host.name])
             self._reach(host.name, [*(each for rnic in host.rnics for each in rnic.addresses), *host.vteps])
+        self._bare = {switch.name for switch in topology.switches if not switch.ports and switch.name not in told}
+        """Switches that are known without their ports."""
         self._ports: dict[str, dict[str, set[str]]] = {name: {} for name in self._switches}
         self._numbers: dict[str, dict[str, set[str]]] = {name: {} for name in self._switches}
         for switch in topology.switches:
@@ -164,8 +167,8 @@ class Directory:
         for found in candidates:
             if found:
                 return found
-        if is_name and not self._switches[node].ports and neighbor.port_id and not neighbor.port_id.isdecimal():
-            return {neighbor.port_id}  # the switch is known without its ports
+        if node in self._bare and neighbor.port_id_subtype == PORT_INTERFACE and neighbor.port_id.isprintable():
+            return {neighbor.port_id} if neighbor.port_id else set()
         return set()
 
 
@@ -209,10 +212,9 @@ def _either(names: Iterable[str]) -> str:
 
 
 def _said(neighbor: Neighbor) -> str:
-    """What it calls itself and its port, fit for a line."""
+    """What it calls itself and its port."""
     chassis = neighbor.chassis_mac or neighbor.chassis_id
     port = neighbor.port_mac or neighbor.port_id
     if port == neighbor.port_mac and neighbor.port_description:
         port = f"{port} {neighbor.port_description}"
-    text = f"{neighbor.system_name or f'chassis {chassis}'} port {port}"
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return f"{neighbor.system_name or f'chassis {chassis}'} port {port}"

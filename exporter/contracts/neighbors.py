@@ -11,7 +11,7 @@ from msgspec import Meta
 from exporter.contracts.codec import Contract, ContractError, Version
 
 CHASSIS_MAC, CHASSIS_ADDRESS = 4, 5
-PORT_MAC, PORT_ADDRESS, PORT_LOCAL = 3, 4, 7
+PORT_MAC, PORT_ADDRESS, PORT_INTERFACE, PORT_LOCAL = 3, 4, 5, 7
 """LldpChassisIdSubtype and LldpPortIdSubtype (LLDP-MIB): the two count differently."""
 
 Subtype = Annotated[int, Meta(ge=0, le=255)]

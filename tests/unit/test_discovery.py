@@ -381,6 +381,12 @@ def test_a_switch_that_is_asked_at_the_files_address_is_the_files() -> None:
     assert differences(renamed, operator) == [f"{LEAF}: called other by what tells of it: the file's name is kept"]
 
 
+def test_a_port_of_a_switch_that_is_known_by_its_name_alone() -> None:
+    operator = msgspec.structs.replace(changed(FILE, SPINE, ports=(), state="drained"), links=FILE.links[1:])
+    seen = [switch for switch in TOLD if switch.name != SPINE]
+    assert differences(seen, operator) == [f"{UPLINK} -- {SPINE_PORT}: seen, and not in the file"]
+
+
 def test_parallel_links_are_told_apart_by_their_ports() -> None:
     switches = tuple(Switch(name=name, tier="leaf", ports=tuple(Port(name=f"e{n}") for n in range(4))) for name in "ab")
     fabric = Topology(
