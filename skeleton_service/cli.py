@@ -254,6 +254,9 @@ def _verify(options: argparse.Namespace) -> int:
         print(encode(result).decode(), end="")
     else:
         print(*verification_lines(result), sep="\n")
+    if not result.compared:
+        problem = "tells nothing of what is meant, so nothing was compared"
+        raise ContractError(source, problem, "is all of it drained? --drained compares that, too")
     return int(not result.agrees or (options.strict and bool(result.not_told)))
 
 
@@ -264,6 +267,8 @@ def _topology(options: argparse.Namespace) -> int:
 
     if options.check and options.operator is None:
         raise ContractError("--check", "compares with the operator's file", "give it as --operator")
+    if options.strict and not options.check:
+        raise ContractError("--strict", "has no meaning without --check", "add it, or leave --strict out")
     if not options.check and options.output is None:
         raise ContractError("--output", "is missing", "name a file, or give --check, which writes none")
     operator = read_topology(options.operator) if options.operator is not None else None
@@ -272,9 +277,10 @@ def _topology(options: argparse.Namespace) -> int:
         found = discover(neighbors.switches, operator)
     except ContractError as error:  # a value does not know its file
         raise ContractError(", ".join(options.discovered), error.problem, error.remedy) from error
-    print(*found.differences, sep="\n", end="\n" if found.differences else "")
+    lines = (*found.differences, *(f"not told: {line}" for line in found.blind))
+    print(*lines, sep="\n", end="\n" if lines else "")
     if options.check:
-        return int(bool(found.differences))
+        return int(bool(found.differences) or (options.strict and bool(found.blind)))
     write(options.output, topology_file(found.topology, options.output))
     counts = (
         f"{len(found.topology.switches)} switches, {len(found.topology.hosts)} hosts, {len(found.topology.links)} links"
@@ -406,6 +412,7 @@ def _parser() -> argparse.ArgumentParser:
     topology.add_argument("--discovered", required=True, nargs="+", metavar="FILE", help="neighbours: JSON or URL")
     topology.add_argument("--operator", metavar="FILE", help="your topology file: what LLDP cannot know")
     topology.add_argument("--check", action="store_true", help="write nothing; exit 1 where the two differ")
+    topology.add_argument("--strict", action="store_true", help="with --check, exit 1 also where one tells nothing")
     topology.add_argument("--output", metavar="FILE", help="YAML by its name's end, .yaml or .yml; else JSON")
     topology.set_defaults(run=_topology)
     return parser

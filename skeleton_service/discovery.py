@@ -19,6 +19,7 @@ from skeleton_service.sightings import Directory, Sighting
 
 TIERS = ("leaf", "spine", "super-spine")
 """Of switches that no file knows: by their distance from what is no switch."""
+_MOST_NAMED = 8
 _NO_FILE = Topology(version=1, hosts=(), switches=(), links=())
 
 
@@ -27,6 +28,8 @@ class Discovery:
     topology: Topology
     differences: tuple[str, ...]
     """A line each: what differs from the operator's file, and what was seen but could not be used."""
+    blind: tuple[str, ...]
+    """A line each: who tells nothing, so that nothing can be said of their cables."""
 
 
 def discover(told: Sequence[NeighborSwitch], operator: Topology | None = None) -> Discovery:
@@ -42,6 +45,7 @@ class _Merge:
         self._operator = operator or _NO_FILE
         self._has_file = operator is not None
         self._lines: list[str] = []
+        self._silent: list[str] = []
         self._told: dict[str, NeighborSwitch] = {}
         """{the topology's name of a switch: what it tells}."""
         self._names: dict[str, dict[str, str]] = {}
@@ -67,7 +71,7 @@ class _Merge:
         topology = msgspec.structs.replace(topology, switches=self._tiered(switches, links), links=links)
         topology = _with_linked_ports(topology, self._told, self._names)
         check_topology(topology, "what was discovered")
-        return Discovery(topology, tuple(map(_printable, self._lines)))
+        return Discovery(topology, tuple(map(_printable, self._lines)), tuple(map(_printable, self._silent)))
 
     # ---- switches and ports
 
@@ -104,11 +108,13 @@ class _Merge:
 
     def _switches(self) -> tuple[Switch, ...]:
         known = {switch.name for switch in self._operator.switches}
+        asked = [switch.name for switch in self._operator.switches if switch.state != "drained"]
+        if silent := [name for name in asked if name not in self._told]:
+            named = ", ".join(silent[:_MOST_NAMED]) + (", ..." if len(silent) > _MOST_NAMED else "")
+            self._silent.append(f"{len(silent)} of {len(asked)} switches tell nothing: {named}")
         merged = []
         for switch in self._operator.switches:
             own = self._told.get(switch.name)
-            if own is None and switch.state != "drained":
-                self._lines.append(f"{switch.name}: tells nothing, its links are kept as the file has them")
             merged.append(switch if own is None else self._merged(switch, own))
         for name, own in self._told.items():
             if name not in known:
@@ -149,7 +155,7 @@ class _Merge:
         for name, told in self._told.items():
             if told.ports and not any(port.neighbors for port in told.ports):
                 self._blind.add(name)
-                self._lines.append(f"{name}: tells no neighbour at all: is LLDP on? its links are kept")
+                self._silent.append(f"{name}: tells no neighbour at all: is LLDP on?")
             for port in told.ports:
                 if port.neighbors:
                     end = port_id(name, self._names[name][port.name])
@@ -276,7 +282,7 @@ class _Merge:
                 split_port(end)[0] == switch and split_port(far)[0] in hosts for end, far in accepted.items()
             )
             if len(names) > 1 and not sees_hosts:
-                self._lines.append(f"{switch}: sees none of its {len(names)} hosts: do they send LLDP?")
+                self._silent.append(f"{switch}: sees none of its {len(names)} hosts: do they send LLDP?")
             else:
                 self._lines.extend(f"{name}: in the file, not seen" for name in names)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from exporter.contracts.names import LINK_JOINT, split_port
 from exporter.contracts.verification import Finding, Group, NotTold, Verification
@@ -52,8 +52,10 @@ def _lines(verification: Verification) -> Iterator[str]:
         yield f"not compared: {_many(skipped.unknown, 'port')} that the topology does not have"
     compared = ", ".join(f"{count} {_VALUES.get(item, item)}" for item, count in verification.compared.items())
     count = len(verification.findings)
-    verdict = "all that is told agrees" if verification.agrees else _many(count, "difference")
-    yield f"{verdict}; compared: {compared or 'nothing'}"
+    if not compared:
+        yield "nothing could be compared"
+        return
+    yield f"{'all that is told agrees' if verification.agrees else _many(count, 'difference')}; compared: {compared}"
 
 
 def _of_group(group: Group) -> str:
@@ -86,28 +88,35 @@ def _of_finding(finding: Finding, *, short: bool = False) -> str:
 
 
 def _of_blind(not_told: tuple[NotTold, ...]) -> Iterator[str]:
-    by_subject: dict[str, list[NotTold]] = defaultdict(list)
+    """What is not told, by subject; of a node that tells nothing for a reason, the reason once."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    by_subject: dict[str, list[str]] = defaultdict(list)
     for each in not_told:
-        by_subject[each.subject].append(each)
-    for subject, own in by_subject.items():
-        names = [_of_node(each) for each in own[:_NODES_NAMED]]
-        more = len(own) - len(names)
-        yield f"not told: {subject}: {', '.join(names)}" + (f" and {more} more" if more else "")
+        if each.reason is None:
+            by_subject[each.subject].append(_of_node(each))
+        elif each.node not in by_reason[each.reason]:
+            by_reason[each.reason].append(each.node)
+    for reason, nodes in by_reason.items():
+        yield f"not told: anything: {_few(nodes)} ({reason})"
+    for subject, nodes in by_subject.items():
+        yield f"not told: {subject}: {_few(nodes)}"
 
 
 def _of_node(each: NotTold) -> str:
-    why = f" ({each.reason})" if each.reason else ""
     if not each.ports:
-        return f"{each.node}{why}"
+        return each.node
     named = " ".join(each.ports[:_PORTS_NAMED]) + (" ..." if len(each.ports) > _PORTS_NAMED else "")
-    return f"{each.node} {named} ({len(each.ports)} of {each.of}){why}"
+    return f"{each.node} {named} ({len(each.ports)} of {each.of})"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _NODES_NAMED
+    return ", ".join(names[:_NODES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _counted(what: str, names: tuple[str, ...]) -> Iterator[str]:
     if names:
-        named = ", ".join(names[:_NODES_NAMED])
-        more = len(names) - _NODES_NAMED
-        yield f"{what}: {len(names)}: {named}" + (f" and {more} more" if more > 0 else "")
+        yield f"{what}: {len(names)}: {_few(names)}"
 
 
 def _many(count: int, what: str) -> str:

@@ -193,20 +193,21 @@ def test_two_ports_that_see_one_rnic_are_not_used() -> None:
     assert links(result.topology) == links(FILE)
 
 
-def test_a_switch_that_tells_nothing_keeps_its_links_and_one_without_lldp_does_too() -> None:
+def test_a_switch_that_tells_nothing_or_no_neighbour_is_blind_and_keeps_its_links() -> None:
     silent = [switch for switch in TOLD if switch.name != SPINE]
-    assert differences(silent) == [f"{SPINE}: tells nothing, its links are kept as the file has them"]
-    deaf = with_port(with_port(TOLD, SPINE_PORT), f"{SPINE}:Ethernet4")
-    assert differences(deaf) == [f"{SPINE}: tells no neighbour at all: is LLDP on? its links are kept"]
-    drained = changed(FILE, SPINE, state="drained")
-    assert differences(silent, drained) == []
+    result = found(silent)
+    assert (result.differences, result.blind) == ((), (f"1 of 4 switches tell nothing: {SPINE}",))
+    assert links(result.topology) == links(FILE)
+    result = found(with_port(with_port(TOLD, SPINE_PORT), f"{SPINE}:Ethernet4"))
+    assert (result.differences, result.blind) == ((), (f"{SPINE}: tells no neighbour at all: is LLDP on?",))
+    assert found(silent, changed(FILE, SPINE, state="drained")).blind == ()
 
 
-def test_hosts_that_send_nothing_are_one_line_a_switch_and_one_of_them_is_a_line() -> None:
+def test_hosts_that_send_nothing_are_one_line_a_switch_and_one_of_them_is_a_difference() -> None:
     silent = with_port(TOLD, DOWNLINK)
     assert differences(silent) == [f"{HOST}:mlx5_0 -- {DOWNLINK}: in the file, not seen"]
     result = found(with_port(silent, f"{LEAF}:Ethernet12"))
-    assert result.differences == (f"{LEAF}: sees none of its 2 hosts: do they send LLDP?",)
+    assert (result.differences, result.blind) == ((), (f"{LEAF}: sees none of its 2 hosts: do they send LLDP?",))
     assert links(result.topology) == links(FILE)
 
 
@@ -505,6 +506,17 @@ def test_check_writes_nothing_and_is_1_where_the_two_differ(
     assert not (tmp_path / "no.yaml").exists()
 
 
+def test_check_fails_for_who_tells_nothing_only_if_it_is_strict(
+    neighbors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the swap of one card, its switch alone may be asked."""
+    neighbors.write_bytes(encode(Neighbors(version=1, switches=TOLD[:1])))
+    options = ["topology", "--operator", str(EXAMPLES / "topology.yaml"), "--check", "--discovered", str(neighbors)]
+    assert main(options) == 0
+    assert capsys.readouterr().out == "not told: 3 of 4 switches tell nothing: leaf-p1-r0, spine-0, spine-1\n"
+    assert main([*options, "--strict"]) == 1
+
+
 @pytest.fixture
 def exporter() -> Iterator[str]:
     """Serves the spines' neighbours."""
@@ -571,6 +583,7 @@ def test_wrong_neighbours_are_exit_2_with_one_line(
     ("options", "message"),
     [
         (["--check"], "--check: compares with the operator's file (give it as --operator)"),
+        (["--strict"], "--strict: has no meaning without --check (add it, or leave --strict out)"),
         ([], "--output: is missing (name a file, or give --check, which writes none)"),
     ],
 )

@@ -350,7 +350,7 @@ def test_a_switch_that_did_not_answer_is_blind_whatever_it_told_before() -> None
     assert result.agrees
     assert {each.reason for each in result.not_told} == {"did not answer its last poll"}
     assert {each.node for each in result.not_told} == {LEAF}
-    assert f"not told: MTU: {LEAF} (did not answer its last poll)" in lines(readings)
+    assert f"not told: anything: {LEAF} (did not answer its last poll)" in lines(readings)
 
 
 def test_what_was_read_before_a_moment_does_not_count() -> None:
@@ -442,7 +442,7 @@ def test_no_reading_makes_it_fail_and_every_difference_is_printed(
     assert all(line.isprintable() for line in text)
     grouped = [number for group in result.groups for number in group.findings]
     assert len(grouped) == len(set(grouped))
-    assert sum(not line.startswith(("not ", "all ")) for line in text) - (not result.agrees) == (
+    assert sum(not line.startswith(("not ", "all ", "nothing ")) for line in text) - (not result.agrees) == (
         len(result.groups) + len(result.findings)
     )
 
@@ -486,8 +486,11 @@ def test_a_machine_reads_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_readings_from_before_a_swap_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(tmp_path, SETTLED, "--strict", "--since", str(NOW + 1), intent=without_dscp(tmp_path)) == 1
-    assert f"not told: MTU: {HOST} (last read 2025-10-09 08:53:20 UTC)" in capsys.readouterr().out
+    readings = [replace(each, time=NOW + 60) if each.node != LEAF else each for each in SETTLED]
+    since = ["--since", "2025-10-09T08:54:00Z"]
+    assert command(tmp_path, readings, *since, intent=without_dscp(tmp_path)) == 0
+    assert f"not told: anything: {LEAF} (last read 2025-10-09 08:53:20 UTC)\n" in capsys.readouterr().out
+    assert command(tmp_path, readings, *since, "--strict", intent=without_dscp(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -628,6 +631,20 @@ def test_samples_that_can_not_answer_are_exit_2(
     assert error.count("\n") == 1
 
 
+def test_where_nothing_could_be_compared_the_exit_code_is_not_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipeline that drained all it verifies, or whose switches all stopped answering, must not go on."""
+    silent = [replace(each, value=0.0) for each in SETTLED if each.metric == switches.SWITCH_REACHABLE.name]
+    assert command(tmp_path, silent) == 2
+    output = capsys.readouterr()
+    assert "not told: anything: leaf-p0-r0, leaf-p1-r0, spine-0, spine-1 (did not answer its last poll)" in output.out
+    assert output.out.endswith("nothing could be compared\n")
+    assert output.err.endswith(
+        "tells nothing of what is meant, so nothing was compared (is all of it drained? --drained compares that, too)\n"
+    )
+
+
 def test_a_source_is_needed_and_only_one(capsys: pytest.CaptureFixture[str]) -> None:
     for more in ([], ["--counters", "a", "--prometheus", "b"]):
         with pytest.raises(SystemExit, match="2"):
@@ -732,8 +749,7 @@ def test_what_prometheus_holds_of_an_old_poll_is_not_told_since(
 ) -> None:
     assert ask(prometheus, "--cluster", "wrong", "--since", str(time.time() - 60)) == 1
     out = capsys.readouterr().out
-    assert "not told: MTU: spine-0 (last read 1970-01-01 00:16:40 UTC)" in out
-    assert "not told: MTU: spine-0, " not in out
+    assert "not told: anything: spine-0 (last read 1970-01-01 00:16:40 UTC)" in out
 
 
 def test_several_clusters_and_none_of_a_name_are_one_line(prometheus: str, capsys: pytest.CaptureFixture[str]) -> None:
