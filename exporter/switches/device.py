@@ -246,8 +246,7 @@ class Device:
             if rare:
                 await session.refresh()
             else:
-                await self._identify(session)
-                await self._learn_names(session)
+                await self.learn(session)
             epoch = self._epoch
             readings = await self._read_due(session, rare, turn)
             if readings or turn.failed:
@@ -400,6 +399,11 @@ class Device:
             self.names.version += 1
         self.names.strangers = False
         self._names_due = _NAMED_POLLS
+
+    async def learn(self, session: Session) -> None:
+        """Learn who the device is and what its ports are called, and nothing else; raise SnmpError."""
+        await self._identify(session)
+        await self._learn_names(session)
 
     async def learn_neighbors(self, session: Session) -> None:
         """Ask who is at the other end of each cable; raise SnmpError."""

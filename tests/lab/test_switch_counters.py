@@ -26,7 +26,7 @@ from tests.lab.agent import until
 from tests.lab.processes import stop_exporter
 
 PORT = 9407
-STEADY_SECONDS = 2.5
+STEADY_SECONDS = 4.5
 """Longer than the agents' cache (1 s) and two polls."""
 SCRIPTED = (
     "fabric_switch_port_pfc_receive_frames_total",
@@ -72,7 +72,7 @@ class Poller:
             for switch in design.managed
         ]
         self.config = directory / "poller.yaml"
-        switches = {"period_seconds": 1, "community_file": community, "targets": targets}
+        switches = {"period_seconds": 2, "community_file": community, "targets": targets}
         listen = {"address": "127.0.0.1", "port": PORT}
         self.config.write_text(yaml.safe_dump({"host": "poller", "listen": listen, "switches": switches}))
         argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(self.config)]
