@@ -54,6 +54,8 @@ from exporter.switches.snmp import (
 )
 
 _Answer = TypeVar("_Answer")
+_PANICS = "pyo3_runtime"
+"""Module of PanicException, which no module of Python holds: Rust ran over the end of a datagram that was cut short."""
 _AUTHENTICATION: dict[str, type[BaseAuthKey]] = {
     "md5": Md5Key,
     "sha": Sha1Key,
@@ -180,6 +182,12 @@ class FastSession:
                 return receive()
             except BlockingIOError:  # an answer to an earlier request, or to none: go on waiting
                 continue
+            except RuntimeError as error:  # of a value whose bytes are none of its type
+                raise SnmpError(f"an answer that cannot be read: {error}") from None
+            except BaseException as error:
+                if type(error).__module__ != _PANICS:
+                    raise
+                raise SnmpError("an answer that cannot be read: it ends too early, or its lengths are wrong") from None
 
     async def _until_readable(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
