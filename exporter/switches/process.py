@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import resource
 import signal
 import socket
 import sys
@@ -295,6 +296,8 @@ async def poll(settings: PollerSettings, store: Store, control: socket.socket) -
 
 def main() -> None:
     store_descriptor, control_descriptor = map(int, sys.argv[1:3])
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # two sockets a switch: more than 1,024 soon
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=control_descriptor)
     first = receive_message(control)
