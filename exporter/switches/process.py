@@ -13,12 +13,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from exporter.contracts.codec import ContractError
-from exporter.contracts.metric import Metric
+from exporter.contracts.metric import Metric, Table
 from exporter.contracts.switch_counters import (
     SWITCH,
     SWITCH_COVERAGE_TABLE,
@@ -51,6 +51,8 @@ from exporter.switches.sessions import Opener, opener
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
 from exporter.switches.snmp import Session, SnmpError
 
+_REPORTED = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
+"""Tables of what reading came to; the others hold what was read."""
 NEIGHBOR_PERIODS = 20
 """Periods between two readings of LLDP: cables are moved by hand."""
 _LATE = 1.0  # seconds
@@ -79,17 +81,17 @@ class _InfoRows:
 class _Report:
     """What the metrics say of reading one switch."""
 
-    def __init__(self, store: Store, switch: str) -> None:
-        own = store.writer(SWITCH)
+    def __init__(self, writers: Mapping[Table, TableWriter], switch: str) -> None:
+        own = writers[SWITCH]
         self._row = own.add((switch,))
         self._column = {metric: own.column(metric.name) for metric in SWITCH.metrics}
-        self._readings = store.writer(SWITCH_READING)
+        self._readings = writers[SWITCH_READING]
         self._reading_column = {metric: self._readings.column(metric.name) for metric in SWITCH_READING.metrics}
         self._tables: dict[str, RowWriter] = {}
         self._switch = switch
-        self.info = _InfoRows(store.writer(SWITCH_INFO_TABLE), switch)
-        self.coverage = _InfoRows(store.writer(SWITCH_COVERAGE_TABLE), switch)
-        self.neighbors = _InfoRows(store.writer(SWITCH_NEIGHBOR_TABLE), switch)
+        self.info = _InfoRows(writers[SWITCH_INFO_TABLE], switch)
+        self.coverage = _InfoRows(writers[SWITCH_COVERAGE_TABLE], switch)
+        self.neighbors = _InfoRows(writers[SWITCH_NEIGHBOR_TABLE], switch)
 
     def begin(self, late: bool) -> None:
         self._row.begin()
@@ -256,11 +258,9 @@ def _say(text: str) -> None:
 
 def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
     """A poller for each switch, on ``store``; raise ContractError for profiles that are wrong."""
-    stored = {
-        table: StoreTable(store, table)
-        for table in store.tables
-        if table not in (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
-    }
+    # A table has one writer, which all switches share: each of several would begin at its first row.
+    writers = {table: store.writer(table) for table in _REPORTED}
+    stored = {table: StoreTable(store, table) for table in store.tables if table not in _REPORTED}
     profiles = read_profiles(settings.profiles)
     open_session = opener(settings)
 
@@ -274,7 +274,7 @@ def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
             settings.without,
             Blocks(stored, switch.name),
         )
-        return Poller(device, _Report(store, switch.name), open_session, _say)
+        return Poller(device, _Report(writers, switch.name), open_session, _say)
 
     return [poller(switch) for switch in settings.switches]
 
