@@ -53,6 +53,8 @@ class Block:
         self._values = np.zeros((0, len(stored.table.metrics)))
         self._parts: dict[Metric, dict[tuple[int, int], _Part]] = {}
         """{metric: {(place of a table in the profile, which of its columns of the metric): its part}}."""
+        self._derived: set[int] = set()
+        """Columns that are worked out from others: no row lives by them."""
         self._changed = False
 
     @property
@@ -101,6 +103,7 @@ class Block:
 
     def put_derived(self, metric: Metric, values: Floats) -> None:
         """Values in the order of ``labels``, worked out from other columns."""
+        self._derived.add(self._column[metric])
         self._values[:, self._column[metric]] = values
 
     def write(self) -> None:
@@ -114,7 +117,7 @@ class Block:
     def _fill(self, metric: Metric, fresh: bool) -> None:
         number = self._column[metric]
         parts = self._parts[metric]
-        if fresh:
+        if fresh or len(parts) > 1:  # of several, none takes away what another gave before
             self._values[:, number] = np.nan
         for key in sorted(parts, reverse=True):
             part = parts[key]
@@ -141,7 +144,8 @@ class Block:
         return np.array([self._row[own] for own in labels], np.int64)
 
     def _remove_empty(self) -> None:
-        alive: NDArray[np.bool_] = ~np.all(np.isnan(self._values), axis=1)
+        told = np.delete(self._values, list(self._derived), axis=1)
+        alive: NDArray[np.bool_] = ~np.all(np.isnan(told), axis=1)
         if alive.all():
             return
         for writer, lives in zip(self._writers, alive.tolist(), strict=True):
