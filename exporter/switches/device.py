@@ -166,9 +166,7 @@ class Device:
         system = await session.get([UPTIME, OBJECT_ID, DESCRIPTION])
         if not system and not await session.walk(IF_DESCRIPTION):
             raise SnmpError("it answers and tells nothing (its SNMP view must include 1.3.6.1.2.1)")
-        self._check_uptime(system.get(UPTIME))
-        if not math.isnan(self.uptime) and not abs(self._clock() - self.uptime - self._boot) <= 2:
-            self._boot = self._clock() - self.uptime  # of a turn, one: times of changes are compared with it
+        self._check_uptime(system.get(UPTIME), begins=True)
         described, object_id = system.get(DESCRIPTION), system.get(OBJECT_ID)
         description = described.decode("utf-8", "replace") if isinstance(described, bytes) else ""
         identity = _Identity(object_id if isinstance(object_id, str) else "", description)
@@ -198,7 +196,7 @@ class Device:
         ]
         self.tables = [TableState(place, table, _reader(table, selection)) for place, table in enumerate(chosen)]
 
-    def _check_uptime(self, ticks: Value | None) -> None:
+    def _check_uptime(self, ticks: Value | None, begins: bool = False) -> None:
         """Compare sysUpTime with the last one: less than it should be is a restart, but for the wrap after 497 days.
 
         A device that hides it restarts unseen.
@@ -212,6 +210,9 @@ class Device:
             if uptime < expected - _SLACK - 0.01 * (now - self._uptime_at) and abs(uptime - wrapped) > 60:
                 self._restart()
         self.uptime, self._uptime_at = uptime, now
+        # One for the whole of a turn that ``begins``: times of changes are compared with it.
+        if begins and (math.isnan(self._boot) or abs(self._clock() - uptime - self._boot) > 2):
+            self._boot = self._clock() - uptime
 
     def _restart(self) -> None:
         self.restarts += 1
