@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,6 +53,8 @@ class Block:
         self._writers: list[RowWriter] = []
         self._places = np.zeros(0, np.int64)
         self._values = np.zeros((0, len(stored.table.metrics)))
+        self._absent = array("d", [math.nan] * len(stored.table.metrics))
+        """Of a row that nobody has written yet: no counter is 0 meanwhile."""
         self._parts: dict[Metric, dict[tuple[int, int], _Part]] = {}
         """{metric: {(place of a table in the profile, which of its columns of the metric): its part}}."""
         self._derived: set[int] = set()
@@ -133,7 +137,7 @@ class Block:
         try:
             for own in labels:
                 if own not in self._row:
-                    writer = self._stored.writer.add((self._switch, *own))
+                    writer = self._stored.writer.add((self._switch, *own), self._absent)
                     self._row[own] = len(self._writers)
                     self._writers.append(writer)
                     new.append(writer.index)

@@ -408,8 +408,9 @@ class Device:
         states = dict.fromkeys(SIGNALS, "absent")
         order = ("absent", "disabled", "stale", "supported")
         for table in self.tables:
-            if not table.shown and (table.error is not None or math.isnan(table.read_at)):
-                state = "stale" if not table.empty else "absent"
+            told = table.shown if self._blocks is not None else table.error is None and not math.isnan(table.read_at)
+            if not told and not table.empty:
+                state = "stale"
             elif table.disabled:
                 state = "disabled"
             else:
