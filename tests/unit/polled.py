@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.contracts.metric import Table
 from exporter.exposition import Renderer
 from exporter.store import Store
 from exporter.switches.block import Blocks, StoreTable
@@ -70,6 +71,7 @@ class Switch:
         name: str = "leaf-1",
         credentials: Credentials | None = None,
         store: Store | None = None,
+        beside: Switch | None = None,
         profiles: Sequence[Profile] | None = None,
         aliases: dict[str, str] | None = None,
         profile: str | None = None,
@@ -96,7 +98,13 @@ class Switch:
         )
         self.settings = settings_of([switch], **settings)
         self._open = opener(self.settings)
-        self.store = store or Store(switch_tables(1))
+        self.store = beside.store if beside is not None else store or Store(switch_tables(1))
+        # A process has one writer of each table of its store.
+        self._stored: dict[Table, StoreTable] = (
+            beside._stored
+            if beside is not None
+            else {table: StoreTable(self.store, table) for table in self.store.tables}
+        )
         self._renderer = Renderer()
         self.device = Device(
             switch,
@@ -105,7 +113,7 @@ class Switch:
             priorities,
             tables,
             without,
-            Blocks({table: StoreTable(self.store, table) for table in self.store.tables}, name),
+            Blocks(self._stored, name),
             monotonic=self.clock,
             clock=lambda: EPOCH + self.clock(),
         )
@@ -125,6 +133,8 @@ class Switch:
         return self.loop.run_until_complete(work)
 
     def close(self) -> None:
+        """Unplug it."""
+
         async def end() -> None:
             self.session.close()
             self._rare.close()
