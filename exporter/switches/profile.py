@@ -168,13 +168,12 @@ def _parse(data: bytes, source: str) -> Profile:
 
 def check(profile: Profile, source: str) -> None:
     """Hold a profile to the catalogue; raise ContractError naming the table and column that is wrong."""
-    for place, match in enumerate(profile.match):
+    patterns = {f"match[{place}].description": match.description or "" for place, match in enumerate(profile.match)}
+    for field, pattern in {**patterns, "port_pattern": profile.port_pattern}.items():
         try:
-            re.compile(match.description or "")
+            re.compile(pattern)
         except re.error as error:
-            raise ContractError(
-                source, f"field 'match[{place}].description': {error}", "write a regular expression"
-            ) from None
+            raise ContractError(source, f"field '{field}': {error}", "write a regular expression") from None
     names = [table.name for table in profile.tables]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ContractError(source, f"table {twice!r} appears twice", "give each its own name")
