@@ -217,9 +217,9 @@ def bind(table: TableProfile, source: str = "profile") -> tuple[BoundColumn, ...
 
 
 def tables_of(profile: Profile) -> tuple[TableProfile, ...]:
-    """A profile's tables, those that it includes first; a table of its own replaces an included one of its name."""
+    """A profile's tables, its own first, whose values count; one of its own replaces an included one of its name."""
     library, own = _library(), {table.name for table in profile.tables}
-    return (*(library[name] for name in profile.include if name not in own), *profile.tables)
+    return (*profile.tables, *(library[name] for name in profile.include if name not in own))
 
 
 def read_profiles(directory: Path | str | None = None) -> tuple[Profile, ...]:
