@@ -132,6 +132,8 @@ class Device:
         self.restarts = 0
         self.tables: list[TableState] = []
         self.names = Names()
+        self.has_neighbors = False
+        """Whether it told any, for its coverage."""
         self._profiles = profiles
         self._priorities, self._wanted, self._unwanted = priorities, frozenset(tables), frozenset(without)
         self._blocks = blocks
@@ -417,6 +419,8 @@ class Device:
                 state = "absent" if table.empty else "supported"
             for signal in table.profile.signals:
                 states[signal] = max(states[signal], state, key=order.index)
+        if self.has_neighbors:
+            states["neighbors"] = "supported"
         if self.cnp_queue is not None and states["queues"] != "absent":
             states["cnp"] = states["queues"]
         return states

@@ -71,7 +71,7 @@ class _InfoRows:
         wanted = {(self._switch, *fact) for fact in facts}
         for labels in self._rows.keys() - wanted:
             self._writer.remove(self._rows.pop(labels))
-        for labels in wanted - self._rows.keys():
+        for labels in sorted(wanted - self._rows.keys()):
             row = self._rows[labels] = self._writer.add(labels)
             row.begin()
             row.set(0, 1.0)
@@ -214,6 +214,7 @@ class Poller:
             self._once("lldp", f"neighbours: {error or 'no end in time'}")
             return
         self._once("lldp", None)
+        self._device.has_neighbors = bool(neighbors)
         try:
             self._report.neighbors.say([(each.port, clean(each.name), clean(each.port_name)) for each in neighbors])
         except StoreFullError as error:
