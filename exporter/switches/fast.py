@@ -8,6 +8,7 @@ version is to be tested before it is let in (pyproject.toml), which the tests ag
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -50,10 +51,15 @@ from exporter.switches.snmp import (
     User,
     Value,
     WalkCheck,
+    error_status,
     planned_repetitions,
 )
 
 _Answer = TypeVar("_Answer")
+_HEAD = 512
+"""Bytes of an answer within which its error status stands."""
+_PANICS = "pyo3_runtime"
+"""Module of PanicException, which no module of Python holds: Rust ran over the end of a datagram that was cut short."""
 _AUTHENTICATION: dict[str, type[BaseAuthKey]] = {
     "md5": Md5Key,
     "sha": Sha1Key,
@@ -155,7 +161,7 @@ class FastSession:
                 return await self._await_answer(receive)
             except TimeoutError as error:
                 if str(error):  # the library's, of a port that is closed
-                    raise NoAnswerError(f"nothing listens at {self._target} (ICMP port unreachable)") from None
+                    raise self._nobody() from None
             except SnmpAuthError:
                 raise RefusedError(
                     "the device refuses the user or its authentication key (wrong digest, or unknown user)"
@@ -176,10 +182,45 @@ class FastSession:
         deadline = time.monotonic() + self._timeout
         while True:
             await self._until_readable(deadline)
+            refusal = self._refusal()
             try:
-                return receive()
+                answer = receive()
+                if refusal and not answer:
+                    raise SnmpError(refusal)
+                return answer
+            except StopAsyncIteration:
+                if refusal:
+                    raise SnmpError(refusal) from None
+                raise
             except BlockingIOError:  # an answer to an earlier request, or to none: go on waiting
                 continue
+            except RuntimeError as error:  # of a value whose bytes are none of its type
+                raise SnmpError(f"an answer that cannot be read: {error}") from None
+            except BaseException as error:
+                if type(error).__module__ != _PANICS:
+                    raise
+                raise SnmpError("an answer that cannot be read: it ends too early, or its lengths are wrong") from None
+
+    def _nobody(self) -> NoAnswerError:
+        return NoAnswerError(f"nothing listens at {self._target} (ICMP port unreachable)")
+
+    def _refusal(self) -> str:
+        """What the answer that waits says went wrong; the library takes an error for an empty answer.
+
+        Over v3 it is encrypted, so that there an error looks like the end of a table.
+        """
+        if self._user is not None:
+            return ""
+        # Its own descriptor, lent: a copy of each would be as many files again.
+        lent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 0, self._socket.get_fd())
+        try:
+            return error_status(lent.recv(_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return ""
+        except ConnectionRefusedError:  # told but once: what receives would wait
+            raise self._nobody() from None
+        finally:
+            lent.detach()
 
     async def _until_readable(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import resource
 import signal
 import socket
 import sys
@@ -69,7 +70,7 @@ class _InfoRows:
         wanted = {(self._switch, *fact) for fact in facts}
         for labels in self._rows.keys() - wanted:
             self._writer.remove(self._rows.pop(labels))
-        for labels in wanted - self._rows.keys():
+        for labels in sorted(wanted - self._rows.keys()):
             row = self._rows[labels] = self._writer.add(labels)
             row.begin()
             row.set(0, 1.0)
@@ -296,6 +297,8 @@ async def poll(settings: PollerSettings, store: Store, control: socket.socket) -
 
 def main() -> None:
     store_descriptor, control_descriptor = map(int, sys.argv[1:3])
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # two sockets a switch: more than 1,024 soon
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=control_descriptor)
     first = receive_message(control)
