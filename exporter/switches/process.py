@@ -50,7 +50,7 @@ from exporter.switches.sessions import Opener, opener
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
 from exporter.switches.snmp import Session, SnmpError
 
-_OF_READING = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
+_REPORTED = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
 """Tables that say how switches are read; the others hold what they told."""
 NEIGHBOR_PERIODS = 20
 """Periods between two readings of LLDP: cables are moved by hand."""
@@ -260,8 +260,8 @@ def _say(text: str) -> None:
 def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
     """A poller for each switch, on ``store``; raise ContractError for profiles that are wrong."""
     # One writer a table: each knows which rows are free.
-    writers = {table: store.writer(table) for table in _OF_READING}
-    stored = {table: StoreTable(store, table) for table in store.tables if table not in _OF_READING}
+    writers = {table: store.writer(table) for table in _REPORTED}
+    stored = {table: StoreTable(store, table) for table in store.tables if table not in _REPORTED}
     profiles = read_profiles(settings.profiles)
     open_session = opener(settings)
 
