@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -48,14 +48,18 @@ from exporter.switches.snmp import (
     RefusedError,
     Rows,
     SnmpError,
+    TooBigError,
     User,
     Value,
     WalkCheck,
+    answered_error,
     error_status,
     planned_repetitions,
 )
 
 _Answer = TypeVar("_Answer")
+_FEW = 12
+"""OIDs whose values fit into any answer."""
 _HEAD = 512
 """Bytes of an answer within which its error status stands."""
 _PANICS = "pyo3_runtime"
@@ -124,14 +128,25 @@ class FastSession:
     async def get(self, oids: Sequence[Oid]) -> dict[Oid, Value]:
         found: dict[Oid, Value] = {}
         for start in range(0, len(oids), MAX_ASKED):
-            asked = list(oids[start : start + MAX_ASKED])
-            answer = await self._exchange(partial(self._socket.send_get_many, asked), self._socket.recv_get_many)
+            answer = await self._get(list(oids[start : start + MAX_ASKED]))
             # Only what was asked for: the rest is the device's invention.
-            for oid in asked:
+            for oid in oids[start : start + MAX_ASKED]:
                 value = answer.get(oid)
                 if isinstance(value, (int, bytes, str)):
                     found[oid] = value
         return found
+
+    async def _get(self, asked: list[Oid]) -> Mapping[Oid, object]:
+        """In pieces, where the answer would be longer than the device sends; over v3, nothing at all may mean that."""
+        try:
+            answer = await self._exchange(partial(self._socket.send_get_many, asked), self._socket.recv_get_many)
+            if answer or self._user is None or len(asked) <= _FEW:
+                return answer
+        except TooBigError:
+            if len(asked) == 1:
+                raise
+        half = len(asked) // 2
+        return {**await self._get(asked[:half]), **await self._get(asked[half:])}
 
     async def walk(self, column: Oid, known: Sequence[Oid] = ()) -> Rows:
         rows: Rows = []
@@ -186,11 +201,11 @@ class FastSession:
             try:
                 answer = receive()
                 if refusal and not answer:
-                    raise SnmpError(refusal)
+                    raise answered_error(refusal)
                 return answer
             except StopAsyncIteration:
                 if refusal:
-                    raise SnmpError(refusal) from None
+                    raise answered_error(refusal) from None
                 raise
             except BlockingIOError:  # an answer to an earlier request, or to none: go on waiting
                 continue
@@ -205,7 +220,7 @@ class FastSession:
         return NoAnswerError(f"nothing listens at {self._target} (ICMP port unreachable)")
 
     def _refusal(self) -> str:
-        """What the answer that waits says went wrong; the library takes an error for an empty answer.
+        """Name of what the answer that waits says went wrong; the library takes an error for an empty answer.
 
         Over v3 it is encrypted, so that there an error looks like the end of a table.
         """

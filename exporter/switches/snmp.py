@@ -41,6 +41,10 @@ class RefusedError(SnmpError):
     """The device does not accept our user or keys."""
 
 
+class TooBigError(SnmpError):
+    """The answer would be longer than the device sends: what was asked for is to be asked for in pieces."""
+
+
 class Community(msgspec.Struct, frozen=True, tag="v2c"):
     """Who we are to a device, over SNMP v2c."""
 
@@ -140,7 +144,7 @@ _RESPONSE = 0xA2
 
 
 def error_status(head: bytes) -> str:
-    """What a v2c response says went wrong, by its first bytes; nothing where it says so, or is none (RFC 3416, 3)."""
+    """Name of what a v2c response says went wrong, by its first bytes; empty where nothing did (RFC 3416, 3)."""
     at = 0
     try:
         for tag, inside in ((0x30, True), (0x02, False), (0x04, False), (_RESPONSE, True), (0x02, False)):
@@ -152,7 +156,11 @@ def error_status(head: bytes) -> str:
         return ""
     if status == 0:
         return ""
-    return f"the device answered {_ERRORS[status] if status < len(_ERRORS) else status}"
+    return _ERRORS[status] if status < len(_ERRORS) else f"error {status}"
+
+
+def answered_error(name: str) -> SnmpError:
+    return (TooBigError if name == "tooBig" else SnmpError)(f"the device answered {name}")
 
 
 def _element(data: bytes, at: int, tag: int) -> tuple[int, int]:

@@ -39,8 +39,10 @@ from exporter.switches.snmp import (
     RefusedError,
     Rows,
     SnmpError,
+    TooBigError,
     Value,
     WalkCheck,
+    answered_error,
     planned_repetitions,
 )
 
@@ -101,10 +103,18 @@ class StandardSession:
     async def get(self, oids: Sequence[Oid]) -> dict[Oid, Value]:
         found: dict[Oid, Value] = {}
         for start in range(0, len(oids), MAX_ASKED):
-            asked = oids[start : start + MAX_ASKED]
-            answer = await self._ask(get_cmd, (), asked)
-            found |= {oid: value for oid, value in answer if value is not None and oid in asked}
+            found |= await self._get(oids[start : start + MAX_ASKED])
         return found
+
+    async def _get(self, asked: Sequence[Oid]) -> dict[Oid, Value]:
+        try:
+            answer = await self._ask(get_cmd, (), asked)
+        except TooBigError:
+            if len(asked) == 1:
+                raise
+            half = len(asked) // 2
+            return await self._get(asked[:half]) | await self._get(asked[half:])
+        return {oid: value for oid, value in answer if value is not None and oid in asked}
 
     async def walk(self, column: Oid, known: Sequence[Oid] = ()) -> Rows:
         rows: Rows = []
@@ -146,7 +156,7 @@ class StandardSession:
                 raise NoAnswerError(f"no answer from {self._address[0]}:{self._address[1]}: {text}")
             raise RefusedError(f"the device refuses: {text}")
         if status:
-            raise SnmpError(f"the device answered {status.prettyPrint()}")
+            raise answered_error(status.prettyPrint())
         # What says that the table ended has no name, so that it is in no column.
         return [
             ("" if type(value).__name__ == _END else ".".join(map(str, tuple(name))), _value(value))

@@ -256,6 +256,18 @@ def test_an_error_that_the_device_answers_is_one(engine: str) -> None:
 
 
 @engines
+def test_what_is_too_much_for_one_answer_is_asked_for_in_pieces(engine: str) -> None:
+    walk = system()
+    for row in range(1, 101):
+        walk.add((*NUMBERS, row), Tag.OCTET_STRING, b"a name of some length %d" % row)
+    names = [f"{COLUMN}.{row}" for row in range(1, 101)]
+    found = ask(engine, Agent(walk, max_bytes=484), lambda session: session.get(names))
+    assert list(found) == names
+    with pytest.raises(SnmpError, match=r"^the device answered tooBig$"):
+        ask(engine, Agent(walk, max_bytes=50), lambda session: session.get(names[:3]))
+
+
+@engines
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(engine: str) -> None:
     agent = Agent(column(3))
     delay = 0.15 if engine == "fast" else 0.9  # pysnmp looks at its clock twice a second
