@@ -21,7 +21,7 @@ from tests.unit.polled import EPOCH, RECORDED, SYNTHETIC, Switch
 
 GOLDEN = Path(__file__).parent / "golden" / "switches"
 OURS = (
-    "arista_eos", "cisco_ios", "cisco_nxos", "dell_os9", "generic", "h3c_comware", "huawei_ce", "juniper_junos",
+    "arista_eos", "broadcom_fastpath", "cisco_ios", "cisco_nxos", "dell_dnos", "dell_os9", "fs_com", "generic", "h3c_comware", "huawei_ce", "juniper_junos",
     "linux_frr", "nvidia_cumulus", "nvidia_onyx", "sonic",
 )  # fmt: skip
 WALKS = {
@@ -121,6 +121,9 @@ def test_there_are_no_other_profiles() -> None:
         ("1.3.6.1.4.1.2011.2.239", "Huawei", "huawei_ce"),
         ("1.3.6.1.4.1.25506.1", "H3C Comware", "h3c_comware"),
         ("1.3.6.1.4.1.6027.1.3", "Dell Networking OS", "dell_os9"),
+        ("1.3.6.1.4.1.674.10895.3060", "Dell N3132PX-ON", "dell_dnos"),
+        ("1.3.6.1.4.1.4413.1.1.1.2", "FASTPATH", "broadcom_fastpath"),
+        ("1.3.6.1.4.1.52642.1.458.0", "FS N8560-32C", "fs_com"),
         ("1.3.6.1.4.1.6027.13", "no one below 6027.1", "generic"),
         ("", "", "generic"),
     ],
