@@ -21,8 +21,8 @@ from tests.unit.polled import EPOCH, RECORDED, SYNTHETIC, Switch
 
 GOLDEN = Path(__file__).parent / "golden" / "switches"
 OURS = (
-    "arista_eos", "broadcom_fastpath", "cisco_ios", "cisco_nxos", "dell_dnos", "dell_os9", "fs_com", "generic", "h3c_comware", "huawei_ce", "juniper_junos",
-    "linux_frr", "nvidia_cumulus", "nvidia_onyx", "sonic",
+    "arista_eos", "broadcom_fastpath", "cisco_ios", "cisco_nxos", "dell_dnos", "dell_os9", "fs_com", "generic",
+    "h3c_comware", "huawei_ce", "juniper_junos", "linux_frr", "nvidia_cumulus", "nvidia_onyx", "sonic",
 )  # fmt: skip
 WALKS = {
     "sonic_t0": (SYNTHETIC / "SYNTHETIC_sonic_t0.snmprec", "sonic"),
