@@ -89,7 +89,7 @@ def decode_index(parts: Sequence[Part], index: Sequence[int], names: Names, sele
                 label = str(number) if selection.priorities is None or number in selection.priorities else None
             case "queue":
                 number = taken[0] - part.minus
-                if not 0 <= number <= 63:  # sums and other totals lie outside, such as Huawei's 9th of 8
+                if not 0 <= number <= 63:  # sums and other totals lie outside
                     return None
                 label = str(number) if selection.queues is None or number in selection.queues else None
             case "vlan":
