@@ -429,7 +429,7 @@ SWITCH_POLL_LATE = _switch(
     "poll.late",
     "counter",
     "{poll}",
-    "Polls begun over a second after their time: the poller has too much to do.",
+    "Polls begun over a second after their time: the poller has too much to do, or the one before took too long.",
 )
 SWITCH_UPTIME = _switch("uptime", "gauge", "s", "Time since the switch's agent started (sysUpTime).")
 SWITCH_RESTARTS = _switch("restarts", "counter", "{restart}", "Restarts of the switch or its agent seen.")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.contracts.metric import Metric, Table
-from exporter.store import ROW_WORDS, RowWriter, Store, TableWriter
+from exporter.store import ROW_WORDS, RowWriter, Store, StoreFullError, TableWriter
 from exporter.switches.decoding import Labels
 from exporter.switches.table import ColumnValues, Floats
 
@@ -22,6 +22,7 @@ class StoreTable:
     def __init__(self, store: Store, table: Table) -> None:
         layout = store.layout(table)
         self.table = table
+        self.capacity = layout.capacity
         self.writer: TableWriter = store.writer(table)
         words = np.frombuffer(store.words, np.uint64)
         self._rows = words[layout.row(0) : layout.end].reshape(layout.capacity, layout.row_words)
@@ -45,8 +46,10 @@ class _Part(NamedTuple):
 class Block:
     """One device's rows. Several tables of its profile may give values of one metric: the earlier one's count."""
 
-    def __init__(self, stored: StoreTable, switch: str) -> None:
+    def __init__(self, stored: StoreTable, switch: str, most: int) -> None:
+        """``most`` rows are given to the switch at most."""
         self._stored = stored
+        self._most = most
         self._switch = switch
         self._column = {metric: number for number, metric in enumerate(stored.table.metrics)}
         self._row: dict[Labels, int] = {}
@@ -65,12 +68,17 @@ class Block:
     def labels(self) -> Sequence[Labels]:
         return list(self._row)
 
+    def has(self, source: int) -> bool:
+        """Whether values of a table of the profile are in it."""
+        return any(key[0] == source for parts in self._parts.values() for key in parts)
+
     def column(self, metric: Metric) -> Floats:
         """Values of a metric in the order of ``labels``; NaN is absent."""
         return self._values[:, self._column[metric]]
 
     def put(self, source: int, columns: Sequence[ColumnValues]) -> None:
-        """Take what a table of the profile, by its place there, gave; raise StoreFullError."""
+        """Take what a table of the profile, by its place there, gave; raise StoreFullError, with nothing taken."""
+        rows_of = self._resolved(source, columns)
         gone = {
             (metric, key): part
             for metric, parts in self._parts.items()
@@ -80,12 +88,11 @@ class Block:
         told: dict[Metric, bool] = {}
         """{metric: whether its rows are others than before}."""
         number: dict[Metric, int] = {}
-        for column in columns:
+        for column, rows in zip(columns, rows_of, strict=True):
             metric = column.metric
             place = number[metric] = number.get(metric, -1) + 1
             old = gone.pop((metric, (source, place)), None)
             same = old is not None and old.labels is column.labels
-            rows = old.rows if old is not None and same else self._rows_of(column.labels)
             self._parts.setdefault(metric, {})[source, place] = _Part(column.labels, rows, column.values)
             told[metric] = told.get(metric, False) or not same
         for metric, key in gone:
@@ -94,6 +101,21 @@ class Block:
         for metric, others in told.items():
             self._changed |= others
             self._fill(metric, fresh=others)
+
+    def _resolved(self, source: int, columns: Sequence[ColumnValues]) -> list[NDArray[np.int64]]:
+        """The rows of each column; new ones are made. Raise StoreFullError or ValueError."""
+        number: dict[Metric, int] = {}
+        resolved = []
+        try:
+            for column in columns:
+                place = number[column.metric] = number.get(column.metric, -1) + 1
+                old = self._parts.get(column.metric, {}).get((source, place))
+                same = old is not None and old.labels is column.labels
+                resolved.append(old.rows if old is not None and same else self._rows_of(column.labels))
+        except (StoreFullError, ValueError):
+            self._changed = True  # rows that were made for nothing are given back with the next writing
+            raise
+        return resolved
 
     def drop(self, source: int) -> None:
         """Forget what a table of the profile gave: its values are too old to be shown."""
@@ -137,6 +159,10 @@ class Block:
         try:
             for own in labels:
                 if own not in self._row:
+                    if len(self._writers) >= self._most:
+                        raise StoreFullError(
+                            f"{self._most} rows are a switch's share of table {self._stored.table.name!r}"
+                        )
                     writer = self._stored.writer.add((self._switch, *own), self._absent)
                     self._row[own] = len(self._writers)
                     self._writers.append(writer)
@@ -171,15 +197,18 @@ class Block:
 class Blocks:
     """All of one device, by the tables of the store."""
 
-    def __init__(self, stored: dict[Table, StoreTable], switch: str) -> None:
+    def __init__(self, stored: dict[Table, StoreTable], switch: str, share: float = 1.0) -> None:
+        """``share`` of each table is the most that the switch is given: one is not to take the room of others."""
         self._stored = stored
+        self._share = share
         self._switch = switch
         self._blocks: dict[Table, Block] = {}
 
     def of(self, table: Table) -> Block:
         block = self._blocks.get(table)
         if block is None:
-            block = self._blocks[table] = Block(self._stored[table], self._switch)
+            stored = self._stored[table]
+            block = self._blocks[table] = Block(stored, self._switch, max(1, int(stored.capacity * self._share)))
         return block
 
     def put(self, source: int, columns: Sequence[ColumnValues]) -> None:
@@ -187,6 +216,9 @@ class Blocks:
         of_table: dict[Table, list[ColumnValues]] = {}
         for column in columns:
             of_table.setdefault(column.table, []).append(column)
+        for table, block in self._blocks.items():
+            if table not in of_table and block.has(source):  # it told of these before
+                block.put(source, ())
         for table, own in of_table.items():
             self.of(table).put(source, own)
 

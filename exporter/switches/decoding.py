@@ -117,8 +117,6 @@ def _take(part: Part, index: Sequence[int], place: int) -> tuple[Sequence[int], 
             raise BadIndexError(f"{length} numbers are no {part.part}")
     elif part.part == "peer_inet":
         length = 2 + rest[1] if len(rest) > 1 else 2
-    elif part.part == "text":
-        length = 1 + rest[0] if rest else 1
     else:
         length = {"peer_ipv4": 4}.get(part.part, 1)
     if length == 0 or length > len(rest):
@@ -155,5 +153,4 @@ _ADDRESS: dict[str, Callable[[Sequence[int]], str]] = {
     "peer_ipv4": _address,
     "peer_inet": lambda index: _address(index[2:]),
     "peer_afi": lambda index: _address(index[1:]),
-    "text": lambda index: clean(bytes(number & 255 for number in index[1:]).decode("utf-8", "replace")),
 }

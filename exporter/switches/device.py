@@ -38,16 +38,24 @@ from exporter.switches.profile import Profile, TableProfile, choose, named, tabl
 from exporter.switches.sensors import SensorReader
 from exporter.switches.settings import SwitchSettings
 from exporter.switches.snmp import DESCRIPTION, OBJECT_ID, UPTIME, NoAnswerError, Session, SnmpError, Value
-from exporter.switches.table import Floats, TableReader, TableReading
+from exporter.switches.table import WRAP_SECONDS, Floats, Started, TableReader, TableReading
 
 IF_NAME, IF_DESCRIPTION, IF_TYPE = "1.3.6.1.2.1.31.1.1.1.1", "1.3.6.1.2.1.2.2.1.2", "1.3.6.1.2.1.2.2.1.3"
 BRIDGE_PORT = "1.3.6.1.2.1.17.1.4.1.2"
 _NAMED_POLLS = 20
 """Turns between two readings of the ports' names; a restart or an unknown port brings the next forward."""
-_WRAP_TICKS = 1 << 32
 _SLACK = 5.0  # seconds: clocks of switches are read over a network
 EMPTY_REST = 20
 """Periods of its own between two looks at a table in which a device has nothing."""
+_EMPTIED = 3
+"""Empty readings in a row, of a table that had rows, before it is looked at so rarely: an agent's part may restart."""
+_TURN_PERIODS = 2.0
+"""For which a turn may read tables; what is left over then is the first of the next."""
+MOST_INTERFACES = 16_384
+MOST_PORTS = 4096
+MOST_ROWS_A_TURN = 300_000
+"""No switch has as many; what claims to have is not to take the time and memory of others."""
+INTERFACES_CHANGED = "1.3.6.1.2.1.31.1.5.0"  # ifTableLastChange
 _LONGEST_REST = 16  # periods of a table that keeps failing
 _KEPT = 2.5  # periods of its own for which values of a table that fails are shown
 
@@ -57,7 +65,7 @@ class Reader(Protocol):
 
     def forget(self) -> None: ...
 
-    async def read(self, session: Session, names: Names, boot: float) -> TableReading: ...
+    async def read(self, session: Session, names: Names, started: Started) -> TableReading: ...
 
 
 @dataclass(slots=True)
@@ -81,6 +89,8 @@ class TableState:
     refused: int = 0
     error: str | None = None
     empty: bool = True
+    empties: int = 0
+    """Empty readings in a row."""
     disabled: bool = False
     shown: bool = False
     """Whether values of it are in the store."""
@@ -143,6 +153,8 @@ class Device:
         self._epoch = 0
         """Counts restarts and changes of profile: what was begun before is not shown after."""
         self._names_due = 0
+        self._types: dict[int, Value] = {}
+        self._interfaces_changed: Value | None = None
         self._changes = _StatusChanges()
         self.neighbors: list[Neighbor] = []
         """What LLDP told when it was last asked."""
@@ -166,11 +178,15 @@ class Device:
     async def _identify(self, session: Session) -> None:
         """Learn what the device is and how long it runs; raise SnmpError."""
         await session.refresh()
-        system = await session.get([UPTIME, OBJECT_ID, DESCRIPTION])
+        system = await session.get([UPTIME, OBJECT_ID, DESCRIPTION, INTERFACES_CHANGED])
         if not system and not await session.walk(IF_DESCRIPTION):
             raise SnmpError("it answers and tells nothing (its SNMP view must include 1.3.6.1.2.1)")
         self._check_uptime(system.get(UPTIME), begins=True)
-        described, object_id = system.get(DESCRIPTION), system.get(OBJECT_ID)
+        described, object_id, changed = (system.get(oid) for oid in (DESCRIPTION, OBJECT_ID, INTERFACES_CHANGED))
+        if changed != self._interfaces_changed:
+            self._interfaces_changed, self._names_due = changed, 0
+        if self.profile is not None and (described is None or object_id is None):
+            return  # left out this once: it is no other device for that
         description = described.decode("utf-8", "replace") if isinstance(described, bytes) else ""
         identity = _Identity(object_id if isinstance(object_id, str) else "", description)
         if self.profile is None or identity != self._identity:
@@ -188,6 +204,7 @@ class Device:
         self._drop_all()
         self.profile = profile
         self._epoch += 1
+        self._names_due = 0  # which names are ports' the profile says
         selection = Selection()
         if self._priorities:
             queues = {*self._priorities} if self.cnp_queue is None else {*self._priorities, self.cnp_queue}
@@ -209,7 +226,7 @@ class Device:
         now, uptime = self._monotonic(), ticks / 100
         if not math.isnan(self._uptime_at):
             expected = self.uptime + (now - self._uptime_at)
-            wrapped = expected - _WRAP_TICKS / 100
+            wrapped = expected - WRAP_SECONDS
             if uptime < expected - _SLACK - 0.01 * (now - self._uptime_at) and abs(uptime - wrapped) > 60:
                 self._restart()
         self.uptime, self._uptime_at = uptime, now
@@ -247,9 +264,13 @@ class Device:
             if rare:
                 await session.refresh()
             else:
-                await self.learn(session)
+                try:
+                    async with asyncio.timeout(self.period):
+                        await self.learn(session)
+                except TimeoutError:
+                    raise SnmpError(f"no end of its names within {self.period:g} s: its agent is slow") from None
             epoch = self._epoch
-            readings = await self._read_due(session, rare, turn)
+            readings = await self._read_due(session, rare, turn, began)
             if readings or turn.failed:
                 self._check_uptime((await session.get([UPTIME])).get(UPTIME))
             if self._epoch != epoch:
@@ -262,26 +283,36 @@ class Device:
         except SnmpError as error:
             turn.error = str(error)
             turn.reachable = isinstance(error, RestartedError) or rare
-        except StoreFullError as error:
-            turn.error = f"more rows than there is room for: {error}"
         turn.duration = self._monotonic() - began
         self._age(turn)
         return turn
 
-    async def _read_due(self, session: Session, rare: bool, turn: Turn) -> list[tuple[TableState, TableReading]]:
+    async def _read_due(
+        self, session: Session, rare: bool, turn: Turn, began: float
+    ) -> list[tuple[TableState, TableReading]]:
         readings = []
-        for table in self.tables:
+        due = [table for table in self.tables if (table.profile.every > 1) == rare and table.due <= began]
+        # What has waited longest comes first, for when there is not time for all; else in the profile's order.
+        for table in sorted(
+            due, key=lambda table: (table.shown_at if table.error is not None else math.inf, table.place)
+        ):
             now = self._monotonic()
-            if (table.profile.every > 1) != rare or table.due > now:
-                continue
             limit = self.period * table.profile.every
-            try:
-                async with asyncio.timeout(limit):
-                    reading = await table.reader.read(session, self.names, self._boot)
-            except (SnmpError, TimeoutError) as error:
-                table.error = str(error) or f"no end within {limit:g} s"
+            left = began + _TURN_PERIODS * limit - now
+            if left <= 0 or turn.rows > MOST_ROWS_A_TURN:
+                table.error = "not reached in time: the agent is slow" if left <= 0 else "the device has too many rows"
                 table.failures += 1
                 turn.failed.append(table)
+                continue
+            try:
+                async with asyncio.timeout(min(limit, left)):
+                    started = Started(self._boot, self.uptime)
+                    reading = await table.reader.read(session, self.names, started)
+            except (SnmpError, TimeoutError) as error:
+                table.error = str(error) or f"no end within {min(limit, left):g} s"
+                table.failures += 1
+                turn.failed.append(table)
+                self._age(turn)
                 table.rest = min(2 * table.rest, _LONGEST_REST)
                 table.duration = self._monotonic() - now
                 table.due = began_next(now, limit * (table.rest - 1))
@@ -290,7 +321,9 @@ class Device:
                 continue
             table.error, table.rest = None, 1
             table.duration = self._monotonic() - now
-            if reading.empty:  # what it does not tell is asked for now and then: somebody may turn it on
+            table.empties = table.empties + 1 if reading.empty else 0
+            # What it does not tell is asked for now and then: somebody may turn it on.
+            if reading.empty and (table.empty or table.empties >= _EMPTIED):
                 table.due = began_next(now, limit * EMPTY_REST)
             else:
                 table.due = began_next(now, limit if rare else 0.0)
@@ -311,12 +344,20 @@ class Device:
     def _show(self, readings: Sequence[tuple[TableState, TableReading]], turn: Turn) -> None:
         now = self._clock()
         for table, reading in readings:
-            table.read_at, table.shown_at = now, self._monotonic()
-            table.empty, table.disabled = reading.empty, reading.disabled
             table.refused += reading.refused
             if self._blocks is not None:
-                self._blocks.put(table.place, reading.columns)
+                try:
+                    self._blocks.put(table.place, reading.columns)
+                except (StoreFullError, ValueError) as error:
+                    table.error = f"more than there is room for: {error}"
+                    table.failures += 1
+                    turn.failed.append(table)
+                    self._blocks.drop(table.place)
+                    table.shown = False
+                    continue
                 table.shown = True
+            table.read_at, table.shown_at = now, self._monotonic()
+            table.empty, table.disabled = reading.empty, reading.disabled
         if self._blocks is not None:
             self._derive(turn)
             self._blocks.write()
@@ -331,8 +372,9 @@ class Device:
         if "interfaces" in names and not any(
             column.metric == PORT_STATUS_CHANGES.name for table in self.tables for column in table.profile.columns
         ):
-            # By the switch's own clock: when ours is set, no port has changed.
-            changed = ports.column(PORT_LAST_CHANGE) - self._boot
+            # By the switch's own clock: when ours is set, no port has changed. And only when both are of this turn.
+            told = any(column.since_boot for table in turn.read for column in table.profile.columns)
+            changed = ports.column(PORT_LAST_CHANGE) - (self._boot if told else math.nan)
             seen = self._changes.count(labels, ports.column(PORT_UP), changed)
             ports.put_derived(PORT_STATUS_CHANGES, seen)
         if self.cnp_queue is not None:
@@ -375,33 +417,49 @@ class Device:
             return
         names = dict(await session.walk(IF_NAME))
         described = dict(await session.walk(IF_DESCRIPTION))
-        types = {_last(oid): value for oid, value in await session.walk(IF_TYPE)}
+        try:
+            types = {_last(oid): value for oid, value in await session.walk(IF_TYPE)}
+        except NoAnswerError:
+            raise
+        except SnmpError:  # one broken column is not to hide all others
+            types = self._types
+        self._types = types
         pattern = re.compile(self.profile.port_pattern)
         ports: dict[int, str] = {}
         others: dict[int, str] = {}
         taken: set[str] = set()
         indexes = {_last(oid) for oid in (*names, *described)} | types.keys()
+        if len(indexes) > MOST_INTERFACES:
+            raise SnmpError(f"it has {len(indexes)} interfaces, more than {MOST_INTERFACES}: is it a switch?")
         for index in sorted(indexes):
             name = _text(names.get(f"{IF_NAME}.{index}")) or _text(described.get(f"{IF_DESCRIPTION}.{index}"))
             # A device that tells no types at all is taken by the names alone.
             if (types and types.get(index) not in self.profile.port_types) or not name or not pattern.fullmatch(name):
                 others[index] = name
                 continue
-            name = self.settings.aliases.get(name, name)
-            if name not in taken:  # of two of one name, the first has it
+            name = clean(self.settings.aliases.get(name, name))
+            if name not in taken and len(ports) < MOST_PORTS:  # of two of one name, the first has it
                 ports[index] = name
                 taken.add(name)
             else:
                 others[index] = name
         bridge_ports: dict[int, int] = {}
         if any(part.part == "bridge_port" for table in self.tables for part in table.profile.parts):
-            rows = await session.walk(BRIDGE_PORT)
-            bridge_ports = {_last(oid): value for oid, value in rows if isinstance(value, int)}
+            bridge_ports = await self._bridge_ports(session)
         if (ports, others, bridge_ports) != (self.names.ports, self.names.others, self.names.bridge_ports):
             self.names.ports, self.names.others, self.names.bridge_ports = ports, others, bridge_ports
             self.names.version += 1
         self.names.strangers = False
         self._names_due = _NAMED_POLLS
+
+    async def _bridge_ports(self, session: Session) -> dict[int, int]:
+        try:
+            rows = await session.walk(BRIDGE_PORT)
+        except NoAnswerError:
+            raise
+        except SnmpError:
+            return self.names.bridge_ports
+        return {_last(oid): value for oid, value in rows if isinstance(value, int)}
 
     async def learn(self, session: Session) -> None:
         """Learn who the device is and what its ports are called, and nothing else; raise SnmpError."""
@@ -410,7 +468,15 @@ class Device:
 
     async def learn_neighbors(self, session: Session) -> None:
         """Ask who is at the other end of each cable; raise SnmpError."""
-        self.neighbors = await read_neighbors(session, self.names)
+        self.neighbors = await read_neighbors(session, self.names, self.settings.aliases)
+
+    def lose(self) -> None:
+        """Forget what is shown of the device: it is not known any more."""
+        self._drop_all()
+        for table in self.tables:
+            table.shown = False
+        self.neighbors = []
+        self._changes = _StatusChanges()
 
     # ---- what it tells
 
@@ -453,11 +519,18 @@ class _StatusChanges:
             if last is not None and not math.isnan(now[0]):
                 if last[0] != now[0]:
                     self._count[own] = self._count.get(own, 0.0) + 1
-                elif abs(now[1] - last[1]) > 1:  # went and came back in between, or the switch did
+                elif _apart(now[1], last[1]) > 1:  # went and came back in between, or the switch did
                     self._count[own] = self._count.get(own, 0.0) + 2
             if not math.isnan(now[0]):
-                self._last[own] = now
+                known = last[1] if last is not None and math.isnan(now[1]) else now[1]
+                self._last[own] = now[0], known
         return np.array([self._count.get(own, 0.0) if own in self._last else math.nan for own in labels])
+
+
+def _apart(one: float, other: float) -> float:
+    """Seconds between two values of sysUpTime, which wraps; NaN where one is not known."""
+    seconds = abs(one - other) % WRAP_SECONDS
+    return min(seconds, WRAP_SECONDS - seconds)
 
 
 def began_next(began: float, after: float) -> float:

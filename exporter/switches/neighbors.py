@@ -8,6 +8,7 @@ is by name; SONiC's and others' is the ifIndex.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exporter.switches.decoding import Names, clean
@@ -58,8 +59,11 @@ class Neighbor:
         return self.port_id
 
 
-async def read_neighbors(session: Session, names: Names) -> list[Neighbor]:
-    """All neighbours at ports that are known; raise SnmpError."""
+async def read_neighbors(session: Session, names: Names, aliases: Mapping[str, str] | None = None) -> list[Neighbor]:
+    """All neighbours at ports that are known; raise SnmpError.
+
+    ``aliases`` is {what the device calls a port: its canonical name}.
+    """
     found: dict[tuple[int, int], dict[str, Value]] = {}
     for number, name in enumerate(_COLUMNS, start=4):
         for oid, value in await session.walk(f"{_REMOTE}.{number}"):
@@ -68,7 +72,7 @@ async def read_neighbors(session: Session, names: Names) -> list[Neighbor]:
                 found.setdefault(index[1:], {})[name] = value
     if not found:
         return []
-    local = await _local_ports(session, names)
+    local = await _local_ports(session, names, aliases or {})
     addresses = await _management_addresses(session)
     neighbors = []
     for key, row in sorted(found.items()):
@@ -93,16 +97,20 @@ async def read_neighbors(session: Session, names: Names) -> list[Neighbor]:
     return neighbors
 
 
-async def _local_ports(session: Session, names: Names) -> dict[int, str]:
+async def _local_ports(session: Session, names: Names, aliases: Mapping[str, str]) -> dict[int, str]:
     """{local port number: canonical name}."""
     known = set(names.ports.values())
     told: dict[int, list[str]] = {}
     for column in (_LOCAL_ID, _LOCAL_DESCRIPTION):
         for oid, value in await session.walk(column):
-            told.setdefault(int(oid.rsplit(".", 1)[1]), []).append(identifier(value))
+            told.setdefault(int(oid.rsplit(".", 1)[1]), []).append(_canonical(identifier(value), aliases))
     ports = {number: name for number, texts in told.items() for name in texts[::-1] if name in known}
     # Where names say nothing (aliases, MAC addresses), the number is the ifIndex, as nearly every agent has it.
     return names.ports | ports
+
+
+def _canonical(name: str, aliases: Mapping[str, str]) -> str:
+    return aliases.get(name, name)
 
 
 async def _management_addresses(session: Session) -> dict[tuple[int, int], list[str]]:

@@ -12,7 +12,7 @@ from exporter.contracts.switch_counters import CONTROL_PLANE_DROPPED, CONTROL_PL
 from exporter.switches.decoding import Labels, Names, clean
 from exporter.switches.profile import TableProfile
 from exporter.switches.snmp import Oid, Session
-from exporter.switches.table import ColumnValues, TableReading
+from exporter.switches.table import ColumnValues, Started, TableReading
 
 _MIB: Oid = "1.3.6.1.4.1.9.9.166.1"
 _INTERFACE_TYPE: Oid = f"{_MIB}.1.1.1.2"
@@ -39,7 +39,7 @@ class PolicerReader:
     def forget(self) -> None:
         self._left = 0
 
-    async def read(self, session: Session, names: Names, boot: float) -> TableReading:  # noqa: ARG002
+    async def read(self, session: Session, names: Names, started: Started) -> TableReading:  # noqa: ARG002
         """Raise SnmpError."""
         reading = TableReading()
         if self._left <= 0:

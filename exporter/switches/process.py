@@ -13,7 +13,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -47,7 +49,7 @@ from exporter.switches.decoding import clean
 from exporter.switches.device import Device, TableState, Turn
 from exporter.switches.profile import read_profiles
 from exporter.switches.sessions import Opener, opener
-from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
+from exporter.switches.settings import PollerSettings, SwitchSettings, share_of, switch_tables
 from exporter.switches.snmp import Session, SnmpError
 
 _REPORTED = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
@@ -55,6 +57,8 @@ _REPORTED = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, S
 NEIGHBOR_PERIODS = 20
 """Periods between two readings of LLDP: cables are moved by hand."""
 _LATE = 1.0  # seconds
+_MOST_FACTS = 512
+"""Rows of one kind that say something of one switch by their labels: neighbours, above all."""
 _DESCRIPTION = 96  # characters of sysDescr that a label shows
 
 
@@ -67,7 +71,7 @@ class _InfoRows:
         self._rows: dict[tuple[str, ...], RowWriter] = {}
 
     def say(self, facts: Sequence[tuple[str, ...]]) -> None:
-        wanted = {(self._switch, *fact) for fact in facts}
+        wanted = {(self._switch, *fact) for fact in facts[:_MOST_FACTS]}
         for labels in self._rows.keys() - wanted:
             self._writer.remove(self._rows.pop(labels))
         for labels in sorted(wanted - self._rows.keys()):
@@ -157,16 +161,16 @@ class Poller:
     async def _each_period(self) -> None:
         device = self._device
         loop = asyncio.get_running_loop()
-        due = loop.time() + device.phase() * device.period
+        due = planned = loop.time() + device.phase() * device.period
         session: Session | None = None
         polls = 0
         while True:
             await asyncio.sleep(max(0.0, due - loop.time()))
-            self._report.begin(loop.time() - due > _LATE)
+            self._report.begin(loop.time() - planned > _LATE)
             if session is None:
                 session = self._open_or_say()
             if session is not None:
-                turn = await device.poll(session)
+                turn = await self._guarded(device.poll(session))
                 if turn.reachable and polls % NEIGHBOR_PERIODS == 0:
                     await self._neighbors(session)
                 polls = polls + 1 if turn.reachable else 0
@@ -175,7 +179,8 @@ class Poller:
                     session.close()
                     session = None
             # A little of chance, so that many pollers do not fall into step; what is missed is not made up for.
-            due = max(due + device.period * (1 + random.uniform(-0.01, 0.01)), loop.time())  # noqa: S311
+            planned = due + device.period * (1 + random.uniform(-0.01, 0.01))  # noqa: S311
+            due = max(planned, loop.time())
 
     async def _rarely(self) -> None:
         device = self._device
@@ -188,7 +193,7 @@ class Poller:
                 continue
             if session is None:
                 session = self._open_or_say()
-            turn = Turn(reachable=False) if session is None else await device.poll_rare(session)
+            turn = Turn(reachable=False) if session is None else await self._guarded(device.poll_rare(session))
             if session is not None:
                 self._tell_tables(turn)
             if session is None or turn.error is not None:
@@ -197,6 +202,16 @@ class Poller:
                     session = None
                 self._rare.clear()  # until the other task finds the switch well
                 await asyncio.sleep(device.period)
+
+    async def _guarded(self, polling: Awaitable[Turn]) -> Turn:
+        """A turn; whatever a device does to us, it does to itself alone."""
+        try:
+            return await polling
+        except Exception as error:  # noqa: BLE001 - a bug that one device's answers meet must not blind all others
+            self._device.lose()
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            problem = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno}; please report it)"
+            return Turn(reachable=False, error=problem)
 
     def _open_or_say(self) -> Session | None:
         try:
@@ -209,7 +224,7 @@ class Poller:
         try:
             async with asyncio.timeout(self._device.period):
                 await self._device.learn_neighbors(session)
-        except (SnmpError, TimeoutError) as error:
+        except (SnmpError, TimeoutError, ValueError) as error:
             self._once("lldp", f"neighbours: {error or 'no end in time'}")
             return
         self._once("lldp", None)
@@ -222,6 +237,9 @@ class Poller:
     def _tell(self, turn: Turn) -> None:
         device = self._device
         self._report.turn(turn, device)
+        if not turn.reachable:
+            device.neighbors = []
+            self._report.neighbors.say([])
         self._once("", turn.error)
         if turn.reachable and device.profile is not None:
             self._rare.set()
@@ -273,7 +291,7 @@ def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
             settings.priorities,
             settings.tables,
             settings.without,
-            Blocks(stored, switch.name),
+            Blocks(stored, switch.name, share_of(len(settings.switches))),
         )
         return Poller(device, _Report(writers, switch.name), open_session, _say)
 

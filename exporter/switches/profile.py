@@ -30,7 +30,7 @@ GENERIC = "generic"
 DottedOid = Annotated[str, Meta(pattern=r"^[012](\.(0|[1-9][0-9]{0,9}))+$")]
 PartName = Literal[
     "port", "priority", "queue", "vlan", "bridge_port", "cpu", "peer_ipv4", "peer_inet", "peer_afi", "peer_vrf",
-    "text", "case", "constant", "any",
+    "case", "constant", "any",
 ]  # fmt: skip
 """What one piece of an index says; how many sub-identifiers each takes, exporter/switches/decoding.py knows."""
 Reader = Literal["columns", "optics", "cisco_optics", "control_plane"]
@@ -73,7 +73,7 @@ class Column(_Data, frozen=True, kw_only=True):
     """Rows of this number at the index' ``case``."""
     width: Literal[32, 64] = 64
     """Bits of a counter: one of 32 goes on past its wrap."""
-    scale: float = 1.0
+    scale: Annotated[float, Meta(gt=0, le=1e12)] = 1.0
     times: DottedOid | None = None
     """Scalar of the device that values are multiplied by as well, such as the bytes of a buffer cell."""
     fallback: bool = False
@@ -84,7 +84,7 @@ class Column(_Data, frozen=True, kw_only=True):
     """None is absent."""
     absent: tuple[int, ...] = ()
     """Values by which the device says that it does not know."""
-    byte: int | None = None
+    byte: Annotated[int, Meta(ge=0, le=255)] | None = None
     """Which octet of an OCTET STRING holds the value."""
     since_boot: bool = False
     """TimeTicks of sysUpTime at which something happened: becomes Unix time."""
@@ -98,6 +98,8 @@ class TableProfile(_Data, frozen=True, kw_only=True):
     reader: Reader = "columns"
     every: Annotated[int, Meta(ge=1, le=1000)] = 1
     """Periods from one reading to the next: what changes slowly, or costs the agent much, is read more rarely."""
+    adds: bool = False
+    """Whether rows of the same labels are added up: of an index that says more than our labels do."""
     default: bool = True
     """Whether it is read without being asked for in the configuration (``switches.tables``)."""
     index: tuple[PartName | Part, ...] = ("port",)

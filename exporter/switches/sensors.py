@@ -26,7 +26,7 @@ from exporter.contracts.switch_counters import (
 from exporter.switches.decoding import Labels, Names
 from exporter.switches.profile import TableProfile
 from exporter.switches.snmp import Oid, Session, Value
-from exporter.switches.table import ColumnValues, TableReading
+from exporter.switches.table import ColumnValues, Started, TableReading
 
 _STANDARD: Oid = "1.3.6.1.2.1.99.1.1.1"
 _CISCO: Oid = "1.3.6.1.4.1.9.9.91.1.1.1.1"
@@ -69,7 +69,7 @@ class SensorReader:
     def forget(self) -> None:
         self._version, self._left = -1, 0
 
-    async def read(self, session: Session, names: Names, boot: float) -> TableReading:  # noqa: ARG002
+    async def read(self, session: Session, names: Names, started: Started) -> TableReading:  # noqa: ARG002
         """Raise SnmpError."""
         self._rows = 0
         if self._left <= 0 or self._version != names.version:

@@ -55,9 +55,14 @@ class PollerSettings(msgspec.Struct, frozen=True, kw_only=True):
     switches: tuple[SwitchSettings, ...]
 
 
+def share_of(switches: int) -> float:
+    """Share of each table that one of so many switches may take at most: four times the average."""
+    return min(1.0, 4 / switches)
+
+
 def switch_tables(switches: int) -> list[tuple[Table, int]]:
     """Tables of the poller's store with their capacities; both processes lay the memory out by this."""
-    ports = max(1024, switches * PORTS_PER_SWITCH)
+    ports = max(4096, switches * PORTS_PER_SWITCH)
     return [
         (SWITCH_PORT, ports),
         (SWITCH_PRIORITY, 8 * ports),

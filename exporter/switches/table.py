@@ -17,15 +17,31 @@ from numpy.typing import NDArray
 from exporter.contracts.metric import Metric, Table
 from exporter.switches.decoding import Labels, Names, Selection, decode_index
 from exporter.switches.profile import BoundColumn, Column, TableProfile, bind
-from exporter.switches.snmp import Oid, Rows, Session, Value, numbers
+from exporter.switches.snmp import MAX_ROWS, Oid, Rows, Session, Value, numbers
 
 Floats = NDArray[np.float64]
 _WIDTH = float(1 << 32)
 _QUARTER = _WIDTH / 4
+WRAP_SECONDS = _WIDTH / 100
+"""Of sysUpTime."""
+_SLACK = 60.0  # seconds: an uptime is some seconds older than the table
 _EXACT_SHARE = 0.5
 """Rows that are asked for by name where at most this share of what a walk brings is wanted."""
 REDISCOVERED = 40
 """Exact readings between two walks that find new rows: ten minutes, of a table that is read each quarter of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """When the device's agent started, Unix time, and for how long it runs, seconds (sysUpTime); NaN is unknown."""
+
+    boot: float
+    uptime: float
+
+    def time_of(self, ticks: Floats) -> Floats:
+        """Unix times of what happened at these values of sysUpTime, which wraps after 497 days."""
+        seconds = ticks / 100
+        return np.round(self.boot + np.where(seconds > self.uptime + _SLACK, seconds - WRAP_SECONDS, seconds), 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,8 @@ class _Rows:
     oids: list[Oid] = field(default_factory=list)
     labels: list[Labels] = field(default_factory=list)
     refused: int = 0
+    groups: NDArray[np.int64] | None = None
+    """Of rows that are added up: the place among ``labels`` of each."""
     last: Floats = field(default_factory=lambda: np.zeros(0))
     """Of a 32-bit counter: raw values of the last reading."""
     wraps: Floats = field(default_factory=lambda: np.zeros(0))
@@ -77,6 +95,13 @@ class TableReader:
         self._known: dict[Oid, list[Oid]] = {}
         self._rows: dict[int, _Rows] = {}
         """{place of a bound column: its rows}."""
+        self._counted: dict[int, dict[Oid, tuple[float, float]]] = {}
+        """{place of a bound column: {row that is not there now: raw value and wraps of its 32-bit counter}}."""
+        self._having: dict[Metric, set[Labels]] = {}
+        """{metric: rows that a column gave which is no fallback}: none of them is ever taken from another column, or a
+        counter would jump between two."""
+        self._needless: dict[int, int] = {}
+        """{place of a fallback: for how many rows of others it had nothing to add}."""
         self._version = -1
         self._left = 0
         """Exact readings before the next walk."""
@@ -86,12 +111,18 @@ class TableReader:
         """The device restarted, so that its rows may be others, and its counters are."""
         self._known.clear()
         self._rows.clear()
+        self._counted.clear()
+        self._having.clear()
+        self._needless.clear()
         self._exact, self._left, self._version = [], 0, -1
 
-    async def read(self, session: Session, names: Names, boot: float) -> TableReading:
-        """Read the table; ``boot`` is the Unix time at which sysUpTime was 0. Raise SnmpError."""
+    async def read(self, session: Session, names: Names, started: Started) -> TableReading:
+        """Read the table; ``started`` is for columns that tell times. Raise SnmpError."""
         if names.version != self._version:
-            self._rows.clear()
+            for place in self._rows:
+                self._change(place)
+            self._having.clear()
+            self._needless.clear()
             self._exact, self._left = [], 0
             self._version = names.version
         reading = TableReading()
@@ -103,28 +134,33 @@ class TableReader:
             for place, bound in enumerate(self._bound):
                 rows = self._rows.get(place)
                 if rows is not None and rows.labels:
-                    self._add(reading, bound, rows, [values.get(oid) for oid in rows.oids], factors, boot)
+                    self._add(reading, bound, rows, [values.get(oid) for oid in rows.oids], factors, started)
+            if 2 * len(values) < len(self._exact):  # they are others now
+                self._left = 0
             return reading
         walks: dict[Oid, Rows] = {}
-        satisfied: set[Metric] = set()
         believed = await self._believed(session, names, walks, reading)
         for place, bound in enumerate(self._bound):
-            if bound.column.fallback and bound.metric in satisfied:
-                self._rows.pop(place, None)
+            having = self._having.setdefault(bound.metric, set())
+            if bound.column.fallback and self._needless.get(place) == len(having):
                 continue
             walk = await self._walk(session, bound.column.oid, walks, reading)
             rows = self._rows_of(place, bound, walk, names)
             reading.refused += rows.refused
+            if not bound.column.fallback:
+                having.update(rows.labels)
+            elif not rows.labels and having:
+                self._needless[place] = len(having)
             if not rows.labels:
                 continue
-            satisfied.add(bound.metric)
             raw = [value for _, value in walk]
             if len(rows.kept) != len(raw):
                 raw = [raw[row] for row in rows.kept]
             told: Sequence[Value | None] = raw
             if believed is not None:
-                told = [value if labels in believed else None for labels, value in zip(rows.labels, raw, strict=True)]
-            self._add(reading, bound, rows, told, factors, boot)
+                own = rows.labels if rows.groups is None else [rows.labels[place] for place in rows.groups.tolist()]
+                told = [value if labels in believed else None for labels, value in zip(own, raw, strict=True)]
+            self._add(reading, bound, rows, told, factors, started)
         if believed is not None and not believed and any(walks[column.oid] for column in self._belief):
             reading.disabled = True
         self._plan_exact(reading)
@@ -167,7 +203,11 @@ class TableReader:
         for column in self._belief:
             for oid, value in await self._walk(session, column.oid, walks, reading):
                 if value == column.believe:
-                    decoded = self._decode(column, oid, names)
+                    try:
+                        decoded = self._decode(column, oid, names)
+                    except ValueError:
+                        reading.refused += 1
+                        continue
                     if decoded is not None:
                         believed.add(decoded)
         return believed
@@ -189,28 +229,37 @@ class TableReader:
         if old is not None and old.kept != [-1]:
             return old
         rows = _Rows()
-        seen: set[Labels] = set()
+        taken = self._having.get(bound.metric, set()) if bound.column.fallback else set()
+        place_of: dict[Labels, int] = {}
+        groups: list[int] = []
         for number, (oid, _) in enumerate(walk):
             try:
                 labels = self._decode(bound.column, oid, names)
             except ValueError:
                 rows.refused += 1
                 continue
-            if labels is None:
+            if labels is None or labels in taken:
                 continue
-            if labels in seen:  # two ports of one name: the first has it
+            if labels in place_of and not self.profile.adds:  # two ports of one name: the first has it
                 rows.refused += 1
                 continue
-            seen.add(labels)
+            if labels not in place_of:
+                place_of[labels] = len(rows.labels)
+                rows.labels.append(labels)
+            groups.append(place_of[labels])
             rows.kept.append(number)
             rows.oids.append(oid)
-            rows.labels.append(labels)
+        if len(rows.labels) < len(rows.oids):
+            rows.groups = np.array(groups, np.int64)
         if bound.column.width == 32:
-            before = {}
+            counted = self._counted.setdefault(place, {})
             if old is not None:
-                before = dict(zip(old.oids, zip(old.last, old.wraps, strict=True), strict=True))
-            rows.last = np.array([before.get(oid, (math.nan, 0.0))[0] for oid in rows.oids])
-            rows.wraps = np.array([before.get(oid, (math.nan, 0.0))[1] for oid in rows.oids])
+                counted.update(zip(old.oids, zip(old.last.tolist(), old.wraps.tolist(), strict=True), strict=True))
+            before = [counted.pop(oid, (math.nan, 0.0)) for oid in rows.oids]
+            rows.last = np.array([last for last, _ in before])
+            rows.wraps = np.array([wraps for _, wraps in before])
+            if len(counted) > MAX_ROWS:
+                counted.clear()
         self._rows[place] = rows
         return rows
 
@@ -226,7 +275,7 @@ class TableReader:
         rows: _Rows,
         raw: Sequence[Value | None],
         factors: dict[Oid, float],
-        boot: float,
+        started: Started,
     ) -> None:
         column = bound.column
         values, refused = _floats(column, raw)
@@ -242,7 +291,9 @@ class TableReader:
         if column.scale != 1.0:
             values = _scaled(values, column.scale)
         if column.since_boot:
-            values = np.round(boot + values / 100, 2)
+            values = started.time_of(values)
+        if rows.groups is not None:
+            values = _summed(rows.groups, values, len(rows.labels))
         reading.refused += refused
         reading.columns.append(ColumnValues(bound.table, bound.metric, rows.labels, values))
 
@@ -282,6 +333,13 @@ def _each(column: Column, raw: Sequence[Value | None]) -> tuple[list[int | None]
             refused += 1
         result.append(number)
     return result, refused
+
+
+def _summed(groups: NDArray[np.int64], values: Floats, count: int) -> Floats:
+    """Sums of the rows of each group; NaN where none has a value."""
+    told = ~np.isnan(values)
+    sums = np.bincount(groups[told], values[told], minlength=count)
+    return np.where(np.bincount(groups[told], minlength=count) > 0, sums, np.nan)
 
 
 def _scaled(values: Floats, scale: float) -> Floats:

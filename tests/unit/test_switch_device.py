@@ -312,10 +312,23 @@ def test_a_full_store_is_a_clear_error_and_other_switches_go_on(plug: Plug) -> N
     large = plug(with_ports(system(), {n: f"eth{n}" for n in range(1, 9)}), beside=first, name="leaf-2")
     for _ in range(3):
         assert first.poll(PERIOD).error is None
-        assert large.poll(PERIOD).error == "more rows than there is room for: table 'switch_port' is full: 5 rows"
+        failed = {table.profile.name: table.error for table in large.poll(PERIOD).failed}
+        assert failed["interfaces"] == "more than there is room for: table 'switch_port' is full: 5 rows"
     shown = {line.partition("{")[2].partition('"')[2].partition('"')[0] for line in first.page().splitlines()}
     assert "leaf-1" in shown
     assert "leaf-2" not in shown  # what found room has no value
+
+
+def test_rows_that_found_no_room_are_given_back_and_well_switches_are_shown_as_they_are(plug: Plug) -> None:
+    few = {SWITCH_PORT: 6}
+    store = Store([(table, few.get(table, rows)) for table, rows in switch_tables(1)])
+    first = plug(put(two_ports(), ".".join(map(str, IN_ERRORS)), {"1": 1}, Tag.COUNTER32), store=store, name="leaf-1")
+    large = plug(with_ports(system(), {n: f"eth{n}" for n in range(1, 9)}), beside=first, name="leaf-2")
+    first.poll(PERIOD)
+    large.poll(PERIOD)
+    put(with_ports(first.walk, {3: "eth3"}), ".".join(map(str, IN_ERRORS)), {"1": 7}, Tag.COUNTER32)
+    assert first.poll(PERIOD).error is None
+    assert first.of("port_receive_errors_total")["eth1",] == 7
 
 
 # ---- ups and downs
