@@ -128,3 +128,17 @@ def test_every_signal_has_a_state_and_a_profile_changes_with_the_device(plug: Pl
     switch.poll_all(PERIOD)
     assert switch.device.profile.name == "juniper_junos"
     assert switch.of("port_pfc_receive_frames_total") == {}
+
+
+def test_a_storm_and_a_lost_session_are_seen_between_two_walks(plug: Plug) -> None:
+    before, after = (plug(Walk.from_snmprec(SYNTHETIC / f"SYNTHETIC_sonic_t{t}.snmprec")) for t in (0, 30))
+    before.poll()
+    after.poll()
+
+    def grown(metric: str, *labels: str) -> float:
+        return after.of(metric)[labels] - before.of(metric)[labels]
+
+    assert grown("port_pfc_receive_frames_total", "etp2", "3") > 30 * 2000
+    assert grown("port_queue_transmit_packets_total", "etp2", "3") == 0
+    assert grown("port_queue_transmit_packets_total", "etp1", "3") > 0
+    assert sum(before.of("bgp_session_established").values()) - sum(after.of("bgp_session_established").values()) == 1
