@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.unit.running import RunningExporter
 
 if TYPE_CHECKING:
+    from lab.switches.walk import Walk
     from skeleton_service.following import Following
     from tests.unit.followed import World
+    from tests.unit.polled import Plug, Switch
 
 
 @pytest.fixture
@@ -44,3 +46,19 @@ def following(world: World, url: str, tmp_path: Path) -> Callable[..., Following
     from tests.unit.followed import following_of
 
     return lambda *more, **changes: following_of(world, url, tmp_path, *more, **changes)
+
+
+@pytest.fixture
+def plug() -> Iterator[Plug]:
+    """Makes simulated switches, which are unplugged when the test is over."""
+    from tests.unit.polled import Switch
+
+    made: list[Switch] = []
+
+    def plug(walk: Walk, **changes: Any) -> Switch:
+        made.append(Switch(walk, **changes))
+        return made[-1]
+
+    yield plug
+    for switch in made:
+        switch.close()

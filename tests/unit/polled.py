@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,13 +23,14 @@ from exporter.switches.snmp import Community, Credentials, Session
 from lab.switches.agent import Agent
 from lab.switches.ber import Oid, Tag, Value
 from lab.switches.serve import Serving
-from lab.switches.walk import UPTIME, Entry, Walk
+from lab.switches.walk import UPTIME, Walk
 
 RECORDED = Path(__file__).parents[2] / "../shared/data/snmprec"
 SYNTHETIC = Path(__file__).parents[1] / "data" / "switches"
 EPOCH = 1_700_000_000.0
 """Unix time when a test's clock is at 0."""
 PERIOD = 15.0
+NXOS = {"description": "Cisco NX-OS(tm)", "object_id": "1.3.6.1.4.1.9.12.3.1.3.1"}
 T = TypeVar("T")
 
 DESCRIPTION: Oid = (1, 3, 6, 1, 2, 1, 1, 1, 0)
@@ -187,6 +188,10 @@ class Switch:
         return next(state.refused for state in self.device.tables if state.profile.name == table)
 
 
+Plug = Callable[..., Switch]
+"""What the fixture ``plug`` is: it takes what ``Switch`` does."""
+
+
 # ---- walks
 
 
@@ -221,7 +226,5 @@ def put(walk: Walk, column: str, rows: dict[str, Value], tag: Tag = Tag.COUNTER6
     return walk
 
 
-def entries(walk: Walk, without: Iterable[str] = ()) -> list[Entry]:
-    """What a walk holds, but for what is below these OIDs."""
-    left_out = [oid(prefix) for prefix in without]
-    return [entry for entry in walk if not any(entry[0][: len(prefix)] == prefix for prefix in left_out)]
+def two_ports(**kind: Any) -> Walk:
+    return with_ports(system(**kind), {1: "eth1", 2: "eth2"})

@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-import pytest
-
-from exporter.contracts.switch_counters import SIGNALS, SWITCH_PORT, SWITCH_PRIORITY
+from exporter.contracts.switch_counters import SWITCH_PORT, SWITCH_PRIORITY
 from exporter.store import Store
 from exporter.switches.device import EMPTY_REST
 from exporter.switches.settings import switch_tables
-from exporter.switches.table import REDISCOVERED
 from lab.switches.agent import Agent
 from lab.switches.ber import Oid, Tag, encode_oid
-from lab.switches.generated import index_of, sonic
-from lab.switches.walk import UPTIME, Walk
-from tests.unit.polled import EPOCH, IF, IF_X, PERIOD, SYNTHETIC, Switch, oid, put, system, with_ports
+from lab.switches.walk import Walk
+from tests.unit.polled import (
+    IF,
+    IF_X,
+    NXOS,
+    PERIOD,
+    Plug,
+    Switch,
+    oid,
+    put,
+    system,
+    two_ports,
+    with_ports,
+)
 
 IN_ERRORS = (*IF, 14)
-OPER_STATUS, LAST_CHANGE = (*IF, 8), (*IF, 9)
 FCS = "1.3.6.1.2.1.10.7.2.1.3"
 PFC_RECEIVED = "1.3.6.1.4.1.9.9.813.1.2.1.3"
-QUEUE = "1.3.6.1.4.1.9.9.580.1.5.5.1.4"
-NXOS = {"description": "Cisco NX-OS(tm)", "object_id": "1.3.6.1.4.1.9.12.3.1.3.1"}
 WRAP = 1 << 32
-
-Plug = Callable[..., Switch]
-
-
-@pytest.fixture
-def plug() -> Iterator[Plug]:
-    """Makes switches that are unplugged when the test is over."""
-    made: list[Switch] = []
-
-    def plug(walk: Walk, **changes: Any) -> Switch:
-        made.append(Switch(walk, **changes))
-        return made[-1]
-
-    yield plug
-    for switch in made:
-        switch.close()
-
-
-def two_ports(**kind: Any) -> Walk:
-    return with_ports(system(**kind), {1: "eth1", 2: "eth2"})
 
 
 def losing(column: str) -> Callable[[bytes], bool]:
@@ -252,6 +237,52 @@ def test_a_table_without_an_answer_leaves_the_others_alone_and_is_shown_for_a_wh
     assert coverage(switch, "pfc") == "supported"
 
 
+def test_a_slow_table_with_a_turn_of_its_own_holds_up_no_other(plug: Plug) -> None:
+    """Processors are read each second period, over a socket of their own."""
+    walk = put(two_ports(), "1.3.6.1.2.1.25.3.3.1.2", {"1": 57}, Tag.INTEGER)
+
+    class Slow(Agent):
+        def answer(self, datagram: bytes) -> bytes | None:
+            self.delay = 0.4 if losing("1.3.6.1.2.1.25.3.3.1.2")(datagram) else 0.0
+            return super().answer(datagram)
+
+    switch = plug(walk, agent=Slow)
+    switch.poll()
+
+    async def both() -> list[str]:
+        order: list[str] = []
+
+        async def rare() -> None:
+            assert (await switch.device.poll_rare(switch.open())).error is None
+            order.append("rare")
+
+        async def often() -> None:
+            await asyncio.sleep(0.05)  # the other waits for its answer
+            assert (await switch.device.poll(switch.session)).whole
+            order.append("often")
+
+        await asyncio.gather(rare(), often())
+        return order
+
+    assert switch.run(both()) == ["often", "rare"]
+    assert switch.of("cpu_used_ratio") == {("1",): 0.57}
+    assert switch.device.rare_due() > switch.clock()
+
+
+def test_a_turn_of_rare_tables_that_a_restart_fell_into_is_not_shown(plug: Plug) -> None:
+    walk = put(two_ports(), "1.3.6.1.2.1.25.3.3.1.2", {"1": 57}, Tag.INTEGER)
+    switch = plug(walk)
+    switch.poll()
+    switch.agent.restart_after = 1
+    turn = switch.poll_rare(PERIOD)
+    assert "restarted in the middle" in str(turn.error)
+    assert switch.of("cpu_used_ratio") == {}
+    switch.poll(PERIOD)
+    assert switch.poll_rare().error is None
+    assert switch.of("cpu_used_ratio") == {("1",): 0.57}
+    assert switch.device.restarts == 1
+
+
 def test_a_table_that_keeps_failing_is_asked_ever_more_rarely(plug: Plug) -> None:
     class Counting(Agent):
         asked = 0
@@ -329,114 +360,3 @@ def test_rows_that_found_no_room_are_given_back_and_well_switches_are_shown_as_t
     put(with_ports(first.walk, {3: "eth3"}), ".".join(map(str, IN_ERRORS)), {"1": 7}, Tag.COUNTER32)
     assert first.poll(PERIOD).error is None
     assert first.of("port_receive_errors_total")["eth1",] == 7
-
-
-# ---- ups and downs
-
-
-def test_ups_and_downs_are_counted_from_poll_to_poll(plug: Plug) -> None:
-    switch = plug(two_ports())
-
-    def changes() -> dict[tuple[str, ...], float]:
-        switch.poll(PERIOD)
-        return switch.of("port_status_changes_total")
-
-    assert changes() == {("eth1",): 0, ("eth2",): 0}
-    switch.walk.set((*OPER_STATUS, 1), 2)
-    assert changes() == {("eth1",): 1, ("eth2",): 0}
-    assert changes() == {("eth1",): 1, ("eth2",): 0}
-    switch.walk.set((*OPER_STATUS, 1), 1)
-    assert changes() == {("eth1",): 2, ("eth2",): 0}
-
-
-def test_a_flap_between_two_polls_is_seen_by_the_time_of_the_last_change(plug: Plug) -> None:
-    walk = put(two_ports(), ".".join(map(str, LAST_CHANGE)), {"1": 500, "2": 500}, Tag.TIME_TICKS)
-    switch = plug(walk)
-    switch.poll(PERIOD)
-    assert switch.of("port_last_change_timestamp_seconds")["eth1",] == EPOCH + 1000 - 1000 + 5  # up for 1,000 s
-    walk.set((*LAST_CHANGE, 1), 101_000)
-    switch.poll(PERIOD)
-    assert switch.of("port_status_changes_total") == {("eth1",): 2, ("eth2",): 0}
-
-
-def test_a_host_whose_clock_is_set_sees_no_flap(plug: Plug) -> None:
-    walk = put(two_ports(), ".".join(map(str, LAST_CHANGE)), {"1": 500, "2": 500}, Tag.TIME_TICKS)
-    switch = plug(walk)
-    switch.poll(PERIOD)
-    for step in (3600.0, -3600.0, 10.0):
-        switch.device._clock = lambda: EPOCH + switch.clock() + step  # noqa: B023
-        switch.poll(PERIOD)
-        assert switch.of("port_status_changes_total") == {("eth1",): 0, ("eth2",): 0}
-        assert switch.of("port_last_change_timestamp_seconds")["eth1",] == pytest.approx(
-            EPOCH + 20 - PERIOD + step, abs=16
-        )
-
-
-# ---- what is chosen, and derived
-
-
-def test_only_the_priorities_that_are_wanted_are_asked_for_and_new_rows_are_found(plug: Plug) -> None:
-    switch = plug(sonic(ports=4), priorities=(3,))
-    switch.poll()
-    assert {labels[1] for labels in switch.of("port_pfc_receive_frames_total")} == {"3"}
-    assert {labels[1] for labels in switch.of("port_queue_transmit_packets_total")} == {"3"}
-    requests = switch.agent.requests
-    first = switch.poll(PERIOD)
-    assert switch.agent.requests - requests < 40
-    assert first.rows < 200
-    new = sonic(ports=5)
-    for entry in new:
-        if entry[0] != UPTIME:
-            switch.walk.add(*entry)
-    polls = 0
-    while ("etp5", "3") not in switch.of("port_pfc_receive_frames_total"):
-        switch.poll(PERIOD)
-        polls += 1
-        assert polls <= REDISCOVERED + 1
-    assert len(switch.of("port_pfc_receive_frames_total")) == 5
-
-
-def test_an_exact_reading_of_a_row_that_went_leaves_it_out(plug: Plug) -> None:
-    switch = plug(sonic(ports=4), priorities=(3,))
-    switch.poll()
-    switch.walk.remove(oid(f"{PFC_RECEIVED}.{index_of(1)}.3"))
-    switch.poll(PERIOD)
-    assert ("etp2", "3") not in switch.of("port_pfc_receive_frames_total")
-    assert len(switch.of("port_pfc_receive_frames_total")) == 3
-
-
-def test_notifications_of_congestion_are_derived_from_the_queue_that_is_named(plug: Plug) -> None:
-    walk = Walk.from_snmprec(SYNTHETIC / "SYNTHETIC_sonic_t0.snmprec")
-    plain = plug(walk.copy())
-    plain.poll()
-    assert (coverage(plain, "cnp"), plain.of("port_cnp_derived_packets_total")) == ("absent", {})
-    switch = plug(walk, cnp_queue=6, priorities=(3,))
-    switch.poll()
-    queues = switch.of("port_queue_transmit_packets_total")
-    expected = {(port,): value for (port, queue), value in queues.items() if queue == "6"}
-    assert switch.of("port_cnp_derived_packets_total") == expected
-    assert len(expected) == 4
-    assert coverage(switch, "cnp") == "supported"
-
-
-def test_tables_are_read_as_the_operator_wants_them(plug: Plug) -> None:
-    walk = Walk.from_snmprec(SYNTHETIC / "SYNTHETIC_sonic_t0.snmprec")
-    switch = plug(walk, tables=("queue_bytes",), without=("cisco_bgp", "cpu"))
-    switch.poll_all()
-    assert switch.of("port_queue_transmit_bytes_total")
-    assert not switch.of("bgp_session_state")
-    assert not switch.of("cpu_used_ratio")
-    assert not {"cisco_bgp", "cpu"} & {table.profile.name for table in switch.device.tables}
-
-
-def test_every_signal_has_a_state_and_a_profile_changes_with_the_device(plug: Plug) -> None:
-    switch = plug(put(two_ports(**NXOS), PFC_RECEIVED, {"1.3": 5}))
-    switch.poll_all()
-    assert list(switch.device.coverage()) == list(SIGNALS)
-    assert switch.device.profile is not None
-    assert switch.device.profile.name == "cisco_nxos"
-    switch.walk.set((1, 3, 6, 1, 2, 1, 1, 2, 0), oid("1.3.6.1.4.1.2636.1"))
-    switch.walk.set((1, 3, 6, 1, 2, 1, 1, 1, 0), b"another")
-    switch.poll_all(PERIOD)
-    assert switch.device.profile.name == "juniper_junos"
-    assert switch.of("port_pfc_receive_frames_total") == {}
