@@ -9,6 +9,7 @@ from exporter import __version__
 from exporter.contracts.codec import ContractError
 from exporter.contracts.strict import Parser
 from exporter.probe.arguments import add_arguments
+from exporter.switches.arguments import add_arguments as add_switch_arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -20,6 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", help="read a configuration and say what is wrong with it")
     check.add_argument("config", metavar="FILE")
     add_arguments(commands.add_parser("probe", help="probe paths from here now, as mtr and fping do"))
+    add_switch_arguments(commands.add_parser("switch", help="what a switch can tell, and what hangs off it"))
     metrics = commands.add_parser("metrics", help="print the reference of every metric")
     metrics.add_argument("--format", choices=("markdown", "json"), default="markdown")
     return parser
@@ -42,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
             from exporter.probe.command import run as probe  # noqa: PLC0415
 
             return probe(options)
+        if options.command == "switch":
+            from exporter.switches.command import run as look  # noqa: PLC0415
+
+            return look(options)
         from exporter.config import read_config  # noqa: PLC0415
 
         config = read_config(options.config)

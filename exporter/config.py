@@ -18,6 +18,7 @@ from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
 from exporter.dnsconfig import Dns, dns_settings
+from exporter.gnmi.settings import Gnmi, check_gnmi
 from exporter.host.settings import Counters
 from exporter.otlp.settings import Otlp, check_otlp
 from exporter.overlay.settings import Overlay, OverlayPort
@@ -26,6 +27,7 @@ from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 from exporter.rdma.settings import Reliable, check_reliable
 from exporter.secrets import read_key
 from exporter.switches.section import Switches, check_switches
+from exporter.traps.settings import Traps, check_traps
 from exporter.underlay.settings import Underlay
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -96,15 +98,17 @@ class Config(_Section, frozen=True, kw_only=True):
     workloads: tuple[Workload, ...] = ()
     counters: Counters | None = None
     switches: Switches | None = None
+    gnmi: Gnmi | None = None
     otlp: Otlp | None = None
     dns: Dns | None = None
     overlay: Overlay | None = None
     underlay: Underlay | None = None
     rdma: Rdma | None = None
+    traps: Traps | None = None
     sysfs: str = "/sys"
 
 
-_SWITCHES = ("probing", "counters", "switches", "otlp", "dns", "overlay", "underlay", "rdma")
+_SWITCHES = ("probing", "counters", "switches", "gnmi", "otlp", "dns", "overlay", "underlay", "rdma", "traps")
 """Sections that switch a part on by being there."""
 
 
@@ -150,6 +154,14 @@ def read_config(path: Path | str) -> Config:
         switches = config.switches.resolve(base)
         check_switches(switches, source)
         config = msgspec.structs.replace(config, switches=switches)
+    if config.traps is not None:
+        traps = config.traps.resolve(base)
+        check_traps(traps, source)
+        config = msgspec.structs.replace(config, traps=traps)
+    if config.gnmi is not None:
+        gnmi = config.gnmi.resolve(base)
+        check_gnmi(gnmi, [target.name for target in config.switches.targets] if config.switches else [], source)
+        config = msgspec.structs.replace(config, gnmi=gnmi)
     if config.otlp is not None:
         otlp = config.otlp.resolve(base)
         check_otlp(otlp, source)

@@ -34,6 +34,7 @@ from exporter.contracts.request import ThroughputRequest, read_request
 from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
+from exporter.gnmi.settings import Gnmi, GnmiSettings, gnmi_tables, target_settings
 from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.host.throughput import Capture, throughput_csv
@@ -57,8 +58,9 @@ from exporter.server import Query, Response, Server, format_of, number_of
 from exporter.snapshot import Snapshots
 from exporter.stopping import Stopping
 from exporter.store import Store
-from exporter.switches.section import poller_settings
+from exporter.switches.section import poller_settings, port_aliases
 from exporter.switches.settings import switch_tables
+from exporter.traps.settings import Traps, require_port, trap_settings, trap_tables
 from exporter.underlay.capture import require_capability
 from exporter.underlay.paths import NO_LINKS, OverlayPaths, underlay_settings
 from exporter.underlay.settings import Underlay, underlay_tables
@@ -89,7 +91,7 @@ class Exporter:
         self._renderer = Renderer(self._snapshots)
         self._rendering = threading.Lock()  # for what scrapes and pushes share; nobody waits for the network with it
         self._own = Store(
-            [(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 6), (OTLP, 1), (OVERLAY_DUMPS_TABLE, 1)]
+            [(RNIC, max(len(config.rnics), 1)), (CONTROL, 1), (CHILDREN, 8), (OTLP, 1), (OVERLAY_DUMPS_TABLE, 1)]
         )
         self._stores = [self._own]
         self._children: list[Child] = []
@@ -127,8 +129,14 @@ class Exporter:
             self._start_overlay(config, config.overlay, topology)
         if config.switches is not None:
             self._start_poller(config, topology)
-            if topology is not None:
-                self._fixed.append(link_info(topology, {target.name for target in config.switches.targets}))
+        if config.traps is not None:
+            self._start_traps(config, config.traps, topology)
+        if config.gnmi is not None:
+            self._start_gnmi(config.gnmi, topology)
+        followed = {target.name for target in config.switches.own_targets} if config.switches is not None else set()
+        followed |= {target.name for target in config.gnmi.targets} if config.gnmi is not None else set()
+        if followed and topology is not None:
+            self._fixed.append(link_info(topology, followed))
         restarts = self._own.writer(CHILDREN)
         self._restarts = [(child, restarts.add((child.module.split(".")[1],))) for child in self._children]
         self._process_metrics = ProcessMetrics()
@@ -251,14 +259,30 @@ class Exporter:
         switches = config.switches
         if switches is None:
             return
-        aliases = {
-            switch.name: {alias: port.name for port in switch.ports for alias in port.aliases}
-            for switch in (topology.switches if topology else ())
-        }
-        settings = poller_settings(switches, aliases)
+        settings = poller_settings(switches, port_aliases(topology) if topology is not None else {})
         store = Store(switch_tables(len(settings.switches)))
         self._stores.append(store)
         self._children.append(Child("exporter.switches.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
+
+    def _start_traps(self, config: Config, traps: Traps, topology: Topology | None) -> None:
+        require_port(traps)
+        targets = config.switches.targets if config.switches is not None else ()
+        settings = trap_settings(traps, {target.name: [target.address] for target in targets}, topology)
+        store = Store(trap_tables(settings.switches))
+        self._stores.append(store)
+        self._children.append(Child("exporter.traps.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
+
+    def _start_gnmi(self, gnmi: Gnmi, topology: Topology | None) -> None:
+        ports = {
+            switch.name: {name: port.name for port in switch.ports for name in (*port.aliases, port.name)}
+            for switch in (topology.switches if topology else ())
+        }
+        settings = GnmiSettings(
+            targets=tuple(target_settings(target, ports.get(target.name, {})) for target in gnmi.targets)
+        )
+        store = Store(gnmi_tables(len(settings.targets)))
+        self._stores.append(store)
+        self._children.append(Child("exporter.gnmi.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
 
     def _make_pusher(self, settings: Otlp) -> Pusher:
         # requests and protobuf take 20 MB, which only an exporter that pushes needs.

@@ -32,6 +32,7 @@ from exporter.contracts.switch_counters import (
 from exporter.store import StoreFullError
 from exporter.switches.block import Blocks
 from exporter.switches.decoding import Labels, Names, Selection, clean
+from exporter.switches.neighbors import Neighbor, read_neighbors
 from exporter.switches.policers import PolicerReader
 from exporter.switches.profile import Profile, TableProfile, choose, named, tables_of
 from exporter.switches.sensors import SensorReader
@@ -143,6 +144,8 @@ class Device:
         """Counts restarts and changes of profile: what was begun before is not shown after."""
         self._names_due = 0
         self._changes = _StatusChanges()
+        self.neighbors: list[Neighbor] = []
+        """What LLDP told when it was last asked."""
 
     # ---- who it is
 
@@ -398,6 +401,10 @@ class Device:
         self.names.strangers = False
         self._names_due = _NAMED_POLLS
 
+    async def learn_neighbors(self, session: Session) -> None:
+        """Ask who is at the other end of each cable; raise SnmpError."""
+        self.neighbors = await read_neighbors(session, self.names)
+
     # ---- what it tells
 
     def coverage(self) -> dict[str, str]:
@@ -405,14 +412,21 @@ class Device:
         states = dict.fromkeys(SIGNALS, "absent")
         order = ("absent", "disabled", "stale", "supported")
         for table in self.tables:
-            if not table.shown and (table.error is not None or math.isnan(table.read_at)):
-                state = "stale" if not table.empty else "absent"
+            shown = table.shown or self._blocks is None
+            if table.error is not None and not shown:
+                state = "stale"
+            elif math.isnan(table.read_at):
+                state = "absent"
             elif table.disabled:
                 state = "disabled"
+            elif table.empty:
+                state = "absent"
             else:
-                state = "absent" if table.empty else "supported"
+                state = "supported" if shown else "stale"
             for signal in table.profile.signals:
                 states[signal] = max(states[signal], state, key=order.index)
+        if self.neighbors:
+            states["neighbors"] = "supported"
         if self.cnp_queue is not None and states["queues"] != "absent":
             states["cnp"] = states["queues"]
         return states

@@ -12,12 +12,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from exporter.contracts.codec import ContractError
-from exporter.contracts.metric import Metric
+from exporter.contracts.metric import Metric, Table
 from exporter.contracts.switch_counters import (
     SWITCH,
     SWITCH_COVERAGE_TABLE,
@@ -44,12 +44,13 @@ from exporter.store import RowWriter, Store, StoreFullError, TableWriter
 from exporter.switches.block import Blocks, StoreTable
 from exporter.switches.decoding import clean
 from exporter.switches.device import Device, TableState, Turn
-from exporter.switches.neighbors import read_neighbors
 from exporter.switches.profile import read_profiles
 from exporter.switches.sessions import Opener, opener
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
 from exporter.switches.snmp import Session, SnmpError
 
+_OF_READING = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
+"""Tables that say how switches are read; the others hold what they told."""
 NEIGHBOR_PERIODS = 20
 """Periods between two readings of LLDP: cables are moved by hand."""
 _LATE = 1.0  # seconds
@@ -78,17 +79,17 @@ class _InfoRows:
 class _Report:
     """What the metrics say of reading one switch."""
 
-    def __init__(self, store: Store, switch: str) -> None:
-        own = store.writer(SWITCH)
+    def __init__(self, writers: Mapping[Table, TableWriter], switch: str) -> None:
+        own = writers[SWITCH]
         self._row = own.add((switch,))
         self._column = {metric: own.column(metric.name) for metric in SWITCH.metrics}
-        self._readings = store.writer(SWITCH_READING)
+        self._readings = writers[SWITCH_READING]
         self._reading_column = {metric: self._readings.column(metric.name) for metric in SWITCH_READING.metrics}
         self._tables: dict[str, RowWriter] = {}
         self._switch = switch
-        self.info = _InfoRows(store.writer(SWITCH_INFO_TABLE), switch)
-        self.coverage = _InfoRows(store.writer(SWITCH_COVERAGE_TABLE), switch)
-        self.neighbors = _InfoRows(store.writer(SWITCH_NEIGHBOR_TABLE), switch)
+        self.info = _InfoRows(writers[SWITCH_INFO_TABLE], switch)
+        self.coverage = _InfoRows(writers[SWITCH_COVERAGE_TABLE], switch)
+        self.neighbors = _InfoRows(writers[SWITCH_NEIGHBOR_TABLE], switch)
 
     def begin(self, late: bool) -> None:
         self._row.begin()
@@ -206,13 +207,14 @@ class Poller:
     async def _neighbors(self, session: Session) -> None:
         try:
             async with asyncio.timeout(self._device.period):
-                neighbors = await read_neighbors(session, self._device.names)
+                await self._device.learn_neighbors(session)
         except (SnmpError, TimeoutError) as error:
             self._once("lldp", f"neighbours: {error or 'no end in time'}")
             return
         self._once("lldp", None)
         try:
-            self._report.neighbors.say([(each.port, clean(each.name), clean(each.port_name)) for each in neighbors])
+            told = [(each.port, clean(each.name), clean(each.port_name)) for each in self._device.neighbors]
+            self._report.neighbors.say(told)
         except StoreFullError as error:
             self._once("lldp", str(error))
 
@@ -233,7 +235,8 @@ class Poller:
         for table in turn.read:
             self._once(table.profile.name, None)
         self._report.tables(self._device)
-        self._report.coverage.say(list(self._device.coverage().items()))
+        if self._device.identified:  # of a switch that has never answered nothing is known
+            self._report.coverage.say(list(self._device.coverage().items()))
 
     def _once(self, what: str, problem: str | None) -> None:
         """Say a problem when it is new, and when it is over."""
@@ -255,11 +258,9 @@ def _say(text: str) -> None:
 
 def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
     """A poller for each switch, on ``store``; raise ContractError for profiles that are wrong."""
-    stored = {
-        table: StoreTable(store, table)
-        for table in store.tables
-        if table not in (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
-    }
+    # One writer a table: each knows which rows are free.
+    writers = {table: store.writer(table) for table in _OF_READING}
+    stored = {table: StoreTable(store, table) for table in store.tables if table not in _OF_READING}
     profiles = read_profiles(settings.profiles)
     open_session = opener(settings)
 
@@ -273,7 +274,7 @@ def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
             settings.without,
             Blocks(stored, switch.name),
         )
-        return Poller(device, _Report(store, switch.name), open_session, _say)
+        return Poller(device, _Report(writers, switch.name), open_session, _say)
 
     return [poller(switch) for switch in settings.switches]
 

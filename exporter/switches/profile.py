@@ -137,8 +137,8 @@ class Profile(_Data, frozen=True, kw_only=True):
     cnp_queue: Annotated[int, Meta(ge=0, le=63)] | None = None
     """The egress queue that congestion notifications are classed into as the vendor ships it; none where an operator
     has to choose."""
-    lossless: bool = True
-    """Whether tables by priority come with all eight."""
+    blind: dict[str, str] = {}
+    """{signal that no table has: where else it is told}, for the coverage command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +178,12 @@ def check(profile: Profile, source: str) -> None:
     names = [table.name for table in profile.tables]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ContractError(source, f"table {twice!r} appears twice", "give each its own name")
+    of_signals = [("field 'blind'", tuple(profile.blind))]
+    of_signals += [(f"table {table.name!r}", table.signals) for table in profile.tables]
+    for where, signals in of_signals:
+        if unknown := next((signal for signal in signals if signal not in SIGNALS), None):
+            raise ContractError(source, f"{where}: unknown signal {unknown!r}", f"one of {', '.join(SIGNALS)}")
     for table in profile.tables:
-        for signal in table.signals:
-            if signal not in SIGNALS:
-                raise ContractError(
-                    source, f"table {table.name!r}: unknown signal {signal!r}", f"one of {', '.join(SIGNALS)}"
-                )
         bind(table, source)
     if profile.name != LIBRARY:
         known = _library()

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from exporter.contracts.codec import ContractError
+from exporter.contracts.topology import Topology
 from exporter.secrets import read_secret
 from exporter.switches.profile import read_profiles, tables_of
 from exporter.switches.settings import PollerSettings, SwitchSettings
@@ -114,6 +115,14 @@ class Switches(_Who, frozen=True, kw_only=True):
         if who.user is None:
             return Community(_secret(who.community_file, who.community_environment, source, where))
         return _user(who.user, source, f"{where}.user")
+
+
+def port_aliases(topology: Topology) -> dict[str, dict[str, str]]:
+    """{switch: {alias: canonical name of the port}}."""
+    return {
+        switch.name: {alias: port.name for port in switch.ports for alias in port.aliases}
+        for switch in topology.switches
+    }
 
 
 def check_switches(section: Switches, source: str) -> None:

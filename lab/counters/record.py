@@ -8,28 +8,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import bisect
 import csv
+import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from exporter.contracts.catalogue import RNIC_MTU, RNIC_RECEIVE, RNIC_TRANSMIT, RNIC_UP
 from exporter.contracts.counters import (
-    ECN_MARKED,
-    FCS_ERRORS,
-    FRAME_TOO_LONGS,
-    PFC_PAUSED,
-    PFC_PAUSING,
-    PFC_RECEIVED,
-    PFC_SENT,
-    QUEUE_BYTES,
-    QUEUE_DROPPED,
-    QUEUE_DROPPED_BYTES,
-    QUEUE_PACKETS,
     RNIC_ETHTOOL,
     RNIC_HW,
     RNIC_PFC_PAUSED,
@@ -39,27 +28,36 @@ from exporter.contracts.counters import (
     RNIC_PRIORITY_DISCARDS,
     RNIC_STALLED_READ_RATIO,
     RNIC_STALLED_WRITE_RATIO,
-    STATUS_CHANGES,
-    SYMBOL_ERRORS,
-    WATCHDOG_DROPPED,
-    WATCHDOG_RECOVERED,
-    WATCHDOG_STUCK,
+)
+from exporter.contracts.switch_counters import (
+    SWITCH_BGP,
+    SWITCH_CONTROL_PLANE,
+    SWITCH_CPU,
+    SWITCH_OPTICS,
+    SWITCH_PORT,
+    SWITCH_PRIORITY,
+    SWITCH_QUEUE,
+    SWITCH_VLAN,
 )
 from exporter.contracts.tables import CounterSample
-from exporter.switches.interfaces import read_interfaces
-from exporter.switches.snmp import Oid, Value, walk
+from exporter.store import Store
+from exporter.switches.block import Blocks, StoreTable
+from exporter.switches.device import Device
+from exporter.switches.fast import FastSession
+from exporter.switches.profile import read_profiles
+from exporter.switches.settings import SwitchSettings
+from exporter.switches.snmp import Community
 from lab.counters import dialects
 from lab.counters.kernel import Kernel
 from lab.counters.names import LOSSLESS
+from lab.counters.timeline import FILE, Timeline
 from lab.counters.trees import ETHTOOL, SYSFS
 from lab.network import design as drawn
 from lab.network.design import Design, Host, Switch
-from lab.network.snmp import Agents
-from lab.sandbox import environment
+from lab.network.snmp import PORT, Agents
 from lab.sandbox.netns import inside
 
 COLUMNS = CounterSample.__struct_fields__
-WALK = ("snmpbulkwalk", "-Cr50", "-t", "1", "-r", "1", "-On", "-Oe", "-OQ", "-Ot")
 
 _PCI_STALLED = {
     "outbound_pci_stalled_rd": RNIC_STALLED_READ_RATIO,
@@ -73,40 +71,15 @@ _PRIORITY = {
     "rx_prio{}_discards": RNIC_PRIORITY_DISCARDS,
 }
 
-# Column -> metric, where priority or queue stands in the index (None: nowhere), whether it is a queue, and the factor.
-_Column = tuple[str, int | None, bool, float]
-_SWITCH: dict[Oid, _Column] = {
-    dialects.A_PFC_REQUESTS: (PFC_SENT, 1, False, 1),
-    dialects.A_PFC_INDICATIONS: (PFC_RECEIVED, 1, False, 1),
-    dialects.A_QUEUE_PKTS: (QUEUE_PACKETS, 1, True, 1),
-    dialects.A_QUEUE_BYTES: (QUEUE_BYTES, 1, True, 1),
-    dialects.A_QUEUE_PKTS_DROPPED: (QUEUE_DROPPED, 1, True, 1),
-    dialects.A_QUEUE_BYTES_DROPPED: (QUEUE_DROPPED_BYTES, 1, True, 1),
-    dialects.A_ECN_MARKED: (ECN_MARKED, 1, True, 1),
-    dialects.A_WATCHDOG_STUCK: (WATCHDOG_STUCK, 2, True, 1),
-    dialects.A_WATCHDOG_RECOVERED: (WATCHDOG_RECOVERED, 2, True, 1),
-    dialects.A_STATUS_CHANGES: (STATUS_CHANGES, None, False, 1),
-    dialects.C_PRIORITY_REQUESTS: (PFC_SENT, 1, False, 1),
-    dialects.C_PRIORITY_INDICATIONS: (PFC_RECEIVED, 1, False, 1),
-    dialects.C_WAIT_RX: (PFC_PAUSED, 1, False, 1e-6),
-    dialects.C_WAIT_TX: (PFC_PAUSING, 1, False, 1e-6),
-    dialects.C_WATCHDOG_SHUTDOWNS: (WATCHDOG_STUCK, 1, True, 1),
-    dialects.C_WATCHDOG_RESTORES: (WATCHDOG_RECOVERED, 1, True, 1),
-    dialects.C_WATCHDOG_TOTAL_DROPPED: (WATCHDOG_DROPPED, 1, True, 1),
-    dialects.DOT3_HC_FCS_ERRORS: (FCS_ERRORS, None, False, 1),
-    dialects.DOT3_HC_TOO_LONGS: (FRAME_TOO_LONGS, None, False, 1),
-    dialects.DOT3_HC_SYMBOL_ERRORS: (SYMBOL_ERRORS, None, False, 1),
-}
-_QOS_GROUP = {
-    dialects.C_SENT_PKTS: QUEUE_PACKETS,
-    dialects.C_SENT_BYTES: QUEUE_BYTES,
-    dialects.C_DROPPED_PKTS: QUEUE_DROPPED,
-    dialects.C_DROPPED_BYTES: QUEUE_DROPPED_BYTES,
-}
-_INTERFACES: tuple[Oid, ...] = ((1, 3, 6, 1, 2, 1, 2, 2), (1, 3, 6, 1, 2, 1, 31, 1, 1))
-_IF_NAME: Oid = (1, 3, 6, 1, 2, 1, 31, 1, 1, 1, 1)
-COLUMNS_READ = (dialects.A_ECN_COUNTER_ENABLED, dialects.C_QOS_GROUP_STATS, *_SWITCH)
-_TRUE = 1
+PROFILES = {dialects.ARISTA: "arista_eos", dialects.CISCO: "cisco_nxos"}
+"""{dialect of a switch: the profile that reads it}."""
+_SAMPLED = (SWITCH_PORT, SWITCH_PRIORITY, SWITCH_QUEUE, SWITCH_BGP)
+_NOT_SAMPLED = (SWITCH_VLAN, SWITCH_OPTICS, SWITCH_CPU, SWITCH_CONTROL_PLANE)
+"""What the lab's switches do not tell."""
+_ROWS = 4096
+_PERIOD = 1.0  # seconds: a device is read whenever a sample is taken
+_PLACES = {"switch_port": "port", "priority": "priority", "queue": "queue", "vlan": "vlan", "peer": "peer"}
+"""{label of a metric: column of a sample}."""
 
 
 class Recorder:
@@ -114,8 +87,24 @@ class Recorder:
 
     def __init__(self, design: Design, directory: Path) -> None:
         self._design, self._directory = design, directory
-        self._environment = environment(Agents(directory / "snmp").client_environment())
+        agents = Agents(directory / "snmp")
         self._switches = [switch for switch in design.switches if switch.tier != "carrier"]  # nobody polls a provider's
+        spoken = Timeline.load((directory / FILE).read_bytes()).dialects
+        community = agents.community_file.read_text().strip()
+        self._readers = {
+            switch.name: SwitchReader(
+                SwitchSettings(
+                    name=switch.name,
+                    address=switch.management,
+                    port=PORT,
+                    credentials=Community(community),
+                    aliases={},
+                    profile=PROFILES[spoken.get(switch.name, dialects.DEFAULT)],
+                ),
+                {end.port for end in switch.ports},
+            )
+            for switch in self._switches
+        }
         self._kernels = {}
         for host in design.hosts:
             with inside(host.namespace):
@@ -130,41 +119,9 @@ class Recorder:
         return rows
 
     async def _switch(self, switch: Switch) -> list[CounterSample]:
-        answers: dict[Oid, Value] = {}
-        for subtree in (*_INTERFACES, *dialects.TABLES):
-            rows = await self._walk(switch.management, subtree)
-            if rows is None:
-                return []
-            answers |= rows
-        now = time.time()
-        session = _Answers(answers)
-        ports, _ = await read_interfaces(session, {})
-        columns = await walk(session, (_IF_NAME, *COLUMNS_READ))
-        wanted = {end.port for end in switch.ports}
-        samples = [
-            sample(now, metric.name, switch.name, port, value)
-            for port, values in ports.items()
-            if port in wanted
-            for metric, value in values.items()
-        ]
-        names = {index: name.decode() for index, name in columns[_IF_NAME].items() if isinstance(name, bytes)}
-        return samples + [row for row in switch_rows(now, switch.name, names, columns) if row.port in wanted]
-
-    async def _walk(self, address: str, subtree: Oid) -> dict[Oid, Value] | None:
-        """One subtree of an agent, by net-snmp's own program: a tenth of the cost of decoding it here.
-
-        None when the agent does not answer.
-        """
-        process = await asyncio.create_subprocess_exec(
-            *WALK,
-            address,
-            ".".join(map(str, subtree)),
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        output, _ = await process.communicate()
-        return parse_walk(output.decode(errors="replace")) if process.returncode == 0 else None
+        """What the poller itself makes of a switch; nothing of one that does not answer."""
+        reader = self._readers[switch.name]
+        return await reader.sample(time.time)
 
     def _host(self, host: Host) -> Iterator[CounterSample]:
         links = self._kernels[host.name].links()
@@ -192,51 +149,53 @@ class Recorder:
             yield from rnic_rows(time.time(), host.name, rnic.name, files, lines)
 
 
-class _Answers:
-    """Rows that have been walked, to be read like a device (``exporter.switches.snmp.Session``)."""
+class SwitchReader:
+    """One switch, read as the exporter reads it (exporter/switches), whose metrics become samples."""
 
-    def __init__(self, rows: dict[Oid, Value]) -> None:
-        self._rows, self._order = rows, sorted(rows)
+    def __init__(self, settings: SwitchSettings, ports: Collection[str]) -> None:
+        """Of ``ports`` alone are there samples."""
+        self._wanted = ports
+        self._settings = settings
+        self._store = Store([(table, _ROWS) for table in (*_SAMPLED, *_NOT_SAMPLED)])
+        blocks = Blocks({table: StoreTable(self._store, table) for table in self._store.tables}, settings.name)
+        self._device = Device(settings, read_profiles(), _PERIOD, tables=("queue_bytes",), blocks=blocks)
+        self._session: FastSession | None = None
 
-    async def bulk(self, oids: Sequence[Oid], repetitions: int) -> list[tuple[Oid, Value]]:
-        starts = [bisect.bisect_right(self._order, oid) for oid in oids]
-        found = []
-        for step in range(repetitions):
-            for start, oid in zip(starts, oids, strict=True):
-                at = self._order[start + step] if start + step < len(self._order) else None
-                found.append((oid, None) if at is None else (at, self._rows[at]))
-        return found
-
-
-def parse_walk(output: str) -> dict[Oid, Value]:
-    """Read ``snmpbulkwalk -On -Oe -OQ -Ot``: numbers, and strings in quotes; other types are kept as empty strings."""
-    rows: dict[Oid, Value] = {}
-    for line in output.splitlines():
-        name, _, text = line.partition(" = ")
-        if not name.startswith(".") or not text or text.startswith("No "):  # No Such Object, No more variables
-            continue
-        value = text.strip()
-        number = value.lstrip("-").isdecimal()
-        rows[tuple(map(int, name[1:].split(".")))] = int(value) if number else value.strip('"').encode()
-    return rows
+    async def sample(self, clock: Callable[[], float]) -> list[CounterSample]:
+        if self._session is None:
+            settings = self._settings
+            self._session = FastSession(settings.address, settings.port, settings.credentials, timeout=1, retries=1)
+        turn = await self._device.poll(self._session)
+        if not turn.reachable:
+            self._session.close()
+            self._session = None
+            return []
+        return list(samples(self._store, clock(), self._wanted))
 
 
-def switch_rows(
-    now: float, switch: str, ports: Mapping[Oid, str], columns: Mapping[Oid, Mapping[Oid, Value]]
-) -> Iterator[CounterSample]:
-    """The rows behind columns of the MIBs of either dialect. Marks that a switch does not count have none."""
-    counts_marks = columns[dialects.A_ECN_COUNTER_ENABLED]
-    for column, (metric, at, queued, factor) in _SWITCH.items():
-        for index, value in columns[column].items():
-            if not isinstance(value, int) or index[:1] not in ports:
+def samples(store: Store, now: float, wanted: Collection[str]) -> Iterator[CounterSample]:
+    """What tables of the store hold of these ports, as counter samples."""
+    for table in store.tables:
+        for row in store.read(table):
+            places = {
+                _PLACES[label]: value for label, value in zip(table.labels, row.labels, strict=True) if label in _PLACES
+            }
+            if "port" in places and places["port"] not in wanted:
                 continue
-            if metric == ECN_MARKED and counts_marks.get(index) != _TRUE:
-                continue
-            place = None if at is None else index[at]
-            yield sample(now, metric, switch, ports[index[:1]], value * factor, place, queued)
-    for (interface, _, queue, kind), value in columns[dialects.C_QOS_GROUP_STATS].items():
-        if isinstance(value, int) and kind in _QOS_GROUP and (interface,) in ports:
-            yield sample(now, _QOS_GROUP[kind], switch, ports[interface,], value, queue, True)
+            numbers = {name: int(places[name]) for name in ("priority", "queue", "vlan") if name in places}
+            for metric, value in zip(table.metrics, row.values, strict=True):
+                if not math.isnan(value):
+                    yield CounterSample(
+                        time=now,
+                        metric=metric.name,
+                        node=row.labels[0],
+                        port=places.get("port"),
+                        priority=numbers.get("priority"),
+                        queue=numbers.get("queue"),
+                        vlan=numbers.get("vlan"),
+                        peer=places.get("peer"),
+                        value=value,
+                    )
 
 
 def rnic_rows(now: float, host: str, rnic: str, files: Mapping[str, str], lines: str) -> Iterator[CounterSample]:

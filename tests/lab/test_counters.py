@@ -33,7 +33,7 @@ from lab.counters.dialects import (
     Oid,
 )
 from lab.counters.names import CNP_QUEUE, CONTROL_QUEUE
-from lab.counters.record import COLUMNS, WALK, parse_walk
+from lab.counters.record import COLUMNS
 from lab.counters.switch import marked
 from lab.counters.timeline import Event
 from lab.network.design import Cable, Design, Switch, draw
@@ -80,6 +80,22 @@ def leaf(design: Design, cable: Cable) -> Switch:
 def tool(fabric: Running, argv: list[str]) -> str:
     environment = [f"{name}={value}" for name, value in Agents(fabric.directory / "snmp").client_environment().items()]
     return fabric.run(None, ["env", *environment, *argv], check=False).stdout
+
+
+WALK = ("snmpbulkwalk", "-Cr50", "-t", "1", "-r", "1", "-On", "-Oe", "-OQ", "-Ot")
+
+
+def parse_walk(output: str) -> dict[Oid, int | bytes | None]:
+    """Read what WALK prints: numbers, and strings in quotes; other types are kept as empty strings."""
+    rows: dict[Oid, int | bytes | None] = {}
+    for line in output.splitlines():
+        name, _, text = line.partition(" = ")
+        if not name.startswith(".") or not text or text.startswith("No "):  # No Such Object, No more variables
+            continue
+        value = text.strip()
+        number = value.lstrip("-").isdecimal()
+        rows[tuple(map(int, name[1:].split(".")))] = int(value) if number else value.strip('"').encode()
+    return rows
 
 
 def walk(fabric: Running, switch: Switch, subtree: Oid) -> dict[Oid, int | bytes | None]:

@@ -38,6 +38,7 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "short-key").write_bytes(b"k" * 15)
     (tmp_path / "long-key").write_bytes(b"k" * 33)
     (tmp_path / "empty").write_text("\n\n")
+    (tmp_path / "seven").write_text("s3cret7\n")
     (tmp_path / "community").write_text(COMMUNITY + "\n")
     (tmp_path / "headers").write_text("Authorization: Bearer s3cret\n\nX-Scope-OrgID : tenant-1\n")
     (tmp_path / "bad-headers").write_text("Authorization: Bearer s3cret\nX-Key: s3cret\x07\n")

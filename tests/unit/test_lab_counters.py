@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -13,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.contracts import counters
+from exporter.contracts.tables import CounterSample
+from exporter.switches.settings import SwitchSettings
+from exporter.switches.snmp import Community
 from lab.counters import effects, record, rnic, timeline
 from lab.counters.control import Counters
-from lab.counters.dialects import A_ECN_COUNTER_ENABLED, A_ECN_MARKED, ARISTA, CISCO, Oid, rows
+from lab.counters.dialects import A_ECN_COUNTER_ENABLED, A_ECN_MARKED, ARISTA, CISCO, rows
 from lab.counters.kernel import Link, Packets, Reading
 from lab.counters.names import COUNTERS, HW_COUNTERS_32, full_shut_rate
 from lab.counters.rnic import RnicPlace
@@ -24,9 +28,12 @@ from lab.counters.timeline import Event, Timeline, Watched
 from lab.counters.trees import Files
 from lab.errors import LabError
 from lab.network.design import SPEED_MBPS, Design, draw, dump
+from lab.switches.agent import Agent
+from lab.switches.ber import Tag
+from lab.switches.serve import Serving
+from lab.switches.walk import Walk
 
 HOST, RNIC = "host-0001", "mlx5_0"
-COLUMNS = record.COLUMNS_READ
 
 moments = st.floats(0, 1000, allow_nan=False)
 amounts = st.floats(0, 1e6, allow_nan=False)
@@ -293,31 +300,50 @@ def test_a_reader_never_sees_half_a_value(tmp_path: Path) -> None:
     assert seen == sorted(seen)
 
 
+_TAGS = {"counter64": Tag.COUNTER64, "counter": Tag.COUNTER32, "integer": Tag.INTEGER}
+
+
 @pytest.mark.parametrize("dialect", [ARISTA, CISCO])
 def test_a_recorder_finds_each_value_again_in_either_dialect(dialect: str) -> None:
     numbers = {"pfc_received": 11, "watchdog_stuck": 13, "queue_dropped_packets": 15}
     line = Timeline([Event("leaf-1", "Ethernet0", name, 3, once=n) for name, n in numbers.items()], {"leaf-1": dialect})
     ports = [Port("Ethernet0", True)]
     values = switch_values(line, "leaf-1", ports, reading(4000), 1)
-    columns: dict[Oid, dict[Oid, int]] = {column: {} for column in COLUMNS}
-    for oid, (_, value) in rows(line, "leaf-1", ports, reading(4000), values, 1).items():
-        for column in COLUMNS:
-            if oid[: len(column)] == column:
-                columns[column][oid[len(column) :]] = value
-    samples = list(record.switch_rows(1.0, "leaf-1", {(7,): "Ethernet0"}, columns))
+    served = [
+        (oid, _TAGS[kind], value)
+        for oid, (kind, value) in rows(line, "leaf-1", ports, reading(4000), values, 1).items()
+    ]
+    walk = Walk(
+        [
+            *served,
+            ((1, 3, 6, 1, 2, 1, 1, 3, 0), Tag.TIME_TICKS, 100),
+            ((1, 3, 6, 1, 2, 1, 2, 2, 1, 3, 7), Tag.INTEGER, 6),
+            ((1, 3, 6, 1, 2, 1, 31, 1, 1, 1, 1, 7), Tag.OCTET_STRING, b"Ethernet0"),
+        ]
+    )
+
+    async def sampled() -> list[CounterSample]:
+        async with Serving([Agent(walk)]) as (port,):
+            settings = SwitchSettings(
+                name="leaf-1",
+                address="127.0.0.1",
+                port=port,
+                credentials=Community("public"),
+                aliases={},
+                profile=record.PROFILES[dialect],
+            )
+            return await record.SwitchReader(settings, {"Ethernet0"}).sample(lambda: 1.0)
+
+    samples = asyncio.run(sampled())
     found = {(row.metric, row.priority, row.queue): row.value for row in samples}
     assert len(found) == len(samples)
+    assert {(row.node, row.port) for row in samples} == {("leaf-1", "Ethernet0")}
     assert found[counters.PFC_RECEIVED, 3, None] == 11
     assert found[counters.WATCHDOG_STUCK, None, 3] == 13
     assert found[counters.QUEUE_DROPPED, None, 3] == 15
     assert found[counters.QUEUE_PACKETS, None, 3] == 4000
     assert found[counters.FCS_ERRORS, None, None] == 0
     assert ((counters.ECN_MARKED, None, 3) in found) is (dialect == ARISTA)
-
-
-def test_the_output_of_a_walk_is_read() -> None:
-    output = '.1.3.1.1 = 5\n.1.3.1.2 = "Ethernet0"\n.1.3.2 = No Such Instance currently exists at this OID\nrubbish\n'
-    assert record.parse_walk(output) == {(1, 3, 1, 1): 5, (1, 3, 1, 2): b"Ethernet0"}
 
 
 # ---- effects
