@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.switch_rows ENGINE PORT POLLS`` is the poller of that benchmark: it reads one switch so often
 and prints JSON. A row is a varbind that was asked for and used: of ours, the values of tables (names and sysUpTime
-cost their readers, and do not count); of snmp_exporter, the samples that it makes of them; of snmpbulkwalk, the lines it prints.
+cost, and do not count); of snmp_exporter, the samples that it makes of them; of snmpbulkwalk, the lines it prints.
 """
 
 from __future__ import annotations
