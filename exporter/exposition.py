@@ -21,6 +21,10 @@ from exporter.store import Store
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+_EXACT = 1e15
+"""Below it whole numbers are written as such."""
+
+
 def escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
@@ -31,9 +35,18 @@ def label_text(names: Sequence[str], values: Sequence[str]) -> str:
 
 
 def number(value: float) -> str:
-    if -1e15 < value < 1e15 and value == int(value):
+    if -_EXACT < value < _EXACT and value == int(value):
         return str(int(value))
     return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}.get(text := repr(value), text)
+
+
+def _number_lines(values: NDArray[np.float64]) -> list[str]:
+    """``number`` of each value, with a newline: whole columns of whole numbers are what switches tell."""
+    if (np.abs(values) < _EXACT).all():  # neither infinite nor NaN
+        whole = values.astype(np.int64)
+        if (whole == values).all():
+            return [f"{value}\n" for value in whole.tolist()]
+    return [f"{number(value)}\n" for value in values.tolist()]
 
 
 @cache
@@ -70,11 +83,14 @@ class _Lines:
         if not np.array_equal(rows, self._rows):
             pieces = self.pieces = [""] * (2 * len(values))
             pieces[::2] = prefixes()
-            pieces[1::2] = [f"{number(value)}\n" for value in values.tolist()]
+            pieces[1::2] = _number_lines(values)
         else:
             changed = np.flatnonzero(values != self._values)
-            for index, value in zip((2 * changed + 1).tolist(), values[changed].tolist(), strict=True):
-                pieces[index] = f"{number(value)}\n"
+            if 2 * len(changed) > len(values):  # as counters do: all at once is quicker
+                pieces[1::2] = _number_lines(values)
+            else:
+                for index, line in zip((2 * changed + 1).tolist(), _number_lines(values[changed]), strict=True):
+                    pieces[index] = line
         self._rows, self._values = rows, values
         return pieces
 
@@ -85,7 +101,7 @@ class Renderer:
 
     snapshots: Snapshots = field(default_factory=Snapshots)
     _lines: dict[tuple[Store, Metric], _Lines] = field(default_factory=dict)
-    _labels: dict[tuple[Store, str], dict[int, str]] = field(default_factory=dict)
+    _labels: dict[tuple[Store, str], tuple[NDArray[np.uint64], list[str]]] = field(default_factory=dict)
     _joined: dict[Metric, tuple[Sequence[object], str]] = field(default_factory=dict)
     _rendered: dict[tuple[Store, str], Snapshot] = field(default_factory=dict)
     """What the lines of each table say."""
@@ -150,13 +166,15 @@ class Renderer:
         self, store: Store, table: Table, identities: NDArray[np.uint64], labels: Sequence[Sequence[str]]
     ) -> list[str]:
         """The label text of each row, made when the row is new."""
-        old = self._labels.get((store, table.name), {})
-        texts = {
-            identity: old.get(identity) or label_text(table.labels, values)
-            for identity, values in zip(identities.tolist(), labels, strict=True)
-        }
-        self._labels[store, table.name] = texts
-        return list(texts.values())
+        known, texts = self._labels.get((store, table.name), (np.zeros(0, np.uint64), []))
+        if not np.array_equal(known, identities):
+            old = dict(zip(known.tolist(), texts, strict=True))
+            texts = [
+                old.get(identity) or label_text(table.labels, values)
+                for identity, values in zip(identities.tolist(), labels, strict=True)
+            ]
+            self._labels[store, table.name] = identities, texts
+        return texts
 
     def _render_joined(self, family: Series) -> str:
         metric = family.metric
