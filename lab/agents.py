@@ -16,6 +16,7 @@ import yaml
 
 from exporter.contracts.codec import encode
 from exporter.contracts.topology import Topology
+from lab.counters.dialects import DEFAULT, PROFILES
 from lab.errors import LabError
 from lab.jobs.job import Job
 from lab.network.design import Tenant
@@ -79,7 +80,12 @@ class Exporters:
             }
             _start(self.lab, self.directory, host.name, responder, node=host.name)
         switches = [
-            {"name": switch.name, "address": switch.management, "community_file": str(self.lab.agents.community_file)}
+            {
+                "name": switch.name,
+                "address": switch.management,
+                "community_file": str(self.lab.agents.community_file),
+                "profile": PROFILES[DEFAULT],  # net-snmp serves the MIBs of a vendor, and says that it is net-snmp
+            }
             for switch in self.lab.design.managed
         ]
         poller = {

@@ -223,6 +223,72 @@ def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> 
     os._exit(0)  # threads may wait for a source, or be in Arrow, which does not outlive the interpreter
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from exporter.contracts.intent import check_fits, read_intent  # noqa: PLC0415
+    from skeleton_service.readings import Readings, ask_prometheus, read_samples  # noqa: PLC0415
+    from skeleton_service.verify import verify  # noqa: PLC0415
+    from skeleton_service.verifytext import verification_lines  # noqa: PLC0415
+
+    if options.counters and (options.cluster is not None or options.prometheus_token_file is not None):
+        problem = "--cluster and --prometheus-token-file are for --prometheus alone"
+        raise ContractError("--counters", problem, "leave them out")
+    intent, remarks = read_intent(options.intent)
+    topology = read_topology(options.topology)
+    check_fits(intent, topology, options.intent)
+    if options.counters:
+        source, told = ", ".join(options.counters), read_samples(options.counters)
+    else:
+        source, token = options.prometheus, options.prometheus_token_file
+        told = ask_prometheus(source, time.time(), token_file=token, cluster=options.cluster)
+    readings = Readings(told) if options.since is None else Readings(told, options.since)
+    nodes = {host.name for host in topology.hosts} | {switch.name for switch in topology.switches}
+    if not nodes & (readings.nodes() | set(readings.too_old)):
+        names = ", ".join(sorted(readings.nodes())[:3])
+        problem = f"tells no setting of any switch or host of {options.topology}" + (
+            f", but of {names}" if names else ""
+        )
+        raise ContractError(source, problem, "names have to be those of the topology")
+    result = verify(intent, topology, readings, drained=options.drained)
+    print(*remarks, sep="\n", end="\n" if remarks else "", file=sys.stderr)
+    if options.format == "json":
+        print(encode(result).decode(), end="")
+    else:
+        print(*verification_lines(result), sep="\n")
+    if not result.compared:
+        problem = "tells nothing of what is meant, so nothing was compared"
+        raise ContractError(source, problem, "is all of it drained? --drained compares that, too")
+    return int(not result.agrees or (options.strict and bool(result.not_told)))
+
+
+def _topology(options: argparse.Namespace) -> int:
+    from skeleton_service.discovery import discover  # noqa: PLC0415
+    from skeleton_service.neighborstate import read_neighbors  # noqa: PLC0415
+    from skeleton_service.topologyfile import topology_file  # noqa: PLC0415
+
+    if options.check and options.operator is None:
+        raise ContractError("--check", "compares with the operator's file", "give it as --operator")
+    if options.strict and not options.check:
+        raise ContractError("--strict", "has no meaning without --check", "add it, or leave --strict out")
+    if not options.check and options.output is None:
+        raise ContractError("--output", "is missing", "name a file, or give --check, which writes none")
+    operator = read_topology(options.operator) if options.operator is not None else None
+    neighbors = read_neighbors(options.discovered)
+    try:
+        found = discover(neighbors.switches, operator)
+    except ContractError as error:  # a value does not know its file
+        raise ContractError(", ".join(options.discovered), error.problem, error.remedy) from error
+    lines = (*found.differences, *(f"not told: {line}" for line in found.blind))
+    print(*lines, sep="\n", end="\n" if lines else "")
+    if options.check:
+        return int(bool(found.differences) or (options.strict and bool(found.blind)))
+    write(options.output, topology_file(found.topology, options.output))
+    counts = (
+        f"{len(found.topology.switches)} switches, {len(found.topology.hosts)} hosts, {len(found.topology.links)} links"
+    )
+    print(f"{options.output}: {counts}, {len(found.differences)} differences")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="skeleton-service",
@@ -325,6 +391,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     diagnose.add_argument("--output", required=True, metavar="FILE")
     diagnose.set_defaults(run=_diagnose)
+
+    verify = commands.add_parser("verify", help="is the network what it is meant to be? exit 1 where not")
+    verify.add_argument("--intent", required=True, metavar="FILE")
+    verify.add_argument("--topology", required=True, metavar="FILE")
+    told = verify.add_mutually_exclusive_group(required=True)
+    told.add_argument("--counters", nargs="+", metavar="FILE", help="counter samples: CSV, JSONL, Parquet or URL")
+    told.add_argument("--prometheus", metavar="URL", help="the Prometheus that scrapes the exporters")
+    verify.add_argument("--prometheus-token-file", metavar="FILE", help="bearer token, on its first line")
+    verify.add_argument("--cluster", metavar="NAME", help="which cluster, where Prometheus holds several")
+    verify.add_argument(
+        "--since", type=_time, metavar="TIME", help="what was read before is not told: RFC 3339 or Unix seconds"
+    )
+    verify.add_argument("--drained", action="store_true", help="drained nodes and ports that are shut, too")
+    verify.add_argument("--strict", action="store_true", help="exit 1 also where something meant is not told")
+    verify.add_argument("--format", choices=("text", "json"), default="text")
+    verify.set_defaults(run=_verify)
+
+    topology = commands.add_parser("topology", help="what switches see by LLDP, merged into the topology file")
+    topology.add_argument("--discovered", required=True, nargs="+", metavar="FILE", help="neighbours: JSON or URL")
+    topology.add_argument("--operator", metavar="FILE", help="your topology file: what LLDP cannot know")
+    topology.add_argument("--check", action="store_true", help="write nothing; exit 1 where the two differ")
+    topology.add_argument("--strict", action="store_true", help="with --check, exit 1 also where one tells nothing")
+    topology.add_argument("--output", metavar="FILE", help="YAML by its name's end, .yaml or .yml; else JSON")
+    topology.set_defaults(run=_topology)
     return parser
 
 
@@ -381,7 +471,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit 0 on success, 1 from ``--check`` alone, 2 on bad input with one line naming file, field and remedy."""
+    """Exit 0 on success, 1 from ``--check`` and ``verify`` alone, 2 on bad input with a line: file, field, remedy."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))

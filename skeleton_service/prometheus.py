@@ -53,6 +53,7 @@ class Window:
 class _Series(msgspec.Struct):
     metric: Labels
     values: msgspec.Raw = msgspec.Raw(b"[]")
+    value: tuple[float, str] = (0.0, "NaN")
 
 
 class _Data(msgspec.Struct):
@@ -74,7 +75,7 @@ def read_prometheus(source: str, job: str | None, window: Window) -> Iterator[pa
     ContractError when Prometheus does not answer, or has no such job: then with the jobs that it has.
     """
     end = time.time() if window.end is None else window.end
-    api = _Api(source, window.token_file)
+    api = Api(source, window.token_file)
     moments = [end, end - window.seconds / 2, end - window.seconds]
     job, cluster = _choose(api, job, moments)
     members = _members(api, job, cluster, moments)
@@ -103,7 +104,7 @@ def read_prometheus(source: str, job: str | None, window: Window) -> Iterator[pa
         print(f"left out: {len(silent)} of {len(members)} RNICs have no samples in {source}: {names}", file=sys.stderr)
 
 
-def _choose(api: _Api, job: str | None, moments: Sequence[float]) -> tuple[str, str]:
+def _choose(api: Api, job: str | None, moments: Sequence[float]) -> tuple[str, str]:
     """(job, its cluster, empty where series have no such label)."""
     question = f"group by (training_job, cluster) ({JOB_PATH_INFO.name}{{training_job!=''}})"
     found = {
@@ -126,7 +127,7 @@ def _choose(api: _Api, job: str | None, moments: Sequence[float]) -> tuple[str, 
     return job, clusters[0]
 
 
-def _members(api: _Api, job: str, cluster: str, moments: Sequence[float]) -> set[Rnic]:
+def _members(api: Api, job: str, cluster: str, moments: Sequence[float]) -> set[Rnic]:
     """The RNICs that the job's paths start from, at any of the moments: an exporter may have died since."""
     paths = PROBES_SENT.name + _where(cluster, "src_host!=''", "src_rnic!=''")
     own = JOB_PATH_INFO.name + _where(cluster, f"training_job={_quoted(job)}")
@@ -142,7 +143,7 @@ def _members(api: _Api, job: str, cluster: str, moments: Sequence[float]) -> set
 
 
 def _rates(
-    api: _Api, hosts: Sequence[str], cluster: str, end: float, window: Window
+    api: Api, hosts: Sequence[str], cluster: str, end: float, window: Window
 ) -> Iterator[tuple[Rnic, tuple[Floats, Floats, Floats]]]:
     """Yield ((host, RNIC), (times, transmit rates, receive rates)); an RNIC may come more than once."""
     metrics = "|".join((RNIC_TRANSMIT.name, RNIC_RECEIVE.name))
@@ -209,21 +210,29 @@ def _batch(job: str, rates: Sequence[tuple[Rnic, Floats, Floats, Floats]]) -> pa
     return pa.record_batch([pa.array(column) for column in columns.values()], names=list(columns))
 
 
-class _Api:
+class Api:
     """The HTTP API of a Prometheus, or of what speaks like one."""
 
-    def __init__(self, source: str, token_file: str | None) -> None:
+    def __init__(self, source: str, token_file: str | None, too_much: str = "shorten --window") -> None:
+        """``too_much`` is the remedy where a question asks for more than Prometheus will load."""
         self.source = source
+        self._too_much = too_much
         url = source.removeprefix(PREFIX)
+        prefix = source[: len(source) - len(url)]
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ContractError(source, "is no address of a Prometheus", "write prometheus:http://host:9090")
+            raise ContractError(source, "is no address of a Prometheus", f"write {prefix}http://host:9090")
         self._url = url.rstrip("/") + "/api/v1/query"
         self._headers: dict[str, str] = {}
         if token_file is not None:
             if parts.scheme == "http" and not _is_this_machine(parts.hostname):
                 raise ContractError(source, "the token would travel in the clear", "use https://")
             self._headers["Authorization"] = f"Bearer {_token(token_file)}"
+
+    def instant(self, expression: str, at: float) -> Iterator[tuple[Labels, float]]:
+        """Yield (labels, value) of an instant vector, as ``query`` does."""
+        for series in self.query(expression, at):
+            yield series.metric, float(series.value[1])
 
     def query(self, expression: str, at: float) -> list[_Series]:
         """Evaluate an instant query; raise ContractError with Prometheus' own words."""
@@ -244,7 +253,7 @@ class _Api:
     def _refused(self, error: HTTPError) -> ContractError:
         answer = _decode(error.read(1 << 16))
         words = " ".join(answer.error.split()) if answer and answer.error else error.reason
-        remedy = {401: "give --prometheus-token-file", 403: "give --prometheus-token-file", 422: "shorten --window"}
+        remedy = {401: "give --prometheus-token-file", 403: "give --prometheus-token-file", 422: self._too_much}
         return ContractError(self.source, f"answers {error.code}: {words}", remedy.get(error.code, ""))
 
 

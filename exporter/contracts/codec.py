@@ -57,10 +57,11 @@ def read_bytes(path: Path | str) -> bytes:
 
 def decode(data: bytes, kind: type[T], source: str) -> T:
     """Decode JSON, or YAML when it is not JSON, into ``kind``; raise ContractError."""
-    return convert(_parse(data, source), kind, source)
+    return convert(parse(data, source), kind, source)
 
 
-def _parse(data: bytes, source: str) -> Any:
+def parse(data: bytes, source: str) -> Any:
+    """What JSON, or YAML when it is not JSON, holds; raise ContractError."""
     if data[:3] == b"\xef\xbb\xbf":
         data = data[3:]
     if not data.strip():

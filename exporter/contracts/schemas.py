@@ -14,12 +14,15 @@ import msgspec
 
 from exporter.contracts.codec import encode, write
 from exporter.contracts.diagnosis import Diagnosis
+from exporter.contracts.intent import Intent
+from exporter.contracts.neighbors import Neighbors
 from exporter.contracts.overlay import OverlayState
 from exporter.contracts.plan import Plan
 from exporter.contracts.request import ThroughputRequest
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.tables import CounterSample, ProbeRecord, ThroughputRow
 from exporter.contracts.topology import Topology
+from exporter.contracts.verification import Verification
 
 CONTRACTS: dict[str, type] = {
     "throughput": ThroughputRow,
@@ -31,6 +34,9 @@ CONTRACTS: dict[str, type] = {
     "overlay-state": OverlayState,
     "counter-samples": CounterSample,
     "diagnosis": Diagnosis,
+    "intent": Intent,
+    "verification": Verification,
+    "neighbors": Neighbors,
 }
 
 

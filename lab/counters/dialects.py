@@ -21,6 +21,8 @@ Rows = dict[Oid, tuple[str, int]]
 
 ARISTA, CISCO = "arista-eos", "cisco-nx-os"
 DEFAULT = ARISTA
+PROFILES = {ARISTA: "arista_eos", CISCO: "cisco_nxos"}
+"""{dialect: the exporter's profile that reads it}."""
 
 ENTERPRISES: Oid = (1, 3, 6, 1, 4, 1)
 ARISTA_MIBS: Oid = (*ENTERPRISES, 30065, 3)

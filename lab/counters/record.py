@@ -71,8 +71,6 @@ _PRIORITY = {
     "rx_prio{}_discards": RNIC_PRIORITY_DISCARDS,
 }
 
-PROFILES = {dialects.ARISTA: "arista_eos", dialects.CISCO: "cisco_nxos"}
-"""{dialect of a switch: the profile that reads it}."""
 _SAMPLED = (SWITCH_PORT, SWITCH_PRIORITY, SWITCH_QUEUE, SWITCH_BGP)
 _NOT_SAMPLED = (SWITCH_VLAN, SWITCH_OPTICS, SWITCH_CPU, SWITCH_CONTROL_PLANE)
 """What the lab's switches do not tell."""
@@ -99,7 +97,7 @@ class Recorder:
                     port=PORT,
                     credentials=Community(community),
                     aliases={},
-                    profile=PROFILES[spoken.get(switch.name, dialects.DEFAULT)],
+                    profile=dialects.PROFILES[spoken.get(switch.name, dialects.DEFAULT)],
                 ),
                 {end.port for end in switch.ports},
             )

@@ -12,6 +12,9 @@ import pytest
 
 from exporter.contracts.codec import read
 from exporter.contracts.diagnosis import Diagnosis
+from exporter.contracts.intent import check_fits, read_intent
+from exporter.contracts.topology import read_topology
+from skeleton_service.cli import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MADE = ["skeleton.json", "plan.json", "diagnosis.json", "rules"]
@@ -46,3 +49,18 @@ def test_the_example_records_blame_the_link_they_were_made_with() -> None:
     (failure,) = read(EXAMPLES / "diagnosis.json", Diagnosis).failures
     assert failure.component.name == "host-p0-0:mlx5_0 -- leaf-p0-r0:Ethernet8"
     assert failure.symptom == "loss"
+
+
+def test_the_example_intent_is_what_the_examples_fabric_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    intent, ignored = read_intent(EXAMPLES / "intent.yaml")
+    assert ignored == []
+    check_fits(intent, read_topology(EXAMPLES / "topology.yaml"), "intent.yaml")
+    options = ["--intent", str(EXAMPLES / "intent.yaml"), "--topology", str(EXAMPLES / "topology.yaml")]
+    assert main(["verify", *options, "--counters", str(EXAMPLES / "settings.csv")]) == 0
+    assert "all that is told agrees; compared: 16 MTUs" in capsys.readouterr().out
+
+
+def test_the_example_neighbours_see_the_examples_topology(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--operator", str(EXAMPLES / "topology.yaml"), "--discovered", str(EXAMPLES / "neighbors.json")]
+    assert main(["topology", *options, "--check"]) == 0
+    assert capsys.readouterr().out == ""

@@ -14,7 +14,7 @@ import yaml
 
 from exporter.contracts.codec import encode
 from exporter.contracts.schemas import CONTRACTS, schema
-from exporter.contracts.tables import ProbeRecord, ThroughputRow
+from exporter.contracts.tables import CounterSample, ProbeRecord, ThroughputRow
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -23,8 +23,14 @@ DOCUMENTS = {
     "skeleton.json": "skeleton",
     "plan.json": "plan",
     "diagnosis.json": "diagnosis",
+    "intent.yaml": "intent",
+    "neighbors.json": "neighbors",
 }
-TABLES = {"throughput.csv": ("throughput", ThroughputRow), "probe-records.csv": ("probe-records", ProbeRecord)}
+TABLES = {
+    "throughput.csv": ("throughput", ThroughputRow),
+    "probe-records.csv": ("probe-records", ProbeRecord),
+    "settings.csv": ("counter-samples", CounterSample),
+}
 
 
 @pytest.mark.parametrize("name", CONTRACTS)

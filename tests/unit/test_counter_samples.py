@@ -86,3 +86,8 @@ def test_every_name_is_a_counter_or_a_gauge_as_it_says_and_documented() -> None:
             described = source.split(f"\n{name} = ", 1)[1].split('"""')[1]
             assert described.startswith("counter" if counters.is_counter(value) else "gauge"), name
             assert f"`{value.replace('{}', '*')}`" in text, f"{name} is missing in {DOCS.name}"
+
+
+def test_a_header_without_rows_is_no_sample_and_no_error(tmp_path: Path) -> None:
+    """It used to be refused: of no times at all, Arrow does not say that all are finite."""
+    assert len(read_counters([write(tmp_path, f"{HEADER}\n")])) == 0

@@ -19,7 +19,7 @@ from exporter.switches.settings import SwitchSettings
 from exporter.switches.snmp import Community
 from lab.counters import effects, record, rnic, timeline
 from lab.counters.control import Counters
-from lab.counters.dialects import A_ECN_COUNTER_ENABLED, A_ECN_MARKED, ARISTA, CISCO, rows
+from lab.counters.dialects import A_ECN_COUNTER_ENABLED, A_ECN_MARKED, ARISTA, CISCO, PROFILES, rows
 from lab.counters.kernel import Link, Packets, Reading
 from lab.counters.names import COUNTERS, HW_COUNTERS_32, full_shut_rate
 from lab.counters.rnic import RnicPlace
@@ -330,7 +330,7 @@ def test_a_recorder_finds_each_value_again_in_either_dialect(dialect: str) -> No
                 port=port,
                 credentials=Community("public"),
                 aliases={},
-                profile=record.PROFILES[dialect],
+                profile=PROFILES[dialect],
             )
             return await record.SwitchReader(settings, {"Ethernet0"}).sample(lambda: 1.0)
 
