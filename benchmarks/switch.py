@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,10 +114,9 @@ def _total(page: Page, name: str) -> float:
     return sum(page.values[f"fabric_switch_{name}"].values())
 
 
-def _stale(page: Page, fleet: PolledFleet, period: float) -> set[str]:
+def _stale(page: Page, names: Set[str], period: float) -> set[str]:
     """Switches without a whole poll for too long, when the page was asked for; those never read are."""
     seen = page.values["fabric_switch_poll_timestamp_seconds"]
-    names = {f"leaf-{number}" for number in range(fleet.switches)}
     return {name for name in names if not page.at - seen.get(name, 0.0) <= STALE * period}
 
 
@@ -129,7 +128,7 @@ def _start(fleet: PolledFleet, period: float, least: float) -> tuple[float, Page
         time.sleep(period)
         page = fleet.page()
         took = time.monotonic() - began
-        if not read and not _stale(page, fleet, period):
+        if not read and not _stale(page, fleet.names, period):
             read = took
         if read and took >= least:
             return read, page
@@ -157,7 +156,7 @@ def _watch(fleet: PolledFleet, agents_pid: int, sizes: Sizes) -> tuple[Window, l
         late=_total(last, "poll_late_total") - _total(first, "poll_late_total"),
         failures=_total(last, "poll_failures_total") - _total(first, "poll_failures_total"),
         slowest=max(value for page in pages for value in page.values["fabric_switch_poll_duration_seconds"].values()),
-        stale={name for page in pages for name in _stale(page, fleet, sizes.period)},
+        stale={name for page in pages for name in _stale(page, fleet.names, sizes.period)},
         control=control / seconds,
         poller=poller / seconds,
         agents=served / seconds,

@@ -103,7 +103,7 @@ class PolledFleet:
     """``fabric-exporter run`` with targets; ``control`` and ``poller`` are its processes."""
 
     def __init__(self, directory: Path, switches: int, period: float, core: int) -> None:
-        self.switches = switches
+        self.names = frozenset(f"leaf-{number}" for number in range(switches))
         self._port = free_port()
         (directory / "community").write_text(COMMUNITY)
         config = {
