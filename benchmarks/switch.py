@@ -18,7 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.markdown import begin, head, row, say, verdict
-from benchmarks.switch_agents import FIRST_PORT, Memory, Page, PolledFleet, agents, cores, memory, polled_fleet, spent
+from benchmarks.switch_agents import (
+    FIRST_PORT,
+    Memory,
+    Page,
+    PolledFleet,
+    agents,
+    busy,
+    cores,
+    memory,
+    polled_fleet,
+    spent,
+)
 from benchmarks.switch_rows import RIVAL, WALKER, Asked, Cost, ours, snmp_exporter, snmpbulkwalk
 
 SECTIONS = ("rows", "fleet", "metrics")
@@ -105,9 +116,11 @@ class Window:
     slowest: float
     stale: set[str]
     control: float
-    """Processor seconds."""
+    """Shares of a core."""
     poller: float
     agents: float
+    strangers: float
+    """Share of the core that is measured on, of processes that have no business there."""
 
 
 def _total(page: Page, name: str) -> float:
@@ -136,11 +149,11 @@ def _start(fleet: PolledFleet, period: float, least: float) -> tuple[float, Page
             raise RuntimeError(f"not all switches were read in {took:.0f} s: {fleet.log()[-2000:]}")
 
 
-def _watch(fleet: PolledFleet, agents_pid: int, sizes: Sizes) -> tuple[Window, list[Page]]:
+def _watch(fleet: PolledFleet, agents_pid: int, core: int, sizes: Sizes) -> tuple[Window, list[Page]]:
     """Scrape each period, as Prometheus does."""
     pids = (fleet.control.pid, fleet.poller, agents_pid)
-    before = [spent(pid) for pid in pids]
     first = fleet.page()
+    before, before_busy = [spent(pid) for pid in pids], busy(core)
     began, pages = time.monotonic(), []
     ends = began + sizes.seconds
     while time.monotonic() < ends:
@@ -148,6 +161,7 @@ def _watch(fleet: PolledFleet, agents_pid: int, sizes: Sizes) -> tuple[Window, l
         pages.append(fleet.page())
     seconds, last = time.monotonic() - began, pages[-1]
     control, poller, served = (spent(pid) - old for pid, old in zip(pids, before, strict=True))
+    strangers = busy(core) - before_busy - control - poller - (served if len(set(cores())) == 1 else 0.0)
     polls = _total(last, "polls_total") - _total(first, "polls_total")
     window = Window(
         seconds=seconds,
@@ -160,6 +174,7 @@ def _watch(fleet: PolledFleet, agents_pid: int, sizes: Sizes) -> tuple[Window, l
         control=control / seconds,
         poller=poller / seconds,
         agents=served / seconds,
+        strangers=max(0.0, strangers / seconds),
     )
     return window, pages
 
@@ -177,7 +192,7 @@ def fleet(sizes: Sizes) -> list[str]:
         polled_fleet(Path(name), sizes.switches, sizes.period, measured) as running,
     ):
         read, started = _start(running, sizes.period, sizes.warm)
-        window, pages = _watch(running, served.pid, sizes)
+        window, pages = _watch(running, served.pid, measured, sizes)
         memories = {"control": memory(running.control.pid), "poller": memory(running.poller)}
         complaints = len(running.log().splitlines()) - 1
     last = pages[-1]
@@ -189,6 +204,7 @@ def fleet(sizes: Sizes) -> list[str]:
         ("poller, share of a core", f"{window.poller:.2f}"),
         ("control process, share of a core", f"{window.control:.2f}"),
         ("(the simulated switches, of another core)", f"{window.agents:.2f}"),
+        ("(others, of the core that is measured on)", f"{window.strangers:.2f}"),
         ("poller, us a row", f"{1e6 * window.poller * window.seconds / max(window.rows, 1):.2f}"),
         ("polls late", f"{window.late:.0f}"),
         ("polls that failed", f"{window.failures:.0f}"),

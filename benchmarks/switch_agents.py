@@ -69,6 +69,13 @@ def spent(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def busy(core: int) -> float:
+    """Seconds in which a core did anything at all, for whomever."""
+    line = re.search(rf"^cpu{core} (.+)$", Path("/proc/stat").read_text(), re.MULTILINE)
+    ticks = [int(number) for number in line[1].split()] if line else [0] * 8
+    return (sum(ticks[:8]) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # proc_stat(5): but idle and iowait
+
+
 def memory(pid: int) -> Memory:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     kilobytes = {name: int(number) for name, number in re.findall(r"^(Rss|Pss):\s+(\d+) kB", text, re.MULTILINE)}
