@@ -30,7 +30,7 @@ from benchmarks.switch_agents import COMMUNITY, free_port, pinned
 from exporter.exposition import Renderer
 from exporter.store import ROW_WORDS, Store
 from exporter.switches.process import pollers
-from exporter.switches.profile import choose, read_profiles, tables_of
+from exporter.switches.profile import Column, TableProfile, choose, read_profiles, tables_of
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
 from exporter.switches.snmp import Community, Oid, Rows, Session, Value
 
@@ -167,30 +167,20 @@ def ours(engine: str, port: int, polls: int, core: int) -> tuple[Cost, Cost, lis
 # ---- snmp_exporter
 
 
+def columns(asked: Sequence[Asked]) -> dict[Oid, tuple[TableProfile, Column]]:
+    """Those of SONiC's tables that have rows, each once: what every client reads, beside the ports' names."""
+    walked = {each.oid for each in asked if each.rows}
+    found: dict[Oid, tuple[TableProfile, Column]] = {}
+    for table in tables_of(choose(read_profiles(), "", "SONiC")):
+        for column in table.columns if table.default else ():
+            if column.oid in walked:
+                found.setdefault(column.oid, (table, column))
+    return found
+
+
 def module(asked: Sequence[Asked]) -> dict[str, object]:
     """Its module ``switch`` for the same columns, ports by their names as in ours."""
-    profile = choose(read_profiles(), "", "SONiC")
-    walked = {each.oid for each in asked if each.rows}
-    metrics: dict[Oid, dict[str, object]] = {}
-    for table in tables_of(profile):
-        for column in table.columns:
-            if column.oid not in walked or column.oid in metrics or not table.default:
-                continue
-            indexes = [_PARTS.get(p.part, {"labelname": p.part, "type": "gauge"}) for p in table.parts]
-            by_port = any(index["labelname"] == "ifIndex" for index in indexes)
-            names = [
-                {"labels": ["ifIndex"], "labelname": "switch_port", "oid": _IF_NAME, "type": "DisplayString"},
-                {"labels": [], "labelname": "ifIndex"},
-            ]
-            name = (column.metric or "").removesuffix("_total") + "_" + column.oid.rpartition(".")[2]
-            metrics[column.oid] = {
-                "name": name,
-                "oid": column.oid,
-                "type": "counter" if (column.metric or "").endswith("_total") else "gauge",
-                "help": column.oid,
-                "indexes": indexes,
-                **({"lookups": names} if by_port else {}),
-            }
+    metrics = {oid: _metric(*found) for oid, found in columns(asked).items()}
     return {
         "walk": [*metrics, _IF_NAME],
         "metrics": list(metrics.values()),
@@ -199,6 +189,23 @@ def module(asked: Sequence[Asked]) -> dict[str, object]:
         "retries": 1,
         "timeout": "5s",
         "auth": {"community": COMMUNITY},
+    }
+
+
+def _metric(table: TableProfile, column: Column) -> dict[str, object]:
+    indexes = [_PARTS.get(part.part, {"labelname": part.part, "type": "gauge"}) for part in table.parts]
+    names = [
+        {"labels": ["ifIndex"], "labelname": "switch_port", "oid": _IF_NAME, "type": "DisplayString"},
+        {"labels": [], "labelname": "ifIndex"},
+    ]
+    metric = column.metric or ""
+    return {
+        "name": metric.removesuffix("_total") + "_" + column.oid.rpartition(".")[2],
+        "oid": column.oid,
+        "type": "counter" if metric.endswith("_total") else "gauge",
+        "help": column.oid,
+        "indexes": indexes,
+        **({"lookups": names} if _PARTS["port"] in indexes else {}),
     }
 
 
@@ -259,9 +266,9 @@ def snmp_exporter(asked: Sequence[Asked], agent: int, core: int) -> Iterator[Snm
 
 def snmpbulkwalk(asked: Sequence[Asked], agent: int, polls: int, core: int) -> tuple[Cost, Cost]:
     """Walks, a process a column; and the same without what a process takes that finds nothing."""
-    columns = list(module(asked)["walk"])  # type: ignore[call-overload]
-    seconds, rows = _walks(columns * polls, agent, core)
-    starts, _ = _walks([f"{_IF_NAME}.2000000000"] * len(columns) * polls, agent, core)
+    walked = [*columns(asked), _IF_NAME]
+    seconds, rows = _walks(walked * polls, agent, core)
+    starts, _ = _walks([f"{_IF_NAME}.2000000000"] * len(walked) * polls, agent, core)
     return Cost(seconds, rows, polls), Cost(max(0.0, seconds - starts), rows, polls)
 
 
