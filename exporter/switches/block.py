@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,8 +53,12 @@ class Block:
         self._writers: list[RowWriter] = []
         self._places = np.zeros(0, np.int64)
         self._values = np.zeros((0, len(stored.table.metrics)))
+        self._absent = array("d", [math.nan] * len(stored.table.metrics))
+        """Of a row that nobody has written yet: no counter is 0 meanwhile."""
         self._parts: dict[Metric, dict[tuple[int, int], _Part]] = {}
         """{metric: {(place of a table in the profile, which of its columns of the metric): its part}}."""
+        self._derived: set[int] = set()
+        """Columns that are worked out from others: no row lives by them."""
         self._changed = False
 
     @property
@@ -101,6 +107,7 @@ class Block:
 
     def put_derived(self, metric: Metric, values: Floats) -> None:
         """Values in the order of ``labels``, worked out from other columns."""
+        self._derived.add(self._column[metric])
         self._values[:, self._column[metric]] = values
 
     def write(self) -> None:
@@ -114,7 +121,7 @@ class Block:
     def _fill(self, metric: Metric, fresh: bool) -> None:
         number = self._column[metric]
         parts = self._parts[metric]
-        if fresh:
+        if fresh or len(parts) > 1:  # of several, none takes away what another gave before
             self._values[:, number] = np.nan
         for key in sorted(parts, reverse=True):
             part = parts[key]
@@ -130,7 +137,7 @@ class Block:
         try:
             for own in labels:
                 if own not in self._row:
-                    writer = self._stored.writer.add((self._switch, *own))
+                    writer = self._stored.writer.add((self._switch, *own), self._absent)
                     self._row[own] = len(self._writers)
                     self._writers.append(writer)
                     new.append(writer.index)
@@ -141,7 +148,8 @@ class Block:
         return np.array([self._row[own] for own in labels], np.int64)
 
     def _remove_empty(self) -> None:
-        alive: NDArray[np.bool_] = ~np.all(np.isnan(self._values), axis=1)
+        told = np.delete(self._values, list(self._derived), axis=1)
+        alive: NDArray[np.bool_] = ~np.all(np.isnan(told), axis=1)
         if alive.all():
             return
         for writer, lives in zip(self._writers, alive.tolist(), strict=True):

@@ -10,6 +10,7 @@ from exporter.switches.profile import Part
 
 MAIN_VRF = 254
 """Linux' main routing table, which is the default VRF."""
+_LONGEST_REST = 18  # numbers: of a VRF, a kind and an IPv6 address
 MOST_TEXT = 64  # bytes of a name; a DisplayString may have 255 (RFC 2863), no port's name has
 
 
@@ -58,7 +59,8 @@ class Decoded:
 
 def clean(text: str) -> str:
     """A name as a label: printable, without what only looks empty, at most 64 bytes."""
-    return "".join(character for character in text if character.isprintable()).strip()[:MOST_TEXT]
+    printable = "".join(character for character in text if character.isprintable()).strip()
+    return printable.encode("utf-8", "ignore")[:MOST_TEXT].decode("utf-8", "ignore").strip()
 
 
 def decode_index(parts: Sequence[Part], index: Sequence[int], names: Names, selection: Selection) -> Decoded | None:
@@ -87,7 +89,7 @@ def decode_index(parts: Sequence[Part], index: Sequence[int], names: Names, sele
                 label = str(number) if selection.priorities is None or number in selection.priorities else None
             case "queue":
                 number = taken[0] - part.minus
-                if not 0 <= number <= 63:  # sums and other totals lie outside, such as Huawei's 9th of 8
+                if not 0 <= number <= 63:  # sums and other totals lie outside
                     return None
                 label = str(number) if selection.queues is None or number in selection.queues else None
             case "vlan":
@@ -111,6 +113,8 @@ def _take(part: Part, index: Sequence[int], place: int) -> tuple[Sequence[int], 
     rest = index[place:]
     if part.part in ("cpu", "peer_afi", "peer_vrf"):
         length = len(rest)
+        if length > _LONGEST_REST:
+            raise BadIndexError(f"{length} numbers are no {part.part}")
     elif part.part == "peer_inet":
         length = 2 + rest[1] if len(rest) > 1 else 2
     elif part.part == "text":

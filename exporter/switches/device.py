@@ -169,7 +169,7 @@ class Device:
         system = await session.get([UPTIME, OBJECT_ID, DESCRIPTION])
         if not system and not await session.walk(IF_DESCRIPTION):
             raise SnmpError("it answers and tells nothing (its SNMP view must include 1.3.6.1.2.1)")
-        self._check_uptime(system.get(UPTIME))
+        self._check_uptime(system.get(UPTIME), begins=True)
         described, object_id = system.get(DESCRIPTION), system.get(OBJECT_ID)
         description = described.decode("utf-8", "replace") if isinstance(described, bytes) else ""
         identity = _Identity(object_id if isinstance(object_id, str) else "", description)
@@ -199,7 +199,7 @@ class Device:
         ]
         self.tables = [TableState(place, table, _reader(table, selection)) for place, table in enumerate(chosen)]
 
-    def _check_uptime(self, ticks: Value | None) -> None:
+    def _check_uptime(self, ticks: Value | None, begins: bool = False) -> None:
         """Compare sysUpTime with the last one: less than it should be is a restart, but for the wrap after 497 days.
 
         A device that hides it restarts unseen.
@@ -212,9 +212,10 @@ class Device:
             wrapped = expected - _WRAP_TICKS / 100
             if uptime < expected - _SLACK - 0.01 * (now - self._uptime_at) and abs(uptime - wrapped) > 60:
                 self._restart()
-        if math.isnan(self._boot) or abs(self._clock() - uptime - self._boot) > 2:
-            self._boot = self._clock() - uptime
         self.uptime, self._uptime_at = uptime, now
+        # One for the whole of a turn that ``begins``: times of changes are compared with it.
+        if begins and (math.isnan(self._boot) or abs(self._clock() - uptime - self._boot) > 2):
+            self._boot = self._clock() - uptime
 
     def _restart(self) -> None:
         self.restarts += 1
@@ -246,8 +247,7 @@ class Device:
             if rare:
                 await session.refresh()
             else:
-                await self._identify(session)
-                await self._learn_names(session)
+                await self.learn(session)
             epoch = self._epoch
             readings = await self._read_due(session, rare, turn)
             if readings or turn.failed:
@@ -331,7 +331,9 @@ class Device:
         if "interfaces" in names and not any(
             column.metric == PORT_STATUS_CHANGES.name for table in self.tables for column in table.profile.columns
         ):
-            seen = self._changes.count(labels, ports.column(PORT_UP), ports.column(PORT_LAST_CHANGE))
+            # By the switch's own clock: when ours is set, no port has changed.
+            changed = ports.column(PORT_LAST_CHANGE) - self._boot
+            seen = self._changes.count(labels, ports.column(PORT_UP), changed)
             ports.put_derived(PORT_STATUS_CHANGES, seen)
         if self.cnp_queue is not None:
             queues = self._blocks.of(SWITCH_QUEUE)
@@ -401,6 +403,11 @@ class Device:
         self.names.strangers = False
         self._names_due = _NAMED_POLLS
 
+    async def learn(self, session: Session) -> None:
+        """Learn who the device is and what its ports are called, and nothing else; raise SnmpError."""
+        await self._identify(session)
+        await self._learn_names(session)
+
     async def learn_neighbors(self, session: Session) -> None:
         """Ask who is at the other end of each cable; raise SnmpError."""
         self.neighbors = await read_neighbors(session, self.names)
@@ -440,13 +447,13 @@ class _StatusChanges:
         self._count: dict[Labels, float] = {}
 
     def count(self, labels: Sequence[Labels], up: Floats, changed: Floats) -> Floats:
-        """``up`` 1 or 0, ``changed`` the time of the last change as the switch tells, NaN where it does not."""
+        """``up`` 1 or 0, ``changed`` its uptime at the last change as it tells, NaN where it does not."""
         for own, now in zip(labels, zip(up.tolist(), changed.tolist(), strict=True), strict=True):
             last = self._last.get(own)
             if last is not None and not math.isnan(now[0]):
                 if last[0] != now[0]:
                     self._count[own] = self._count.get(own, 0.0) + 1
-                elif now[1] - last[1] > 1:  # went and came back in between
+                elif abs(now[1] - last[1]) > 1:  # went and came back in between, or the switch did
                     self._count[own] = self._count.get(own, 0.0) + 2
             if not math.isnan(now[0]):
                 self._last[own] = now

@@ -8,8 +8,9 @@ version is to be tested before it is let in (pyproject.toml), which the tests ag
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -47,13 +48,22 @@ from exporter.switches.snmp import (
     RefusedError,
     Rows,
     SnmpError,
+    TooBigError,
     User,
     Value,
     WalkCheck,
+    answered_error,
+    error_status,
     planned_repetitions,
 )
 
 _Answer = TypeVar("_Answer")
+_FEW = 12
+"""OIDs whose values fit into any answer."""
+_HEAD = 512
+"""Bytes of an answer within which its error status stands."""
+_PANICS = "pyo3_runtime"
+"""Module of PanicException, which no module of Python holds: Rust ran over the end of a datagram that was cut short."""
 _AUTHENTICATION: dict[str, type[BaseAuthKey]] = {
     "md5": Md5Key,
     "sha": Sha1Key,
@@ -118,14 +128,25 @@ class FastSession:
     async def get(self, oids: Sequence[Oid]) -> dict[Oid, Value]:
         found: dict[Oid, Value] = {}
         for start in range(0, len(oids), MAX_ASKED):
-            asked = list(oids[start : start + MAX_ASKED])
-            answer = await self._exchange(partial(self._socket.send_get_many, asked), self._socket.recv_get_many)
+            answer = await self._get(list(oids[start : start + MAX_ASKED]))
             # Only what was asked for: the rest is the device's invention.
-            for oid in asked:
+            for oid in oids[start : start + MAX_ASKED]:
                 value = answer.get(oid)
                 if isinstance(value, (int, bytes, str)):
                     found[oid] = value
         return found
+
+    async def _get(self, asked: list[Oid]) -> Mapping[Oid, object]:
+        """In pieces, where the answer would be longer than the device sends; over v3, nothing at all may mean that."""
+        try:
+            answer = await self._exchange(partial(self._socket.send_get_many, asked), self._socket.recv_get_many)
+            if answer or self._user is None or len(asked) <= _FEW:
+                return answer
+        except TooBigError:
+            if len(asked) == 1:
+                raise
+        half = len(asked) // 2
+        return {**await self._get(asked[:half]), **await self._get(asked[half:])}
 
     async def walk(self, column: Oid, known: Sequence[Oid] = ()) -> Rows:
         rows: Rows = []
@@ -155,7 +176,7 @@ class FastSession:
                 return await self._await_answer(receive)
             except TimeoutError as error:
                 if str(error):  # the library's, of a port that is closed
-                    raise NoAnswerError(f"nothing listens at {self._target} (ICMP port unreachable)") from None
+                    raise self._nobody() from None
             except SnmpAuthError:
                 raise RefusedError(
                     "the device refuses the user or its authentication key (wrong digest, or unknown user)"
@@ -176,10 +197,45 @@ class FastSession:
         deadline = time.monotonic() + self._timeout
         while True:
             await self._until_readable(deadline)
+            refusal = self._refusal()
             try:
-                return receive()
+                answer = receive()
+                if refusal and not answer:
+                    raise answered_error(refusal)
+                return answer
+            except StopAsyncIteration:
+                if refusal:
+                    raise answered_error(refusal) from None
+                raise
             except BlockingIOError:  # an answer to an earlier request, or to none: go on waiting
                 continue
+            except RuntimeError as error:  # of a value whose bytes are none of its type
+                raise SnmpError(f"an answer that cannot be read: {error}") from None
+            except BaseException as error:
+                if type(error).__module__ != _PANICS:
+                    raise
+                raise SnmpError("an answer that cannot be read: it ends too early, or its lengths are wrong") from None
+
+    def _nobody(self) -> NoAnswerError:
+        return NoAnswerError(f"nothing listens at {self._target} (ICMP port unreachable)")
+
+    def _refusal(self) -> str:
+        """Name of what the answer that waits says went wrong; the library takes an error for an empty answer.
+
+        Over v3 it is encrypted, so that there an error looks like the end of a table.
+        """
+        if self._user is not None:
+            return ""
+        # Its own descriptor, lent: a copy of each would be as many files again.
+        lent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 0, self._socket.get_fd())
+        try:
+            return error_status(lent.recv(_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return ""
+        except ConnectionRefusedError:  # told but once: what receives would wait
+            raise self._nobody() from None
+        finally:
+            lent.detach()
 
     async def _until_readable(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from exporter.switches.snmp import Oid, Session
 from exporter.switches.table import ColumnValues, TableReading
 
 _MIB: Oid = "1.3.6.1.4.1.9.9.166.1"
-_INTERFACE_TYPE: Oid = f"{_MIB}.1.1.1.1.2"
+_INTERFACE_TYPE: Oid = f"{_MIB}.1.1.1.2"
 _CONFIGURATION: Oid = f"{_MIB}.5.1.1.2"
 _OBJECT_TYPE: Oid = f"{_MIB}.5.1.1.3"
 _CLASS_NAME: Oid = f"{_MIB}.7.1.1.1"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import resource
 import signal
 import socket
 import sys
@@ -49,7 +50,7 @@ from exporter.switches.sessions import Opener, opener
 from exporter.switches.settings import PollerSettings, SwitchSettings, switch_tables
 from exporter.switches.snmp import Session, SnmpError
 
-_OF_READING = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
+_REPORTED = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, SWITCH_NEIGHBOR_TABLE)
 """Tables that say how switches are read; the others hold what they told."""
 NEIGHBOR_PERIODS = 20
 """Periods between two readings of LLDP: cables are moved by hand."""
@@ -69,7 +70,7 @@ class _InfoRows:
         wanted = {(self._switch, *fact) for fact in facts}
         for labels in self._rows.keys() - wanted:
             self._writer.remove(self._rows.pop(labels))
-        for labels in wanted - self._rows.keys():
+        for labels in sorted(wanted - self._rows.keys()):
             row = self._rows[labels] = self._writer.add(labels)
             row.begin()
             row.set(0, 1.0)
@@ -259,8 +260,8 @@ def _say(text: str) -> None:
 def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
     """A poller for each switch, on ``store``; raise ContractError for profiles that are wrong."""
     # One writer a table: each knows which rows are free.
-    writers = {table: store.writer(table) for table in _OF_READING}
-    stored = {table: StoreTable(store, table) for table in store.tables if table not in _OF_READING}
+    writers = {table: store.writer(table) for table in _REPORTED}
+    stored = {table: StoreTable(store, table) for table in store.tables if table not in _REPORTED}
     profiles = read_profiles(settings.profiles)
     open_session = opener(settings)
 
@@ -296,6 +297,8 @@ async def poll(settings: PollerSettings, store: Store, control: socket.socket) -
 
 def main() -> None:
     store_descriptor, control_descriptor = map(int, sys.argv[1:3])
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # two sockets a switch: more than 1,024 soon
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=control_descriptor)
     first = receive_message(control)

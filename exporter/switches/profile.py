@@ -168,13 +168,12 @@ def _parse(data: bytes, source: str) -> Profile:
 
 def check(profile: Profile, source: str) -> None:
     """Hold a profile to the catalogue; raise ContractError naming the table and column that is wrong."""
-    for place, match in enumerate(profile.match):
+    patterns = {f"match[{place}].description": match.description or "" for place, match in enumerate(profile.match)}
+    for field, pattern in {**patterns, "port_pattern": profile.port_pattern}.items():
         try:
-            re.compile(match.description or "")
+            re.compile(pattern)
         except re.error as error:
-            raise ContractError(
-                source, f"field 'match[{place}].description': {error}", "write a regular expression"
-            ) from None
+            raise ContractError(source, f"field '{field}': {error}", "write a regular expression") from None
     names = [table.name for table in profile.tables]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ContractError(source, f"table {twice!r} appears twice", "give each its own name")
@@ -218,9 +217,9 @@ def bind(table: TableProfile, source: str = "profile") -> tuple[BoundColumn, ...
 
 
 def tables_of(profile: Profile) -> tuple[TableProfile, ...]:
-    """A profile's tables, those that it includes first; a table of its own replaces an included one of its name."""
+    """A profile's tables, its own first, whose values count; one of its own replaces an included one of its name."""
     library, own = _library(), {table.name for table in profile.tables}
-    return (*(library[name] for name in profile.include if name not in own), *profile.tables)
+    return (*profile.tables, *(library[name] for name in profile.include if name not in own))
 
 
 def read_profiles(directory: Path | str | None = None) -> tuple[Profile, ...]:

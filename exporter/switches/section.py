@@ -128,6 +128,8 @@ def port_aliases(topology: Topology) -> dict[str, dict[str, str]]:
 def check_switches(section: Switches, source: str) -> None:
     """Hold the section to what can be; raise ContractError naming the field."""
     names = [target.name for target in section.targets]
+    if long := next((name for name in names if len(name.encode()) > _LONGEST_NAME), None):
+        raise ContractError(source, f"field 'switches.targets': {long!r} is longer than {_LONGEST_NAME} bytes")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ContractError(source, f"field 'switches.targets': {twice!r} appears twice")
     if section.shard is not None and section.shard.number >= section.shard.of:

@@ -148,7 +148,7 @@ def real(value: int, scale: int, precision: int, decibels: bool) -> float:
     number = value / 10**-exponent if exponent < 0 else float(value * 10**exponent)
     if not decibels:
         return number
-    return 0.0 if number <= -40 else min(10 ** (number / 10) / 1000, 1e3)  # -40 dBm is how modules say "no light"
+    return 0.0 if number <= -40 else 10 ** (min(number, 60) / 10) / 1000  # -40 dBm is how modules say "no light"
 
 
 def _texts(

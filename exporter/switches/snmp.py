@@ -41,6 +41,10 @@ class RefusedError(SnmpError):
     """The device does not accept our user or keys."""
 
 
+class TooBigError(SnmpError):
+    """The answer would be longer than the device sends: what was asked for is to be asked for in pieces."""
+
+
 class Community(msgspec.Struct, frozen=True, tag="v2c"):
     """Who we are to a device, over SNMP v2c."""
 
@@ -129,3 +133,42 @@ class WalkCheck:
 def planned_repetitions(known: Sequence[Oid], most: int) -> int:
     """Rows to ask for: one more than the column has, so that the same answer tells where it ends."""
     return min(most, len(known) + 1) if known else most
+
+
+_ERRORS = (
+    "", "tooBig", "noSuchName", "badValue", "readOnly", "genErr", "noAccess", "wrongType", "wrongLength",
+    "wrongEncoding", "wrongValue", "noCreation", "inconsistentValue", "resourceUnavailable", "commitFailed",
+    "undoFailed", "authorizationError", "notWritable", "inconsistentName",
+)  # fmt: skip
+_RESPONSE = 0xA2
+
+
+def error_status(head: bytes) -> str:
+    """Name of what a v2c response says went wrong, by its first bytes; empty where nothing did (RFC 3416, 3)."""
+    at = 0
+    try:
+        for tag, inside in ((0x30, True), (0x02, False), (0x04, False), (_RESPONSE, True), (0x02, False)):
+            start, length = _element(head, at, tag)
+            at = start if inside else start + length
+        start, length = _element(head, at, 0x02)
+        status = int.from_bytes(head[start : start + length], "big")
+    except (IndexError, ValueError):
+        return ""
+    if status == 0:
+        return ""
+    return _ERRORS[status] if status < len(_ERRORS) else f"error {status}"
+
+
+def answered_error(name: str) -> SnmpError:
+    return (TooBigError if name == "tooBig" else SnmpError)(f"the device answered {name}")
+
+
+def _element(data: bytes, at: int, tag: int) -> tuple[int, int]:
+    """Where the contents of a BER element begin, and their length; raise ValueError for another tag, or IndexError."""
+    if data[at] != tag:
+        raise ValueError(f"tag {data[at]:#x}")
+    length = data[at + 1]
+    if length < 0x80:
+        return at + 2, length
+    size = length & 0x7F
+    return at + 2 + size, int.from_bytes(data[at + 2 : at + 2 + size], "big")

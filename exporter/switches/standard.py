@@ -39,8 +39,10 @@ from exporter.switches.snmp import (
     RefusedError,
     Rows,
     SnmpError,
+    TooBigError,
     Value,
     WalkCheck,
+    answered_error,
     planned_repetitions,
 )
 
@@ -59,6 +61,7 @@ _PRIVACY = {
     "aes256": USM_PRIV_CFB256_AES_BLUMENTHAL,
 }
 _NO_VALUE = ("NoSuchObject", "NoSuchInstance", "EndOfMibView", "Null")
+_END = "EndOfMibView"
 _TEXT = ("ObjectIdentifier", "IpAddress")
 _OCTETS = ("OctetString", "Opaque", "Bits")
 
@@ -83,20 +86,35 @@ class StandardSession:
         self._retries = retries
         self._repetitions = max_repetitions
         self._target: Any = None
+        self._own = False
+        self._silent = False
 
     def close(self) -> None:
-        """The engine's sockets are shared."""
+        """The shared engine's sockets stay."""
+        if self._own:
+            self._engine.close_dispatcher()
 
     async def refresh(self) -> None:
-        """pysnmp does it by itself when the device says so."""
+        """pysnmp learns it with the first request, and never again: a device that restarted takes another engine."""
+        if self._silent and isinstance(self._credentials, UsmUserData):
+            self.close()
+            self._engine, self._own, self._target, self._silent = SnmpEngine(), True, None, False
 
     async def get(self, oids: Sequence[Oid]) -> dict[Oid, Value]:
         found: dict[Oid, Value] = {}
         for start in range(0, len(oids), MAX_ASKED):
-            asked = oids[start : start + MAX_ASKED]
-            answer = await self._ask(get_cmd, (), asked)
-            found |= {oid: value for oid, value in answer if value is not None and oid in asked}
+            found |= await self._get(oids[start : start + MAX_ASKED])
         return found
+
+    async def _get(self, asked: Sequence[Oid]) -> dict[Oid, Value]:
+        try:
+            answer = await self._ask(get_cmd, (), asked)
+        except TooBigError:
+            if len(asked) == 1:
+                raise
+            half = len(asked) // 2
+            return await self._get(asked[:half]) | await self._get(asked[half:])
+        return {oid: value for oid, value in answer if value is not None and oid in asked}
 
     async def walk(self, column: Oid, known: Sequence[Oid] = ()) -> Rows:
         rows: Rows = []
@@ -106,16 +124,19 @@ class StandardSession:
         while True:
             answer = await self._ask(bulk_cmd, (0, repetitions), [position])
             batch: Rows = []
+            ended = not answer
             for oid, value in answer:
-                if value is None or not oid.startswith(prefix):
+                ended = not oid.startswith(prefix)
+                if ended:
                     break
-                batch.append((oid, value))
+                position = oid
+                if value is not None:
+                    batch.append((oid, value))
             check.batch(batch, len(rows))
             rows += batch
-            if not answer or len(batch) < len(answer):
+            if ended:
                 check.whole(rows)
                 return rows
-            position = batch[-1][0]
 
     async def _ask(self, command: Any, numbers: tuple[int, ...], oids: Sequence[Oid]) -> list[tuple[Oid, Value | None]]:
         try:
@@ -131,11 +152,16 @@ class StandardSession:
         if indication:
             text = str(indication)
             if "timeout" in text.lower() or "before" in text.lower():
+                self._silent = True
                 raise NoAnswerError(f"no answer from {self._address[0]}:{self._address[1]}: {text}")
             raise RefusedError(f"the device refuses: {text}")
         if status:
-            raise SnmpError(f"the device answered {status.prettyPrint()}")
-        return [(".".join(map(str, tuple(name))), _value(value)) for name, value in bindings]
+            raise answered_error(status.prettyPrint())
+        # What says that the table ended has no name, so that it is in no column.
+        return [
+            ("" if type(value).__name__ == _END else ".".join(map(str, tuple(name))), _value(value))
+            for name, value in bindings
+        ]
 
 
 def _value(value: Any) -> Value | None:

@@ -69,7 +69,7 @@ class Event(NamedTuple):
 
 
 Series = tuple[str, str, str, "int | None"]
-_DEFAULTS = Event("", "", "")._asdict()
+_DEFAULTS = Event._field_defaults
 
 
 class Timeline:
@@ -137,7 +137,11 @@ class Timeline:
 
     def dump(self) -> bytes:
         events = [
-            {name: value for name, value in event._asdict().items() if value != _DEFAULTS[name]}
+            {
+                name: value
+                for name, value in event._asdict().items()
+                if name not in _DEFAULTS or value != _DEFAULTS[name]
+            }
             for event in self.events
         ]
         document = {"version": VERSION, "epoch": self.epoch, "boot": self.boot, "dialects": self.dialects}

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.contracts.codec import encode
 from lab import sandbox
 from lab.counters import effects
 from lab.counters.control import Counters
@@ -22,11 +23,12 @@ from lab.counters.timeline import Event
 from lab.network.design import Cable, Design, draw
 from lab.network.snmp import Agents
 from lab.running import Running
+from skeleton_service import cli as service
 from tests.lab.agent import until
 from tests.lab.processes import stop_exporter
 
 PORT = 9407
-STEADY_SECONDS = 2.5
+STEADY_SECONDS = 4.5
 """Longer than the agents' cache (1 s) and two polls."""
 SCRIPTED = (
     "fabric_switch_port_pfc_receive_frames_total",
@@ -72,7 +74,7 @@ class Poller:
             for switch in design.managed
         ]
         self.config = directory / "poller.yaml"
-        switches = {"period_seconds": 1, "community_file": community, "targets": targets}
+        switches = {"period_seconds": 2, "community_file": community, "targets": targets}
         listen = {"address": "127.0.0.1", "port": PORT}
         self.config.write_text(yaml.safe_dump({"host": "poller", "listen": listen, "switches": switches}))
         argv = [sys.executable, "-m", "exporter.cli", "run", "--config", str(self.config)]
@@ -197,3 +199,32 @@ def test_a_real_port_that_comes_back_with_another_mtu_and_goes_down_and_up(
     fabric.run(end.node, ["ip", "link", "set", end.netdev, "up"])
     until(lambda: poller.metrics()["fabric_switch_port_up"][port] == 1)
     assert poller.moved("fabric_switch_port_status_changes_total", before)[port] >= 2
+
+
+def test_a_line_card_that_comes_back_at_1500_is_named_before_it_takes_traffic(
+    fabric: Running, design: Design, dialects: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a pipeline runs after a swap: a sample of the counters, the intent, one command."""
+    assert dialects  # the recorder reads each switch by its own
+    topology = design.topology()
+    spine = next(switch for switch in topology.switches if any(port.linecard for port in switch.ports))
+    card = next(port.linecard for port in spine.ports if port.linecard)
+    ports = {port.name for port in spine.ports if port.linecard == card}
+    devices = [end.netdev for end, _ in design.peers(spine.name) if end.port in ports]
+    for device in devices:
+        fabric.run(spine.name, ["ip", "link", "set", device, "mtu", "1500"])
+    try:
+        output = fabric.directory / f"settings-{tmp_path.name}.csv"
+        argv = f"-m lab.counters.record {fabric.directory} --output {output} --period 1 --seconds 0".split()
+        fabric.run(None, [sys.executable, *argv])
+    finally:
+        for device in devices:
+            fabric.run(spine.name, ["ip", "link", "set", device, "mtu", "9000"])
+    (tmp_path / "topology.json").write_bytes(encode(topology))
+    tiers = {switch.tier: 9000 for switch in topology.switches}
+    (tmp_path / "intent.yaml").write_text(yaml.safe_dump({"version": 1, "mtu": {"tiers": tiers}}))
+    files = ["--intent", tmp_path / "intent.yaml", "--topology", tmp_path / "topology.json", "--counters", output]
+    assert service.main(["verify", *map(str, files)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    count = "1 port" if len(ports) == 1 else f"{len(ports)} ports"
+    assert said[0] == f"line card {card} of {spine.name}: {count} with MTU 1500, meant 9000"

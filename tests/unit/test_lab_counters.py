@@ -89,6 +89,11 @@ def test_the_file_holds_the_timeline(some: list[Event], t: float) -> None:
     assert total(again, t) == total(line, t)
 
 
+def test_the_file_holds_what_is_of_a_switch_as_a_whole() -> None:
+    line = Timeline([Event("leaf-1", "", "ecn_counting_off", level=1)])
+    assert Timeline.load(line.dump()).events == line.events
+
+
 def test_another_version_of_the_file_is_refused() -> None:
     with pytest.raises(ValueError, match="version 2"):
         Timeline.load(b'{"version": 2}')
