@@ -15,12 +15,12 @@ NAMES = "1.3.6.1.2.1.31.1.1.1.1"
 
 def test_the_rival_walks_the_columns_that_ours_found_rows_in_and_names_ports_as_ours_does() -> None:
     made = module([Asked(NAMES, 64), Asked(BYTES, 64), Asked(QUEUES, 2048), Asked(PEERS, 0)])
-    assert made["walk"] == [BYTES, QUEUES, NAMES]
-    metrics = made["metrics"]
+    walk, metrics = made["walk"], made["metrics"]
+    assert isinstance(walk, list)
     assert isinstance(metrics, list)
-    assert [metric["type"] for metric in metrics] == ["counter", "counter"]
-    assert [len(metric["indexes"]) for metric in metrics] == [1, 4]
-    assert all(metric["lookups"][0]["oid"] == NAMES for metric in metrics)
+    assert sorted(walk) == sorted([BYTES, QUEUES, NAMES])
+    assert {metric["oid"]: len(metric["indexes"]) for metric in metrics} == {BYTES: 1, QUEUES: 4}
+    assert all(metric["type"] == "counter" and metric["lookups"][0]["oid"] == NAMES for metric in metrics)
 
 
 def test_what_the_poller_says_of_each_switch_is_found_on_its_page() -> None:
