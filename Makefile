@@ -11,7 +11,7 @@ SETUP  := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -95,6 +95,10 @@ bench-render: $(SETUP) ## processor seconds of /metrics and OTLP for 100,000 ser
 
 bench-rtt-while-rendering: $(SETUP) ## round trips of a real prober while 100,000 series are rendered beside it
 	$(BIN)/python -m benchmarks.rtt_while_rendering $(ARGS)
+
+bench-switch: $(SETUP) ## the switch poller: a row beside snmp_exporter's, 500 switches on a core, a million series (ARGS=--quick)
+	@scripts/setup --rivals
+	$(BIN)/python -m benchmarks.switch $(ARGS)
 
 victoria-metrics: ## fetch VictoriaMetrics into .cache, for the tests of OTLP against it
 	scripts/fetch-victoria-metrics
