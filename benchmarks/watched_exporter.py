@@ -133,7 +133,7 @@ class WatchedExporter:
             memory_of(pid),
             {table.name: len(list(exporter._probed.read(table))) for table in (PATH, RTT_TABLE, ROUTE)},
             {
-                "label texts": sum(map(len, renderer._labels.values())),
+                "label texts": sum(len(texts) for _, texts in renderer._labels.values()),
                 "line pieces": sum(len(lines.pieces) for lines in renderer._lines.values()),
                 "routes resolved": len(links._known) if links is not None else 0,
                 "records' paths": len(exporter._records._labels),

@@ -182,7 +182,7 @@ class Host:
             "traced flows": len(prober._tracer._flows),
             "traces": len(prober._udp_traces.by_destination) + len(prober._udp_traces.by_sequence),
             "rows": sum(len(list(self.store.read(table))) for table in (PATH, RTT_TABLE, ROUTE, FAILING_TRACE)),
-            "label texts": sum(map(len, self.renderer._labels.values())),
+            "label texts": sum(len(texts) for _, texts in self.renderer._labels.values()),
             "links": len(self.links._known),
             # What earlier tests left to the collector may be closed meanwhile.
             "descriptors": max(descriptors() - self._descriptors, 0),

@@ -9,7 +9,7 @@ import pytest
 
 from exporter.switches.device import MOST_INTERFACES
 from lab.switches.ber import Oid, Tag
-from lab.switches.walk import UPTIME, Walk
+from lab.switches.walk import Walk
 from tests.unit.polled import EPOCH, IF, IF_X, PERIOD, Switch, oid, put, system, with_ports
 
 IN_ERRORS, LAST_CHANGE = (*IF, 14), (*IF, 9)
@@ -121,7 +121,6 @@ def test_the_wrap_of_sysuptime_moves_no_port_and_no_time(plug: Plug) -> None:
     switch.poll()
     before = switch.of("port_last_change_timestamp_seconds")
     assert before["eth1",] == pytest.approx(EPOCH + switch.clock() - 990, abs=5)
-    switch.agent.uptime = 500
     switch.poll(PERIOD)
     after = switch.of("port_last_change_timestamp_seconds")
     assert after["eth1",] == pytest.approx(before["eth1",], abs=5)
@@ -163,10 +162,3 @@ def test_what_has_more_interfaces_than_a_switch_is_not_read(plug: Plug) -> None:
         walk.add((*IF_X, 1, number), Tag.OCTET_STRING, b"eth%d" % number)
     turn = plug(walk).poll()
     assert turn.error == f"it has {MOST_INTERFACES + 1} interfaces, more than {MOST_INTERFACES}: is it a switch?"
-
-
-def test_uptime_is_served(plug: Plug) -> None:
-    switch = plug(two_ports())
-    switch.poll()
-    assert UPTIME in switch.walk
-    assert switch.device.uptime >= 0
