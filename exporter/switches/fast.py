@@ -11,7 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 from gufo.snmp._fast import (
@@ -28,6 +28,7 @@ from gufo.snmp.user import (
     BaseAuthKey,
     BasePrivKey,
     DesKey,
+    KeyType,
     Md5Key,
     Sha1Key,
     Sha224Key,
@@ -118,7 +119,10 @@ class FastSession:
             return
         # Discovered anew each time: an agent that was replaced has another engine, one that restarted another time.
         self.close()
-        stranger = self._socket = self._stranger()
+        try:
+            stranger = self._socket = self._stranger()
+        except OSError as error:  # there is no way to it any more
+            raise NoAnswerError(f"{self._target}: {error.strerror or error}") from None
         await self._exchange(stranger.send_refresh, stranger.recv_refresh)
         user = _library_user(self._user)
         stranger.set_keys(user.name, user.get_auth_alg(), user.get_auth_key(), user.get_priv_alg(), user.get_priv_key())
@@ -166,6 +170,9 @@ class FastSession:
             check.batch(batch, len(rows))  # type: ignore[arg-type]
             rows += batch  # type: ignore[arg-type]
         check.whole(rows)
+        if self._user is not None and len(rows) < len(known) and await self.get([known[len(rows)]]):
+            # Over v3 an error looks like the end of a table (see _refusal): what was there before still is.
+            raise SnmpError(f"the walk of {column} was cut short: the device answered an error in its middle")
         return rows
 
     async def _exchange(self, send: Callable[[], None], receive: Callable[[], _Answer]) -> _Answer:
@@ -268,9 +275,19 @@ def _expire(future: asyncio.Future[None]) -> None:
         future.set_exception(TimeoutError())
 
 
+@cache
+def _master_key(protocol: str, password: str) -> bytes:
+    """The key of a password, before it is bound to an engine: a hash over a mebibyte (RFC 3414, A.2), made once."""
+    return _AUTHENTICATION[protocol].get_master_key(password.encode())
+
+
+@cache
 def _library_user(user: User) -> LibraryUser:
-    authentication = (
-        _AUTHENTICATION[user.authentication](user.authentication_key.encode()) if user.authentication else None
-    )
-    privacy = _PRIVACY[user.privacy](user.privacy_key.encode()) if user.privacy else None
+    if user.authentication is None:
+        return LibraryUser(user.name)
+    kind = _AUTHENTICATION[user.authentication]
+    authentication = kind(_master_key(user.authentication, user.authentication_key), KeyType.Master)
+    if user.privacy is None:
+        return LibraryUser(user.name, auth_key=authentication)
+    privacy = _PRIVACY[user.privacy](_master_key(user.authentication, user.privacy_key), KeyType.Master)
     return LibraryUser(user.name, auth_key=authentication, priv_key=privacy)

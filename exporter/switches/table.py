@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.contracts.metric import Metric, Table
-from exporter.switches.decoding import Labels, Names, Selection, decode_index
+from exporter.switches.decoding import Decoded, Labels, Names, Selection, decode_index
 from exporter.switches.profile import BoundColumn, Column, TableProfile, bind
 from exporter.switches.snmp import MAX_ROWS, Oid, Rows, Session, Value, numbers
 
@@ -91,6 +91,9 @@ class TableReader:
         self.profile = profile
         self._selection = selection
         self._bound = bind(profile)
+        self._parts = profile.parts
+        self._decoded: dict[str, Decoded | ValueError | None] = {}
+        """Of the reading that is going on: columns of a table have the same indexes."""
         self._belief = [column for column in profile.columns if column.believe is not None]
         self._known: dict[Oid, list[Oid]] = {}
         self._rows: dict[int, _Rows] = {}
@@ -125,6 +128,7 @@ class TableReader:
             self._needless.clear()
             self._exact, self._left = [], 0
             self._version = names.version
+        self._decoded.clear()
         reading = TableReading()
         factors = await self._factors(session)
         if self._exact and self._left > 0:
@@ -163,6 +167,7 @@ class TableReader:
             self._add(reading, bound, rows, told, factors, started)
         if believed is not None and not believed and any(walks[column.oid] for column in self._belief):
             reading.disabled = True
+        self._decoded.clear()
         self._plan_exact(reading)
         return reading
 
@@ -214,8 +219,15 @@ class TableReader:
 
     def _decode(self, column: Column, oid: Oid, names: Names) -> Labels | None:
         """Raise ValueError for an index that cannot be."""
-        index = numbers(oid[len(column.oid) + 1 :])
-        decoded = decode_index(self.profile.parts, index, names, self._selection)
+        index = oid[len(column.oid) + 1 :]
+        if index not in self._decoded:
+            try:
+                self._decoded[index] = decode_index(self._parts, numbers(index), names, self._selection)
+            except ValueError as error:
+                self._decoded[index] = error
+        decoded = self._decoded[index]
+        if isinstance(decoded, ValueError):
+            raise decoded
         if decoded is None or (column.case is not None and decoded.case != column.case):
             return None
         if column.priority is None:
