@@ -26,6 +26,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from exporter.contracts.metric import Table
 
 _WORD = 8
@@ -175,7 +177,7 @@ class Store:
 
 
 def _encode(labels: Sequence[str], most: int) -> bytes:
-    text = json.dumps(labels, ensure_ascii=False, separators=(",", ":")).encode()
+    text = msgspec.json.encode(labels)
     if len(text) > most:
         raise ValueError(f"labels take {len(text)} bytes, more than {most}")
     return text

@@ -57,6 +57,9 @@ _REPORTED = (SWITCH, SWITCH_READING, SWITCH_INFO_TABLE, SWITCH_COVERAGE_TABLE, S
 NEIGHBOR_PERIODS = 20
 """Periods between two readings of LLDP: cables are moved by hand."""
 _LATE = 1.0  # seconds
+_FIRST_POLL = 0.1
+"""Seconds of a processor for a switch's first poll, in which all names, indexes and rows are new: ten times a later
+one's. The first ones of many switches are spread over as long as they take, or all others would wait for them."""
 _MOST_FACTS = 512
 """Rows of one kind that say something of one switch by their labels: neighbours, above all."""
 _DESCRIPTION = 96  # characters of sysDescr that a label shows
@@ -143,8 +146,12 @@ class _Report:
 class Poller:
     """Polls one switch for ever."""
 
-    def __init__(self, device: Device, report: _Report, open_session: Opener, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, device: Device, report: _Report, open_session: Opener, say: Callable[[str], None], ramp: float
+    ) -> None:
+        """``ramp`` is the time over which all switches of the process are polled for the first time, seconds."""
         self._device = device
+        self._ramp = ramp
         self._report = report
         self._open = open_session
         self._say = say
@@ -161,7 +168,7 @@ class Poller:
     async def _each_period(self) -> None:
         device = self._device
         loop = asyncio.get_running_loop()
-        due = planned = loop.time() + device.phase() * device.period
+        due = planned = loop.time() + device.phase() * self._ramp
         session: Session | None = None
         polls = 0
         while True:
@@ -282,6 +289,7 @@ def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
     stored = {table: StoreTable(store, table) for table in store.tables if table not in _REPORTED}
     profiles = read_profiles(settings.profiles)
     open_session = opener(settings)
+    ramp = max(settings.period_seconds, _FIRST_POLL * len(settings.switches))
 
     def poller(switch: SwitchSettings) -> Poller:
         device = Device(
@@ -293,7 +301,7 @@ def pollers(settings: PollerSettings, store: Store) -> list[Poller]:
             settings.without,
             Blocks(stored, switch.name, share_of(len(settings.switches))),
         )
-        return Poller(device, _Report(writers, switch.name), open_session, _say)
+        return Poller(device, _Report(writers, switch.name), open_session, _say, ramp)
 
     return [poller(switch) for switch in settings.switches]
 

@@ -8,6 +8,7 @@ Gauge, TimeTicks), ``bytes`` (OCTET STRING, Opaque) or ``str`` (OBJECT IDENTIFIE
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -90,8 +91,12 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
+@lru_cache(1 << 16)
 def numbers(oid: Oid) -> tuple[int, ...]:
-    """The sub-identifiers of an OID, which is how OIDs are ordered; raise ValueError."""
+    """The sub-identifiers of an OID, which is how OIDs are ordered; raise ValueError.
+
+    Kept, because switches of one kind have the same ones.
+    """
     return tuple(map(int, oid.split(".")))
 
 

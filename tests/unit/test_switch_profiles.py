@@ -17,7 +17,7 @@ from exporter.switches import process
 from exporter.switches.process import Poller, _Report
 from exporter.switches.profile import Profile, bind, choose, named, read_profiles, tables_of
 from lab.switches.walk import Walk
-from tests.unit.polled import EPOCH, RECORDED, SYNTHETIC, Switch
+from tests.unit.polled import EPOCH, PERIOD, RECORDED, SYNTHETIC, Switch
 
 GOLDEN = Path(__file__).parent / "golden" / "switches"
 OURS = (
@@ -47,7 +47,7 @@ def page_of(walk: str, monkeypatch: pytest.MonkeyPatch) -> str:
     with Switch(Walk.from_snmprec(path)) as switch:
         report = _Report({table: switch.store.writer(table) for table in process._REPORTED}, "leaf-1")
         said: list[str] = []
-        poller = Poller(switch.device, report, lambda *_: switch.session, said.append)
+        poller = Poller(switch.device, report, lambda *_: switch.session, said.append, PERIOD)
         report.begin(late=False)
         turn = switch.poll_all()
         switch.run(poller._neighbors(switch.session))
