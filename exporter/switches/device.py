@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -31,19 +30,17 @@ from exporter.contracts.switch_counters import (
 )
 from exporter.store import StoreFullError
 from exporter.switches.block import Blocks
-from exporter.switches.decoding import Labels, Names, Selection, clean
+from exporter.switches.changes import StatusChanges
+from exporter.switches.decoding import Names, Selection
+from exporter.switches.interfaces import IF_DESCRIPTION, LAST_CHANGE, Interfaces
 from exporter.switches.neighbors import Neighbor, read_neighbors
 from exporter.switches.policers import PolicerReader
 from exporter.switches.profile import Profile, TableProfile, choose, named, tables_of
 from exporter.switches.sensors import SensorReader
 from exporter.switches.settings import SwitchSettings
 from exporter.switches.snmp import DESCRIPTION, OBJECT_ID, UPTIME, NoAnswerError, Session, SnmpError, Value
-from exporter.switches.table import WRAP_SECONDS, Floats, Started, TableReader, TableReading
+from exporter.switches.table import WRAP_SECONDS, Started, TableReader, TableReading
 
-IF_NAME, IF_DESCRIPTION, IF_TYPE = "1.3.6.1.2.1.31.1.1.1.1", "1.3.6.1.2.1.2.2.1.2", "1.3.6.1.2.1.2.2.1.3"
-BRIDGE_PORT = "1.3.6.1.2.1.17.1.4.1.2"
-_NAMED_POLLS = 20
-"""Turns between two readings of the ports' names; a restart or an unknown port brings the next forward."""
 _SLACK = 5.0  # seconds: clocks of switches are read over a network
 EMPTY_REST = 20
 """Periods of its own between two looks at a table in which a device has nothing."""
@@ -51,11 +48,8 @@ _EMPTIED = 3
 """Empty readings in a row, of a table that had rows, before it is looked at so rarely: an agent's part may restart."""
 _TURN_PERIODS = 2.0
 """For which a turn may read tables; what is left over then is the first of the next."""
-MOST_INTERFACES = 16_384
-MOST_PORTS = 4096
 MOST_ROWS_A_TURN = 300_000
 """No switch has as many; what claims to have is not to take the time and memory of others."""
-INTERFACES_CHANGED = "1.3.6.1.2.1.31.1.5.0"  # ifTableLastChange
 _LONGEST_REST = 16  # periods of a table that keeps failing
 _KEPT = 2.5  # periods of its own for which values of a table that fails are shown
 
@@ -142,7 +136,7 @@ class Device:
         self.uptime = math.nan
         self.restarts = 0
         self.tables: list[TableState] = []
-        self.names = Names()
+        self._interfaces = Interfaces(settings.aliases)
         self._profiles = profiles
         self._priorities, self._wanted, self._unwanted = priorities, frozenset(tables), frozenset(without)
         self._blocks = blocks
@@ -152,10 +146,7 @@ class Device:
         self._uptime_at = math.nan
         self._epoch = 0
         """Counts restarts and changes of profile: what was begun before is not shown after."""
-        self._names_due = 0
-        self._types: dict[int, Value] = {}
-        self._interfaces_changed: Value | None = None
-        self._changes = _StatusChanges()
+        self._changes = StatusChanges()
         self.neighbors: list[Neighbor] = []
         """What LLDP told when it was last asked."""
 
@@ -168,6 +159,10 @@ class Device:
         return self.profile.cnp_queue if self.profile is not None else None
 
     @property
+    def names(self) -> Names:
+        return self._interfaces.names
+
+    @property
     def identified(self) -> bool:
         return self.profile is not None
 
@@ -178,13 +173,12 @@ class Device:
     async def _identify(self, session: Session) -> None:
         """Learn what the device is and how long it runs; raise SnmpError."""
         await session.refresh()
-        system = await session.get([UPTIME, OBJECT_ID, DESCRIPTION, INTERFACES_CHANGED])
+        system = await session.get([UPTIME, OBJECT_ID, DESCRIPTION, LAST_CHANGE])
         if not system and not await session.walk(IF_DESCRIPTION):
             raise SnmpError("it answers and tells nothing (its SNMP view must include 1.3.6.1.2.1)")
         self._check_uptime(system.get(UPTIME), begins=True)
-        described, object_id, changed = (system.get(oid) for oid in (DESCRIPTION, OBJECT_ID, INTERFACES_CHANGED))
-        if changed != self._interfaces_changed:
-            self._interfaces_changed, self._names_due = changed, 0
+        described, object_id, changed = (system.get(oid) for oid in (DESCRIPTION, OBJECT_ID, LAST_CHANGE))
+        self._interfaces.last_changed(changed)
         if self.profile is not None and (described is None or object_id is None):
             return  # left out this once: it is no other device for that
         description = described.decode("utf-8", "replace") if isinstance(described, bytes) else ""
@@ -204,7 +198,7 @@ class Device:
         self._drop_all()
         self.profile = profile
         self._epoch += 1
-        self._names_due = 0  # which names are ports' the profile says
+        self._interfaces.hurry()  # which names are ports' the profile says
         selection = Selection()
         if self._priorities:
             queues = {*self._priorities} if self.cnp_queue is None else {*self._priorities, self.cnp_queue}
@@ -238,7 +232,7 @@ class Device:
         self.restarts += 1
         self._epoch += 1
         self._boot = math.nan
-        self._names_due = 0
+        self._interfaces.hurry()
         for table in self.tables:
             table.reader.forget()
             table.due = 0.0
@@ -293,9 +287,7 @@ class Device:
         readings = []
         due = [table for table in self.tables if (table.profile.every > 1) == rare and table.due <= began]
         # What has waited longest comes first, for when there is not time for all; else in the profile's order.
-        for table in sorted(
-            due, key=lambda table: (table.shown_at if table.error is not None else math.inf, table.place)
-        ):
+        for table in sorted(due, key=_waiting):
             now = self._monotonic()
             limit = self.period * table.profile.every
             left = began + _TURN_PERIODS * limit - now
@@ -397,7 +389,7 @@ class Device:
                 self._blocks.drop(table.place)
                 table.shown, dropped = False, True
         if dropped:
-            self._changes = _StatusChanges() if not turn.reachable else self._changes
+            self._changes = StatusChanges() if not turn.reachable else self._changes
             self._derive(Turn())
             self._blocks.write()
 
@@ -407,64 +399,14 @@ class Device:
                 self._blocks.drop(table.place)
             self._blocks.write()
 
-    # ---- names
-
-    async def _learn_names(self, session: Session) -> None:
-        if self.profile is None:
-            return
-        if self._names_due > 0 and not self.names.strangers:
-            self._names_due -= 1
-            return
-        names = dict(await session.walk(IF_NAME))
-        described = dict(await session.walk(IF_DESCRIPTION))
-        try:
-            types = {_last(oid): value for oid, value in await session.walk(IF_TYPE)}
-        except NoAnswerError:
-            raise
-        except SnmpError:  # one broken column is not to hide all others
-            types = self._types
-        self._types = types
-        pattern = re.compile(self.profile.port_pattern)
-        ports: dict[int, str] = {}
-        others: dict[int, str] = {}
-        taken: set[str] = set()
-        indexes = {_last(oid) for oid in (*names, *described)} | types.keys()
-        if len(indexes) > MOST_INTERFACES:
-            raise SnmpError(f"it has {len(indexes)} interfaces, more than {MOST_INTERFACES}: is it a switch?")
-        for index in sorted(indexes):
-            name = _text(names.get(f"{IF_NAME}.{index}")) or _text(described.get(f"{IF_DESCRIPTION}.{index}"))
-            # A device that tells no types at all is taken by the names alone.
-            if (types and types.get(index) not in self.profile.port_types) or not name or not pattern.fullmatch(name):
-                others[index] = name
-                continue
-            name = clean(self.settings.aliases.get(name, name))
-            if name not in taken and len(ports) < MOST_PORTS:  # of two of one name, the first has it
-                ports[index] = name
-                taken.add(name)
-            else:
-                others[index] = name
-        bridge_ports: dict[int, int] = {}
-        if any(part.part == "bridge_port" for table in self.tables for part in table.profile.parts):
-            bridge_ports = await self._bridge_ports(session)
-        if (ports, others, bridge_ports) != (self.names.ports, self.names.others, self.names.bridge_ports):
-            self.names.ports, self.names.others, self.names.bridge_ports = ports, others, bridge_ports
-            self.names.version += 1
-        self.names.strangers = False
-        self._names_due = _NAMED_POLLS
-
-    async def _bridge_ports(self, session: Session) -> dict[int, int]:
-        try:
-            rows = await session.walk(BRIDGE_PORT)
-        except NoAnswerError:
-            raise
-        except SnmpError:
-            return self.names.bridge_ports
-        return {_last(oid): value for oid, value in rows if isinstance(value, int)}
+    # ---- what it is beside its tables
 
     async def learn(self, session: Session) -> None:
         """Learn who the device is and what its ports are called, and nothing else; raise SnmpError."""
         await self._identify(session)
-        await self._learn_names(session)
+        if self.profile is not None:
+            bridged = any(part.part == "bridge_port" for table in self.tables for part in table.profile.parts)
+            await self._interfaces.learn(session, self.profile, bridged)
 
     async def learn_neighbors(self, session: Session) -> None:
         """Ask who is at the other end of each cable; raise SnmpError."""
@@ -476,7 +418,7 @@ class Device:
         for table in self.tables:
             table.shown = False
         self.neighbors = []
-        self._changes = _StatusChanges()
+        self._changes = StatusChanges()
 
     # ---- what it tells
 
@@ -505,32 +447,9 @@ class Device:
         return states
 
 
-class _StatusChanges:
-    """Ups and downs of ports, counted from poll to poll: of switches that do not count them."""
-
-    def __init__(self) -> None:
-        self._last: dict[Labels, tuple[float, float]] = {}
-        self._count: dict[Labels, float] = {}
-
-    def count(self, labels: Sequence[Labels], up: Floats, changed: Floats) -> Floats:
-        """``up`` 1 or 0, ``changed`` its uptime at the last change as it tells, NaN where it does not."""
-        for own, now in zip(labels, zip(up.tolist(), changed.tolist(), strict=True), strict=True):
-            last = self._last.get(own)
-            if last is not None and not math.isnan(now[0]):
-                if last[0] != now[0]:
-                    self._count[own] = self._count.get(own, 0.0) + 1
-                elif _apart(now[1], last[1]) > 1:  # went and came back in between, or the switch did
-                    self._count[own] = self._count.get(own, 0.0) + 2
-            if not math.isnan(now[0]):
-                known = last[1] if last is not None and math.isnan(now[1]) else now[1]
-                self._last[own] = now[0], known
-        return np.array([self._count.get(own, 0.0) if own in self._last else math.nan for own in labels])
-
-
-def _apart(one: float, other: float) -> float:
-    """Seconds between two values of sysUpTime, which wraps; NaN where one is not known."""
-    seconds = abs(one - other) % WRAP_SECONDS
-    return min(seconds, WRAP_SECONDS - seconds)
+def _waiting(table: TableState) -> tuple[float, int]:
+    """Those that failed first, the longest ago first of them; else the profile's order."""
+    return (math.inf if table.error is None else table.shown_at), table.place
 
 
 def began_next(began: float, after: float) -> float:
@@ -544,11 +463,3 @@ def _reader(table: TableProfile, selection: Selection) -> Reader:
     if table.reader == "control_plane":
         return PolicerReader(table)
     return TableReader(table, selection)
-
-
-def _last(oid: str) -> int:
-    return int(oid.rsplit(".", 1)[1])
-
-
-def _text(value: Value | None) -> str:
-    return clean(value.decode("utf-8", "replace")) if isinstance(value, bytes) else ""

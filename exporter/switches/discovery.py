@@ -9,7 +9,8 @@ import msgspec
 
 from exporter.contracts.neighbors import Neighbor as Told
 from exporter.contracts.neighbors import NeighborPort, Neighbors, NeighborSwitch
-from exporter.switches.device import IF_NAME, Device
+from exporter.switches.device import Device
+from exporter.switches.interfaces import IF_NAME
 from exporter.switches.neighbors import LOCAL_CHASSIS, LOCAL_CHASSIS_SUBTYPE, LOCAL_SYSTEM_NAME, Neighbor, identifier
 from exporter.switches.profile import read_profiles
 from exporter.switches.sessions import opener

@@ -291,7 +291,7 @@ def test_a_table_that_keeps_failing_is_asked_ever_more_rarely(plug: Plug) -> Non
             Counting.asked += losing(FCS)(datagram)
             return super().answer(datagram)
 
-    switch = plug(put(two_ports(), FCS, {"1": 5}, Tag.COUNTER32), agent=Counting, timeout_seconds=0.02)
+    switch = plug(put(two_ports(), FCS, {"1": 5}, Tag.COUNTER32), agent=Counting, timeout_seconds=0.3)
     switch.poll()
     Counting.asked = 0
     switch.agent.drop = losing(FCS)

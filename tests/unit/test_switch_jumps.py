@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exporter.switches.device import MOST_INTERFACES
+from exporter.switches.interfaces import MOST_INTERFACES
 from lab.switches.ber import Oid, Tag
 from lab.switches.walk import Walk
 from tests.unit.polled import EPOCH, IF, IF_X, PERIOD, Switch, oid, put, system, with_ports
