@@ -200,7 +200,7 @@ def test_ports_that_come_without_a_restart_are_named_with_the_next_poll(plug: Pl
 
 def test_a_dead_switch_loses_its_rows_at_once_and_has_them_back(plug: Plug) -> None:
     """The changes that we count ourselves stayed, and the ports with them."""
-    switch = plug(two_ports(), timeout_seconds=0.05)
+    switch = plug(two_ports(), timeout_seconds=0.2)
     switch.poll()
     alive = switch.samples()
     assert "fabric_switch_port_status_changes_total" in alive
@@ -217,7 +217,7 @@ def test_a_dead_switch_loses_its_rows_at_once_and_has_them_back(plug: Plug) -> N
 
 
 def test_a_table_without_an_answer_leaves_the_others_alone_and_is_shown_for_a_while(plug: Plug) -> None:
-    switch = plug(put(two_ports(**NXOS), PFC_RECEIVED, {"1.3": 5}), timeout_seconds=0.05)
+    switch = plug(put(two_ports(**NXOS), PFC_RECEIVED, {"1.3": 5}), timeout_seconds=0.2)
     switch.poll_all()
     switch.agent.drop = losing("1.3.6.1.4.1.9.9.813.1.2.1")
     for _ in range(2):
