@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from exporter import __version__
@@ -57,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         from exporter.control import run  # noqa: PLC0415
 
         run(config)
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 1
     except ContractError as error:
         print(f"fabric-exporter: {error}", file=sys.stderr)
         return 2

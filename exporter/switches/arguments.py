@@ -18,6 +18,6 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="name in the configuration, or an address")
     parser.add_argument("--config", metavar="FILE", help="whose section switches names targets and says who asks them")
     parser.add_argument("--community-file", metavar="FILE", help="v2c, for addresses that are in no configuration")
-    parser.add_argument("--port", type=int, default=161, help="of such an address; default: %(default)s")
+    parser.add_argument("--port", type=int, help="of such an address; default: 161")
     parser.add_argument("--profile", metavar="NAME", help="read it by this profile, whatever it says of itself")
     parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="default: %(default)s")

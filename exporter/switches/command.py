@@ -19,7 +19,7 @@ from exporter.secrets import read_secret
 from exporter.switches.device import Device, TableState
 from exporter.switches.profile import read_profiles
 from exporter.switches.section import Switches, SwitchTarget, poller_settings, port_aliases
-from exporter.switches.sessions import opener
+from exporter.switches.sessions import opener, resolved
 from exporter.switches.settings import PollerSettings, SwitchSettings
 from exporter.switches.snmp import SnmpError
 
@@ -59,7 +59,7 @@ async def _look(settings: PollerSettings, switch: SwitchSettings) -> tuple[Devic
     device = Device(switch, profiles, _PATIENCE, settings.priorities, every)
     with contextlib.ExitStack() as stack:
         try:
-            session = opener(settings)(switch, None)
+            session = opener(settings)(await resolved(switch), None)
             stack.callback(session.close)
             turn = await device.poll(session)
             if turn.reachable:
@@ -77,7 +77,11 @@ def _rows(device: Device) -> list[tuple[str, str, str, str, str]]:
     rows = []
     for signal in SIGNALS:
         tables = [table for table in device.tables if signal in table.profile.signals]
-        telling = [table for table in tables if not table.empty or table.disabled or table.error is not None]
+        telling = [
+            table
+            for table in tables
+            if table.profile.default and (not table.empty or table.disabled or table.error is not None)
+        ]
         rows.append(
             (
                 signal,
@@ -98,9 +102,13 @@ def _remark(state: str, tables: Sequence[TableState], blind: str) -> str:
         return "; ".join(errors)
     if state == "supported":
         asked = [table.profile.name for table in tables if not table.profile.default and not table.empty]
-        return f"{', '.join(asked)}: only when named in switches.tables" if asked else ""
+        return f"not read: {', '.join(asked)} (name it in switches.tables)" if asked else ""
     turn_on = next((table.profile.turn_on for table in tables if table.profile.turn_on), "")
-    return f"turn on: {turn_on}" if turn_on else blind
+    if turn_on:
+        return f"turn on: {turn_on}"
+    told = sum(table.rows for table in tables)
+    asked_for = f"{told} values, none of a port" if told else "asked, nothing there"
+    return blind or (asked_for if tables else "the profile has no table of it")
 
 
 def _text(device: Device, problem: str | None) -> str:
@@ -162,9 +170,13 @@ def _settings(options: argparse.Namespace) -> PollerSettings:
         if config.topology is not None:
             aliases = port_aliases(read_topology(config.topology))
     known = {target.name: target for target in section.targets} if section is not None else {}
+    at = {target.address: target for target in known.values()}
     targets = []
     for name in options.targets or list(known):
-        target = known.get(name)
+        target = known.get(name) or at.get(name)
+        if target is not None and (options.community_file is not None or options.port is not None):
+            problem = f"--community-file and --port are of no use for {name!r}, which is in {options.config}"
+            raise ContractError("switch", problem, "leave them out, or the --config")
         if target is None:
             if options.community_file is None:
                 remedy = f"one of {', '.join(sorted(known))}, or " if known else ""
@@ -172,7 +184,7 @@ def _settings(options: argparse.Namespace) -> PollerSettings:
                 raise ContractError("switch", problem, f"{remedy}say with --community-file who asks it")
             path = str(Path(options.community_file).absolute())
             read_secret(path)
-            target = SwitchTarget(name=name, address=name, port=options.port, community_file=path)
+            target = SwitchTarget(name=name, address=name, port=options.port or 161, community_file=path)
         targets.append(target)
     if not targets:
         raise ContractError("switch", "no target", "name one, or a --config")

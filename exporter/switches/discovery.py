@@ -13,7 +13,7 @@ from exporter.switches.device import Device
 from exporter.switches.interfaces import IF_NAME
 from exporter.switches.neighbors import LOCAL_CHASSIS, LOCAL_CHASSIS_SUBTYPE, LOCAL_SYSTEM_NAME, Neighbor, identifier
 from exporter.switches.profile import read_profiles
-from exporter.switches.sessions import opener
+from exporter.switches.sessions import opener, resolved
 from exporter.switches.settings import PollerSettings, SwitchSettings
 from exporter.switches.snmp import SYSTEM_NAME, Session, SnmpError, Value
 
@@ -39,7 +39,7 @@ async def _ask(settings: PollerSettings, switch: SwitchSettings) -> NeighborSwit
     device = Device(switch, read_profiles(settings.profiles), settings.period_seconds)
     with contextlib.ExitStack() as stack:
         try:
-            session = opener(settings)(switch, None)
+            session = opener(settings)(await resolved(switch), None)
             stack.callback(session.close)
             await device.learn(session)
             await device.learn_neighbors(session)

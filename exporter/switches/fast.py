@@ -186,7 +186,8 @@ class FastSession:
                     raise self._nobody() from None
             except SnmpAuthError:
                 raise RefusedError(
-                    "the device refuses the user or its authentication key (wrong digest, or unknown user)"
+                    "the device refuses the user, its authentication key or its level "
+                    "(unknown user, wrong digest, or it wants privacy, or has none for this user)"
                 ) from None
             except LibraryError as error:
                 raise SnmpError(f"an answer that cannot be read: {error}") from None

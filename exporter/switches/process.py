@@ -48,7 +48,7 @@ from exporter.switches.block import Blocks, StoreTable
 from exporter.switches.decoding import clean
 from exporter.switches.device import Device, TableState, Turn
 from exporter.switches.profile import read_profiles
-from exporter.switches.sessions import Opener, opener
+from exporter.switches.sessions import Opener, opener, resolved
 from exporter.switches.settings import PollerSettings, SwitchSettings, share_of, switch_tables
 from exporter.switches.snmp import Session, SnmpError
 
@@ -175,7 +175,7 @@ class Poller:
             await asyncio.sleep(max(0.0, due - loop.time()))
             self._report.begin(loop.time() - planned > _LATE)
             if session is None:
-                session = self._open_or_say()
+                session = await self._open_or_say()
             if session is not None:
                 turn = await self._guarded(device.poll(session))
                 if turn.reachable and polls % NEIGHBOR_PERIODS == 0:
@@ -199,7 +199,7 @@ class Poller:
                 await asyncio.sleep(min(wait, device.period))
                 continue
             if session is None:
-                session = self._open_or_say()
+                session = await self._open_or_say()
             turn = Turn(reachable=False) if session is None else await self._guarded(device.poll_rare(session))
             if session is not None:
                 self._tell_tables(turn)
@@ -220,9 +220,9 @@ class Poller:
             problem = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno}; please report it)"
             return Turn(reachable=False, error=problem)
 
-    def _open_or_say(self) -> Session | None:
+    async def _open_or_say(self) -> Session | None:
         try:
-            return self._open(self._device.settings, self._device.profile)
+            return self._open(await resolved(self._device.settings), self._device.profile)
         except (OSError, SnmpError) as error:
             self._tell(Turn(reachable=False, error=str(error)))
             return None

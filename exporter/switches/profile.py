@@ -226,12 +226,28 @@ def tables_of(profile: Profile) -> tuple[TableProfile, ...]:
 
 def read_profiles(directory: Path | str | None = None) -> tuple[Profile, ...]:
     """All profiles, an operator's first; raise ContractError."""
-    paths = sorted(Path(directory).glob("*.yaml")) if directory is not None else []
-    theirs = [_parse(read_bytes(path), str(path)) for path in paths]
+    theirs = _theirs(Path(directory)) if directory is not None else []
     names = {profile.name for profile in theirs}
     folder = resources.files("exporter.switches") / "profiles"
     ours = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
     return (*theirs, *(_own(name) for name in ours if name not in names | {LIBRARY}))
+
+
+def _theirs(directory: Path) -> list[Profile]:
+    """An operator's own; raise ContractError also for a directory without any, and for two of one name."""
+    paths = sorted(path for path in directory.glob("*") if path.suffix in (".yaml", ".yml"))
+    if not paths:
+        raise ContractError(str(directory), "holds no profile", "name files *.yaml, or leave out 'profiles'")
+    found: dict[str, Path] = {}
+    profiles = []
+    for path in paths:
+        profile = _parse(read_bytes(path), str(path))
+        if profile.name in found:
+            problem = f"profile {profile.name!r} is in {found[profile.name].name} too"
+            raise ContractError(str(path), problem, "give each its own name")
+        found[profile.name] = path
+        profiles.append(profile)
+    return profiles
 
 
 def choose(profiles: Sequence[Profile], object_id: str, description: str) -> Profile:

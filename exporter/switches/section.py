@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from exporter.switches.snmp import Community, Credentials, User
 
 _SHORTEST_KEY = 8  # RFC 3414, 11.2: what a password has at least; agents refuse shorter ones
 _LONGEST_NAME = 64
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_NEARLY_AN_ADDRESS = re.compile(r"[0-9.]+")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +33,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class V3User(_Section, frozen=True, kw_only=True):
     """A user of SNMP v3 (RFC 3414). Its keys stand in files or in the environment, never in the configuration."""
 
-    name: str
+    name: Annotated[str, Meta(min_length=1, max_length=32)]
     authentication: Literal["md5", "sha", "sha224", "sha256", "sha384", "sha512"] | None = None
     authentication_key_file: str | None = None
     authentication_key_environment: str | None = None
@@ -132,6 +136,12 @@ def check_switches(section: Switches, source: str) -> None:
         raise ContractError(source, f"field 'switches.targets': {long!r} is longer than {_LONGEST_NAME} bytes")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ContractError(source, f"field 'switches.targets': {twice!r} appears twice")
+    for target in section.targets:
+        _check_address(target, source)
+    places = [(target.address, target.port) for target in section.targets]
+    if doubled := next((place for place in places if places.count(place) > 1), None):
+        problem = f"field 'switches.targets': {doubled[0]}:{doubled[1]} is of two targets"
+        raise ContractError(source, problem, "poll each switch once, or all of its series come twice")
     if section.shard is not None and section.shard.number >= section.shard.of:
         raise ContractError(source, "field 'switches.shard': number is not below of", "shards are counted from 0")
     if section.profiles is not None and not Path(section.profiles).is_dir():
@@ -150,6 +160,18 @@ def check_switches(section: Switches, source: str) -> None:
             if name not in tables:
                 problem = f"field 'switches.{field}': no profile has a table {name!r}"
                 raise ContractError(source, problem, f"one of {', '.join(sorted(tables))}")
+
+
+def _check_address(target: SwitchTarget, source: str) -> None:
+    """Refuse what can be neither an IP address nor a name."""
+    address = target.address
+    try:
+        ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        remedy = "the port goes into 'port'" if address.count(":") == 1 else "give an IP address or a host name"
+        if not _HOST_NAME.fullmatch(address) or _NEARLY_AN_ADDRESS.fullmatch(address):
+            problem = f"field 'switches.targets[{target.name}].address': {address!r} is no address"
+            raise ContractError(source, problem, remedy) from None
 
 
 def poller_settings(
@@ -228,9 +250,9 @@ def _key(user: V3User, kind: str, source: str, where: str) -> str:
             raise ContractError(source, f"field '{where}' has a key and no '{kind}'", "name the protocol")
         return ""
     if given != 1:
-        raise ContractError(
-            source, f"field '{where}.{kind}' needs one key", f"give {kind}_key_file or {kind}_key_environment"
-        )
+        problem = f"field '{where}.{kind}' has two keys" if given else f"field '{where}.{kind}' needs a key"
+        remedy = "keep one" if given else f"give {kind}_key_file or {kind}_key_environment"
+        raise ContractError(source, problem, remedy)
     key = _secret(file, variable, source, f"{where}.{kind}_key")
     if len(key.encode()) < _SHORTEST_KEY:
         raise ContractError(

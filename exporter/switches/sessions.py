@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+import socket
 from collections.abc import Callable
+
+import msgspec
 
 from exporter.switches.profile import Profile
 from exporter.switches.settings import PollerSettings, SwitchSettings
-from exporter.switches.snmp import MAX_REPETITIONS, Session
+from exporter.switches.snmp import MAX_REPETITIONS, NoAnswerError, Session
+
+_RESOLVED_SECONDS = 5.0
 
 Opener = Callable[[SwitchSettings, Profile | None], Session]
+
+
+async def resolved(switch: SwitchSettings) -> SwitchSettings:
+    """The switch with an IP address in place of a name; raise NoAnswerError for one that has none."""
+    try:
+        ipaddress.ip_address(switch.address.partition("%")[0])
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_RESOLVED_SECONDS):
+                found = await loop.getaddrinfo(switch.address, None, type=socket.SOCK_DGRAM)
+        except (OSError, TimeoutError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or "no answer"
+            raise NoAnswerError(
+                f"{switch.address!r} has no address ({why}: mend DNS, or give the IP address)"
+            ) from None
+        return msgspec.structs.replace(switch, address=str(found[0][4][0]))
+    return switch
 
 
 def opener(settings: PollerSettings) -> Opener:

@@ -175,7 +175,9 @@ def trap_settings(traps: Traps, polled: Mapping[str, Sequence[str]], topology: T
         shown = ", ".join(missing[:5])
         raise ContractError("section 'traps'", f"no IP address of {shown} is known", "list it in traps.sources")
     if not sources:
-        raise ContractError("section 'traps'", "no switch is known", "list traps.sources, or name a 'topology'")
+        remedy = "list traps.sources" if topology is None else "give switches 'management' in the topology"
+        remedy += ", or name a 'topology'" if topology is None else ", or list traps.sources"
+        raise ContractError("section 'traps'", "no address of any switch is known", remedy)
     return TrapSettings(
         address=traps.address,
         port=traps.port,

@@ -51,7 +51,8 @@ def test_coverage_says_what_is_told_by_which_table_and_what_to_do(
     assert told["pfc"].split()[1:] == ["yes", "cisco_pfc", "80"]
     assert "gNMI tells it, with counterpoll wredqueue enable" in told["ecn"]
     assert told["cnp"].endswith("name the queue that CNPs are classed into: cnp_queue")
-    assert "queue_bytes: only when named in switches.tables" in told["queues"]
+    assert told["queues"].endswith("not read: queue_bytes (name it in switches.tables)")
+    assert told["optics"].endswith("asked, nothing there")
     assert all(len(line) < 140 for line in lines)
 
 
@@ -96,6 +97,26 @@ def test_wrong_usage_is_one_line(words: tuple[str, ...], line: str, capsys: pyte
     error = capsys.readouterr().err
     assert line in error
     assert error.count("\n") == 1
+
+
+def test_a_target_by_name_is_looked_up_and_one_without_address_is_said(
+    port: int, community: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert switch("coverage", "localhost", "--port", port, "--community-file", community) == 0
+    capsys.readouterr()
+    assert switch("coverage", "no-such.invalid", "--community-file", community) == 2
+    assert "'no-such.invalid' has no address (" in capsys.readouterr().out
+
+
+def test_what_does_not_count_for_a_configured_target_is_refused(
+    port: int, community: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "poller.yaml"
+    targets = [{"name": "leaf-a1", "address": "127.0.0.1", "port": port}]
+    config.write_text(yaml.safe_dump({"switches": {"community_file": community.name, "targets": targets}}))
+    assert switch("coverage", "leaf-a1", "--config", config, "--port", 161) == 2
+    assert "--community-file and --port are of no use for 'leaf-a1'" in capsys.readouterr().err
+    assert switch("coverage", "127.0.0.1", "--config", config) == 0  # by its address
 
 
 def test_an_unknown_profile_is_named_with_those_there_are(

@@ -87,11 +87,23 @@ def target(more: str) -> str:
             COMMUNITY + LEAF + "  shard: {number: 2, of: 2}\n",
             "field 'switches.shard': number is not below of (shards are counted from 0)",
         ),
-        (LEAF + "  user: {name: u, authentication: sha256}\n", "field 'switches.user.authentication' needs one key"),
+        (
+            COMMUNITY + "  targets: [{name: a, address: '192.0.2.1:161'}]\n",
+            "field 'switches.targets[a].address': '192.0.2.1:161' is no address (the port goes into 'port')",
+        ),
+        (
+            COMMUNITY + "  targets: [{name: a, address: 192.0.2.300}]\n",
+            "'192.0.2.300' is no address (give an IP address or a host name)",
+        ),
+        (
+            COMMUNITY + "  targets: [{name: a, address: 192.0.2.1}, {name: b, address: 192.0.2.1}]\n",
+            "field 'switches.targets': 192.0.2.1:161 is of two targets",
+        ),
+        (LEAF + "  user: {name: u, authentication: sha256}\n", "field 'switches.user.authentication' needs a key"),
         (
             LEAF + "  user: {name: u, authentication: sha256, authentication_key_file: auth,"
             " authentication_key_environment: X}\n",
-            "needs one key (give authentication_key_file or authentication_key_environment)",
+            "has two keys (keep one)",
         ),
         (
             LEAF + "  user: {name: u, authentication_key_file: auth}\n",
@@ -173,7 +185,7 @@ def test_settings_reach_the_poller_whole(tmp_path: Path) -> None:
 
 def test_each_switch_belongs_to_one_shard(tmp_path: Path) -> None:
     names = [f"leaf-{number}" for number in range(50)]
-    targets = "  targets:\n" + "".join(f"  - {{name: {name}, address: 10.0.0.1}}\n" for name in names)
+    targets = "  targets:\n" + "".join(f"  - {{name: {name}, address: 10.0.0.{n}}}\n" for n, name in enumerate(names))
     parts = [
         [
             switch.name
@@ -189,6 +201,7 @@ def test_each_switch_belongs_to_one_shard(tmp_path: Path) -> None:
 def test_paths_are_relative_to_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.yml").write_text("version: 1\nname: mine\nvendor: me\ntested: mib\n")
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert settings(tmp_path, V3 + LEAF + "  profiles: own\n").profiles == str(tmp_path / "own")
 
@@ -197,4 +210,15 @@ def test_a_profile_of_ones_own_that_is_wrong_is_refused_before_anything_starts(t
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "mine.yaml").write_text("version: 1\nname: mine\nvendor: me\n")
     with pytest.raises(ContractError, match=r"own/mine\.yaml: .*`tested`"):
+        read(tmp_path, COMMUNITY + LEAF + "  profiles: own\n")
+
+
+def test_profiles_of_ones_own_are_there_and_have_names_of_their_own(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(ContractError, match=r"own: holds no profile \(name files \*\.yaml"):
+        read(tmp_path, COMMUNITY + LEAF + "  profiles: own\n")
+    for name in ("one.yaml", "two.yml"):
+        (own / name).write_text("version: 1\nname: mine\nvendor: me\ntested: mib\n")
+    with pytest.raises(ContractError, match=r"two\.yml: profile 'mine' is in one\.yaml too"):
         read(tmp_path, COMMUNITY + LEAF + "  profiles: own\n")

@@ -608,7 +608,7 @@ def test_sources_and_names_of_ports_come_from_the_topology(section: Traps) -> No
 @pytest.mark.parametrize(
     ("polled", "topology", "problem"),
     [
-        ({}, None, "no switch is known"),
+        ({}, None, "no address of any switch is known"),
         ({"leaf-9": ["leaf-9.example"]}, None, "no IP address of leaf-9 is known .list it in traps.sources"),
         ({"spine-0": ["10.0.0.1"]}, TOPOLOGY, "'10.0.0.1' is of 'spine-0' and of 'leaf-0'"),
     ],
