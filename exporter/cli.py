@@ -50,8 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             return look(options)
         from exporter.config import read_config  # noqa: PLC0415
+        from exporter.remarks import remarks  # noqa: PLC0415
 
         config = read_config(options.config)
+        for remark in remarks(config):
+            print(f"{options.config}: {remark}", file=sys.stderr)
         if options.command == "check-config":
             print(f"{options.config}: good")
             return 0

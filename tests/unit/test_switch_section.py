@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from itertools import chain
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from exporter import cli
 from exporter.config import Config, read_config
 from exporter.contracts.codec import ContractError
 from exporter.switches.section import poller_settings
@@ -222,3 +224,21 @@ def test_profiles_of_ones_own_are_there_and_have_names_of_their_own(tmp_path: Pa
         (own / name).write_text("version: 1\nname: mine\nvendor: me\ntested: mib\n")
     with pytest.raises(ContractError, match=r"two\.yml: profile 'mine' is in one\.yaml too"):
         read(tmp_path, COMMUNITY + LEAF + "  profiles: own\n")
+
+
+def test_what_is_legal_and_probably_not_meant_is_remarked_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topology = {"version": 1, "hosts": [], "switches": [{"name": "leaf-1", "tier": "leaf"}], "links": []}
+    (tmp_path / "topology.json").write_text(json.dumps(topology))
+    config = tmp_path / "poller.yaml"
+    (tmp_path / "community").write_text("public")
+    config.write_text(
+        "topology: topology.json\nswitches:\n  community_file: community\n  timeout_seconds: 10\n"
+        "  targets: [{name: leaf1, address: 192.0.2.1}]\n"
+    )
+    assert cli.main(["check-config", str(config)]) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith(": good\n")
+    assert "switch 'leaf1' is not in the topology (did you mean 'leaf-1'?): its counters are joined with" in said.err
+    assert "a lost request takes 20 s, longer than period_seconds" in said.err
