@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
@@ -269,24 +269,44 @@ def _topology(options: argparse.Namespace) -> int:
         raise ContractError("--check", "compares with the operator's file", "give it as --operator")
     if options.strict and not options.check:
         raise ContractError("--strict", "has no meaning without --check", "add it, or leave --strict out")
+    if options.switch and not options.check:
+        raise ContractError("--switch", "has no meaning without --check", "add it, or leave --switch out")
     if not options.check and options.output is None:
         raise ContractError("--output", "is missing", "name a file, or give --check, which writes none")
     operator = read_topology(options.operator) if options.operator is not None else None
+    if operator is not None:
+        _known_switches(options.switch, operator, options.operator)
     neighbors = read_neighbors(options.discovered)
     try:
         found = discover(neighbors.switches, operator)
     except ContractError as error:  # a value does not know its file
         raise ContractError(", ".join(options.discovered), error.problem, error.remedy) from error
-    lines = (*found.differences, *(f"not told: {line}" for line in found.blind))
+    differences, blind = found.differences, found.blind
+    if options.switch:
+        differences, blind = found.of_switches(options.switch)
+    lines = (*differences, *(f"not told: {line}" for line in blind))
     print(*lines, sep="\n", end="\n" if lines else "")
+    if options.check and not options.switch and not found.concerns_file:
+        problem = f"tells no neighbour of any switch of {options.operator}, so nothing was compared"
+        remedy = "is LLDP on, and is it what fabric-exporter switch neighbors wrote?"
+        raise ContractError(", ".join(options.discovered), problem, remedy)
     if options.check:
-        return int(bool(found.differences) or (options.strict and bool(found.blind)))
+        return int(bool(differences) or (options.strict and bool(blind)))
     write(options.output, topology_file(found.topology, options.output))
     counts = (
         f"{len(found.topology.switches)} switches, {len(found.topology.hosts)} hosts, {len(found.topology.links)} links"
     )
     print(f"{options.output}: {counts}, {len(found.differences)} differences")
     return 0
+
+
+def _known_switches(names: Sequence[str], topology: Topology, source: str) -> None:
+    known = [switch.name for switch in topology.switches]
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {nearest[0]!r}?" if nearest else "correct it"
+            raise ContractError("--switch", f"no switch {name!r} in {source}", remedy)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -412,6 +432,14 @@ def _parser() -> argparse.ArgumentParser:
     topology.add_argument("--discovered", required=True, nargs="+", metavar="FILE", help="neighbours: JSON or URL")
     topology.add_argument("--operator", metavar="FILE", help="your topology file: what LLDP cannot know")
     topology.add_argument("--check", action="store_true", help="write nothing; exit 1 where the two differ")
+    topology.add_argument(
+        "--switch",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="with --check, links of these switches alone, each of which has to tell a neighbour",
+    )
     topology.add_argument("--strict", action="store_true", help="with --check, exit 1 also where one tells nothing")
     topology.add_argument("--output", metavar="FILE", help="YAML by its name's end, .yaml or .yml; else JSON")
     topology.set_defaults(run=_topology)
