@@ -232,7 +232,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.counters and (options.cluster is not None or options.prometheus_token_file is not None):
         problem = "--cluster and --prometheus-token-file are for --prometheus alone"
         raise ContractError("--counters", problem, "leave them out")
-    intent, remarks = read_intent(options.intent)
+    intent = read_intent(options.intent)
     topology = read_topology(options.topology)
     check_fits(intent, topology, options.intent)
     if options.counters:
@@ -249,7 +249,6 @@ def _verify(options: argparse.Namespace) -> int:
         )
         raise ContractError(source, problem, "names have to be those of the topology")
     result = verify(intent, topology, readings, drained=options.drained)
-    print(*remarks, sep="\n", end="\n" if remarks else "", file=sys.stderr)
     if options.format == "json":
         print(encode(result).decode(), end="")
     else:

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from exporter.contracts.explain import explain
+
 T = TypeVar("T")
 Version = Literal[1]
 
@@ -119,17 +121,8 @@ def convert(document: Any, kind: type[T], source: str) -> T:
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise ContractError(source, _explain(error)) from error
-
-
-_AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$?\.?(?P<field>[^`]*)`)?$", re.DOTALL)
-
-
-def _explain(error: msgspec.ValidationError) -> str:
-    match = _AT.match(str(error))
-    if match is None or not match["field"]:
-        return str(error)
-    return f"field '{match['field']}': {match['problem']}"
+        problem, where, remedy = explain(error, document, kind)
+        raise ContractError(source, f"field '{where}': {problem}" if where else problem, remedy) from error
 
 
 def read(path: Path | str, kind: type[T], check: Callable[[T, str], None] | None = None) -> T:
