@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
@@ -226,7 +226,7 @@ def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> 
 def _verify(options: argparse.Namespace) -> int:
     from exporter.contracts.intent import check_fits, read_intent  # noqa: PLC0415
     from skeleton_service.readings import Readings, ask_prometheus, read_samples  # noqa: PLC0415
-    from skeleton_service.verify import verify  # noqa: PLC0415
+    from skeleton_service.verify import clock, verify  # noqa: PLC0415
     from skeleton_service.verifytext import verification_lines  # noqa: PLC0415
 
     if options.counters and (options.cluster is not None or options.prometheus_token_file is not None):
@@ -243,7 +243,7 @@ def _verify(options: argparse.Namespace) -> int:
     readings = Readings(told) if options.since is None else Readings(told, options.since)
     nodes = {host.name for host in topology.hosts} | {switch.name for switch in topology.switches}
     if not nodes & (readings.nodes() | set(readings.too_old)):
-        names = ", ".join(sorted(readings.nodes())[:3])
+        names = ", ".join(_nearest_first(readings.telling_settings(), nodes)[:3])
         problem = f"tells no setting of any switch or host of {options.topology}" + (
             f", but of {names}" if names else ""
         )
@@ -253,10 +253,30 @@ def _verify(options: argparse.Namespace) -> int:
         print(encode(result).decode(), end="")
     else:
         print(*verification_lines(result), sep="\n")
+    if not result.compared and readings.too_old and not nodes & readings.nodes():
+        last = clock(max(seen for node, seen in readings.too_old.items() if node in nodes))
+        problem = "all was read before --since, so nothing was compared"
+        raise ContractError(source, problem, f"the last at {last}: wait for the next poll, or correct --since")
     if not result.compared:
         problem = "tells nothing of what is meant, so nothing was compared"
         raise ContractError(source, problem, "is all of it drained? --drained compares that, too")
     return int(not result.agrees or (options.strict and bool(result.not_told)))
+
+
+_MOST_COMPARED = 100
+
+
+def _nearest_first(told: Set[str], names: Set[str]) -> list[str]:
+    """Names that are told, those first that are most like one of the topology: with a domain, say."""
+    short = {name.partition(".")[0].lower() for name in names}
+    few = sorted(names)[:_MOST_COMPARED]
+    ranked = sorted(told, key=lambda each: (each.partition(".")[0].lower() not in short, each))[:_MOST_COMPARED]
+
+    def likeness(name: str) -> tuple[bool, float]:
+        nearest = max(difflib.SequenceMatcher(None, name, each).ratio() for each in few) if few else 0.0
+        return name.partition(".")[0].lower() not in short, -nearest
+
+    return sorted(ranked, key=likeness)
 
 
 def _topology(options: argparse.Namespace) -> int:
@@ -324,7 +344,12 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--job", metavar="NAME", help="which job, where the throughput holds several")
     infer.add_argument("--window", type=_seconds, metavar="15m", help="how much to ask Prometheus for")
     infer.add_argument("--step", type=_seconds, metavar="1s", help="the exporters' throughput.step_seconds")
-    infer.add_argument("--end", type=_time, metavar="TIME", help="end of the window: RFC 3339 or Unix seconds; or now")
+    infer.add_argument(
+        "--end",
+        type=_time,
+        metavar="TIME",
+        help="end of the window: RFC 3339 (UTC where it names no zone) or Unix seconds; or now",
+    )
     infer.add_argument("--prometheus-token-file", metavar="FILE", help="bearer token for Prometheus, on its first line")
     infer.add_argument("--previous", metavar="FILE", help="a skeleton to keep as long as it explains the traffic")
     infer.add_argument("--basic", action="store_true", help="do not look at the traffic: every pair of a rail")
@@ -420,7 +445,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--prometheus-token-file", metavar="FILE", help="bearer token, on its first line")
     verify.add_argument("--cluster", metavar="NAME", help="which cluster, where Prometheus holds several")
     verify.add_argument(
-        "--since", type=_time, metavar="TIME", help="what was read before is not told: RFC 3339 or Unix seconds"
+        "--since",
+        type=_time,
+        metavar="TIME",
+        help="what was read before is not told: RFC 3339 (UTC where it names no zone) or Unix seconds",
     )
     verify.add_argument("--drained", action="store_true", help="drained nodes and ports that are shut, too")
     verify.add_argument("--strict", action="store_true", help="exit 1 also where something meant is not told")

@@ -78,7 +78,9 @@ class _Merge:
         self._has_file = operator is not None
         self._lines: list[Line] = []
         self._silent: list[Line] = []
-        self._file_nodes = {each.name for each in self._operator.switches} | {each.name for each in self._operator.hosts}
+        self._file_nodes = {each.name for each in self._operator.switches} | {
+            each.name for each in self._operator.hosts
+        }
         self._concerns_file = False
         self._told: dict[str, NeighborSwitch] = {}
         """{the topology's name of a switch: what it tells}."""

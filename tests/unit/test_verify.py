@@ -627,9 +627,32 @@ def test_what_is_misspelt_or_meant_otherwise_is_exit_2_with_how_to_write_it(
     assert (output.out, output.err) == ("", f"skeleton-service: {path}: {message}\n")
 
 
+def test_where_all_was_read_before_since_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for zone in ("Z", "", "+00:00"):
+        assert command(tmp_path, SETTLED, "--since", f"2025-10-09T08:54:00{zone}") == 2
+        assert capsys.readouterr().err.endswith(
+            "samples.csv: all was read before --since, so nothing was compared "
+            "(the last at 2025-10-09 08:53:20 UTC: wait for the next poll, or correct --since)\n"
+        )
+    assert command(tmp_path, SETTLED, "--since", "2025-10-09T09:54:00+01:00") == 2
+    assert command(tmp_path, SETTLED, "--since", "2025-10-09T09:53:00+01:00") == 0
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    assert "UTC where it names no zone" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("readings", "more", "message"),
     [
+        (
+            [
+                *(replace(SETTLED[0], node=name) for name in ("aaa", "aab", "zz-leaf-p0", "LEAF-P0-R0.example.net")),
+                replace(SETTLED[0], metric=switches.SWITCH_REACHABLE.name, port=None, node="leaf-p0-r0x"),
+            ],
+            [],
+            "tells no setting of any switch or host of {topology}, but of LEAF-P0-R0.example.net, zz-leaf-p0, aaa "
+            "(names have to be those of the topology)",
+        ),
         ([], [], "tells no setting of any switch or host of {topology} (names have to be those of the topology)"),
         (
             [replace(SETTLED[0], node="other")],
