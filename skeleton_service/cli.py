@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
@@ -226,13 +226,13 @@ def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> 
 def _verify(options: argparse.Namespace) -> int:
     from exporter.contracts.intent import check_fits, read_intent  # noqa: PLC0415
     from skeleton_service.readings import Readings, ask_prometheus, read_samples  # noqa: PLC0415
-    from skeleton_service.verify import verify  # noqa: PLC0415
+    from skeleton_service.verify import clock, verify  # noqa: PLC0415
     from skeleton_service.verifytext import verification_lines  # noqa: PLC0415
 
     if options.counters and (options.cluster is not None or options.prometheus_token_file is not None):
         problem = "--cluster and --prometheus-token-file are for --prometheus alone"
         raise ContractError("--counters", problem, "leave them out")
-    intent, remarks = read_intent(options.intent)
+    intent = read_intent(options.intent)
     topology = read_topology(options.topology)
     check_fits(intent, topology, options.intent)
     if options.counters:
@@ -243,21 +243,40 @@ def _verify(options: argparse.Namespace) -> int:
     readings = Readings(told) if options.since is None else Readings(told, options.since)
     nodes = {host.name for host in topology.hosts} | {switch.name for switch in topology.switches}
     if not nodes & (readings.nodes() | set(readings.too_old)):
-        names = ", ".join(sorted(readings.nodes())[:3])
+        names = ", ".join(_nearest_first(readings.telling_settings(), nodes)[:3])
         problem = f"tells no setting of any switch or host of {options.topology}" + (
             f", but of {names}" if names else ""
         )
         raise ContractError(source, problem, "names have to be those of the topology")
     result = verify(intent, topology, readings, drained=options.drained)
-    print(*remarks, sep="\n", end="\n" if remarks else "", file=sys.stderr)
     if options.format == "json":
         print(encode(result).decode(), end="")
     else:
         print(*verification_lines(result), sep="\n")
+    if not result.compared and readings.too_old and not nodes & readings.nodes():
+        last = clock(max(seen for node, seen in readings.too_old.items() if node in nodes))
+        problem = "all was read before --since, so nothing was compared"
+        raise ContractError(source, problem, f"the last at {last}: wait for the next poll, or correct --since")
     if not result.compared:
         problem = "tells nothing of what is meant, so nothing was compared"
         raise ContractError(source, problem, "is all of it drained? --drained compares that, too")
     return int(not result.agrees or (options.strict and bool(result.not_told)))
+
+
+_MOST_COMPARED = 100
+
+
+def _nearest_first(told: Set[str], names: Set[str]) -> list[str]:
+    """Names that are told, those first that are most like one of the topology: with a domain, say."""
+    short = {name.partition(".")[0].lower() for name in names}
+    few = sorted(names)[:_MOST_COMPARED]
+    ranked = sorted(told, key=lambda each: (each.partition(".")[0].lower() not in short, each))[:_MOST_COMPARED]
+
+    def likeness(name: str) -> tuple[bool, float]:
+        nearest = max(difflib.SequenceMatcher(None, name, each).ratio() for each in few) if few else 0.0
+        return name.partition(".")[0].lower() not in short, -nearest
+
+    return sorted(ranked, key=likeness)
 
 
 def _topology(options: argparse.Namespace) -> int:
@@ -269,24 +288,44 @@ def _topology(options: argparse.Namespace) -> int:
         raise ContractError("--check", "compares with the operator's file", "give it as --operator")
     if options.strict and not options.check:
         raise ContractError("--strict", "has no meaning without --check", "add it, or leave --strict out")
+    if options.switch and not options.check:
+        raise ContractError("--switch", "has no meaning without --check", "add it, or leave --switch out")
     if not options.check and options.output is None:
         raise ContractError("--output", "is missing", "name a file, or give --check, which writes none")
     operator = read_topology(options.operator) if options.operator is not None else None
+    if operator is not None:
+        _known_switches(options.switch, operator, options.operator)
     neighbors = read_neighbors(options.discovered)
     try:
         found = discover(neighbors.switches, operator)
     except ContractError as error:  # a value does not know its file
         raise ContractError(", ".join(options.discovered), error.problem, error.remedy) from error
-    lines = (*found.differences, *(f"not told: {line}" for line in found.blind))
+    differences, blind = found.differences, found.blind
+    if options.switch:
+        differences, blind = found.of_switches(options.switch)
+    lines = (*differences, *(f"not told: {line}" for line in blind))
     print(*lines, sep="\n", end="\n" if lines else "")
+    if options.check and not options.switch and not found.concerns_file:
+        problem = f"tells no neighbour of any switch of {options.operator}, so nothing was compared"
+        remedy = "is LLDP on, and is it what fabric-exporter switch neighbors wrote?"
+        raise ContractError(", ".join(options.discovered), problem, remedy)
     if options.check:
-        return int(bool(found.differences) or (options.strict and bool(found.blind)))
+        return int(bool(differences) or (options.strict and bool(blind)))
     write(options.output, topology_file(found.topology, options.output))
     counts = (
         f"{len(found.topology.switches)} switches, {len(found.topology.hosts)} hosts, {len(found.topology.links)} links"
     )
     print(f"{options.output}: {counts}, {len(found.differences)} differences")
     return 0
+
+
+def _known_switches(names: Sequence[str], topology: Topology, source: str) -> None:
+    known = [switch.name for switch in topology.switches]
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {nearest[0]!r}?" if nearest else "correct it"
+            raise ContractError("--switch", f"no switch {name!r} in {source}", remedy)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -305,7 +344,12 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--job", metavar="NAME", help="which job, where the throughput holds several")
     infer.add_argument("--window", type=_seconds, metavar="15m", help="how much to ask Prometheus for")
     infer.add_argument("--step", type=_seconds, metavar="1s", help="the exporters' throughput.step_seconds")
-    infer.add_argument("--end", type=_time, metavar="TIME", help="end of the window: RFC 3339 or Unix seconds; or now")
+    infer.add_argument(
+        "--end",
+        type=_time,
+        metavar="TIME",
+        help="end of the window: RFC 3339 (UTC where it names no zone) or Unix seconds; or now",
+    )
     infer.add_argument("--prometheus-token-file", metavar="FILE", help="bearer token for Prometheus, on its first line")
     infer.add_argument("--previous", metavar="FILE", help="a skeleton to keep as long as it explains the traffic")
     infer.add_argument("--basic", action="store_true", help="do not look at the traffic: every pair of a rail")
@@ -401,7 +445,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--prometheus-token-file", metavar="FILE", help="bearer token, on its first line")
     verify.add_argument("--cluster", metavar="NAME", help="which cluster, where Prometheus holds several")
     verify.add_argument(
-        "--since", type=_time, metavar="TIME", help="what was read before is not told: RFC 3339 or Unix seconds"
+        "--since",
+        type=_time,
+        metavar="TIME",
+        help="what was read before is not told: RFC 3339 (UTC where it names no zone) or Unix seconds",
     )
     verify.add_argument("--drained", action="store_true", help="drained nodes and ports that are shut, too")
     verify.add_argument("--strict", action="store_true", help="exit 1 also where something meant is not told")
@@ -412,6 +459,14 @@ def _parser() -> argparse.ArgumentParser:
     topology.add_argument("--discovered", required=True, nargs="+", metavar="FILE", help="neighbours: JSON or URL")
     topology.add_argument("--operator", metavar="FILE", help="your topology file: what LLDP cannot know")
     topology.add_argument("--check", action="store_true", help="write nothing; exit 1 where the two differ")
+    topology.add_argument(
+        "--switch",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="with --check, links of these switches alone, each of which has to tell a neighbour",
+    )
     topology.add_argument("--strict", action="store_true", help="with --check, exit 1 also where one tells nothing")
     topology.add_argument("--output", metavar="FILE", help="YAML by its name's end, .yaml or .yml; else JSON")
     topology.set_defaults(run=_topology)

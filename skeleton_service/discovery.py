@@ -7,7 +7,7 @@ promised, and links that nobody contradicts; its order, too. Whatever differs is
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -24,12 +24,44 @@ _NO_FILE = Topology(version=1, hosts=(), switches=(), links=())
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """What is said, and the nodes that it is about."""
+
+    text: str
+    nodes: frozenset[str]
+
+    def __str__(self) -> str:
+        """Fit for a terminal: neighbours may call themselves anything."""
+        return "".join(letter if letter.isprintable() else "?" for letter in self.text)
+
+
+@dataclass(frozen=True, slots=True)
 class Discovery:
     topology: Topology
-    differences: tuple[str, ...]
-    """A line each: what differs from the operator's file, and what was seen but could not be used."""
-    blind: tuple[str, ...]
-    """A line each: who tells nothing, so that nothing can be said of their cables."""
+    differing: tuple[Line, ...]
+    """What differs from the operator's file, and what was seen but could not be used."""
+    untold: tuple[Line, ...]
+    """Who tells nothing, so that nothing can be said of their cables."""
+    telling: frozenset[str]
+    """Switches that tell a neighbour."""
+    concerns_file: bool
+    """Whether any neighbour is told by, or is, a node of the operator's file."""
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        return tuple(map(str, self.differing))
+
+    @property
+    def blind(self) -> tuple[str, ...]:
+        return tuple(map(str, self.untold))
+
+    def of_switches(self, names: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(differences, blind) of these switches alone. One that tells no neighbour is a difference."""
+        mine = frozenset(names)
+        silent = [name for name in dict.fromkeys(names) if name not in self.telling]
+        differing = [str(line) for line in self.differing if line.nodes & mine]
+        differing += [f"{name}: tells no neighbour: was it asked, and is LLDP on?" for name in silent]
+        return tuple(differing), tuple(str(line) for line in self.untold if line.nodes & (mine - set(silent)))
 
 
 def discover(told: Sequence[NeighborSwitch], operator: Topology | None = None) -> Discovery:
@@ -44,8 +76,12 @@ class _Merge:
     def __init__(self, told: Sequence[NeighborSwitch], operator: Topology | None) -> None:
         self._operator = operator or _NO_FILE
         self._has_file = operator is not None
-        self._lines: list[str] = []
-        self._silent: list[str] = []
+        self._lines: list[Line] = []
+        self._silent: list[Line] = []
+        self._file_nodes = {each.name for each in self._operator.switches} | {
+            each.name for each in self._operator.hosts
+        }
+        self._concerns_file = False
         self._told: dict[str, NeighborSwitch] = {}
         """{the topology's name of a switch: what it tells}."""
         self._names: dict[str, dict[str, str]] = {}
@@ -65,13 +101,18 @@ class _Merge:
         switches = self._switches()
         topology = msgspec.structs.replace(self._operator, switches=switches)
         self._switch_names = {switch.name for switch in switches}
-        self._look(Directory(topology, self._told, self._names))
+        self._look(Directory(topology, self._told, self._names, has_file=self._has_file))
         accepted = self._accept()
         links = self._links(accepted)
         topology = msgspec.structs.replace(topology, switches=self._tiered(switches, links), links=links)
         topology = _with_linked_ports(topology, self._told, self._names)
         check_topology(topology, "what was discovered")
-        return Discovery(topology, tuple(map(_printable, self._lines)), tuple(map(_printable, self._silent)))
+        telling = frozenset(name for name, told in self._told.items() if any(port.neighbors for port in told.ports))
+        return Discovery(topology, tuple(self._lines), tuple(self._silent), telling, self._concerns_file)
+
+    def _say(self, line: str, *ends: str) -> None:
+        """A line about these nodes, or the nodes of these ends."""
+        self._lines.append(Line(line, frozenset(end.partition(":")[0] for end in ends)))
 
     # ---- switches and ports
 
@@ -84,9 +125,7 @@ class _Merge:
         for name, same in by_name.items():
             chassis = sorted({mac(each.chassis_id) or each.chassis_id for each in same if each.chassis_id})
             if len(chassis) > 1:
-                self._lines.append(
-                    f"{name}: two switches bear this name, chassis {' and '.join(chassis)}: none is used"
-                )
+                self._say(f"{name}: two switches bear this name, chassis {' and '.join(chassis)}: none is used", name)
                 continue
             ports: dict[str, NeighborPort] = {}
             for each in same:
@@ -95,10 +134,10 @@ class _Merge:
             united = msgspec.structs.replace(same[0], ports=tuple(ports.values()))
             own = name if name in known else self._by_address(united) or name
             if own in self._told:
-                self._lines.append(f"{name}: told as {own} as well, by its address: not used")
+                self._say(f"{name}: told as {own} as well, by its address: not used", own, name)
                 continue
             if own != name:
-                self._lines.append(f"{own}: called {name} by what tells of it: the file's name is kept")
+                self._say(f"{own}: called {name} by what tells of it: the file's name is kept", own)
             self._told[own] = united
 
     def _by_address(self, told: NeighborSwitch) -> str | None:
@@ -111,7 +150,9 @@ class _Merge:
         asked = [switch.name for switch in self._operator.switches if switch.state != "drained"]
         if silent := [name for name in asked if name not in self._told]:
             named = ", ".join(silent[:_MOST_NAMED]) + (", ..." if len(silent) > _MOST_NAMED else "")
-            self._silent.append(f"{len(silent)} of {len(asked)} switches tell nothing: {named}")
+            self._silent.append(
+                Line(f"{len(silent)} of {len(asked)} switches tell nothing: {named}", frozenset(silent))
+            )
         merged = []
         for switch in self._operator.switches:
             own = self._told.get(switch.name)
@@ -130,7 +171,8 @@ class _Merge:
         for port in switch.ports:
             own = by_name.get(port.name)
             if own is None:
-                self._lines.append(f"{port_id(switch.name, port.name)}: in the file, and the switch has no such port")
+                end = port_id(switch.name, port.name)
+                self._say(f"{end}: in the file, and the switch has no such port", end)
                 ports.append(port)
             else:
                 self._compare(switch.name, port, own)
@@ -140,14 +182,14 @@ class _Merge:
     def _compare(self, switch: str, port: Port, told: NeighborPort) -> None:
         end = port_id(switch, port.name)
         if told.name != port.name:
-            self._lines.append(f"{end}: now called {told.name}: the file's name is kept, the other is an alias")
+            self._say(f"{end}: now called {told.name}: the file's name is kept, the other is an alias", end)
         for what, filed, now in (
             ("MTU", port.mtu, told.mtu),
             ("speed in Mb/s", port.speed_mbps, told.speed_mbps),
             ("LAG", port.lag, told.lag),
         ):
             if filed is not None and now is not None and filed != now:
-                self._lines.append(f"{end}: {what} {filed} in the file, {now} told: the file's is kept")
+                self._say(f"{end}: {what} {filed} in the file, {now} told: the file's is kept", end)
 
     # ---- neighbours
 
@@ -155,7 +197,7 @@ class _Merge:
         for name, told in self._told.items():
             if told.ports and not any(port.neighbors for port in told.ports):
                 self._blind.add(name)
-                self._silent.append(f"{name}: tells no neighbour at all: is LLDP on?")
+                self._silent.append(Line(f"{name}: tells no neighbour at all: is LLDP on?", frozenset({name})))
             for port in told.ports:
                 if port.neighbors:
                     end = port_id(name, self._names[name][port.name])
@@ -163,16 +205,19 @@ class _Merge:
 
     def _look_at(self, end: str, sightings: Sequence[Sighting]) -> None:
         node = split_port(end)[0]
+        if not self._file_nodes.isdisjoint([node, *(sighting.node for sighting in sightings)]):
+            self._concerns_file = True
         if any(sighting.node not in self._switch_names for sighting in sightings):
             self._foreign.add(node)
         if len(sightings) > 1:
             said = ", ".join(sighting.said for sighting in sightings)
+            nodes = [sighting.node for sighting in sightings if sighting.node is not None]
             filed = self._file.get(end)
             if filed is not None and filed in [sighting.end for sighting in sightings]:
-                self._doubt(end, f"sees several neighbours: {said}: the file's is taken")
+                self._doubt(end, f"sees several neighbours: {said}: the file's is taken", *nodes)
                 self._seen[end] = filed
             else:
-                self._doubt(end, f"sees several neighbours, a hub or an old entry: {said}: none is taken")
+                self._doubt(end, f"sees several neighbours, a hub or an old entry: {said}: none is taken", *nodes)
             return
         (sighting,) = sightings
         if sighting.node == node:
@@ -184,10 +229,11 @@ class _Merge:
         else:
             self._doubt(end, f"sees {sighting.said}, {sighting.problem}")
 
-    def _doubt(self, end: str, line: str) -> None:
+    def _doubt(self, end: str, line: str, *others: str) -> None:
         self._dubious.add(end)
-        kept = f"; the file says {self._file[end]}" if end in self._file else ""
-        self._lines.append(f"{end}: {line}{kept}")
+        filed = [self._file[end]] if end in self._file else []
+        kept = f"; the file says {filed[0]}" if filed else ""
+        self._say(f"{end}: {line}{kept}", end, *filed, *others)
 
     def _settle(self) -> None:
         """Where a neighbour tells its node and not its port, that port may see us; or the file has one of the node."""
@@ -202,7 +248,7 @@ class _Merge:
             elif not back and filed is not None and split_port(filed)[0] == sighting.node:
                 self._seen[end] = filed
             else:
-                self._doubt(end, f"sees {sighting.said}, {sighting.problem}")
+                self._doubt(end, f"sees {sighting.said}, {sighting.problem}", sighting.node or "")
 
     def _accept(self) -> dict[str, str]:
         """{end: other end} of the links that the ends do not contradict."""
@@ -214,20 +260,20 @@ class _Merge:
             if back == end:
                 accepted[end] = far
             elif back is not None:
-                self._doubt(end, f"sees {far}, which sees {back}: not used")
+                self._doubt(end, f"sees {far}, which sees {back}: not used", far)
             else:
                 claims[far].append(end)
         for far, ends in claims.items():
             if len(ends) > 1:
                 for end in ends:
                     others = ", ".join(each for each in ends if each != end)
-                    self._doubt(end, f"sees {far}, as does {others}: not used")
+                    self._doubt(end, f"sees {far}, as does {others}: not used", far)
                 continue
             (end,) = ends
             accepted[end], accepted[far] = far, end
             node = split_port(far)[0]
             if node in self._told and node not in self._blind and far not in self._dubious:
-                self._lines.append(f"{link_id(end, far)}: one way, only {end} sees it")
+                self._say(f"{link_id(end, far)}: one way, only {end} sees it", end, far)
         return accepted
 
     # ---- links
@@ -251,7 +297,7 @@ class _Merge:
                 for end, far in ((link.a, link.b), (link.b, link.a)):
                     if end in accepted:
                         changed.update((end, accepted[end]))
-                        self._lines.append(f"{end}: the file says {far}, seen is {accepted[end]}")
+                        self._say(f"{end}: the file says {far}, seen is {accepted[end]}", end, far, accepted[end])
                         take(end, accepted[end])
             else:
                 links.append(link)
@@ -260,13 +306,13 @@ class _Merge:
             if end not in taken:
                 take(end, far)
                 if self._has_file and not {end, far} & changed:
-                    self._lines.append(f"{link_id(end, far)}: seen, and not in the file")
+                    self._say(f"{link_id(end, far)}: seen, and not in the file", end, far)
         self._say_unseen(unseen, accepted)
         return tuple(links)
 
     def _say_unseen(self, unseen: Sequence[Link], accepted: dict[str, str]) -> None:
         """Links of the file that a switch should see and does not; hosts that send nothing are one line a switch."""
-        to_hosts: dict[str, list[str]] = defaultdict(list)
+        to_hosts: dict[str, list[Link]] = defaultdict(list)
         hosts = {host.name for host in self._operator.hosts}
         for link in unseen:
             nodes = [split_port(end)[0] for end in (link.a, link.b)]
@@ -274,17 +320,19 @@ class _Merge:
             if not asked or {link.a, link.b} & self._dubious:
                 continue
             if hosts & set(nodes):
-                to_hosts[asked[0]].append(link.id)
+                to_hosts[asked[0]].append(link)
             else:
-                self._lines.append(f"{link.id}: in the file, not seen")
-        for switch, names in to_hosts.items():
+                self._say(f"{link.id}: in the file, not seen", link.a, link.b)
+        for switch, links in to_hosts.items():
             sees_hosts = any(
                 split_port(end)[0] == switch and split_port(far)[0] in hosts for end, far in accepted.items()
             )
-            if len(names) > 1 and not sees_hosts:
-                self._silent.append(f"{switch}: sees none of its {len(names)} hosts: do they send LLDP?")
+            if len(links) > 1 and not sees_hosts:
+                line = f"{switch}: sees none of its {len(links)} hosts: do they send LLDP?"
+                self._silent.append(Line(line, frozenset({switch})))
             else:
-                self._lines.extend(f"{name}: in the file, not seen" for name in names)
+                for link in links:
+                    self._say(f"{link.id}: in the file, not seen", link.a, link.b)
 
     def _tiered(self, switches: Sequence[Switch], links: Iterable[Link]) -> tuple[Switch, ...]:
         """Switches that no file knows get a tier: next to what is no switch is a leaf, and so on."""
@@ -314,14 +362,9 @@ class _Merge:
             place = distance.get(switch.name)
             tier = "unknown" if place is None else TIERS[min(place, len(TIERS) - 1)]
             if self._has_file:
-                self._lines.append(f"{switch.name}: not in the file, taken in as {tier}")
+                self._say(f"{switch.name}: not in the file, taken in as {tier}", switch.name)
             result.append(msgspec.structs.replace(switch, tier=tier))
         return tuple(result)
-
-
-def _printable(line: str) -> str:
-    """Fit for a terminal: neighbours may call themselves anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _matched(switch: Switch, told: NeighborSwitch) -> dict[str, str]:

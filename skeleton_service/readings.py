@@ -44,6 +44,9 @@ SETTINGS: tuple[Metric, ...] = (
 )
 """What verification compares, and what it needs to know whether to compare it."""
 
+_STATES = {
+    each.name for each in (switch.PORT_ENABLED, switch.BGP_ENABLED, switch.BGP_ESTABLISHED, switch.SWITCH_REACHABLE)
+}
 _NODES, _PORTS = ("switch", "host"), ("switch_port", "rnic")
 _SUBJECTS = ("priority", "queue", "dscp", "peer")
 """Labels that tell apart what one port or switch says of several things."""
@@ -94,6 +97,10 @@ class Readings:
     def nodes(self) -> set[str]:
         """Whoever tells anything."""
         return {node for own in self._last.values() for node, _, _ in own}
+
+    def telling_settings(self) -> set[str]:
+        """Whoever tells more than whether it, its ports and its sessions are up."""
+        return {node for metric, own in self._last.items() if metric not in _STATES for node, _, _ in own}
 
 
 def _subject_of(metric: Metric) -> str | None:

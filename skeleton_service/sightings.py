@@ -43,8 +43,16 @@ class Directory:
     """
 
     def __init__(
-        self, topology: Topology, told: Mapping[str, NeighborSwitch], names: Mapping[str, Mapping[str, str]]
+        self,
+        topology: Topology,
+        told: Mapping[str, NeighborSwitch],
+        names: Mapping[str, Mapping[str, str]],
+        *,
+        has_file: bool = True,
     ) -> None:
+        self._unknown = (
+            "which is in no file" if has_file else "which is not among those asked (poll it, or put it in your file)"
+        )
         self._switches = {switch.name: switch for switch in topology.switches}
         self._hosts = {host.name: host for host in topology.hosts}
         self._by_name: dict[str, set[str]] = defaultdict(set)
@@ -150,7 +158,7 @@ class Directory:
                 return None, f"which may be {_either(named)}"
         if len(found) == 1:
             return next(iter(found)), ""
-        return None, f"which may be {_either(found)}" if found else "which is in no file"
+        return None, f"which may be {_either(found)}" if found else self._unknown
 
     def _port(self, node: str, neighbor: Neighbor) -> set[str]:
         """Ports of a switch, or RNICs of a host, that it may be; one where it is clear."""

@@ -104,7 +104,7 @@ class _Comparison:
         if answered is not None and answered.value == 0:
             self._book.deaf[node.name] = "did not answer its last poll"
         elif node.name in self._readings.too_old:
-            self._book.deaf[node.name] = f"last read {_clock(self._readings.too_old[node.name])}"
+            self._book.deaf[node.name] = f"last read {clock(self._readings.too_old[node.name])}"
         return True
 
     # ---- switches
@@ -376,5 +376,6 @@ def _config(name: str) -> Component:
     return Component(kind="config", name=name)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time for people."""
     return f"{datetime.fromtimestamp(min(seconds, _LATEST), UTC):%Y-%m-%d %H:%M:%S} UTC"

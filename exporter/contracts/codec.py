@@ -9,17 +9,21 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
+
+from exporter.contracts.explain import explain
 
 T = TypeVar("T")
 Version = Literal[1]
 
 MAX_FILE_BYTES, _PIECE_BYTES = 1 << 30, 1 << 20
 _MAX_DEPTH = 200
+_TAB_FIRST = re.compile(rb" *\t")
 _BRACKET = re.compile(rb"[\[\]{}]")
 _DEEP_INDENT = re.compile(rb"^[ ?:-]{%d}" % _MAX_DEPTH, re.MULTILINE)
 
@@ -79,17 +83,56 @@ def parse(data: bytes, source: str) -> Any:
         raise ContractError(source, "is nested too deeply")
     import yaml  # noqa: PLC0415 - most processes never read YAML
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(data, Loader=loader)  # noqa: S506 - a safe loader, in C where it is built
+        return yaml.load(data, Loader=_yaml_loader())  # noqa: S506 - a safe loader, in C where it is built
+    except _GivenTwiceError as error:
+        raise ContractError(source, f"line {error.line}: key {error.key!r} appears twice", "merge the two") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
+        if mark and _TAB_FIRST.match(_line(data, mark.line)):
+            raise ContractError(source, f"line {mark.line + 1} begins with a tab", "YAML wants spaces") from error
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", error)).split())  # PyYAML's own lines may be several
         raise ContractError(source, f"is not valid YAML{where}: {problem}") from error
     # A date that is none, an integer of 5,000 digits, `!!int ''`: PyYAML lets Python's own errors out.
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise ContractError(source, f"is not valid YAML: {error}") from error
+
+
+class _GivenTwiceError(Exception):
+    def __init__(self, key: str, line: int) -> None:
+        super().__init__(key, line)
+        self.key, self.line = key, line
+
+
+@cache
+def _yaml_loader() -> Any:
+    """A safe loader, in C where it is built, that refuses a key given twice: YAML would keep the last one alone."""
+    import yaml  # noqa: PLC0415 - most processes never read YAML
+
+    scalar = yaml.ScalarNode
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+            if len({(key.tag, key.value) for key, _ in pairs if type(key) is scalar}) < len(pairs):
+                _refuse_twice(key for key, _ in pairs if type(key) is scalar)
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _refuse_twice(keys: Iterable[Any]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key in keys:
+        if (key.tag, key.value) in seen:
+            raise _GivenTwiceError(key.value, key.start_mark.line + 1)
+        seen.add((key.tag, key.value))
+
+
+def _line(data: bytes, number: int) -> bytes:
+    lines = data.splitlines()
+    return lines[number] if number < len(lines) else b""
 
 
 def _nested_too_deeply(data: bytes) -> bool:
@@ -119,17 +162,8 @@ def convert(document: Any, kind: type[T], source: str) -> T:
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise ContractError(source, _explain(error)) from error
-
-
-_AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$?\.?(?P<field>[^`]*)`)?$", re.DOTALL)
-
-
-def _explain(error: msgspec.ValidationError) -> str:
-    match = _AT.match(str(error))
-    if match is None or not match["field"]:
-        return str(error)
-    return f"field '{match['field']}': {match['problem']}"
+        problem, where, remedy = explain(error, document, kind)
+        raise ContractError(source, f"field '{where}': {problem}" if where else problem, remedy) from error
 
 
 def read(path: Path | str, kind: type[T], check: Callable[[T, str], None] | None = None) -> T:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from exporter.contracts.codec import Contract, ContractError, Version, convert, parse, read_bytes
+from exporter.contracts.codec import Contract, ContractError, Version, read
 from exporter.contracts.topology import Topology
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -22,7 +22,11 @@ Queue = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Dscp = Annotated[int, msgspec.Meta(ge=0, le=63)]
 
 
-class Range(Contract, frozen=True, kw_only=True):
+class Meant(Contract, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Unlike in other files an unknown key is an error: a misspelt one would leave unchecked what it is about."""
+
+
+class Range(Meant, frozen=True, kw_only=True):
     """Bounds, both included; one may be left out."""
 
     at_least: Count | None = None
@@ -33,7 +37,7 @@ Amount = Count | tuple[Count, ...] | Range
 """A number, several that will all do (vendors count one MTU with and without headers), or bounds."""
 
 
-class Mtu(Contract, frozen=True, kw_only=True):
+class Mtu(Meant, frozen=True, kw_only=True):
     """Bytes, as the devices themselves tell them."""
 
     tiers: dict[str, Amount] = msgspec.field(default_factory=dict)
@@ -44,12 +48,12 @@ class Mtu(Contract, frozen=True, kw_only=True):
     """The RNICs' active RDMA MTU: 256 to 4096."""
 
 
-class Mapping(Contract, frozen=True, kw_only=True):
+class Mapping(Meant, frozen=True, kw_only=True):
     dscp: tuple[Dscp, ...]
     priority: Priority
 
 
-class QueueEcn(Contract, frozen=True, kw_only=True):
+class QueueEcn(Meant, frozen=True, kw_only=True):
     """Marking in one egress queue; thresholds are compared where a switch tells them. Without ``tiers``, of all."""
 
     queue: Queue
@@ -59,7 +63,7 @@ class QueueEcn(Contract, frozen=True, kw_only=True):
     tiers: tuple[str, ...] = ()
 
 
-class RnicEcn(Contract, frozen=True, kw_only=True):
+class RnicEcn(Meant, frozen=True, kw_only=True):
     """Congestion control of one priority: CNPs sent for marked packets, and obeyed. None is no word on it."""
 
     priority: Priority
@@ -67,19 +71,19 @@ class RnicEcn(Contract, frozen=True, kw_only=True):
     reaction_point: bool | None = None
 
 
-class Ecn(Contract, frozen=True, kw_only=True):
+class Ecn(Meant, frozen=True, kw_only=True):
     queues: tuple[QueueEcn, ...] = ()
     rnics: tuple[RnicEcn, ...] = ()
 
 
-class Timers(Contract, frozen=True, kw_only=True):
+class Timers(Meant, frozen=True, kw_only=True):
     """As agreed with the peer."""
 
     hold_seconds: Annotated[int, msgspec.Meta(ge=0)] | None = None
     keepalive_seconds: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-class Override(Contract, frozen=True, kw_only=True):
+class Override(Meant, frozen=True, kw_only=True):
     """What is meant of some ports instead. A port must meet all selectors; of several overrides the last one holds."""
 
     tiers: tuple[str, ...] = ()
@@ -93,7 +97,7 @@ class Override(Contract, frozen=True, kw_only=True):
     speed_mbps: Amount | None = None
 
 
-class Intent(Contract, frozen=True, kw_only=True):
+class Intent(Meant, frozen=True, kw_only=True):
     version: Version
     mtu: Mtu = Mtu()
     speed_mbps: dict[str, Amount] = msgspec.field(default_factory=dict)
@@ -114,49 +118,15 @@ class Intent(Contract, frozen=True, kw_only=True):
         return {dscp: mapping.priority for mapping in self.dscp_priorities for dscp in mapping.dscp}
 
 
-def read_intent(path: Path | str) -> tuple[Intent, list[str]]:
-    """Read and check an intent file; raise ContractError naming the file and the field.
-
-    Beside it, a line for each key that is ignored, as the rule for all files is: a misspelt one would leave unchecked
-    what it is about.
-    """
-    source = str(path)
-    document = parse(read_bytes(path), source)
-    intent = convert(document, Intent, source)
-    check_intent(intent, source)
-    return intent, [f"{source}: {line}" for line in _ignored(document)]
-
-
-_SECTIONS: dict[str, type] = {"mtu": Mtu, "ecn": Ecn, "overrides": Override, "dscp_priorities": Mapping}
-
-
-def _ignored(document: dict[str, Any]) -> Iterator[str]:
-    def unknown(given: Any, kind: type, where: str) -> Iterator[str]:
-        known = kind.__struct_fields__  # type: ignore[attr-defined]
-        for key in given if isinstance(given, dict) else ():
-            if key not in known:
-                nearest = difflib.get_close_matches(str(key), known, n=1)
-                hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-                yield f"unknown key '{where}{key}' is ignored{hint}"
-
-    yield from unknown(document, Intent, "")
-    for name, kind in _SECTIONS.items():
-        section = document.get(name)
-        if isinstance(section, list):
-            for number, entry in enumerate(section):
-                yield from unknown(entry, kind, f"{name}[{number}].")
-        else:
-            yield from unknown(section, kind, f"{name}.")
-    ecn = document.get("ecn", {})
-    for name, kind in (("queues", QueueEcn), ("rnics", RnicEcn)):
-        for number, entry in enumerate(ecn.get(name, ())):
-            yield from unknown(entry, kind, f"ecn.{name}[{number}].")
-    for tier, timers in document.get("bgp", {}).items():
-        yield from unknown(timers, Timers, f"bgp.{tier}.")
+def read_intent(path: Path | str) -> Intent:
+    """Read and check an intent file; raise ContractError naming the file and the field."""
+    return read(path, Intent, check_intent)
 
 
 def check_intent(intent: Intent, source: str) -> None:
-    """Refuse what types cannot: empty bounds, and two words on one thing."""
+    """Refuse what types cannot: nothing at all, empty bounds, and two words on one thing."""
+    if intent == Intent(version=1):
+        raise ContractError(source, "means nothing", "give mtu, lossless_priorities, ...")
     for where, amount in _amounts(intent):
         _check_amount(amount, where, source)
     seen: set[int] = set()
@@ -255,4 +225,10 @@ def check_fits(intent: Intent, topology: Topology, source: str) -> None:
         known(f"overrides[{number}].hosts", "host", override.hosts, hosts)
         named = [*override.switches, *override.hosts]
         own = set().union(*(ports[node] for node in named)) if named else every_port
+        for name in override.ports:
+            node, _, port = name.partition(":")
+            if name not in own and port in ports.get(node, ()):
+                selector = "switches" if node in switches else "hosts"
+                problem = f"field 'overrides[{number}].ports': no port {name!r} in the topology"
+                raise ContractError(source, problem, f"write {selector}: [{node}], ports: [{port}]")
         known(f"overrides[{number}].ports", "port", override.ports, own)

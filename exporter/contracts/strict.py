@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
-import typing
 from typing import Any, TypeVar
 
 import msgspec
 
 from exporter.contracts.codec import ContractError
+from exporter.contracts.explain import explain
 
 T = TypeVar("T")
-
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<where>[^`]*)`)?")
 
 
 def convert_strictly(document: dict[str, Any], kind: type[T], source: str) -> T:
@@ -22,26 +18,9 @@ def convert_strictly(document: dict[str, Any], kind: type[T], source: str) -> T:
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        match = _UNKNOWN.match(str(error))
-        if match is None:
-            problem = re.sub(r" - at `\$\.?([^`]*)`", r" (at '\1')", str(error))
-            raise ContractError(source, problem) from error
-        key, where = match["key"], match["where"] or ""
-        nearest = difflib.get_close_matches(key, _keys_at(kind, where), n=1)
-        remedy = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
-        raise ContractError(source, f"unknown key '{f'{where}.' if where else ''}{key}'", remedy) from error
-
-
-def _keys_at(kind: Any, where: str) -> tuple[str, ...]:
-    """The keys legal at a place such as ``switches.targets[...]``, found by walking the types."""
-    for step in re.findall(r"[A-Za-z_]+", where):
-        kind = typing.get_type_hints(kind).get(step)
-        while not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-            inner = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)]
-            if not inner:
-                return ()
-            kind = inner[0]
-    return tuple(kind.__struct_fields__)
+        problem, where, remedy = explain(error, document, kind)
+        place = f"at '{where}'" if where else ""
+        raise ContractError(source, problem, "; ".join(filter(None, (place, remedy)))) from error
 
 
 class Parser(argparse.ArgumentParser):

@@ -58,7 +58,7 @@ class RunningExporter:
         self.config = directory / "config.yaml"
         self.config.write_text(
             f"host: host-{address}\nplan: plan.json\nlisten: {{address: 127.0.0.1, port: {self.http}}}\n"
-            f"throughput: {{step_seconds: 0.1}}\n"
+            + ("" if "throughput:" in extra else "throughput: {step_seconds: 0.1}\n")
             + (
                 f"rnics: [{{name: r0, ip: {address}, netdev: lo}}]\n"
                 f"probing: {{key_file: key, responder_port: {self.responder}, timeout_seconds: 0.3{probing}}}\n"

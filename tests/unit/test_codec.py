@@ -79,6 +79,28 @@ def test_a_yaml_error_names_its_line() -> None:
         decode(b'version: 1\nname: "a" b\n', Sample, "f.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version: 1\nname: a\nname: b\n", "line 3: key 'name' appears twice (merge the two)"),
+        ("version: 1\nname: a\nother: {x: 1, y: 2, x: 1}\n", "line 3: key 'x' appears twice (merge the two)"),
+        ("version: 1\nother:\n- b: 1\n  'b': 2\n", "line 4: key 'b' appears twice (merge the two)"),
+        ("version: 1\nname: a\nother:\n\tb: 1\n", "line 4 begins with a tab (YAML wants spaces)"),
+        ("version: 1\nother:\n  a: 1\n \tb: 1\n", "line 4 begins with a tab (YAML wants spaces)"),
+    ],
+)
+def test_a_key_given_twice_and_a_tab_are_refused_with_their_line(text: str, message: str) -> None:
+    with pytest.raises(ContractError) as refusal:
+        decode(text.encode(), Sample, "f.yaml")
+    assert str(refusal.value) == f"f.yaml: {message}"
+
+
+def test_a_key_may_override_what_is_merged_in_and_be_alike_in_several_mappings() -> None:
+    text = b"version: 1\nbase: &base {name: x, sizes: [1]}\nother: [{a: 1}, {a: 1}, *base, *base]\n<<: *base\nname: a\n"
+    assert decode(text, Sample, "f.yaml") == Sample(version=1, name="a", sizes=(1,))
+    assert decode(b"version: 1\nname: a\nother: {1: a, '1': b}\n", Sample, "f.yaml")
+
+
 @pytest.mark.parametrize("value", ["2026-13-45", "!!int seven", "!!float much", "\x00", "!!python/name:os.system"])
 def test_yaml_that_pyyaml_chokes_on_is_refused_like_any_other(value: str) -> None:
     with pytest.raises(ContractError, match=r"^f.yaml: is not valid YAML"):

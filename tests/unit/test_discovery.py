@@ -74,7 +74,8 @@ def test_without_a_file_the_switches_their_tiers_and_links_are_found_and_the_hos
     assert result.topology.hosts == ()  # LLDP knows no address of an RNIC
     port = chassis("host-p0-0:mlx5_0")
     assert result.differences[0] == (
-        f"leaf-p0-r0:Ethernet8: sees host-p0-0.example.net port {port} mlx5_0, which is in no file"
+        f"leaf-p0-r0:Ethernet8: sees host-p0-0.example.net port {port} mlx5_0, "
+        "which is not among those asked (poll it, or put it in your file)"
     )
 
 
@@ -517,6 +518,69 @@ def test_check_fails_for_who_tells_nothing_only_if_it_is_strict(
     assert main([*options, "--strict"]) == 1
 
 
+CHECK = ["topology", "--operator", str(EXAMPLES / "topology.yaml"), "--check", "--discovered"]
+
+
+@pytest.mark.parametrize("document", ["nobody", "a topology file", "another fabric", "no LLDP"])
+def test_where_nothing_was_compared_the_exit_code_is_2(
+    document: str, neighbors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = leaf_spine(pods=1, rails=1, spines=1, hosts_per_pod=1)
+    renamed = msgspec.json.decode(encode(Neighbors(version=1, switches=told(other))).replace(b"p0", b"q0"))
+    blind = tuple(
+        msgspec.structs.replace(each, ports=tuple(msgspec.structs.replace(port, neighbors=()) for port in each.ports))
+        for each in TOLD
+    )
+    bodies = {
+        "nobody": b'{"version": 1, "switches": []}',
+        "a topology file": encode(FILE),
+        "another fabric": encode(
+            {**renamed, "switches": [each for each in renamed["switches"] if each["name"] == "leaf-q0-r0"]}
+        ).replace(b"spine-0", b"core-9"),
+        "no LLDP": encode(Neighbors(version=1, switches=blind)),
+    }
+    neighbors.write_bytes(bodies[document])
+    assert main([*CHECK, str(neighbors)]) == 2
+    assert capsys.readouterr().err == (
+        f"skeleton-service: {neighbors}: tells no neighbour of any switch of {EXAMPLES / 'topology.yaml'}, "
+        "so nothing was compared (is LLDP on, and is it what fabric-exporter switch neighbors wrote?)\n"
+    )
+
+
+def test_check_of_one_switch_counts_its_links_alone(neighbors: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = "leaf-p1-r0:Ethernet0 -- spine-0:Ethernet4"
+    switches = with_port(TOLD, "spine-0:Ethernet4")
+    neighbors.write_bytes(encode(Neighbors(version=1, switches=switches)))
+    for names in ([LEAF], ["spine-1"], [LEAF, "spine-1"]):
+        assert main([*CHECK, str(neighbors), "--switch", *names, "--strict"]) == 0
+        assert capsys.readouterr().out == ""
+    for more in (["--switch", LEAF, "--switch", "spine-0"], ["--switch", "leaf-p1-r0"], []):
+        assert main([*CHECK, str(neighbors), *more]) == 1
+        assert capsys.readouterr().out == f"{other}: one way, only leaf-p1-r0:Ethernet0 sees it\n"
+
+
+def test_a_cable_moved_away_from_a_switch_is_a_difference_of_it(
+    neighbors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    switches = with_port(with_port(TOLD, UPLINK, neighbor_at(FILE, "spine-1:Ethernet8")), SPINE_PORT)
+    neighbors.write_bytes(encode(Neighbors(version=1, switches=switches)))
+    for name in (LEAF, SPINE):
+        assert main([*CHECK, str(neighbors), "--switch", name]) == 1
+        assert UPLINK in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_switch_named_that_tells_nothing_is_a_difference(
+    is_there: bool, neighbors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = with_port(with_port(TOLD, SPINE_PORT), f"{SPINE}:Ethernet4")
+    switches = silent if is_there else tuple(each for each in TOLD if each.name != SPINE)
+    for told_at_all in (switches, [each for each in switches if each.name == SPINE]):
+        neighbors.write_bytes(encode(Neighbors(version=1, switches=tuple(told_at_all))))
+        assert main([*CHECK, str(neighbors), "--switch", SPINE]) == 1
+        assert capsys.readouterr().out == f"{SPINE}: tells no neighbour: was it asked, and is LLDP on?\n"
+
+
 @pytest.fixture
 def exporter() -> Iterator[str]:
     """Serves the spines' neighbours."""
@@ -584,6 +648,11 @@ def test_wrong_neighbours_are_exit_2_with_one_line(
     [
         (["--check"], "--check: compares with the operator's file (give it as --operator)"),
         (["--strict"], "--strict: has no meaning without --check (add it, or leave --strict out)"),
+        (["--switch", LEAF], "--switch: has no meaning without --check (add it, or leave --switch out)"),
+        (
+            ["--check", "--operator", str(EXAMPLES / "topology.yaml"), "--switch", "leaf-p0-rO"],
+            f"--switch: no switch 'leaf-p0-rO' in {EXAMPLES / 'topology.yaml'} (did you mean 'leaf-p0-r0'?)",
+        ),
         ([], "--output: is missing (name a file, or give --check, which writes none)"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
         ),
         ({"path": ""}, "field 'targets[0].path': Expected `str` of length >= 1"),
         ({"path": "x" * 301}, "field 'targets[0].path': Expected `str` of length <= 300"),
-        ({"probe": "icmp"}, "field 'targets[0].probe': Invalid enum value 'icmp'"),
+        ({"probe": "icmp"}, "field 'targets[0].probe': 'icmp' is none of rdma, tcp, udp, mtu, dns, trace"),
         ({"source_ports": [1023]}, "field 'targets[0].source_ports[0]': Expected `int` >= 1024"),
         ({"traffic_class": 256}, "field 'targets[0].traffic_class': Expected `int` <= 255"),
         ({"payload_bytes": 65508}, "field 'targets[0].payload_bytes': Expected `int` <= 65507"),

@@ -195,7 +195,7 @@ def test_an_included_table_is_replaced_by_one_of_its_name(tmp_path: Path) -> Non
             "index: [port]",
             r"has the labels switch_port, priority, the index gives switch_port \(correct the index or the metric\)$",
         ),
-        ("index: [port, priority]", "index: [port, prio]", "Invalid enum value 'prio'|index"),
+        ("index: [port, priority]", "index: [port, prio]", "'prio' is none of |index"),
         ("object_id: 1.3", "description: '(', object_id: 1.3", r"field 'match\[0\]\.description': missing \)"),
         (
             "include: [interfaces]",

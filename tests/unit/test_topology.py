@@ -82,7 +82,7 @@ LEAF = "switches: [{name: leaf, tier: leaf, ports: [{name: e0}]}]\n"
         ("hosts: [{name: h}]\nswitches: []\nlinks: []", "field 'hosts[0]': Object missing required field `rnics`"),
         (
             "hosts: [{name: h, rnics: [], state: asleep}]\nswitches: []\nlinks: []",
-            "field 'hosts[0].state': Invalid enum value 'asleep'",
+            "field 'hosts[0].state': 'asleep' is none of active, drained",
         ),
     ],
 )

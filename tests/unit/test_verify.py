@@ -40,7 +40,7 @@ from tests.unit.settled import NOW, changed, without
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOPOLOGY = read_topology(EXAMPLES / "topology.yaml")
-INTENT, _ = read_intent(EXAMPLES / "intent.yaml")
+INTENT = read_intent(EXAMPLES / "intent.yaml")
 SETTLED = settled.settings(TOPOLOGY)
 LEAF, HOST = "leaf-p0-r0", "host-p0-0"
 UPLINK, DOWNLINK = "Ethernet0", "Ethernet8"
@@ -525,7 +525,7 @@ def test_readings_from_before_a_swap_are_left_out(tmp_path: Path, capsys: pytest
             "field 'cnp_queue': no DSCP of dscp_priorities has priority 6 "
             "(add the DSCP of CNPs, or correct one of them)",
         ),
-        ("version: 1\ntrust: cos", "field 'trust': Invalid enum value 'cos'"),
+        ("version: 1\ntrust: cos", "field 'trust': 'cos' is none of dscp, pcp"),
         (
             "version: 1\necn: {queues: [{queue: 3}, {queue: 3}]}",
             "field 'ecn.queues[1]': queue 3 appears twice (keep one)",
@@ -588,26 +588,71 @@ def test_a_wrong_intent_is_exit_2_with_one_line(
     assert (output.out, output.err) == ("", f"skeleton-service: {path}: {message}\n")
 
 
-def test_a_key_that_is_ignored_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Unknown fields are ignored in every file; of an intent, a misspelt one leaves something unchecked."""
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("loseless_priorities: [3]", "unknown key 'loseless_priorities' (did you mean 'lossless_priorities'?)"),
+        ("mtu: {tier: {leaf: 1}}", "unknown key 'mtu.tier' (did you mean 'tiers'?)"),
+        ("mtu: {tiers: {leaf: {at_lest: 1}}}", "unknown key 'mtu.tiers[...].at_lest' (did you mean 'at_least'?)"),
+        ("overrides: [{tiers: [leaf], mtu: 9216, port: x}]", "unknown key 'overrides[0].port' (did you mean 'ports'?)"),
+        ("ecn: {queues: [{queue: 3, enable: no}]}", "unknown key 'ecn.queues[0].enable' (did you mean 'enabled'?)"),
+        ("ecn: {rnics: [{priority: 3, x: 1}]}", "unknown key 'ecn.rnics[0].x' (remove it)"),
+        ("bgp: {leaf: {hold_second: 9}}", "unknown key 'bgp[...].hold_second' (did you mean 'hold_seconds'?)"),
+        ("", "means nothing (give mtu, lossless_priorities, ...)"),
+        ("mtu: {}", "means nothing (give mtu, lossless_priorities, ...)"),
+        ("mtu:", "field 'mtu': is empty (leave it out)"),
+        ("lossless_priorities: 3", "field 'lossless_priorities': Expected `array | null`, got `int` (write [3])"),
+        ("overrides: [{tiers: leaf}]", "field 'overrides[0].tiers': Expected `array`, got `str` (write [leaf])"),
+        ("trust: dcsp", "field 'trust': 'dcsp' is none of dscp, pcp (did you mean 'dscp'?)"),
+        (
+            "overrides: [{ports: ['leaf-p0-r0:Ethernet0'], mtu: 1}]",
+            "field 'overrides[0].ports': no port 'leaf-p0-r0:Ethernet0' in the topology "
+            "(write switches: [leaf-p0-r0], ports: [Ethernet0])",
+        ),
+        (
+            "overrides: [{ports: ['host-p0-0:mlx5_0'], mtu: 1}]",
+            "field 'overrides[0].ports': no port 'host-p0-0:mlx5_0' in the topology "
+            "(write hosts: [host-p0-0], ports: [mlx5_0])",
+        ),
+    ],
+)
+def test_what_is_misspelt_or_meant_otherwise_is_exit_2_with_how_to_write_it(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown key would leave unchecked what it is about."""
     path = tmp_path / "intent.yaml"
-    path.write_text(
-        "version: 1\nloseless_priorities: [3]\nmtu: {tier: {leaf: 1}}\necn: {queues: [{queue: 3, enable: no}]}\n"
-        "overrides: [{tiers: [leaf], mtu: 9216, port: x}]\nbgp: {leaf: {hold_second: 9}}\n"
-    )
-    assert command(tmp_path, SETTLED, intent=path) == 0
-    assert capsys.readouterr().err.splitlines() == [
-        f"{path}: unknown key 'loseless_priorities' is ignored (did you mean 'lossless_priorities'?)",
-        f"{path}: unknown key 'mtu.tier' is ignored (did you mean 'tiers'?)",
-        f"{path}: unknown key 'overrides[0].port' is ignored (did you mean 'ports'?)",
-        f"{path}: unknown key 'ecn.queues[0].enable' is ignored (did you mean 'enabled'?)",
-        f"{path}: unknown key 'bgp.leaf.hold_second' is ignored (did you mean 'hold_seconds'?)",
-    ]
+    path.write_text(f"version: 1\n{text}\n")
+    assert command(tmp_path, SETTLED, intent=path) == 2
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", f"skeleton-service: {path}: {message}\n")
+
+
+def test_where_all_was_read_before_since_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for zone in ("Z", "", "+00:00"):
+        assert command(tmp_path, SETTLED, "--since", f"2025-10-09T08:54:00{zone}") == 2
+        assert capsys.readouterr().err.endswith(
+            "samples.csv: all was read before --since, so nothing was compared "
+            "(the last at 2025-10-09 08:53:20 UTC: wait for the next poll, or correct --since)\n"
+        )
+    assert command(tmp_path, SETTLED, "--since", "2025-10-09T09:54:00+01:00") == 2
+    assert command(tmp_path, SETTLED, "--since", "2025-10-09T09:53:00+01:00") == 0
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    assert "UTC where it names no zone" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
     ("readings", "more", "message"),
     [
+        (
+            [
+                *(replace(SETTLED[0], node=name) for name in ("aaa", "aab", "zz-leaf-p0", "LEAF-P0-R0.example.net")),
+                replace(SETTLED[0], metric=switches.SWITCH_REACHABLE.name, port=None, node="leaf-p0-r0x"),
+            ],
+            [],
+            "tells no setting of any switch or host of {topology}, but of LEAF-P0-R0.example.net, zz-leaf-p0, aaa "
+            "(names have to be those of the topology)",
+        ),
         ([], [], "tells no setting of any switch or host of {topology} (names have to be those of the topology)"),
         (
             [replace(SETTLED[0], node="other")],
