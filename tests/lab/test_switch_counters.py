@@ -204,7 +204,7 @@ def test_a_real_port_that_comes_back_with_another_mtu_and_goes_down_and_up(
 def test_a_line_card_that_comes_back_at_1500_is_named_before_it_takes_traffic(
     fabric: Running, design: Design, dialects: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a pipeline runs after a swap: a sample of the counters, the intent, one command."""
+    """What a pipeline runs after a swap: samples of the counters, the intent, one command. Agents have caches."""
     assert dialects  # the recorder reads each switch by its own
     topology = design.topology()
     spine = next(switch for switch in topology.switches if any(port.linecard for port in switch.ports))
@@ -215,7 +215,7 @@ def test_a_line_card_that_comes_back_at_1500_is_named_before_it_takes_traffic(
         fabric.run(spine.name, ["ip", "link", "set", device, "mtu", "1500"])
     try:
         output = fabric.directory / f"settings-{tmp_path.name}.csv"
-        argv = f"-m lab.counters.record {fabric.directory} --output {output} --period 1 --seconds 0".split()
+        argv = f"-m lab.counters.record {fabric.directory} --output {output} --period 1 --seconds 4".split()
         fabric.run(None, [sys.executable, *argv])
     finally:
         for device in devices:
