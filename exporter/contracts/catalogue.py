@@ -68,7 +68,7 @@ SERIES_TERMS = {
     "cpus of a switch": "processors of these switches, or what they tell of them all",
     "control plane classes of a switch": "classes of these switches' control plane policers, at most 64 each",
     "tables of a switch": "tables that a switch's profile reads, at most 24",
-    "notifications of a switch": "kinds of traps x ports, priorities and peers that they name, at most 256 a switch",
+    "notifications of a switch": "kinds of traps x ports, priorities and peers that they name, at most 4,096 a switch",
     "switch ends of links": "ports of these switches at an end of a link of the topology",
 }
 """What the formulas for numbers of series count. None of them is a container or a job: churn moves none."""

@@ -28,6 +28,10 @@ def request_of(wanted: Wanted, encoding: int) -> Any:
     return proto.SubscribeRequest(subscribe=subscriptions)
 
 
+MOST_CHANGES = 50_000
+"""Of one message; 512 ports with all of theirs are some 30,000."""
+
+
 def response_of(data: bytes, target: str) -> Notification | None:
     """The notification in a SubscribeResponse; None in one that says that all values were sent once.
 
@@ -43,6 +47,8 @@ def response_of(data: bytes, target: str) -> Notification | None:
     if kind != "update":
         return None
     notification = message.update
+    if len(notification.update) + len(notification.delete) > MOST_CHANGES:
+        raise MessageError(f"a message of more than {MOST_CHANGES} changes")
     prefix = notification.prefix
     return Notification(
         changes=tuple(Change(_path(prefix, update.path, target), _value(update.val)) for update in notification.update),

@@ -34,6 +34,7 @@ MOST_MESSAGE_BYTES = 8 << 20
 _MOST_MESSAGES_A_SECOND = 5000
 _MOST_BYTES_A_SECOND = 16 << 20
 _LEAVES_A_MESSAGE = 200
+_CHANGES_A_MESSAGE = 10
 _CONNECT_SECONDS = 10.0
 _REFUSED_SECONDS = 600.0  # until a refused subscription is tried again: somebody may have switched it on
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
@@ -211,6 +212,8 @@ class _Switch:
         if notification is None:
             self._settled.add(wanted.name)
             return
+        # Each value costs, however small its message; ten of them as much as a message of their own.
+        self._allowance.take(len(notification.changes) // _CHANGES_A_MESSAGE, 0, now)
         # A deletion is looked for in all leaves: it costs as much as that many messages.
         self._allowance.take(len(notification.deleted) * (1 + len(self._tree) // _LEAVES_A_MESSAGE), 0, now)
         until = now + INTERVALS_OF_SILENCE * wanted.interval_seconds

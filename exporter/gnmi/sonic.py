@@ -82,6 +82,11 @@ SETTINGS_SECONDS = 60.0
 """Between samples of what is configured."""
 _PRIORITIES = 8
 _QUEUES = 64
+_OF_PORTS = frozenset({"PORT_QOS_MAP", "QUEUE"})
+"""Tables whose keys older releases write for all ports at once: ``Ethernet0,Ethernet4|3-4``."""
+_LONGEST_LIST = 8192  # bytes: 512 ports of a name's usual length
+_MOST_EXPANDED = 65_536
+"""Ports x queues that such keys are taken apart into, all together: 1,024 x 64."""
 _BYTES_A_MEGABIT = 125_000.0
 
 _PORT: dict[str, tuple[Metric, float]] = {
@@ -183,7 +188,13 @@ def _leaf(names: tuple[str, ...]) -> Place | None:
     if field not in _TABLES.get(table, ()):
         return None
     key = _key(names[1:-1])
-    return Place((table, field), (("key", key),)) if is_name(key) else None
+    sound = _is_list(key) if table in _OF_PORTS else is_name(key)
+    return Place((table, field), (("key", key),)) if sound else None
+
+
+def _is_list(key: str) -> bool:
+    """Whether a key may be a list of ports, and of what else each table has behind ``|``: each part is a name."""
+    return len(key) <= _LONGEST_LIST and all(is_name(part) for piece in key.split("|") for part in piece.split(","))
 
 
 def _key(names: tuple[str, ...]) -> str:
@@ -306,9 +317,13 @@ def _put_ports(rows: Rows, switch: str, ports: _PortNames, tables: Mapping[str, 
 
 def _put_lossless(rows: Rows, switch: str, ports: _PortNames, maps: Mapping[str, _Fields]) -> None:
     """A port with an entry and no ``pfc_enable`` pauses nobody: that is told as well."""
+    left = _MOST_EXPANDED
     for key, fields in maps.items():
         enabled = {text.strip() for text in str(fields.get("pfc_enable", "")).split(",")}
         for port in filter(None, key.split(",")) if key != "global" else ():
+            left -= _PRIORITIES
+            if left < 0:
+                return
             for priority in map(str, range(_PRIORITIES)):
                 labels = (switch, ports.of(port), priority)
                 put(rows, SWITCH_PRIORITY, labels, PRIORITY_LOSSLESS, float(priority in enabled))
@@ -318,6 +333,7 @@ def _put_marking(
     rows: Rows, switch: str, ports: _PortNames, queues: Mapping[str, _Fields], profiles: Mapping[str, _Fields]
 ) -> None:
     """RoCE's packets are green; a profile that marks none of those marks nothing that matters here."""
+    left = _MOST_EXPANDED
     for key, fields in queues.items():
         profile = _referred(fields.get("wred_profile"))
         told = profiles.get(profile) if profile else {}
@@ -326,6 +342,9 @@ def _put_marking(
         marking = str(told.get("ecn", "ecn_none"))
         marks = float(marking == "ecn_all" or "green" in marking)
         for port, queue in _queues_of(key):
+            left -= 1
+            if left < 0:
+                return
             labels = (switch, ports.of(port), queue)
             put(rows, SWITCH_QUEUE, labels, QUEUE_ECN_ENABLED, marks)
             if marks:

@@ -13,7 +13,7 @@ USM = 3
 TRAP_OID: Oid = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
 """snmpTrapOID.0: what a notification is (RFC 3416, section 4.2.6)."""
 _VERSION_2C, _VERSION_3 = 1, 3
-_MOST_VARIABLES = 512
+_MOST_VARIABLES = 64
 _LONGEST_USER = 32  # bytes (RFC 3414, section 2.4); reports repeat it
 
 

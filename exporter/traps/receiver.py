@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -34,8 +35,12 @@ _COMPLAINTS_EVERY = 30.0  # seconds between log lines for one reason
 _SAME_EVERY = 3600.0  # seconds between two that say the same
 _MOST_TOLD = 256
 _PROOFS = 10  # datagrams whose community or digest is compared, for each notification that may be counted
-_REMEMBERED_SECONDS = 150.0  # as long as the time window of v3: older repetitions are refused by that
+_REMEMBERED_SECONDS = (
+    302.0  # both ends of the time window of v3 (RFC 3414, 3.2), and their rounding: older ones are refused
+)
+_REPEATED_SECONDS = 150.0  # longer than senders repeat an inform; by a community nothing tells a recording anyway
 _MOST_REMEMBERED = 16_384
+_LONGEST = 8192  # bytes: a notification fits in a frame of Ethernet, mostly
 
 
 @dataclass(slots=True)
@@ -74,13 +79,15 @@ class _Seen:
     def __init__(self) -> None:
         self._when: OrderedDict[bytes, float] = OrderedDict()
 
-    def has(self, key: bytes, now: float) -> bool:
+    def has(self, key: bytes, now: float, seconds: float = _REMEMBERED_SECONDS) -> bool:
+        """Whether it came within the last ``seconds``."""
         while self._when and next(iter(self._when.values())) < now - _REMEMBERED_SECONDS:
             self._when.popitem(last=False)
-        return key in self._when
+        return self._when.get(key, -math.inf) >= now - seconds
 
     def add(self, key: bytes, now: float) -> None:
         self._when[key] = now
+        self._when.move_to_end(key)
         if len(self._when) > _MOST_REMEMBERED:
             self._when.popitem(last=False)
 
@@ -139,6 +146,8 @@ class Receiver:
             return None
         try:
             self._proofs.take(switch, now)
+            if len(datagram) > _LONGEST:  # a few such would take the time of all others
+                raise MalformedError(f"has over {_LONGEST} bytes")
             message = read_message(datagram)
             if isinstance(message, CommunityMessage):
                 return self._by_community(message, switch, now, clock)
@@ -162,7 +171,7 @@ class Receiver:
         if not notification.confirmed:
             self._book(switch, notification, clock)
             return None
-        self._book_once(switch, notification, message.data[message.pdu_at :], now, clock)
+        self._book_once(switch, notification, message.data[message.pdu_at :], now, clock, _REPEATED_SECONDS)
         return acknowledged(message.data, message.pdu_at)
 
     def _by_user(self, message: SecuredMessage, switch: str, now: float, clock: float) -> bytes | None:
@@ -181,13 +190,15 @@ class Receiver:
             return None
         if message.engine != self._security.engine:
             raise self._security.advise(message, now)
-        self._book_once(switch, notification, scoped[pdu_at:], now, clock)
+        self._book_once(switch, notification, scoped[pdu_at:], now, clock, _REMEMBERED_SECONDS)
         return self._security.seal(message, acknowledged(scoped, pdu_at), now)
 
-    def _book_once(self, switch: str, inform: Notification, pdu: bytes, now: float, clock: float) -> None:
+    def _book_once(
+        self, switch: str, inform: Notification, pdu: bytes, now: float, clock: float, seconds: float
+    ) -> None:
         """Count an inform. Its sender repeats it until it hears of it: acknowledged again, it is not counted again."""
         key = hashlib.sha256(switch.encode() + b"\0" + pdu).digest()
-        if not self._seen.has(key, now):
+        if not self._seen.has(key, now, seconds):
             self._book(switch, inform, clock)
             self._seen.add(key, now)
 

@@ -21,7 +21,8 @@ from exporter.contracts.metric import Table
 from exporter.contracts.switch_counters import NOTIFICATIONS_REFUSED_TABLE, REFUSALS, SWITCH_NOTIFICATION
 from exporter.contracts.topology import Topology
 
-LABEL_SETS_PER_SWITCH = 256
+LABEL_SETS_PER_SWITCH = 4096
+"""Links of 512 ports up and down, sessions, and room for what matters more: room that is not used costs nothing."""
 _SHORTEST_PASSPHRASE = 8  # RFC 3414, section 11.2
 _PRIVILEGED = 1024
 

@@ -202,6 +202,16 @@ def test_keys_that_stand_for_several() -> None:
     assert {labels[1] for labels, told in rows[SWITCH_PRIORITY].items() if told[PRIORITY_LOSSLESS]} == {
         "Ethernet0", "Ethernet4",
     }  # fmt: skip
+    every = [f"Ethernet{4 * number}" for number in range(64)]
+    rows = decode(SONIC_DIALECT, change("CONFIG_DB", "PORT_QOS_MAP", {",".join(every): {"pfc_enable": "3"}}))
+    assert {labels[1] for labels, told in rows[SWITCH_PRIORITY].items() if told[PRIORITY_LOSSLESS]} == set(every)
+
+
+def test_lists_of_ports_are_taken_apart_no_further_than_a_switch_has_queues() -> None:
+    wide = {f"{','.join(f'p{n}{m}' for m in range(300))}|0-63": {"wred_profile": "W"} for n in range(100, 150)}
+    tables = {"QUEUE": wide, "WRED_PROFILE": {"W": {"ecn": "ecn_all"}}}
+    rows = decode(SONIC_DIALECT, *configured(tables))
+    assert len(rows[SWITCH_QUEUE]) <= 65_536
 
 
 def test_ports_whose_maps_disagree_have_no_priority_for_a_dscp() -> None:

@@ -31,6 +31,7 @@ from exporter.traps.message import TRAP_OID, SecuredMessage, find_pdu, read_mess
 from exporter.traps.process import serve
 from exporter.traps.receiver import Receiver
 from exporter.traps.settings import (
+    LABEL_SETS_PER_SWITCH,
     Traps,
     TrapSettings,
     TrapSource,
@@ -376,14 +377,14 @@ def test_a_flood_of_one_switch_is_cut_off_and_leaves_room_for_the_others() -> No
 @needs_net_snmp
 def test_more_label_sets_than_are_kept_are_refused_and_an_inform_of_them_is_not_acknowledged() -> None:
     desk = Desk()
-    for number in range(300):
+    for number in range(LABEL_SETS_PER_SWITCH + 44):
         desk.now += 1
         variable = element(0x30, oid((1, 3, 6, 1, 2, 1, 2, 2, 1, 1, 100 + number)), integer(100 + number))
         kind = element(0x30, oid(TRAP_OID), oid((1, 3, 6, 1, 6, 3, 1, 1, 5, 3)))
         pdu = element(0xA6, integer(number), integer(0), integer(0), element(0x30, kind, variable))
         reply = desk.receive(element(0x30, integer(1), element(0x04, COMMUNITY.encode()), pdu))
-        assert (reply is not None) == (number < 256)
-    assert (len(desk.counted()), desk.refused()) == (256, {"limit": 44})
+        assert (reply is not None) == (number < LABEL_SETS_PER_SWITCH)
+    assert (len(desk.counted()), desk.refused()) == (LABEL_SETS_PER_SWITCH, {"limit": 44})
 
 
 @needs_net_snmp
