@@ -16,14 +16,16 @@ class Stopping:
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Not select(2): it takes no descriptor above 1023, and a poller of many devices holds more files than that.
+        self._ready = select.poll()
+        self._ready.register(self._descriptor, select.POLLIN)
 
     def set(self) -> None:
         os.eventfd_write(self._descriptor, 1)
 
     def wait(self, seconds: float) -> bool:
         """Wait at most so long, and say whether to stop."""
-        ready, _, _ = select.select([self._descriptor], [], [], max(seconds, 0.0))
-        return bool(ready)
+        return bool(self._ready.poll(max(seconds, 0.0) * 1000))
 
     def __del__(self) -> None:
         os.close(self._descriptor)

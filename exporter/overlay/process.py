@@ -138,11 +138,12 @@ def main() -> None:
         return
     settings = msgspec.msgpack.decode(first, type=OverlaySettings)
     reader = OverlayReader(settings, Store(overlay_tables(), store_descriptor))
+    ended = select.poll()
+    ended.register(control, select.POLLIN)
     while True:
         due = time.monotonic() + settings.period_seconds
         reader.read()
-        ready, _, _ = select.select([control], [], [], max(due - time.monotonic(), 0.0))
-        if ready:
+        if ended.poll(max(due - time.monotonic(), 0.0) * 1000):
             return
 
 

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,25 @@ from tests.unit.rnictrees import DRIVERS, Tree
 GOLDEN = Path(__file__).parent / "golden"
 
 
+_OPENED: list[RnicReader] = []
+
+
+@pytest.fixture(autouse=True)
+def readers_are_closed() -> Iterator[None]:
+    """A reader keeps a descriptor for each of its files; a thousand are all that select(2) of a later test can take."""
+    yield
+    while _OPENED:
+        _OPENED.pop().close()
+
+
 def reader(tree: Tree) -> RnicReader:
     return told_by(tree, Priorities())
 
 
 def told_by(tree: Tree, priorities: Priorities) -> RnicReader:
     statistics = SavedStatistics(tree.root / "ethtool")
-    return RnicReader(tree.rnic, tree.netdev, statistics, tree.sysfs, lambda _: priorities)
+    _OPENED.append(RnicReader(tree.rnic, tree.netdev, statistics, tree.sysfs, lambda _: priorities))
+    return _OPENED[-1]
 
 
 def rendered(reading: Reading) -> str:
@@ -154,7 +167,9 @@ def test_statistics_that_the_kernel_refuses_cost_no_other_counter(tmp_path: Path
             raise OSError(16, "Device or resource busy", netdev)
 
     tree = Tree(tmp_path, "mlx5")
-    reading = RnicReader(tree.rnic, tree.netdev, Refusing(), tree.sysfs, lambda _: Priorities()).read({})
+    refused = RnicReader(tree.rnic, tree.netdev, Refusing(), tree.sysfs, lambda _: Priorities())
+    reading = refused.read({})
+    refused.close()
     assert reading.values[HW["np_cnp_sent"]] == 1004
     assert reading.refused == "statistics or priorities of eth0 are refused: Device or resource busy"
 

@@ -175,3 +175,4 @@ def test_a_network_device_that_is_another_ones_is_named(tmp_path: Path) -> None:
     own = RnicReader("mlx5_0", "eth7", SavedStatistics(tree.root / "ethtool"), tree.sysfs, lambda _: Priorities())
     own.read({})
     assert own.read({}).refused == "there is no network device 'eth7': its GIDs are on eth0"
+    own.close()

@@ -1,7 +1,11 @@
 """Whether a signal that comes at any moment stops a loop, and hangs none."""
 
+import os
+import resource
 import subprocess
 import sys
+
+import pytest
 
 from exporter.stopping import Stopping
 
@@ -32,3 +36,23 @@ def test_it_waits_no_longer_than_asked_for() -> None:
     assert not stopping.wait(-1)
     stopping.set()
     assert stopping.wait(60)
+
+
+def test_a_process_that_holds_many_files_can_wait() -> None:
+    """select(2) takes no descriptor above 1023; an exporter of many RNICs or switches holds more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 2048:
+        pytest.skip(f"no more than {hard} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        while held[-1] < 1024:
+            held.append(os.dup(held[0]))
+        stopping = Stopping()
+        assert not stopping.wait(0.01)
+        stopping.set()
+        assert stopping.wait(60)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
