@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
@@ -17,12 +17,12 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn
 
-from exporter.contracts.codec import ContractError, encode, read_bytes, write
+from exporter.contracts.codec import ContractError, encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import Skeleton, read_skeleton
 from exporter.contracts.strict import Parser
 from exporter.contracts.topology import Topology, read_topology
-from skeleton_service import __version__
+from skeleton_service import __version__, rulescommand
 
 if TYPE_CHECKING:
     from skeleton_service.prometheus import Window
@@ -133,38 +133,6 @@ def _file_of(host: str) -> str:
     if "/" in host or host.startswith("."):
         raise ContractError("topology", f"host {host!r} cannot name a file", "plan without --split-by-host")
     return f"{host}.json"
-
-
-def _rules(options: argparse.Namespace) -> int:
-    from skeleton_service.ruleset import RUNBOOKS, Thresholds, job_rules, read_thresholds  # noqa: PLC0415
-
-    skeleton = read_skeleton(options.skeleton)
-    read_topology(options.topology)
-    thresholds = read_thresholds(options.thresholds) if options.thresholds else Thresholds()
-    rules = job_rules(skeleton.job, thresholds, options.runbooks or RUNBOOKS)
-    directory = Path(options.output)
-    if options.check:
-        return _check(directory, rules)
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, text in rules.items():
-        write(directory / name, text.encode())
-        print(directory / name)
-    return 0
-
-
-def _check(directory: Path, rules: Mapping[str, str]) -> int:
-    """Exit 1 with a diff when a committed file is not what would be generated now."""
-    stale = 0
-    for name, text in rules.items():
-        path = directory / name
-        old = read_bytes(path).decode() if path.exists() else ""
-        if old != text:
-            stale = 1
-            lines = difflib.unified_diff(
-                old.splitlines(keepends=True), text.splitlines(keepends=True), str(path), f"{path} (generated now)"
-            )
-            sys.stdout.writelines(lines)
-    return stale
 
 
 def _diagnose(options: argparse.Namespace) -> int:
@@ -404,15 +372,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--output", required=True, metavar="FILE|DIR")
     plan.set_defaults(run=_plan)
 
-    rules = commands.add_parser("rules", help="skeleton to Prometheus rule files")
-    rules.add_argument("--skeleton", required=True, metavar="FILE")
-    rules.add_argument("--topology", required=True, metavar="FILE")
-    rules.add_argument("--thresholds", metavar="FILE", help="a copy of rules/thresholds.yaml")
-    rules.add_argument("--runbooks", metavar="URL", help="where the runbook pages are")
-    rules.add_argument("--format", choices=("prometheus",), default="prometheus")
-    rules.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when files are stale")
-    rules.add_argument("--output", required=True, metavar="DIR")
-    rules.set_defaults(run=_rules)
+    rulescommand.add_parser(commands)
 
     diagnose = commands.add_parser("diagnose", help="probe records to a named component")
     diagnose.add_argument("--probes", required=True, nargs="+", metavar="FILE", help="CSV, JSONL, Parquet or URL")

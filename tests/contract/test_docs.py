@@ -20,7 +20,7 @@ SHAPE = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 
 
 def _alerts() -> set[str]:
-    sources = [*(ROOT / "rules/static").glob("*.yaml"), *(ROOT / "rules/templates").glob("*.j2")]
+    sources = [*(ROOT / "rules/static").glob("*.yaml"), *(ROOT / "rules/templates").glob("*.rules.yaml.j2")]
     return {name for source in sources for name in re.findall(r"- alert: (\w+)", source.read_text())}
 
 

@@ -14,7 +14,7 @@ import yaml
 from exporter.contracts.codec import ContractError
 from exporter.contracts.names import link_id
 from exporter.contracts.sizes import roce_packet_bytes
-from skeleton_service.ruleset import Thresholds, job_rules, read_thresholds, rule_file_name, timing
+from skeleton_service.ruleset import Links, Thresholds, job_rules, read_thresholds, rule_file_name, timing
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
 
@@ -121,7 +121,7 @@ class Vote:
 
     def alerts(self, directory: Path, at: str = "5m") -> list[tuple[dict[str, str], dict[str, str]]]:
         """(labels, annotations) of everything that fires at ``at``, as promtool reports it."""
-        for name, text in job_rules(JOB, Thresholds(), RUNBOOKS).items():
+        for name, text in job_rules(JOB, Thresholds(), Links(RUNBOOKS)).items():
             (directory / name).write_text(text)
         names = (
             "FabricLinkLoss", "FabricLinkMtuMismatch", "FabricPathLoss", "FabricPathMtuBelowPromise",

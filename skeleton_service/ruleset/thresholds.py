@@ -1,0 +1,105 @@
+"""The knobs of the rules, rules/thresholds.yaml, and the durations that follow from them."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from exporter.contracts.codec import ContractError, decode, read_bytes
+from exporter.contracts.strict import convert_strictly
+
+_DURATION = re.compile(r"^(\d+)(ms|s|m|h)$")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SCRAPES = 5
+"""Of a window: Prometheus 3 leaves out the sample at its left end, and a rate over fewer than four is noise."""
+_FEWEST_SCRAPES = 4
+
+
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The knobs of rules/thresholds.yaml, which says why each has its value. Empty ones follow from others."""
+
+    scrape_interval: str = "15s"
+    poll_interval: str = ""
+    window: str = ""
+    counter_window: str = ""
+    for_: str = msgspec.field(default="", name="for")
+    keep_firing_for: str = ""
+    link_loss_ratio: float = 0.05
+    path_loss_ratio: float = 0.05
+    path_losses: int = 2
+    link_votes: int = 2
+    mtu_loss_ratio: float = 0.4
+    roce_packet_bytes: int = 4160
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Durations in Prometheus' notation, all set."""
+
+    interval: str
+    """Between two evaluations of what probes tell."""
+    window: str
+    """Of rates of probes."""
+    for_: str
+    for_paths: str
+    """Longer, so that a path's component is named before it."""
+    keep_firing_for: str
+    poll_interval: str
+    """Between two readings of what switches and RNICs count."""
+    counter_window: str
+    """Of rates of such counters."""
+    for_counters: str
+
+
+def seconds(duration: str, field: str, source: str) -> float:
+    match = _DURATION.match(duration)
+    if match is None:
+        raise ContractError(source, f"field '{field}': {duration!r} is not a duration", "write 15s, 1m or 500ms")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def notation(value: float) -> str:
+    """Seconds in Prometheus' notation: ``15s``, ``500ms``."""
+    return f"{value:.0f}s" if value == int(value) else f"{value * 1000:.0f}ms"
+
+
+def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
+    """Fill in what follows from the intervals; raise ContractError for windows too short to hold a rate."""
+    scrape = seconds(thresholds.scrape_interval, "scrape_interval", source)
+    poll = max(scrape, seconds(thresholds.poll_interval or "15s", "poll_interval", source))
+    window = _window(thresholds.window, "window", scrape, source)
+    counter_window = _window(thresholds.counter_window, "counter_window", poll, source)
+    held = seconds(thresholds.for_, "for", source) if thresholds.for_ else max(3.0, 2 * scrape)
+    keep = thresholds.keep_firing_for
+    if keep:
+        seconds(keep, "keep_firing_for", source)
+    return Timing(
+        interval=thresholds.scrape_interval,
+        window=notation(window),
+        for_=notation(held),
+        # A path is spoken of after its component had time to be: inhibition needs the source to fire first. A path's
+        # loss is seen at once, a link's MTU mismatch when the window is filled up to its ratio with lost probes.
+        for_paths=notation(math.ceil(held + max(2.0, scrape) + thresholds.mtu_loss_ratio * window)),
+        keep_firing_for=keep or notation(2 * window),
+        poll_interval=notation(poll),
+        counter_window=notation(counter_window),
+        for_counters=notation(max(3.0, 2 * poll)),
+    )
+
+
+def _window(given: str, field: str, interval: float, source: str) -> float:
+    window = seconds(given, field, source) if given else max(15.0, _SCRAPES * interval)
+    least = _FEWEST_SCRAPES * interval
+    if window < least:
+        raise ContractError(source, f"field '{field}': {given} is under four scrapes", f"at least {notation(least)}")
+    return window
+
+
+def read_thresholds(path: Path | str) -> Thresholds:
+    thresholds = convert_strictly(decode(read_bytes(path), dict, str(path)), Thresholds, str(path))
+    timing(thresholds, str(path))
+    return thresholds
