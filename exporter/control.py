@@ -38,7 +38,7 @@ from exporter.gnmi.settings import Gnmi, GnmiSettings, gnmi_tables, target_setti
 from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.host.throughput import Capture, throughput_csv
-from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, rnic_info
 from exporter.oneshot import OneShotError
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
@@ -60,6 +60,7 @@ from exporter.stopping import Stopping
 from exporter.store import Store
 from exporter.switches.section import poller_settings, port_aliases
 from exporter.switches.settings import switch_tables
+from exporter.topologyinfo import topology_info
 from exporter.traps.settings import Traps, require_port, trap_settings, trap_tables
 from exporter.underlay.capture import require_capability
 from exporter.underlay.paths import NO_LINKS, OverlayPaths, underlay_settings
@@ -136,7 +137,7 @@ class Exporter:
         followed = {target.name for target in config.switches.own_targets} if config.switches is not None else set()
         followed |= {target.name for target in config.gnmi.targets} if config.gnmi is not None else set()
         if followed and topology is not None:
-            self._fixed.append(link_info(topology, followed))
+            self._fixed += topology_info(topology, followed)
         restarts = self._own.writer(CHILDREN)
         self._restarts = [(child, restarts.add((child.module.split(".")[1],))) for child in self._children]
         self._process_metrics = ProcessMetrics()

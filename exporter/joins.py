@@ -11,7 +11,6 @@ from typing import NamedTuple
 from exporter.contracts.catalogue import (
     FAILING_TRACE,
     JOB_PATH_INFO,
-    LINK_INFO,
     LINKS_COVERED,
     LINKS_POSSIBLE,
     PATH,
@@ -25,9 +24,9 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.metric import Table
-from exporter.contracts.names import port_id, split_port
+from exporter.contracts.names import port_id
 from exporter.contracts.plan import Plan
-from exporter.contracts.topology import Rnic, Topology
+from exporter.contracts.topology import Rnic
 from exporter.exposition import Series
 from exporter.store import Store
 
@@ -223,17 +222,6 @@ def job_paths(plan: Plan | None, probed: Collection[str] = ()) -> Series:
         return Series(JOB_PATH_INFO, ())
     targets = (target for target in plan.targets if target.active or target.path in probed)
     return Series(JOB_PATH_INFO, [((plan.job, target.path, target.role), 1.0) for target in targets])
-
-
-def link_info(topology: Topology, switches: Collection[str]) -> Series:
-    """The ports of ``switches`` at the ends of each link, for joining votes with port counters."""
-    samples = [
-        ((link.id, *split_port(end)), 1.0)
-        for link in topology.links
-        for end in (link.a, link.b)
-        if split_port(end)[0] in switches
-    ]
-    return Series(LINK_INFO, samples)
 
 
 def rnic_info(host: str, rnics: Iterable[Rnic]) -> Series:

@@ -70,6 +70,10 @@ SERIES_TERMS = {
     "tables of a switch": "tables that a switch's profile reads, at most 24",
     "notifications of a switch": "kinds of traps x ports, priorities and peers that they name, at most 4,096 a switch",
     "switch ends of links": "ports of these switches at an end of a link of the topology",
+    "attached rnics": "RNICs that the topology has plugged into these switches",
+    "attached hosts": "hosts with such an RNIC",
+    "listed ports": "ports of these switches that the topology lists",
+    "listed addresses": "addresses that the topology has of these switches and their ports",
 }
 """What the formulas for numbers of series count. None of them is a container or a job: churn moves none."""
 
@@ -249,6 +253,58 @@ LINK_INFO = Metric(
     ("link", "switch", "switch_port"),
     "1 for each switch port at an end of a link, from the topology; emitted by the exporter that polls switches.",
     "switch ends of links",
+)
+RNIC_ATTACHMENT_INFO = Metric(
+    "fabric.rnic.attachment.info",
+    "gauge",
+    "",
+    (*RNIC_LABELS, "switch", "switch_port", "link"),
+    "1 for each RNIC that the topology has plugged into a switch: its cable; emitted by the exporter that polls the "
+    "switch.",
+    "attached rnics",
+)
+HOST_INFO = Metric(
+    "fabric.host.info",
+    "gauge",
+    "",
+    ("host", "switch", "location"),
+    "1 for each host: the leaf of its first RNIC (lowest rail) and where it stands (rack, pod, zone), from the "
+    "topology; emitted by the exporters that poll a leaf of the host.",
+    "attached hosts",
+)
+HOST_DRAINED = Metric(
+    "fabric.host.drained",
+    "gauge",
+    "",
+    ("host",),
+    "1 where the topology has the host drained, else 0; emitted by the exporters that poll a leaf of the host.",
+    "attached hosts",
+)
+SWITCH_DRAINED = Metric(
+    "fabric.switch.drained",
+    "gauge",
+    "",
+    ("switch",),
+    "1 where the topology has the switch drained, else 0; emitted by the exporter that polls it.",
+    "switches",
+)
+SWITCH_PORT_INFO = Metric(
+    "fabric.switch.port.info",
+    "gauge",
+    "",
+    ("switch", "switch_port", "linecard", "breakout_group", "lag"),
+    "1 for each port that the topology lists: what it belongs to (empty: nothing); emitted by the exporter that polls "
+    "the switch.",
+    "listed ports",
+)
+SWITCH_ADDRESS_INFO = Metric(
+    "fabric.switch.address.info",
+    "gauge",
+    "",
+    ("switch", "switch_port", "address"),
+    "1 for each address that the topology has of a port, or of the switch itself (no switch_port); names the far end "
+    "of a BGP session. Emitted by the exporter that polls the switch.",
+    "listed addresses",
 )
 RNIC_INFO = Metric(
     "fabric.rnic.info",
@@ -693,6 +749,12 @@ CATALOGUE: tuple[Metric, ...] = (
     PATH_MTU_LIMIT_INFO,
     JOB_PATH_INFO,
     LINK_INFO,
+    RNIC_ATTACHMENT_INFO,
+    HOST_INFO,
+    HOST_DRAINED,
+    SWITCH_DRAINED,
+    SWITCH_PORT_INFO,
+    SWITCH_ADDRESS_INFO,
     RNIC_INFO,
     LINKS_POSSIBLE,
     LINKS_COVERED,

@@ -44,6 +44,12 @@ class Host(Contract, frozen=True, kw_only=True):
     state: State = "active"
     rnics: tuple[Rnic, ...]
 
+    @property
+    def location(self) -> str:
+        """Where to walk to, ``rack r12, pod p1, zone c``; empty where the topology does not say."""
+        named = (("rack", self.rack), ("pod", self.pod), ("zone", self.zone))
+        return ", ".join(f"{what} {where}" for what, where in named if where)
+
 
 class Port(Contract, frozen=True, kw_only=True):
     name: str

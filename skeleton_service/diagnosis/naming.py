@@ -172,7 +172,7 @@ def _places(name: Name, fabric: Fabric) -> Iterator[str]:
         node = end.partition(":")[0]
         host = fabric.hosts.get(node)
         if host is not None:
-            named = (("rack", host.rack), ("pod", host.pod), ("zone", host.zone))
-            yield from (f"{what} {where}" for what, where in named if where)
+            if host.location:
+                yield host.location
         elif node in fabric.switches:
             yield f"{fabric.switches[node].tier} {node}"

@@ -902,7 +902,7 @@ def test_an_exporter_tells_what_the_watchdog_and_ecn_counted(
     (directory / "password").write_text("hunter2\n")
     (directory / "topology.yaml").write_text(
         "version: 1\nhosts: []\nlinks: []\n"
-        "switches: [{name: leaf-0, tier: leaf, ports: [{name: swp1, aliases: [Ethernet1/1]}]}]\n"
+        "switches: [{name: leaf-0, tier: leaf, state: drained, ports: [{name: swp1, aliases: [Ethernet1/1]}]}]\n"
     )
     section = (
         "topology: topology.yaml\ngnmi:\n  targets:\n"
@@ -917,6 +917,8 @@ def test_an_exporter_tells_what_the_watchdog_and_ecn_counted(
         assert exporter.value("fabric_switch_port_pfc_watchdog_shut", **queue) == 1
         assert exporter.value("fabric_switch_reachable", switch="leaf-0") == 1
         assert exporter.value("fabric_switch_info", switch="leaf-0", source="gnmi", profile="sonic") == 1
+        assert exporter.value("fabric_switch_drained", switch="leaf-0") == 1
+        assert exporter.value("fabric_switch_port_info", switch="leaf-0", switch_port="swp1") == 1
         assert set(exporter.children()) == {"exporter.gnmi.process"}
         page = exporter.get("/metrics")
         target.stop_serving()

@@ -9,9 +9,9 @@ import pytest
 
 from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_MTU_LIMIT, ROUTE
 from exporter.contracts.topology import Rnic
-from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, job_paths, link_info, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, job_paths, rnic_info
 from exporter.store import Store
-from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
+from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, address
 from tests.unit.test_plan_contract import PLAN, TARGET
 
 SPRAYED: list[str] = []
@@ -84,20 +84,6 @@ def test_without_a_topology_a_hop_is_its_address() -> None:
     made.writer(FAILING_TRACE).add((str(row.identity), "[]", "10.9.0.1", "silent"))
     (found,) = LastHops(None).series(made)
     assert [labels for labels, _ in found.samples] == [("p", "10.9.0.1", "silent")]
-
-
-def test_each_switch_end_of_a_link_is_named_once() -> None:
-    made = [labels for labels, _ in link_info(TOPOLOGY, FABRIC.switches).samples]
-    ends = {end for link in TOPOLOGY.links for end in (link.a, link.b) if end.partition(":")[0] in FABRIC.switches}
-    assert {f"{switch}:{port}" for _, switch, port in made} == ends
-    assert len(made) == len(ends)
-    assert all(FABRIC.link_of(f"{switch}:{port}") == link for link, switch, port in made)
-
-
-def test_a_poller_names_the_ends_of_its_own_switches_only() -> None:
-    own = min(FABRIC.switches)
-    made = [labels for labels, _ in link_info(TOPOLOGY, {own}).samples]
-    assert {switch for _, switch, _ in made} == {own}
 
 
 def test_an_rnic_without_rail_or_device_leaves_the_labels_empty() -> None:
