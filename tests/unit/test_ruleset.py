@@ -174,6 +174,7 @@ def test_a_link_that_loses_is_named_with_exact_labels_and_evidence(tmp_path: Pat
         "link": BROKEN,
         "component": BROKEN,
         "component_kind": "link",
+        "suspect": BROKEN,
         "severity": "critical",
         "symptom": "loss",
     }
@@ -326,6 +327,7 @@ def test_an_mtu_below_the_promise_warns_and_one_that_roce_cannot_use_is_critical
         "hop": hop,
         "severity": "critical",
         "component_kind": "path",
+        "suspect": f"paths of {JOB}",
         "symptom": "mtu",
     }
     assert annotations["description"] == (
