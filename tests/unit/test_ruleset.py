@@ -14,7 +14,7 @@ import yaml
 from exporter.contracts.codec import ContractError
 from exporter.contracts.names import link_id
 from exporter.contracts.sizes import roce_packet_bytes
-from skeleton_service.ruleset import Links, Thresholds, job_rules, read_thresholds, rule_file_name, timing
+from skeleton_service.ruleset import GRAFANA, Links, Thresholds, job_rules, read_thresholds, rule_file_name, timing
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
 
@@ -174,6 +174,7 @@ def test_a_link_that_loses_is_named_with_exact_labels_and_evidence(tmp_path: Pat
         "link": BROKEN,
         "component": BROKEN,
         "component_kind": "link",
+        "suspect": BROKEN,
         "severity": "critical",
         "symptom": "loss",
     }
@@ -187,6 +188,9 @@ def test_a_link_that_loses_is_named_with_exact_labels_and_evidence(tmp_path: Pat
     assert annotations["evidence"].endswith("its switch ports count nothing (not polled) and nothing (not polled)")
     assert annotations["evidence"].startswith(f"{failing} of {crossing} probed paths over the link lose probes;")
     assert annotations["runbook_url"] == f"{RUNBOOKS}/FabricLinkLoss.md"
+    assert annotations["jobs"] == JOB
+    link = "leaf-0%3Aup0+--+spine-0%3Adown0"
+    assert annotations["dashboard_url"] == f"{GRAFANA}/d/fabric-link?var-cluster=&var-link={link}"
 
 
 def test_paths_carry_the_suspect_they_cross_so_that_it_inhibits_them(tmp_path: Path) -> None:
@@ -323,6 +327,7 @@ def test_an_mtu_below_the_promise_warns_and_one_that_roce_cannot_use_is_critical
         "hop": hop,
         "severity": "critical",
         "component_kind": "path",
+        "suspect": f"paths of {JOB}",
         "symptom": "mtu",
     }
     assert annotations["description"] == (
@@ -592,6 +597,7 @@ def test_rdma_that_dies_where_udp_lives_accuses_the_rnic_and_no_link(tmp_path: P
         "dscp": "26",
         "severity": "critical",
         "component_kind": "path",
+        "suspect": f"paths of {JOB}",
         "symptom": "loss",
     }
     assert annotations["description"] == (
