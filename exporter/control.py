@@ -38,7 +38,7 @@ from exporter.gnmi.settings import Gnmi, GnmiSettings, gnmi_tables, target_setti
 from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.host.throughput import Capture, throughput_csv
-from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteChangeTimes, rnic_info
 from exporter.oneshot import OneShotError
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
@@ -110,6 +110,7 @@ class Exporter:
         self._fabric = Fabric(topology) if topology is not None else None
         self._links = LinkJoin(self._fabric) if self._fabric is not None else None
         self._last_hops = LastHops(self._fabric)
+        self._route_changes = RouteChangeTimes(self._fabric)
         self._mtu_limits = MtuLimitJoin(self._fabric, config.host, config.rnics)
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths, self._path_info = JobPaths(), PathInfo()
@@ -428,6 +429,7 @@ class Exporter:
             joined += self._job_paths.series(*probed)
             joined += self._path_info.series(*probed)
             joined += self._last_hops.series(*probed)
+            joined += self._route_changes.series(*probed)
             joined += self._mtu_limits.series(self._probed)
             if self._links is not None:
                 links, *coverage = self._links.series(*probed)
