@@ -63,7 +63,7 @@ from exporter.switches.settings import switch_tables
 from exporter.topologyinfo import topology_info
 from exporter.traps.settings import Traps, require_port, trap_settings, trap_tables
 from exporter.underlay.capture import require_capability
-from exporter.underlay.paths import NO_LINKS, OverlayPaths, underlay_settings
+from exporter.underlay.paths import NO_CHANGES, NO_LINKS, OverlayPaths, underlay_settings
 from exporter.underlay.settings import Underlay, underlay_tables
 from exporter.watchedfile import WatchedFile
 
@@ -423,20 +423,21 @@ class Exporter:
 
     def _joined(self) -> list[Series]:
         """Every family that is no column of a table; called with the lock on rendering."""
-        joined, links = list(self._fixed), NO_LINKS
+        joined, links, changes = list(self._fixed), NO_LINKS, NO_CHANGES
         if self._prober is not None:
             probed = [self._probed, self._rdma_probed] if self._rdma is not None else [self._probed]
             joined += self._job_paths.series(*probed)
             joined += self._path_info.series(*probed)
             joined += self._last_hops.series(*probed)
-            joined += self._route_changes.series(*probed)
+            (changes,) = self._route_changes.series(*probed)
             joined += self._mtu_limits.series(self._probed)
             if self._links is not None:
                 links, *coverage = self._links.series(*probed)
                 joined += coverage
         if self._overlay_paths is not None:
             links = self._overlay_paths.series(self._outer_routes, links)
-        joined.append(links)
+            changes = self._overlay_paths.changes(self._outer_routes, changes)
+        joined += [links, changes]
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:

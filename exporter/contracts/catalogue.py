@@ -42,7 +42,7 @@ SERIES_TERMS = {
     "traced paths": "those of `paths` whose flow has a complete route, or is sprayed; with `underlay` also those of "
     "its containers",
     "changed paths": "those of `paths` whose route has changed within the last hour, of more than "
-    f"{MOST_ROUTE_CHANGES:,} those that changed last",
+    f"{MOST_ROUTE_CHANGES:,} those that changed last; with `underlay` also those of its containers",
     "mtu paths": "those of `paths` that are probed at full size",
     "tcp paths": "those of `paths` that are TCP",
     "rdma paths": "those of `paths` that are RDMA",
@@ -508,6 +508,10 @@ UNDERLAY_ROUTE = Table(
     (),
 )
 """Route of the outer tuple per overlay flow; joined with the containers' plans and the topology into PATH_LINK_INFO."""
+UNDERLAY_ROUTE_CHANGE = Table(
+    "underlay_route_change", (*UNDERLAY_ROUTE.labels[:5], *ROUTE_CHANGE.labels[1:]), (), label_bytes=3072
+)
+"""As ROUTE_CHANGE, of the outer tuple."""
 
 
 def _dns(name: str, kind: Kind, unit: str, text: str) -> Metric:

@@ -173,7 +173,8 @@ class Kept:
             self.row = row
 
     def book(self, path: int, before: Sequence[str] = OLD, after: Sequence[str] = NEW) -> None:
-        self.changes.book(self.paths[path], before, after)  # type: ignore[arg-type]
+        row = self.paths[path].row
+        self.changes.book(self.paths[path], (str(row.identity),), before, after)  # type: ignore[attr-defined]
 
     def samples(self) -> list[tuple[Sequence[str], float]]:
         (series,) = self.join.series(self.store)

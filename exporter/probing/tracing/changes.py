@@ -7,11 +7,10 @@ new route would be told when the losses end. Whoever is woken wants to know of t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from exporter.contracts.catalogue import MOST_ROUTE_CHANGES
 from exporter.probing.loop import Loop, Timer
-from exporter.probing.paths import Path
 from exporter.probing.tracing.spraying import RecentRoutes
 from exporter.store import RowWriter, TableWriter
 
@@ -41,29 +40,30 @@ class SeenRoute:
         return before
 
     def forget(self) -> None:
-        """The fabric sprays the flow: it has no one route."""
-        self._route = None
+        """The fabric sprays the flow, so that it has no one route; or it is another flow from now on."""
+        self._recent, self._route = RecentRoutes(), None
 
 
 class RouteChanges:
-    """Rows of the last change of each path, for an hour; of more than ``MOST_ROUTE_CHANGES`` the newest."""
+    """A row of the last change of each path or flow, for an hour; of more than ``MOST_ROUTE_CHANGES`` the newest."""
 
     def __init__(self, loop: Loop, rows: TableWriter, unix: Callable[[], float] = time.time) -> None:
         """``unix`` gives the time in seconds."""
         self._loop = loop
         self._rows = rows
         self._unix = unix
-        self._kept: dict[Path, tuple[RowWriter, Timer]] = {}  # oldest first
+        self._kept: dict[Hashable, tuple[RowWriter, Timer]] = {}  # oldest first
 
-    def book(self, path: Path, before: Sequence[str], after: Sequence[str]) -> None:
-        self.forget(path)
+    def book(self, key: Hashable, labels: Sequence[str], before: Sequence[str], after: Sequence[str]) -> None:
+        """``labels`` say in the row whose change it is."""
+        self.forget(key)
         if len(self._kept) >= MOST_ROUTE_CHANGES:
             self.forget(next(iter(self._kept)))
-        row = self._rows.add((str(path.row.identity), f"{self._unix():.3f}", " ".join(before), " ".join(after)))
-        self._kept[path] = row, self._loop.after(KEPT_SECONDS, lambda: self.forget(path))
+        row = self._rows.add((*labels, f"{self._unix():.3f}", " ".join(before), " ".join(after)))
+        self._kept[key] = row, self._loop.after(KEPT_SECONDS, lambda: self.forget(key))
 
-    def forget(self, path: Path) -> None:
-        kept = self._kept.pop(path, None)
+    def forget(self, key: Hashable) -> None:
+        kept = self._kept.pop(key, None)
         if kept is not None:
             self._rows.remove(kept[0])
             self._loop.cancel(kept[1])

@@ -356,7 +356,7 @@ class Tracer:
         before = flow.seen.take(hops, self._loop.clock())
         if before is not None:
             for path in flow.carriers:
-                changes.book(path, before, hops)
+                changes.book(path, (str(path.row.identity),), before, hops)
 
     def _replace(self, flow: TracedFlow, hops: list[str] | None) -> None:
         """Publish the flow's route, None where the fabric sprays it."""
