@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from exporter.contracts.catalogue import CATALOGUE, RTT, SERIES_TERMS
+from exporter.contracts.catalogue import CATALOGUE, MOST_ROUTE_CHANGES, RTT, SERIES_TERMS
 from exporter.contracts.plan import Plan
 
 _HISTOGRAMS = {RTT.name + suffix: RTT.name for suffix in ("_bucket", "_sum", "_count")}
@@ -30,6 +30,7 @@ def terms_of(plan: Plan | None, rnics: int, links_a_path: int, processes: int) -
         "paths": len(targets),
         "mtu paths": sum(target.probe == "mtu" for target in targets),
         "traced paths": len(targets),
+        "changed paths": min(len(targets), MOST_ROUTE_CHANGES),
         "tcp paths": sum(target.probe == "tcp" for target in targets),
         "links a path": links_a_path,
         "rnics": rnics,

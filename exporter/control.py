@@ -38,7 +38,7 @@ from exporter.gnmi.settings import Gnmi, GnmiSettings, gnmi_tables, target_setti
 from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.host.throughput import Capture, throughput_csv
-from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteChangeTimes, rnic_info
 from exporter.oneshot import OneShotError
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
@@ -63,7 +63,7 @@ from exporter.switches.settings import switch_tables
 from exporter.topologyinfo import topology_info
 from exporter.traps.settings import Traps, require_port, trap_settings, trap_tables
 from exporter.underlay.capture import require_capability
-from exporter.underlay.paths import NO_LINKS, OverlayPaths, underlay_settings
+from exporter.underlay.paths import NO_CHANGES, NO_LINKS, OverlayPaths, underlay_settings
 from exporter.underlay.settings import Underlay, underlay_tables
 from exporter.watchedfile import WatchedFile
 
@@ -110,6 +110,7 @@ class Exporter:
         self._fabric = Fabric(topology) if topology is not None else None
         self._links = LinkJoin(self._fabric) if self._fabric is not None else None
         self._last_hops = LastHops(self._fabric)
+        self._route_changes = RouteChangeTimes(self._fabric)
         self._mtu_limits = MtuLimitJoin(self._fabric, config.host, config.rnics)
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths, self._path_info = JobPaths(), PathInfo()
@@ -422,19 +423,21 @@ class Exporter:
 
     def _joined(self) -> list[Series]:
         """Every family that is no column of a table; called with the lock on rendering."""
-        joined, links = list(self._fixed), NO_LINKS
+        joined, links, changes = list(self._fixed), NO_LINKS, NO_CHANGES
         if self._prober is not None:
             probed = [self._probed, self._rdma_probed] if self._rdma is not None else [self._probed]
             joined += self._job_paths.series(*probed)
             joined += self._path_info.series(*probed)
             joined += self._last_hops.series(*probed)
+            (changes,) = self._route_changes.series(*probed)
             joined += self._mtu_limits.series(self._probed)
             if self._links is not None:
                 links, *coverage = self._links.series(*probed)
                 joined += coverage
         if self._overlay_paths is not None:
             links = self._overlay_paths.series(self._outer_routes, links)
-        joined.append(links)
+            changes = self._overlay_paths.changes(self._outer_routes, changes)
+        joined += [links, changes]
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:

@@ -13,6 +13,7 @@ from exporter.contracts.catalogue import (
     JOB_PATH_INFO,
     LINKS_COVERED,
     LINKS_POSSIBLE,
+    MOST_ROUTE_CHANGES,
     PATH,
     PATH_INFO,
     PATH_LINK_INFO,
@@ -20,6 +21,8 @@ from exporter.contracts.catalogue import (
     PATH_MTU_LIMIT_INFO,
     RNIC_INFO,
     ROUTE,
+    ROUTE_CHANGE,
+    ROUTE_CHANGE_TIME,
     TRACE_LAST_HOP_INFO,
 )
 from exporter.contracts.fabric import Fabric
@@ -28,6 +31,7 @@ from exporter.contracts.names import port_id
 from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Rnic
 from exporter.exposition import Series
+from exporter.routetext import change_text
 from exporter.store import Store
 
 _PROBE, _SOURCE = PATH.labels.index("probe"), PATH.labels.index("src_host")
@@ -163,6 +167,25 @@ class LastHops(_Join):
             return address or "none"
         interface = self._fabric.by_address.get(address)
         return interface.id if interface is not None else self._fabric.locate(address) or address
+
+
+class RouteChangeTimes(_Join):
+    """Tells the last changes of routes, the newest ``MOST_ROUTE_CHANGES``, in names of the topology."""
+
+    def __init__(self, fabric: Fabric | None) -> None:
+        super().__init__(PATH, ROUTE_CHANGE)
+        self._fabric = fabric
+
+    def _make(self, *stores: Store) -> list[Series]:
+        found = []
+        for store in stores:  # whose rows are numbered each for itself
+            paths = {row.identity: row.labels[0] for row in store.read(PATH)}
+            for identity, time, before, after in (row.labels for row in store.read(ROUTE_CHANGE)):
+                if int(identity) in paths:
+                    found.append((float(time), paths[int(identity)], before.split(), after.split()))
+        newest = sorted(found)[-MOST_ROUTE_CHANGES:]
+        samples = [((path, *change_text(self._fabric, old, new)), time) for time, path, old, new in newest]
+        return [Series(ROUTE_CHANGE_TIME, samples)]
 
 
 class PathInfo(_Join):

@@ -85,9 +85,9 @@ def _plugged(host: Host, cables: dict[str, _Cable]) -> Iterator[tuple[Rnic, _Cab
 
 
 def _leaf(host: Host, cables: dict[str, _Cable]) -> str:
-    """The switch of the RNIC with the lowest rail, of those without rails the first."""
-    rails = [(float("inf") if rnic.rail is None else rnic.rail, cable[0]) for rnic, cable in _plugged(host, cables)]
-    return min(rails, key=lambda each: each[0])[1]
+    """The switch of the RNIC with the lowest rail; an RNIC's rail is its place in the list where none is named."""
+    rails = {rnic.name: place if rnic.rail is None else rnic.rail for place, rnic in enumerate(host.rnics)}
+    return min(_plugged(host, cables), key=lambda each: rails[each[0].name])[1][0]
 
 
 def _addresses(switch: Switch) -> Iterator[tuple[str, str]]:

@@ -34,11 +34,15 @@ RELIABLE_OPERATIONS = ("write_small", "write", "read")
 RELIABLE_REASONS = ("retry_exceeded", "no_responder", "rnr_retry_exceeded", "remote_access", "flushed", "other")
 MOST_CONNECTIONS = 256
 """Reliable connections from an RNIC, and as many to it."""
+MOST_ROUTE_CHANGES = 4096
+"""Paths whose last change of route an exporter tells."""
 
 SERIES_TERMS = {
     "paths": "planned paths that start on the host: pairs x source ports x probe types, at most `probing.max_paths`",
     "traced paths": "those of `paths` whose flow has a complete route, or is sprayed; with `underlay` also those of "
     "its containers",
+    "changed paths": "those of `paths` whose route has changed within the last hour, of more than "
+    f"{MOST_ROUTE_CHANGES:,} those that changed last; with `underlay` also those of its containers",
     "mtu paths": "those of `paths` that are probed at full size",
     "tcp paths": "those of `paths` that are TCP",
     "rdma paths": "those of `paths` that are RDMA",
@@ -220,6 +224,17 @@ TRACE_LAST_HOP_INFO = Metric(
     "`reached`: the destination itself, of RDMA paths the last switch before it; `unreachable`: it knows no way on; "
     "`silent`: nothing behind it answered.",
     "paths",
+)
+ROUTE_CHANGE_TIME = Metric(
+    "fabric.path.route.change.timestamp",
+    "gauge",
+    "s",
+    ("path", "before", "after", "hop"),
+    "Unix time at which a trace showed another route than the one before, for an hour: the hops before and after, by "
+    "switch, else address, and the first hop of the new route that the old one had not. At once, also while the path "
+    "loses probes and its links are frozen (fabric_path_route_changes_total counts once they are not); not for a "
+    "sprayed flow, nor while a route goes back and forth.",
+    "changed paths",
 )
 PATH_INFO = Metric(
     "fabric.path.info",
@@ -429,6 +444,11 @@ ROUTE = Table(
 
 FAILING_TRACE = Table("failing_trace", ("path_row", "hops", "last_hop", "outcome"), ())
 """Last trace of each path that loses probes, by the identity of its row in PATH; becomes TRACE_LAST_HOP_INFO."""
+ROUTE_CHANGE = Table("route_change", ("path_row", "time", "before", "after"), (), label_bytes=3072)
+"""Last change of a path's route, by the identity of its row in PATH; becomes ROUTE_CHANGE_TIME.
+
+``time`` is Unix seconds, the others are addresses with spaces in between.
+"""
 PATH_MTU_LIMIT = Table("path_mtu_limit", ("path", "kind", "hop"), ())
 """What limits each path that fails its promise, ``hop`` as an address; joined with the topology into
 PATH_MTU_LIMIT_INFO."""
@@ -488,6 +508,10 @@ UNDERLAY_ROUTE = Table(
     (),
 )
 """Route of the outer tuple per overlay flow; joined with the containers' plans and the topology into PATH_LINK_INFO."""
+UNDERLAY_ROUTE_CHANGE = Table(
+    "underlay_route_change", (*UNDERLAY_ROUTE.labels[:5], *ROUTE_CHANGE.labels[1:]), (), label_bytes=3072
+)
+"""As ROUTE_CHANGE, of the outer tuple."""
 
 
 def _dns(name: str, kind: Kind, unit: str, text: str) -> Metric:
@@ -745,6 +769,7 @@ CATALOGUE: tuple[Metric, ...] = (
     RTT,
     PATH_LINK_INFO,
     TRACE_LAST_HOP_INFO,
+    ROUTE_CHANGE_TIME,
     PATH_INFO,
     PATH_MTU_LIMIT_INFO,
     JOB_PATH_INFO,

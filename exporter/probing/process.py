@@ -33,6 +33,7 @@ from exporter.contracts.catalogue import (
     PROBER_UNSUPPORTED,
     PROBER_WAITING,
     ROUTE,
+    ROUTE_CHANGE,
     RTT_TABLE,
 )
 from exporter.contracts.catalogue import PATH as PATH_TABLE
@@ -52,6 +53,7 @@ from exporter.probing.responder import Streams, UdpResponder
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.probing.tcp.handshake import Handshake
 from exporter.probing.tcp.responder import TcpResponder
+from exporter.probing.tracing.changes import RouteChanges
 from exporter.probing.tracing.tcp import TcpCarrier
 from exporter.probing.tracing.tracer import Carrier, Tracer
 from exporter.probing.tracing.udp import UdpCarrier, UdpTraces
@@ -118,6 +120,7 @@ class Prober:
             packets_per_second_per_switch=settings.ceilings.trace_packets_per_second_per_switch,
             switches=settings.switches,
             spraying=settings.spraying,
+            changes=RouteChanges(self._loop, store.writer(ROUTE_CHANGE)),
         )
         self._udp_traces = UdpTraces(self._udp)
         limits = store.writer(PATH_MTU_LIMIT)

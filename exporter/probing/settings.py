@@ -10,10 +10,12 @@ from exporter.contracts.catalogue import (
     DNS_DURATION_TABLE,
     DNS_RCODES,
     FAILING_TRACE,
+    MOST_ROUTE_CHANGES,
     PATH,
     PATH_MTU_LIMIT,
     PROBER,
     ROUTE,
+    ROUTE_CHANGE,
     RTT_TABLE,
 )
 from exporter.contracts.metric import Table
@@ -63,6 +65,7 @@ def prober_tables(max_paths: int, dns: DnsSettings | None = None) -> list[tuple[
     # A histogram has a path that books to it, or is about to go because the plan just changed.
     tables = [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), (PROBER, 1)]
     tables += [(table, max_paths) for table in (ROUTE, FAILING_TRACE, PATH_MTU_LIMIT)]
+    tables.append((ROUTE_CHANGE, min(max_paths, MOST_ROUTE_CHANGES)))
     if dns is not None:
         resolvers, names = len(dns.resolvers), len(dns.names)
         tables.append((DNS, resolvers * names))

@@ -11,6 +11,7 @@ from msgspec import Meta
 from exporter.contracts.catalogue import (
     FAILING_TRACE,
     MOST_CONNECTIONS,
+    MOST_ROUTE_CHANGES,
     PATH,
     RDMA,
     RDMA_INFO_TABLE,
@@ -22,6 +23,7 @@ from exporter.contracts.catalogue import (
     RELIABLE_REASONS,
     RELIABLE_SERVING,
     ROUTE,
+    ROUTE_CHANGE,
     RTT_TABLE,
 )
 from exporter.contracts.codec import ContractError
@@ -115,6 +117,7 @@ class RdmaSettings(msgspec.Struct, frozen=True, kw_only=True):
 def rdma_tables(max_paths: int, rnics: int, *, reliable: bool = False) -> list[tuple[Table, int]]:
     """As of the prober."""
     routes = [(ROUTE, max_paths), (FAILING_TRACE, max_paths), (RDMA_TRACING, 1)]
+    routes.append((ROUTE_CHANGE, min(max_paths, MOST_ROUTE_CHANGES)))
     devices = [(RDMA, max(rnics, 1)), (RDMA_INFO_TABLE, max(rnics, 1))]
     tables = [(PATH, max_paths), (RTT_TABLE, 2 * max_paths), *devices, *routes]
     if reliable:

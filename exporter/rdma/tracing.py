@@ -21,10 +21,12 @@ from exporter.contracts.catalogue import (
     RDMA_TRACES_INCOMPLETE,
     RDMA_TRACING,
     ROUTE,
+    ROUTE_CHANGE,
 )
 from exporter.probing.loop import Loop
 from exporter.probing.paths import Flow, Path
 from exporter.probing.sockets import IcmpError, bind_to_device, error_queue, open_flow, receive, send_options
+from exporter.probing.tracing.changes import RouteChanges
 from exporter.probing.tracing.tracer import LastSwitch, TraceColumns, Tracer
 from exporter.probing.tracing.walk import Walk
 from exporter.rdma.ports import SYSFS
@@ -157,6 +159,7 @@ class RoceTraces:
             packets_per_second_per_switch=settings.packets_per_second_per_switch,
             switches=settings.switches,
             spraying=settings.spraying,
+            changes=RouteChanges(loop, store.writer(ROUTE_CHANGE)),
             columns=_COLUMNS,
         )
 

@@ -8,12 +8,19 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from exporter.contracts.catalogue import PATH_LINK_INFO, UNDERLAY_ROUTE
+from exporter.contracts.catalogue import (
+    MOST_ROUTE_CHANGES,
+    PATH_LINK_INFO,
+    ROUTE_CHANGE_TIME,
+    UNDERLAY_ROUTE,
+    UNDERLAY_ROUTE_CHANGE,
+)
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import port_id, split_endpoint
 from exporter.contracts.plan import Plan, Target
 from exporter.exposition import Series
 from exporter.planfile import PlanFile, one_per_port
+from exporter.routetext import change_text
 from exporter.store import Row, Store
 from exporter.underlay.encapsulation import Inner
 from exporter.underlay.settings import FlowKey, OverlayFlow, Underlay, UnderlaySettings
@@ -23,6 +30,7 @@ _PROBES = ("udp", "mtu")
 
 
 NO_LINKS = Series(PATH_LINK_INFO, ())
+NO_CHANGES = Series(ROUTE_CHANGE_TIME, ())
 
 
 def underlay_settings(
@@ -73,6 +81,8 @@ class OverlayPaths:
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}  # links of the routes of the last time: most stay
         self._prober = NO_LINKS
         self._version: int | None = None
+        self._changes, self._prober_changes = NO_CHANGES, NO_CHANGES
+        self._changes_version: int | None = None
 
     @property
     def rejected(self) -> int:
@@ -94,7 +104,7 @@ class OverlayPaths:
             return False
         self._valid, self._own = valid, own
         self._targets = self._sort(plans, own)
-        self._version = None  # at last: another thread may be at the series
+        self._version = self._changes_version = None  # at last: another thread may be at the series
         self.flows = [
             OverlayFlow(plan=number, inner=inner, period_seconds=min(target.period_seconds for _, target in served))
             for (number, inner), served in self._targets.items()
@@ -139,6 +149,24 @@ class OverlayPaths:
             if store.torn_reads != torn:  # a row that could not be read is looked for again the next time
                 self._version = None
         return self._series
+
+    def changes(self, store: Store, prober: Series = NO_CHANGES) -> Series:
+        """Last changes of these paths' routes beside those that the ``prober`` saw itself: of all the newest."""
+        version, torn = store.version(UNDERLAY_ROUTE_CHANGE), store.torn_reads
+        if version != self._changes_version or prober is not self._prober_changes:
+            self._changes_version, self._prober_changes = version, prober
+            samples = sorted([*prober.samples, *self._changed(store)], key=lambda sample: sample[1])
+            self._changes = Series(ROUTE_CHANGE_TIME, samples[-MOST_ROUTE_CHANGES:])
+            if store.torn_reads != torn:
+                self._changes_version = None
+        return self._changes
+
+    def _changed(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
+        for row in store.read(UNDERLAY_ROUTE_CHANGE):
+            time, before, after = row.labels[5:]
+            text = change_text(self._fabric, before.split(), after.split())
+            for _, target in self._served(row):
+                yield (target.path, *text), float(time)
 
     def _samples(self, store: Store) -> Iterator[tuple[Sequence[str], float]]:
         before, self._known = self._known, {}

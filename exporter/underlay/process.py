@@ -13,10 +13,11 @@ import sys
 
 import msgspec
 
-from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE
+from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE, UNDERLAY_ROUTE_CHANGE
 from exporter.messages import receive_message
 from exporter.probing.loop import Loop
 from exporter.probing.pipe import ControlPipe
+from exporter.probing.tracing.changes import RouteChanges
 from exporter.store import Store
 from exporter.underlay.learning import Learner
 from exporter.underlay.looks import Looks
@@ -30,7 +31,8 @@ class UnderlayProcess:
         self._loop = Loop()
         counters = store.writer(UNDERLAY).add(())
         self._learner = Learner(settings.port, settings.tenants, self._loop.clock)
-        self._tracer = UnderlayTracer(self._loop, settings, store.writer(UNDERLAY_ROUTE), counters)
+        changes = RouteChanges(self._loop, store.writer(UNDERLAY_ROUTE_CHANGE))
+        self._tracer = UnderlayTracer(self._loop, settings, store.writer(UNDERLAY_ROUTE), changes, counters)
         self._looks = Looks(
             self._loop,
             self._learner,

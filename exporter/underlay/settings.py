@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE
+from exporter.contracts.catalogue import MOST_ROUTE_CHANGES, UNDERLAY, UNDERLAY_ROUTE, UNDERLAY_ROUTE_CHANGE
 from exporter.contracts.metric import Table
 from exporter.underlay.encapsulation import VXLAN_PORT, Inner
 
@@ -74,4 +74,5 @@ class UnderlaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def underlay_tables(max_flows: int) -> list[tuple[Table, int]]:
     """Tables of the underlay process' store with their capacities; both processes lay the memory out by this."""
-    return [(UNDERLAY, 1), (UNDERLAY_ROUTE, max_flows)]
+    changes = (UNDERLAY_ROUTE_CHANGE, min(max_flows, MOST_ROUTE_CHANGES))
+    return [(UNDERLAY, 1), (UNDERLAY_ROUTE, max_flows), changes]

@@ -21,6 +21,7 @@ from exporter.contracts.catalogue import (
 from exporter.probing.limits import Pace
 from exporter.probing.loop import LATEST_NS, Loop
 from exporter.probing.sockets import IcmpError, error_queue, open_flow, receive, send_options
+from exporter.probing.tracing.changes import RouteChanges, SeenRoute
 from exporter.probing.tracing.walk import Walk
 from exporter.store import RowWriter, TableWriter
 from exporter.underlay.encapsulation import Outer, may_quote, trace_payload
@@ -150,6 +151,9 @@ class _Traced:
         self.key = key
         self.learnt = learnt
         self.route = Route(hold_ns)
+        self.seen = SeenRoute()
+        self.seen_outer: Outer | None = None
+        """Of which tuple that is."""
         self.row: RowWriter | None = None
         self.trace: _Trace | None = None
         self.removed = False
@@ -163,6 +167,7 @@ class UnderlayTracer:
         loop: Loop,
         settings: UnderlaySettings,
         routes: TableWriter,
+        changes: RouteChanges,
         counters: RowWriter,
         spread: Callable[[], float] = random.random,
     ) -> None:
@@ -170,6 +175,7 @@ class UnderlayTracer:
         self._spread = spread
         self._settings = settings
         self._routes = routes
+        self._changes = changes
         self._counters = counters
         self._turns = Pace(settings.trace_packets_per_second_per_switch, clock=loop.clock)
         self._flows: dict[FlowKey, _Traced] = {}
@@ -184,6 +190,7 @@ class UnderlayTracer:
             if gone.trace is not None:
                 self._close(gone)
             self._withdraw(gone)
+            self._changes.forget(key)
         for key, learnt in flows.items():
             if key not in self._flows:
                 traced = self._flows[key] = _Traced(key, learnt, int(self._settings.hold_seconds * 1e9))
@@ -247,11 +254,21 @@ class UnderlayTracer:
             return
         outer = trace.outer
         found = (outer.source, outer.destination, json.dumps(walk.hops))
-        if outer == traced.learnt.outer and traced.route.offer(found, self._loop.clock()):
+        if outer != traced.learnt.outer:
+            return
+        plan, inner = traced.key
+        labels = (str(plan), *map(str, inner))
+        if outer != traced.seen_outer:  # another flow to the switches: that of the old one has not changed
+            traced.seen.forget()
+            traced.seen_outer = outer
+        hops = [hop for hop in walk.hops if hop is not None]
+        before = traced.seen.take(hops, self._loop.clock())
+        if before is not None:
+            self._changes.book(traced.key, labels, before, hops)
+        if traced.route.offer(found, self._loop.clock()):
             if traced.row is not None:
                 self._routes.remove(traced.row)
-            plan, inner = traced.key
-            traced.row = self._routes.add((str(plan), *map(str, inner), *found))
+            traced.row = self._routes.add((*labels, *found))
 
     def _close(self, traced: _Traced) -> None:
         if traced.trace is not None:

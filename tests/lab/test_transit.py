@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from exporter.contracts.codec import encode
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.topology import check_topology
 from lab.errors import LabError
@@ -16,6 +19,9 @@ from lab.faults import kind
 from lab.network import transit
 from lab.network.design import Design, Transit, draw, dump, load
 from lab.running import Running
+from tests.lab.agent import PORTS, Agent, stop, until
+
+CHANGED = "fabric_path_route_change_timestamp_seconds"
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,44 @@ def test_a_route_change_and_back(healed: Running, design: Design, plan: Transit)
     healed.act("heal", "all")
     assert ping(healed, host, store).received == 100
     assert transit.sessions_with_carriers(design, plan.border)[clean.switch] in hops(healed, host, store)
+
+
+def test_an_exporter_tells_of_the_change_within_seconds_and_names_the_carrier(
+    healed: Running, design: Design, plan: Transit, tmp_path: Path
+) -> None:
+    """Flows are traced once an hour here, but for their losses; each path is probed once a second."""
+    clean, lossy = (carrier.switch for carrier in plan.carriers)
+    topology = tmp_path / "topology.json"
+    topology.write_bytes(encode(design.topology()))
+    hosts = design.hosts[0], design.service_host(plan.store)
+    near, far = agents = [Agent(healed, host, tmp_path / host.name, topology) for host in hosts]
+
+    def told() -> dict[str, tuple[dict[str, str], float]]:
+        found = ((dict(labels), at) for labels, at in near.metrics()[CHANGED].items())
+        return {labels["path"]: (labels, at) for labels, at in found}
+
+    try:
+        until(lambda: all(agent.metrics() for agent in agents))
+        near.probe(far.host, far.rnic, 1, period_seconds=1.0)
+        until(lambda: len(near.links()) == len(PORTS))
+        links = near.links()
+        assert told() == {}
+        began = time.time()
+        healed.fault("route-change", lossy)
+        changed = time.time()
+        until(told, 10)
+        took = time.time() - changed
+        for path, (labels, at) in told().items():
+            assert began <= at <= changed + 10
+            before, after = labels["before"].split(" > "), labels["after"].split(" > ")
+            assert (labels["hop"], lossy in after, lossy in before) == (lossy, True, False)
+            assert [clean if hop == lossy else hop for hop in after] == before
+            assert near.links()[path] == links[path], "the votes are frozen"
+        assert near.total("fabric_path_route_changes_total") == 0
+        print(f"told after {took:.1f} s")
+    finally:
+        codes = stop(agents)
+    assert codes == [0, 0]
 
 
 @pytest.mark.parametrize("direction", ["away", "back"])

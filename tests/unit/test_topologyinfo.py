@@ -151,3 +151,14 @@ def test_addresses_are_spelled_as_the_sessions_of_other_switches_have_them() -> 
 def test_a_location_leaves_out_what_nobody_wrote_down() -> None:
     bare = Host(name="h", rnics=())
     assert [bare.location, Host(name="h", pod="p1", rnics=()).location] == ["", "pod p1"]
+
+
+def test_an_rnics_rail_is_its_place_in_the_list_where_none_is_named() -> None:
+    rnics = (Rnic(name="named", rail=5, ip="10.0.0.1"), Rnic(name="second", ip="10.0.0.2"))
+    mixed = Topology(
+        version=1,
+        hosts=(Host(name="h", rnics=rnics),),
+        switches=(Switch(name="a", tier="leaf"), Switch(name="b", tier="leaf")),
+        links=(Link(a="h:named", b="a:e0"), Link(a="h:second", b="b:e0")),
+    )
+    assert list(told(HOST_INFO, {"a"}, mixed)) == [("h", "b", "")]

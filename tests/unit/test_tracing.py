@@ -16,11 +16,13 @@ from exporter.contracts.catalogue import (
     PROBER_TRACES,
     PROBER_TRACES_DELAYED,
     ROUTE,
+    ROUTE_CHANGE,
     RTT_TABLE,
 )
 from exporter.contracts.metric import Metric
 from exporter.probing.paths import ROUTE_CHANGES, ROUTE_HASH, Path
 from exporter.probing.settings import prober_tables
+from exporter.probing.tracing.changes import RouteChanges
 from exporter.probing.tracing.tracer import FREEZE_LIMIT_SECONDS, FREEZE_SECONDS, LastSwitch, Tracer, route_hash
 from exporter.probing.tracing.walk import Walk
 from exporter.results import ResultRing
@@ -70,9 +72,10 @@ class Fabric:
         self.histogram = self.store.writer(RTT_TABLE).add(("h",))
         self.counters = self.store.writer(PROBER).add(())
         basis: dict[str, object] = {"packets_per_second_per_switch": 1000.0, "spread": lambda: 0.5}
+        changes = RouteChanges(self.clock.loop, self.store.writer(ROUTE_CHANGE), lambda: self.clock.now_ns / 1e9)
         self.tracer = Tracer(
             self.clock.loop, self.store.writer(ROUTE), self.store.writer(FAILING_TRACE), self.counters,
-            period_seconds=PERIOD, max_hops=8, **(basis | options),
+            period_seconds=PERIOD, max_hops=8, changes=changes, **(basis | options),
         )  # fmt: skip
 
     def add(
@@ -99,6 +102,12 @@ class Fabric:
 
     def failing(self) -> list[Row]:
         return list(self.store.read(FAILING_TRACE))
+
+    def changes(self) -> dict[str, tuple[float, list[str], list[str]]]:
+        """{path: when its route changed last, from what, to what}."""
+        names = {str(row.identity): row.labels[0] for row in self.store.read(PATH)}
+        rows = [row.labels for row in self.store.read(ROUTE_CHANGE)]
+        return {names[path]: (float(at), before.split(), after.split()) for path, at, before, after in rows}
 
     def count(self, metric: Metric) -> int:
         return int(self.counters.get(PROBER.metrics.index(metric)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter.contracts.catalogue import PATH_LINK_INFO, UNDERLAY_ROUTE
+from exporter.contracts.catalogue import PATH_LINK_INFO, ROUTE_CHANGE_TIME, UNDERLAY_ROUTE, UNDERLAY_ROUTE_CHANGE
 from exporter.contracts.codec import encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import link_id
@@ -18,6 +18,7 @@ from exporter.contracts.plan import Target
 from exporter.exposition import Series
 from exporter.records import to_csv
 from exporter.store import Store
+from exporter.underlay import paths
 from exporter.underlay.paths import OverlayPaths, underlay_settings
 from exporter.underlay.settings import ContainerPlan, Underlay
 from exporter.underlay.tracing import Route
@@ -57,7 +58,7 @@ class Followed:
             self.write(file, *targets)
         underlay = Underlay(plans=tuple(ContainerPlan(plan=str(file)) for file in self.files), **changes)  # type: ignore[arg-type]
         self.paths = OverlayPaths(underlay, HOST, fabric)
-        self.store = Store([(UNDERLAY_ROUTE, 8)])
+        self.store = Store([(UNDERLAY_ROUTE, 8), (UNDERLAY_ROUTE_CHANGE, 8)])
         self.routes = self.store.writer(UNDERLAY_ROUTE)
 
     def write(self, file: Path, *targets: Target, expires: float = 2e9) -> None:
@@ -137,6 +138,31 @@ def test_a_path_name_has_one_route_the_prober_goes_first(tmp_path: Path, capsys:
     assert len(set(found)) == len(found) == 1 + 2 * len(LINKS)
     assert [link for path, link in found if path == "p"] == ["another link"]
     assert "2 paths are in another plan too: left out" in capsys.readouterr().err
+
+
+def test_all_paths_of_a_flow_have_the_change_of_the_route_between_the_tunnel_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = Followed(tmp_path, (target("p"), target("q", probe="mtu", traffic_class=2)))
+    followed.paths.follow(1e9, NONE)
+    prober = Series(ROUTE_CHANGE_TIME, [(("own", "a", "b", "b"), 150.5)])
+    first = followed.paths.changes(followed.store, prober)
+    assert list(first.samples) == list(prober.samples)
+    assert followed.paths.changes(followed.store, prober) is first
+    moved = [HOPS[0], address("spine-0:Ethernet0"), HOPS[2]]
+    writer = followed.store.writer(UNDERLAY_ROUTE_CHANGE)
+    flow = ("0", "10.8.0.1", "49152", "10.8.0.2", "65300")
+    row = writer.add((*flow, "100.250", " ".join(HOPS), " ".join(moved)))
+    before, after = ("leaf-p0-r0 > spine-1 > leaf-p1-r0", "leaf-p0-r0 > spine-0 > leaf-p1-r0")
+    own = [((path, before, after, "spine-0"), 100.25) for path in ("p", "q")]
+    assert list(followed.paths.changes(followed.store, prober).samples) == [*own, *prober.samples]
+    monkeypatch.setattr(paths, "MOST_ROUTE_CHANGES", 2)
+    followed.write(followed.files[0], target("q"), target("r"))
+    assert followed.paths.follow(1e9, NONE)
+    newest = [labels[0] for labels, _ in followed.paths.changes(followed.store, prober).samples]
+    assert newest == ["r", "own"], "a new plan's names, and the newest of all"
+    writer.remove(row)
+    assert list(followed.paths.changes(followed.store).samples) == []
 
 
 def test_renderers_get_the_same_object_until_something_changes(tmp_path: Path) -> None:

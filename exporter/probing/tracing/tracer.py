@@ -27,6 +27,7 @@ from exporter.probing.ceilings import PACKETS_PER_SECOND_PER_SWITCH
 from exporter.probing.limits import Pace
 from exporter.probing.loop import LATEST_NS, Loop, Timer
 from exporter.probing.paths import Flow, Path
+from exporter.probing.tracing.changes import RouteChanges, SeenRoute
 from exporter.probing.tracing.spraying import RecentRoutes
 from exporter.probing.tracing.walk import Walk
 from exporter.store import RowWriter, TableWriter
@@ -95,6 +96,7 @@ class TracedFlow:
         self.route: list[str] | None = None
         """None where none is known, or the fabric sprays the flow."""
         self.recent = RecentRoutes()
+        self.seen = SeenRoute()
         self.route_row: RowWriter | None = None
         self.frozen_since_ns = 0
         self.walk: Walk | None = None
@@ -144,10 +146,12 @@ class Tracer:
         spraying: bool = False,
         spread: Callable[[], float] = random.random,
         on_trace: Callable[[Flow, Walk], None] = lambda _, __: None,
+        changes: RouteChanges | None = None,
         columns: TraceColumns = _OF_PROBER,
     ) -> None:
         """``switches`` is {address: switch}, for switches that answer from several; ``on_trace`` gets every trace.
 
+        ``changes`` is told at once of routes that become others, by what traces show.
         Where the fabric is said to be ``spraying``, no flow has a route and none is traced.
         """
         self._loop = loop
@@ -162,6 +166,7 @@ class Tracer:
         self._spraying = spraying
         self._spread = spread
         self._on_trace = on_trace
+        self._changes = changes
         self._flows: dict[Flow, TracedFlow] = {}
         self._lanes: dict[str, _Lane] = {}
         self._turns = Pace(packets_per_second_per_switch, clock=loop.clock)
@@ -191,6 +196,8 @@ class Tracer:
         path.on_loss = None
         if path in flow.failing:
             self._failing.remove(flow.failing.pop(path))
+        if self._changes is not None:
+            self._changes.forget(path)
         if flow.carriers:
             return
         del self._flows[path.flow]
@@ -334,9 +341,22 @@ class Tracer:
         if walk.complete:
             hops = [hop for hop in walk.hops if hop is not None]
             flow.recent.add(hops, self._loop.clock(), flow.last_loss_ns)
+            if self._changes is not None:
+                self._tell_change(self._changes, flow, hops)
             if self._may_replace(flow):
                 self._replace(flow, None if flow.recent.sprayed else hops)
         self._tell_where_it_ended(flow, walk)
+
+    def _tell_change(self, changes: RouteChanges, flow: TracedFlow, hops: Sequence[str]) -> None:
+        if flow.recent.sprayed:
+            flow.seen.forget()
+            for path in flow.carriers:
+                changes.forget(path)
+            return
+        before = flow.seen.take(hops, self._loop.clock())
+        if before is not None:
+            for path in flow.carriers:
+                changes.book(path, (str(path.row.identity),), before, hops)
 
     def _replace(self, flow: TracedFlow, hops: list[str] | None) -> None:
         """Publish the flow's route, None where the fabric sprays it."""
