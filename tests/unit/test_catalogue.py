@@ -92,9 +92,12 @@ def test_the_selector_search_finds_what_it_should() -> None:
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
 def test_rule_tests_feed_series_that_the_exporter_emits(path: Path) -> None:
+    recorded_ones = set().union(*(recorded(text) for _, text in rule_files()))
     for test in yaml.safe_load(path.read_text())["tests"]:
         for series in test.get("input_series", []):
             ((metric, labels),) = selectors(series["series"])
+            if metric in recorded_ones:
+                continue
             assert metric in LABELS, f"{path.name} feeds {metric}"
             assert labels - SCRAPE_LABELS == LABELS[metric] - {"le"} or labels - SCRAPE_LABELS <= LABELS[metric]
 
