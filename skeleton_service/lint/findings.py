@@ -34,6 +34,8 @@ class World:
     recorded: Mapping[str, Sequence[Rule]]
     _labels: dict[str, Labels] = field(default_factory=dict)
     _open: set[str] = field(default_factory=set)
+    looking_back: dict[str, bool] = field(default_factory=dict)
+    """Whether a record looks back in time, by name: what checks found out."""
 
     def labels_of_metric(self, name: str) -> Labels:
         """The labels that the series of a metric may have; None where it is not known."""
@@ -41,8 +43,10 @@ class World:
             if name in self._open or len(self._open) > 30:  # records of one another, or a very long chain of them
                 return None
             self._open.add(name)
-            self._labels[name] = self._find(name)
-            self._open.discard(name)
+            try:
+                self._labels[name] = self._find(name)
+            finally:
+                self._open.discard(name)
         return self._labels[name]
 
     def _find(self, name: str) -> Labels:
@@ -58,7 +62,10 @@ class World:
         return found if name in self.recorded else None
 
     def labels(self, node: Node) -> Labels:
-        return labels_of(node, self.labels_of_metric)
+        try:
+            return labels_of(node, self.labels_of_metric)
+        except RecursionError:  # records of records, each nested as deep as may be
+            return None
 
     def info(self, selector: Selector) -> Info | None:
         return None if selector.name is None else self.metrics.get(selector.name.text)
@@ -83,4 +90,6 @@ class Findings:
 
 
 def listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+    """A dozen of them at most."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:12]) + (" and more" if len(ordered) > 12 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 from skeleton_service.lint.functions import Function
 from skeleton_service.lint.syntax import Binary, Call, Selector, Type
@@ -12,7 +13,7 @@ COMPARISONS = frozenset(("==", "!=", "<=", "<", ">=", ">"))
 SET_OPERATORS = frozenset(("and", "or", "unless"))
 _SAID: dict[Type, str] = {"scalar": "number", "string": "string", "vector": "vector", "matrix": "range of samples"}
 
-_NOT_COMPARED = re.compile(r"\\[pPzQC]|\(\?(?!:|P<)|\[\[:")
+_NOT_COMPARED = re.compile(r"\\[pPzQC]|\\x\{|\(\?(?!:|P<)|\[\[:")
 """Of RE2's syntax what Python's differs in: nothing is said of such a pattern."""
 _MOST_PATTERN = 4096
 
@@ -80,12 +81,20 @@ def check_pattern(pattern: str, start: int, end: int) -> None:
     """Raise PromqlError for what RE2 refuses for sure."""
     if len(pattern) > _MOST_PATTERN:
         return
-    if re.search(r"\(\?(?:=|!|<=|<!)", pattern) or re.search(r"(?<!\\)(?:\\\\)*\\[1-9]", pattern):
-        raise PromqlError("no look-around and no back references in Prometheus' regular expressions", start, end)
+    bare = re.sub(r"\\.|\[\^?\]?[^\]]*\]", lambda found: found[0] if found[0][0] == "\\" else "[]", pattern)
+    if re.search(r"\(\?(?:=|!|<=|<!|>)|\\[1-9uUNZ]", bare):
+        raise PromqlError("this is no syntax of Prometheus' regular expressions (RE2)", start, end)
     if _NOT_COMPARED.search(pattern):
         return
+    plain = re.sub(r"\\.", "", bare)
+    if re.search(r"[*+?}]\+", plain) or any(
+        int(each) > 1000 for each in re.findall(r"[{,]([0-9]{1,9})(?=[,}])", plain)
+    ):
+        raise PromqlError("a repetition that Prometheus' regular expressions (RE2) do not have", start, end)
     try:
-        re.compile(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         said = error.msg if isinstance(error, re.error) else "too large"
         raise PromqlError(f"not a regular expression: {said}", start, end) from error
@@ -97,8 +106,15 @@ def matches_empty(op: str, value: str) -> bool:
         return not value
     if op == "!=":
         return bool(value)
+    if len(value) > _MOST_PATTERN:
+        return True
+    # Alternatives within repetitions may take for ever to refuse the empty string.
+    if "(" in value and (value.count("|") > 10 or re.search(r"\)[*+?{]", value)):
+        return True
     try:
-        found = re.fullmatch(value, "") is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = re.fullmatch(value, "") is not None
     except (re.error, OverflowError, RecursionError):
         return True
     return found if op == "=~" else not found

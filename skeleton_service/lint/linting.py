@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from skeleton_service.lint.checks import alerts, impossible, metrics, rules, templates, values
 from skeleton_service.lint.document import Source
@@ -33,7 +35,7 @@ RULE_CHECKS: dict[str, Callable[[Findings, Node], None]] = {
     "rule/name": rules.name,
     "runbook/missing": alerts.runbook,
 }
-_COMMENT = re.compile(r"#\s*fabric-lint\s+(file/)?disable\s+([\w/]+(?:\s*,\s*[\w/]+)*)")
+_COMMENT = re.compile(r"#[ \t]*fabric-lint[ \t]+(file/)?disable[ \t]+([\w/]+(?:[ \t]*,[ \t]*[\w/]+)*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +125,12 @@ class _Comments:
             else:
                 line, _ = file.source.place(match.start())
                 self._lines.setdefault(line, set()).update(checks)
-        self._scopes = self._find_scopes(file) if self._lines else []
-
-    def _find_scopes(self, file: RuleFile) -> list[tuple[int, int, set[str]]]:
-        """First and last line of each rule and group, with what is disabled there."""
-        scopes = []
-        for group in file.groups:
-            for rule in group.rules:
-                scopes.append(self._scope(file, rule.lines, rule.lines[1]))
-            scopes.append(self._scope(file, group.lines, group.lines[0] - 1))
-        return [scope for scope in scopes if scope[2]]
+        groups, rules_ = (file.groups, file.rules) if self._lines else ([], [])
+        self._scopes = [
+            sorted((self._scope(file, each.lines, each.lines[0] - 1) for each in groups), key=itemgetter(0)),
+            sorted((self._scope(file, each.lines, each.lines[1]) for each in rules_), key=itemgetter(0)),
+        ]
+        """First and last line of each group and rule, with what is disabled there."""
 
     def _scope(self, file: RuleFile, lines: tuple[int, int], last: int) -> tuple[int, int, set[str]]:
         """What the comments right above these lines disable, and those down to ``last``."""
@@ -148,4 +146,8 @@ class _Comments:
         line, _ = file.source.place(problem.start)
         if problem.check in self._lines.get(line, ()):
             return True
-        return any(first <= line <= last and problem.check in checks for first, last, checks in self._scopes)
+        for scopes in self._scopes:
+            number = bisect.bisect_right(scopes, line, key=itemgetter(0)) - 1
+            if number >= 0 and line <= scopes[number][1] and problem.check in scopes[number][2]:
+                return True
+        return False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from math import inf, nan
 from typing import NoReturn
 
 from skeleton_service.lint.fitting import check_binary, check_call, check_selector
 from skeleton_service.lint.functions import AGGREGATIONS, FUNCTIONS, WITH_PARAMETER
+from skeleton_service.lint.nearest import did_you_mean
 from skeleton_service.lint.syntax import (
     Aggregate,
     Binary,
@@ -29,7 +29,7 @@ from skeleton_service.lint.syntax import (
 )
 from skeleton_service.lint.tokens import PromqlError, Token, seconds, tokenize, unquote
 
-MOST_DEPTH = 150
+MOST_DEPTH = 200
 """How deep an expression may be nested. Beyond it no person wrote the rule, and recursion is to end."""
 
 _POWER, _UNARY = 6, 5
@@ -52,6 +52,12 @@ def parse(text: str) -> Node:
     node = parser.expression()
     if parser.now.kind != "end":
         parser.unexpected("an operator, or the end")
+    waiting = [(node, 1)]
+    while waiting:
+        each, depth = waiting.pop()
+        if depth > MOST_DEPTH:
+            raise TooDeepError(*each.span)
+        waiting += [(child, depth + 1) for child in each.children]
     return node
 
 
@@ -106,13 +112,9 @@ class _Parser:
     def expression(self, lowest: int = 1) -> Node:
         self._depth += 1
         if self._depth > MOST_DEPTH:
-            raise TooDeepError(self.now)
+            raise TooDeepError(self.now.start, self.now.end)
         node = self._unary()
-        length = self._depth
         while (operator := self._operator()) and _PRECEDENCE[operator] >= lowest:
-            length += 1  # a chain is as deep as it is long: its tree leans to the left
-            if length > 2 * MOST_DEPTH:
-                raise TooDeepError(self.now)
             node = self._binary(node, operator)
         self._depth -= 1
         return node
@@ -221,8 +223,7 @@ class _Parser:
         token = self._take()
         function = FUNCTIONS.get(token.text)
         if function is None:
-            near = difflib.get_close_matches(token.text, [*FUNCTIONS, *AGGREGATIONS], n=1)
-            remedy = f"did you mean {near[0]}?" if near else ""
+            remedy = did_you_mean(token.text, [*FUNCTIONS, *AGGREGATIONS])
             raise PromqlError(f"there is no function {token.text}", token.start, token.end, remedy)
         arguments = self._arguments()
         node = Call((token.start, self._end()), Name(token.text, (token.start, token.end)), arguments, function.returns)
@@ -352,20 +353,24 @@ class _Parser:
 class TooDeepError(PromqlError):
     """More nesting than is followed here. Prometheus might still read it."""
 
-    def __init__(self, token: Token) -> None:
-        super().__init__(f"nested deeper than {MOST_DEPTH}", token.start, token.end, "record a part of it by itself")
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__(f"nested deeper than {MOST_DEPTH}", start, end, "record a part of it by itself")
 
 
 _SAID: dict[Type, str] = {"scalar": "number", "string": "string", "vector": "vector", "matrix": "range of samples"}
 
 
 def _number(token: Token) -> float:
+    """The value of a number as Go reads it: 010 is octal, and what is out of range is refused."""
     text = token.text
-    if text[:2] in ("0x", "0X"):
-        return float(int(text, 16))
-    if len(text) > 1 and text[0] == "0" and text.isdecimal() and set(text) <= set("01234567"):
-        return float(int(text, 8))  # as Go does
-    return float(text)
+    base = 16 if text[:2] in ("0x", "0X") else 8 if text[0] == "0" and set(text) <= set("01234567") else 0
+    value = float(text) if base != 16 else inf
+    if base:
+        whole = int(text, base)
+        value = float(whole) if whole < 1 << 63 else value
+    if value == inf:
+        raise PromqlError("a number out of range", token.start, token.end)
+    return value
 
 
 def _displaced(node: Node, end: int) -> Node:

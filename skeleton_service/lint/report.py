@@ -14,7 +14,7 @@ from skeleton_service.lint.problem import SEVERITIES, Problem, Severity
 _COLOURS: dict[Severity, str] = {"error": "\x1b[31m", "warning": "\x1b[33m", "info": "\x1b[36m"}
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 _GITHUB = {"error": "error", "warning": "warning", "info": "notice"}
-_WIDTH, _BEFORE = 160, 80
+_WIDTH, _BEFORE, _LONGEST = 160, 80, 400
 
 
 def text(linted: Sequence[Linted], *, colour: bool = False) -> Iterable[str]:
@@ -68,6 +68,8 @@ def _window(source: Source, problem: Problem, line: int, column: int) -> tuple[s
 
 def _visible(text_: str) -> str:
     """What a terminal may be given: no control characters, and a tab as one blank."""
+    if len(text_) > _LONGEST:
+        text_ = text_[:_LONGEST] + "..."
     return "".join(
         each if each.isprintable() else " " if each == "\t" else "\N{REPLACEMENT CHARACTER}" for each in text_
     )

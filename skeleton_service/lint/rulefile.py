@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.lint.document import Scalar, Source, YamlNode, compose
+from skeleton_service.lint.document import MAX_BYTES, Scalar, Source, YamlNode, compose
+from skeleton_service.lint.nearest import did_you_mean
 from skeleton_service.lint.parsing import TooDeepError, parse
 from skeleton_service.lint.problem import Problem
 from skeleton_service.lint.syntax import Node
 from skeleton_service.lint.tokens import PromqlError, seconds
 
-_DURATION = re.compile(r"0|(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m(?!s))?(\d+s)?(\d+ms)?")
+_DURATION = re.compile(
+    r"0|([0-9]{1,12}y)?([0-9]{1,12}w)?([0-9]{1,12}d)?([0-9]{1,12}h)?([0-9]{1,12}m(?!s))?([0-9]{1,12}s)?([0-9]{1,12}ms)?"
+)
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _FILE_FIELDS = ("groups", "namespace")
@@ -30,6 +32,7 @@ _GROUP_FIELDS = (
 )
 _RULE_FIELDS = ("record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations")
 Span = tuple[int, int]
+_MOST_WORK = 4 * MAX_BYTES
 
 
 @dataclass(slots=True)
@@ -106,6 +109,20 @@ class _Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.file = RuleFile(source)
+        self._left = _MOST_WORK
+        self._read: set[int] = set()
+
+    def _spend(self, node: YamlNode) -> None:
+        """Aliases may have a text read over and over: together no more than this."""
+        self._left -= len(node.text) + len(node.items) + 1
+        if self._left < 0:
+            raise ContractError(self.source.path, "its aliases repeat too much", "no rule file is like that")
+
+    def _again(self, node: YamlNode) -> bool:
+        """Whether this group or rule was read before: an alias says nothing new."""
+        again = id(node) in self._read
+        self._read.add(id(node))
+        return again
 
     def problem(self, span: Span, message: str, remedy: str = "", check: str = "yaml/parse") -> None:
         self.file.problems.append(Problem(check, "error", *span, message, remedy))
@@ -117,6 +134,7 @@ class _Reader:
 
     def fields(self, node: YamlNode, known: tuple[str, ...], of: str) -> dict[str, tuple[YamlNode, YamlNode]]:
         """The fields of a mapping; a problem for one that is unknown or comes twice."""
+        self._spend(node)
         if node.kind != "mapping":
             self.problem(self._span(node), f"{of} is a mapping", "write it as fields, name: value")
             return {}
@@ -125,12 +143,11 @@ class _Reader:
             if key.kind != "scalar":
                 self.problem(self._span(key), "the name of a field is a word")
             elif key.text == "<<":
-                merged = [value] if value.kind == "mapping" else value.items
-                for each in merged:
+                for each in [value] if value.kind == "mapping" else value.items:
+                    self._spend(each)
                     found = {name.text: (name, content) for name, content in each.pairs()} | found
             elif known and key.text not in known:
-                near = difflib.get_close_matches(key.text, known, n=1)
-                remedy = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+                remedy = did_you_mean(key.text, known, f"it has {', '.join(known)}")
                 self.problem(self._span(key), f"{of} has no field {key.text}", remedy)
             elif key.text in found:
                 self.problem(self._span(key), f"field {key.text} twice", "take one away")
@@ -149,18 +166,23 @@ class _Reader:
         if node.kind != "scalar":
             self.problem(self._span(node), f"{of} is a text")
             return None
+        self._spend(node)
         return Scalar(self.source, node)
 
     def _lines(self, node: YamlNode) -> tuple[int, int]:
         """First and last line, without what follows a block."""
-        last, waiting = node.start, [node]
+        last, waiting, seen = node.start, [node], set()
         while waiting:
             each = waiting.pop()
-            waiting += [item for item in each.items if item.start >= node.start]  # an alias points elsewhere
-            last = max(last, self._span(each)[1] - 1)
+            if id(each) not in seen and each.start >= node.start:  # an alias points elsewhere, or is there twice
+                seen.add(id(each))
+                waiting += each.items
+                last = max(last, self._span(each)[1] - 1)
         return self.source.place(node.start)[0], self.source.place(last)[0]
 
     def group(self, node: YamlNode) -> None:
+        if self._again(node):
+            return
         found = self.fields(node, _GROUP_FIELDS, "a group")
         if not found:
             return
@@ -173,7 +195,7 @@ class _Reader:
         group = Group(name, self._lines(node), self._duration(found, "interval"))
         self.file.groups.append(group)
         for each in self.sequence(found["rules"][1], "rules") if "rules" in found else []:
-            rule = self._rule(each)
+            rule = None if self._again(each) else self._rule(each)
             if rule is not None:
                 rule.group = name.text
                 group.rules.append(rule)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import Literal
 
 import yaml
 
 from exporter.contracts.catalogue import CATALOGUE
+from skeleton_service.lint.nearest import nearest
 
 Kind = Literal["counter", "gauge", "histogram", "unknown"]
 OURS = "fabric_"
@@ -23,7 +24,7 @@ KUBERNETES_LABELS = frozenset(
 )
 """What scrape configurations for Kubernetes add as a rule; Prometheus Operator does."""
 
-_MOST_COMPARED = 200
+_MOST_COMPARED, _MOST_NAMES = 200, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,7 @@ class Metrics:
     def like(self, name: str, recorded: Iterable[str]) -> str:
         """The known name that is most like this one, or nothing. Of very many different names the last go without."""
         if name not in self._compared:
-            if len(self._compared) >= _MOST_COMPARED or len(name) > 200:
+            if len(self._compared) >= _MOST_COMPARED:
                 return ""
-            near = difflib.get_close_matches(name, [*self._known, *recorded], n=1, cutoff=0.75)
-            self._compared[name] = near[0] if near else ""
+            self._compared[name] = nearest(name, [*self._known, *islice(recorded, _MOST_NAMES)], cutoff=0.75)
         return self._compared[name]

@@ -8,12 +8,16 @@ from typing import Literal
 
 Kind = Literal["name", "number", "duration", "string", "symbol", "end"]
 
+_DIGITS = frozenset("0123456789")
+_TOO_LONG = re.compile(r"[0-9]{13}")
+"""Out of range in a duration."""
 _SPACE = re.compile(r"(?:[ \t\r\n]+|#[^\n\r]*)+")
 _NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_DURATION = re.compile(r"(?:\d+(?:ms|[smhdwy]))+")
-_IN_ORDER = re.compile(r"(?:\d+y)?(?:\d+w)?(?:\d+d)?(?:\d+h)?(?:\d+m(?!s))?(?:\d+s)?(?:\d+ms)?")
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_DURATION = re.compile(r"(?:[0-9]+(?:ms|[smhdwy]))+")
+_IN_ORDER = re.compile(r"(?:[0-9]+y)?(?:[0-9]+w)?(?:[0-9]+d)?(?:[0-9]+h)?(?:[0-9]+m(?!s))?(?:[0-9]+s)?(?:[0-9]+ms)?")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_TAIL = re.compile(r"[A-Za-z0-9_.]+")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\[^\n])*"|' + r"'(?:[^'\\\n]|\\[^\n])*'|`[^`]*`")
 _SYMBOL = re.compile(r"==|!=|<=|>=|=~|!~|[-+*/%^<>=@(),{}\[\]:]")
 _ESCAPE = re.compile(r"\\(?:([abfnrtv\\'\"])|([0-7]{3})|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.S)
@@ -65,7 +69,7 @@ def _token(text: str, at: int, *, braces: bool, brackets: bool) -> Token:
     name = _LABEL if braces or brackets else _NAME
     if match := name.match(text, at):
         return Token("name", match[0], at, match.end())
-    if first.isdecimal() or (first == "." and text[at + 1 : at + 2].isdecimal()):
+    if first in _DIGITS or (first == "." and text[at + 1 : at + 2] in _DIGITS):
         duration, number = _DURATION.match(text, at), _NUMBER.match(text, at)
         if duration and not (number and number.end() > duration.end()):
             found = Token("duration", duration[0], at, duration.end())
@@ -73,8 +77,10 @@ def _token(text: str, at: int, *, braces: bool, brackets: bool) -> Token:
             found = Token("number", number[0], at, number.end())
         else:
             raise PromqlError("not a number", at, at + 1)
-        if (tail := re.compile(r"[A-Za-z0-9_.]+").match(text, found.end)) is not None:
+        if (tail := _TAIL.match(text, found.end)) is not None:
             raise PromqlError(f"{text[at : tail.end()]} is neither a number nor a duration", at, tail.end())
+        if found.kind == "duration" and _TOO_LONG.search(found.text):
+            raise PromqlError("a duration out of range", at, found.end)
         if found.kind == "duration" and _IN_ORDER.fullmatch(found.text) is None:
             remedy = "each unit once, from y w d h m s to ms"
             raise PromqlError(f"{found.text} is not a duration", at, found.end, remedy)
@@ -86,7 +92,7 @@ def _token(text: str, at: int, *, braces: bool, brackets: bool) -> Token:
 
 def seconds(duration: str) -> float:
     """The length of a duration in Prometheus' notation, such as 1h30m."""
-    return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+)(ms|[smhdwy])", duration))
+    return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)(ms|[smhdwy])", duration))
 
 
 def unquote(token: Token) -> str:

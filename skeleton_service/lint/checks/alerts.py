@@ -37,18 +37,23 @@ def for_(findings: Findings, tree: Node) -> None:
         findings.at("alerts/for", "warning", rule.name.whole(), message, remedy)
 
 
-def _looks_back(world: World, tree: Node, depth: int = 0) -> bool:
-    """Whether more than one sample has a say: a range, or a record that may be made of one."""
+def _looks_back(world: World, tree: Node) -> bool:
+    """Whether more than one sample has a say: a range, or a record that is made of one or that is not known."""
     for node, _ in walk(tree):
         if isinstance(node, Range | Subquery):
             return True
-        if isinstance(node, Selector) and (node.name is None or ":" in node.name.text):
-            rules = world.recorded.get(node.name.text, ()) if node.name else ()
-            if not rules or depth > 10:
-                return True
-            if any(rule.tree is None or _looks_back(world, rule.tree, depth + 1) for rule in rules):
-                return True
+        if isinstance(node, Selector) and (node.name is None or _record_looks_back(world, node.name.text)):
+            return True
     return False
+
+
+def _record_looks_back(world: World, name: str) -> bool:
+    if name not in world.looking_back:
+        rules = world.recorded.get(name, ())
+        world.looking_back[name] = ":" in name and not rules  # of those that read one another, too
+        if any(rule.tree is None or _looks_back(world, rule.tree) for rule in rules):
+            world.looking_back[name] = True
+    return world.looking_back[name]
 
 
 def annotation(findings: Findings, _: Node) -> None:

@@ -6,7 +6,7 @@ from math import inf
 
 from skeleton_service.lint.findings import Findings
 from skeleton_service.lint.fitting import COMPARISONS
-from skeleton_service.lint.syntax import Aggregate, Binary, Call, Node, Number, Range, Selector, Unary, bare, walk
+from skeleton_service.lint.syntax import Aggregate, Binary, Call, Node, Number, Range, Selector, bare, walk
 
 Bounds = tuple[float, float]
 _ANY: Bounds = (-inf, inf)
@@ -79,8 +79,6 @@ def bounds(findings: Findings, node: Node) -> Bounds:
     match node:
         case Number(value=value):
             return (value, value)
-        case Unary(expression=inner):
-            return bounds(findings, inner) if bounds(findings, inner) == _ANY else _ANY
         case Selector():
             return _of_selector(findings, node)
         case Range(selector=selector):

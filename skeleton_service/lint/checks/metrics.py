@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-
 from skeleton_service.lint.findings import Findings, listed
 from skeleton_service.lint.functions import PICKING
-from skeleton_service.lint.labels import Labels, labels_of, needs
+from skeleton_service.lint.labels import Labels, needs
+from skeleton_service.lint.nearest import nearest
 from skeleton_service.lint.problem import Severity
 from skeleton_service.lint.series import OURS
 from skeleton_service.lint.syntax import Aggregate, Binary, Name, Node, Selector, walk
@@ -56,7 +55,7 @@ def label(findings: Findings, tree: Node) -> None:
 
 
 def _labels(findings: Findings, node: Node) -> Labels:
-    return labels_of(node, findings.world.labels_of_metric)
+    return findings.world.labels(node)
 
 
 def _matchers(findings: Findings, node: Selector, metric: str) -> None:
@@ -92,9 +91,9 @@ def _join(findings: Findings, node: Binary) -> None:
 
 def _missing(findings: Findings, name: Name, labels: frozenset[str], whose: str, so: str = "") -> None:
     metrics = findings.world.metrics
-    near = difflib.get_close_matches(name.text, sorted(labels), n=1)
+    near = nearest(name.text, sorted(labels))
     few = labels - metrics.target_labels or labels
-    remedy = f"did you mean {near[0]}?" if near else f"it has {listed(few)}" if few else "it has no labels"
+    remedy = f"did you mean {near}?" if near else f"it has {listed(few)}" if few else "it has no labels"
     message = f"{whose} {name.text}" + (f", {so}" if so.startswith("so") else f" {so}" if so else "")
     findings.inside("promql/label", "error", name.span, message, remedy)
 
