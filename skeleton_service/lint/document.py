@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,8 @@ _ESCAPES = {
     "0": "\0", "a": "\a", "b": "\b", "t": "\t", "\t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b",
     " ": " ", '"': '"', "/": "/", "\\": "\\", "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
 }  # fmt: skip
+_PROPERTIES = re.compile(r"(?:[!&][^ \t\r\n]*[ \t\r\n]+)*")
+"""A tag, an anchor: no plain scalar begins as they do."""
 _HEXADECIMAL = {"x": 2, "u": 4, "U": 8}
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -204,7 +207,7 @@ class Scalar:
 
 def _written(text: str, node: YamlNode) -> Iterator[tuple[str, int]]:
     """The characters as they are written, escapes read, with their places."""
-    start, end = node.start, node.end
+    start, end = _PROPERTIES.match(text, node.start, node.end).end(), node.end  # type: ignore[union-attr]
     if node.style in ("|", ">"):
         start = text.find("\n", start) + 1 or end
     elif node.style in ("'", '"'):

@@ -52,7 +52,9 @@ def check_call(node: Call, function: Function) -> None:
     least = len(takes) - (1 if function.optional < 0 else function.optional)
     if len(given) < least or (most is not None and len(given) > most):
         wanted = f"at least {least}" if most is None else str(most) if least == most else f"{least} to {most}"
-        raise PromqlError(f"{name} takes {wanted} arguments, not {len(given)}", *node.function.span)
+        raise PromqlError(
+            f"{name} takes {wanted} argument{'' if wanted == '1' else 's'}, not {len(given)}", *node.function.span
+        )
     for number, argument in enumerate(given):
         wanted_type = takes[min(number, len(takes) - 1)]
         if argument.type != wanted_type:

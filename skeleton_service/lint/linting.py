@@ -35,7 +35,9 @@ RULE_CHECKS: dict[str, Callable[[Findings, Node], None]] = {
     "rule/name": rules.name,
     "runbook/missing": alerts.runbook,
 }
-_COMMENT = re.compile(r"#[ \t]*fabric-lint[ \t]+(file/)?disable[ \t]+([\w/]+(?:[ \t]*,[ \t]*[\w/]+)*)")
+_COMMENT = re.compile(r"fabric-lint[ \t]+(file/)?disable[ \t]+([\w/]+(?:[ \t]*,[ \t]*[\w/]+)*)")
+_FROM_HASH = 400
+"""Characters between a comment's beginning and what it disables: room to say why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,18 @@ def unresolved(files: Iterable[RuleFile]) -> set[str]:
 
 
 class _Comments:
-    """`# fabric-lint disable CHECK` in or above a rule or a group, `# fabric-lint file/disable CHECK` anywhere."""
+    """A comment with `fabric-lint disable CHECK` in or above a rule or a group; with `fabric-lint file/disable CHECK`
+    anywhere in the file."""
 
     def __init__(self, file: RuleFile) -> None:
         self.problems: list[Problem] = []
         self._everywhere: set[str] = set()
         self._lines: dict[int, set[str]] = {}
-        for match in _COMMENT.finditer(file.source.text):
+        text = file.source.text
+        for match in _COMMENT.finditer(text):
+            begin = max(text.rfind("\n", 0, match.start()) + 1, match.start() - _FROM_HASH)
+            if text.rfind("#", begin, match.start()) < 0:
+                continue
             checks = {each.strip() for each in match[2].split(",")}
             for unknown in sorted(checks - set(CHECKS)):
                 start = match.start(2) + match[2].index(unknown)

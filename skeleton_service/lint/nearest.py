@@ -9,7 +9,7 @@ _LONGEST = 100
 """No name is longer, and to compare a text of a megabyte takes long."""
 
 
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.65) -> str:
     """The known name that is most like this one, or nothing where none is."""
     if len(word) > _LONGEST:
         return ""
@@ -17,6 +17,7 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return near[0] if near else ""
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    near = nearest(word, known)
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.65) -> str:
+    """What a remedy says; ``otherwise`` where no name is like it."""
+    near = nearest(word, known, cutoff)
     return f"did you mean {near}?" if near else otherwise

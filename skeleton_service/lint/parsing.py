@@ -30,8 +30,10 @@ from skeleton_service.lint.syntax import (
 from skeleton_service.lint.tokens import PromqlError, Token, seconds, tokenize, unquote
 
 MOST_DEPTH = 200
-"""How deep an expression may be nested. Beyond it no person wrote the rule, and recursion is to end."""
+"""How deep a tree may be; a chain of operators is as deep as it is long."""
 
+_MOST_NESTED = 80
+"""How deep parentheses, calls and signs may be nested: each takes several frames of the stack."""
 _POWER, _UNARY = 6, 5
 _PRECEDENCE = {
     "or": 1,
@@ -111,7 +113,7 @@ class _Parser:
 
     def expression(self, lowest: int = 1) -> Node:
         self._depth += 1
-        if self._depth > MOST_DEPTH:
+        if self._depth > _MOST_NESTED:
             raise TooDeepError(self.now.start, self.now.end)
         node = self._unary()
         while (operator := self._operator()) and _PRECEDENCE[operator] >= lowest:
@@ -354,7 +356,7 @@ class TooDeepError(PromqlError):
     """More nesting than is followed here. Prometheus might still read it."""
 
     def __init__(self, start: int, end: int) -> None:
-        super().__init__(f"nested deeper than {MOST_DEPTH}", start, end, "record a part of it by itself")
+        super().__init__("nested too deep to be followed here", start, end, "record a part of it by itself")
 
 
 _SAID: dict[Type, str] = {"scalar": "number", "string": "string", "vector": "vector", "matrix": "range of samples"}

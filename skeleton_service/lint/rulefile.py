@@ -12,11 +12,9 @@ from skeleton_service.lint.nearest import did_you_mean
 from skeleton_service.lint.parsing import TooDeepError, parse
 from skeleton_service.lint.problem import Problem
 from skeleton_service.lint.syntax import Node
-from skeleton_service.lint.tokens import PromqlError, seconds
+from skeleton_service.lint.tokens import PromqlError, in_range, seconds
 
-_DURATION = re.compile(
-    r"0|([0-9]{1,12}y)?([0-9]{1,12}w)?([0-9]{1,12}d)?([0-9]{1,12}h)?([0-9]{1,12}m(?!s))?([0-9]{1,12}s)?([0-9]{1,12}ms)?"
-)
+_DURATION = re.compile(r"0|([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m(?!s))?([0-9]+s)?([0-9]+ms)?")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _FILE_FIELDS = ("groups", "namespace")
@@ -147,7 +145,7 @@ class _Reader:
                     self._spend(each)
                     found = {name.text: (name, content) for name, content in each.pairs()} | found
             elif known and key.text not in known:
-                remedy = did_you_mean(key.text, known, f"it has {', '.join(known)}")
+                remedy = did_you_mean(key.text, known, f"it has {', '.join(known)}", cutoff=0.6)
                 self.problem(self._span(key), f"{of} has no field {key.text}", remedy)
             elif key.text in found:
                 self.problem(self._span(key), f"field {key.text} twice", "take one away")
@@ -249,7 +247,7 @@ class _Reader:
         scalar = self._scalar(found[name][1], name)
         if scalar is None:
             return None
-        if not scalar.text or _DURATION.fullmatch(scalar.text) is None:
+        if not scalar.text or _DURATION.fullmatch(scalar.text) is None or not in_range(scalar.text):
             self.problem(scalar.whole(), f"{name}: {scalar.text} is not a duration", "write 30s, 5m or 1h")
             return None
         return Duration(seconds(scalar.text), scalar.text, scalar.whole())

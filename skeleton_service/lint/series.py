@@ -87,6 +87,10 @@ class Metrics:
             return info
         return next((info for prefix, info in self._families.items() if name.startswith(prefix)), None)
 
+    def own(self, labels: frozenset[str]) -> frozenset[str]:
+        """Labels without those that scraping adds to every series, where there are others."""
+        return labels - (self.target_labels - {"cluster"}) or labels
+
     def is_histogram(self, name: str) -> bool:
         return name in self._histograms
 

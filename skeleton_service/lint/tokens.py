@@ -9,8 +9,7 @@ from typing import Literal
 Kind = Literal["name", "number", "duration", "string", "symbol", "end"]
 
 _DIGITS = frozenset("0123456789")
-_TOO_LONG = re.compile(r"[0-9]{13}")
-"""Out of range in a duration."""
+_MOST_DIGITS, _MOST_SECONDS = 12, float(1 << 63) / 1e9
 _SPACE = re.compile(r"(?:[ \t\r\n]+|#[^\n\r]*)+")
 _NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -79,7 +78,7 @@ def _token(text: str, at: int, *, braces: bool, brackets: bool) -> Token:
             raise PromqlError("not a number", at, at + 1)
         if (tail := _TAIL.match(text, found.end)) is not None:
             raise PromqlError(f"{text[at : tail.end()]} is neither a number nor a duration", at, tail.end())
-        if found.kind == "duration" and _TOO_LONG.search(found.text):
+        if found.kind == "duration" and not in_range(found.text):
             raise PromqlError("a duration out of range", at, found.end)
         if found.kind == "duration" and _IN_ORDER.fullmatch(found.text) is None:
             remedy = "each unit once, from y w d h m s to ms"
@@ -93,6 +92,12 @@ def _token(text: str, at: int, *, braces: bool, brackets: bool) -> Token:
 def seconds(duration: str) -> float:
     """The length of a duration in Prometheus' notation, such as 1h30m."""
     return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)(ms|[smhdwy])", duration))
+
+
+def in_range(duration: str) -> bool:
+    """Whether Go can hold a duration: 292 years."""
+    longest = max((len(digits) for digits in re.findall(r"[0-9]+", duration)), default=0)
+    return longest <= _MOST_DIGITS and seconds(duration) < _MOST_SECONDS
 
 
 def unquote(token: Token) -> str:

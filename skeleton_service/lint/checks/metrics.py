@@ -34,7 +34,7 @@ def series(findings: Findings, tree: Node) -> None:
                 remedy = remedy or "lint it together with the file that records it"
             elif not ours:
                 message = f"{name} is no metric that is known here"
-                remedy = remedy or "is it spelt right? --target-label and dialects: docs/lint.md"
+                remedy = remedy or "is it spelt right? docs/lint.md says whose metrics are known"
         findings.inside("promql/series", severity, node.name.span, message, remedy)
 
 
@@ -92,7 +92,7 @@ def _join(findings: Findings, node: Binary) -> None:
 def _missing(findings: Findings, name: Name, labels: frozenset[str], whose: str, so: str = "") -> None:
     metrics = findings.world.metrics
     near = nearest(name.text, sorted(labels))
-    few = labels - metrics.target_labels or labels
+    few = metrics.own(labels)
     remedy = f"did you mean {near}?" if near else f"it has {listed(few)}" if few else "it has no labels"
     message = f"{whose} {name.text}" + (f", {so}" if so.startswith("so") else f" {so}" if so else "")
     findings.inside("promql/label", "error", name.span, message, remedy)

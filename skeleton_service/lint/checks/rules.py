@@ -44,24 +44,22 @@ def group(each: Group, settings: Settings) -> Iterable[Problem]:
 def duplicates(files: Sequence[RuleFile]) -> Mapping[int, list[Problem]]:
     """By the file's number: rules that are there twice. Over files only where they are the same in all."""
     found: dict[int, list[Problem]] = {}
-    seen: dict[tuple[object, ...], tuple[RuleFile, Rule]] = {}
+    anywhere: dict[tuple[object, ...], tuple[RuleFile, Rule]] = {}
     for number, file in enumerate(files):
+        here: dict[tuple[object, ...], Rule] = {}
         for rule in file.rules:
-            who = (
-                rule.alert,
-                rule.name.text,
-                tuple(sorted((key, value.text) for key, (_, value) in rule.labels.items())),
-            )
-            expr = " ".join(rule.expr.text.split()) if rule.expr else ""
-            for key in ((number, *who), (*who, expr)):
-                before = seen.setdefault(key, (file, rule))
-                if before[1] is not rule:
-                    line, _ = before[0].source.place(before[1].name.whole()[0])
-                    where = f"line {line}" if before[0] is file else f"{before[0].source.path}:{line}"
-                    same = "the same rule" if len(key) > 4 or not expr else "a rule of the same name and labels"
-                    message = f"{same} is in {where}" if before[0] is not file else f"{same} is on {where}"
-                    remedy = "take one away, or tell them apart by a label"
-                    problem = Problem("rule/duplicate", "warning", *rule.name.whole(), message, remedy)
-                    found.setdefault(number, []).append(problem)
-                    break
+            stated = sorted((key, value.text) for key, (_, value) in rule.labels.items())
+            who = (rule.alert, rule.name.text, tuple(stated))
+            whole = (*who, " ".join(rule.expr.text.split()) if rule.expr else "")
+            other, first = anywhere.setdefault(whole, (file, rule))
+            if other is file:
+                first = here.setdefault(who, rule)
+            if first is rule:
+                continue
+            line, _ = other.source.place(first.name.whole()[0])
+            what = "a rule of the same name and labels is on" if other is file else "the same rule is in"
+            where = f"line {line}" if other is file else f"{other.source.path}:{line}"
+            remedy = "take one away, or tell them apart by a label"
+            problem = Problem("rule/duplicate", "warning", *rule.name.whole(), f"{what} {where}", remedy)
+            found.setdefault(number, []).append(problem)
     return found

@@ -67,6 +67,6 @@ def _labels(findings: Findings, scalar: Scalar, start: int, action: str, known: 
             message = f"{name} is a label of the rule, which its templates do not see"
             findings.at("alerts/template", "warning", place, message, "write what it is made of")
             continue
-        few = known - findings.world.metrics.target_labels or known
+        few = findings.world.metrics.own(known)
         remedy = did_you_mean(name, sorted(known), f"it has {listed(few)}" if few else "it has no labels")
         findings.at("alerts/template", "error", place, f"the expression has no label {name}", remedy)
