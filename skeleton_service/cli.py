@@ -23,6 +23,7 @@ from exporter.contracts.skeleton import Skeleton, read_skeleton
 from exporter.contracts.strict import Parser
 from exporter.contracts.topology import Topology, read_topology
 from skeleton_service import __version__, rulescommand
+from skeleton_service.lint import command as lint_command
 
 if TYPE_CHECKING:
     from skeleton_service.prometheus import Window
@@ -430,6 +431,8 @@ def _parser() -> argparse.ArgumentParser:
     topology.add_argument("--strict", action="store_true", help="with --check, exit 1 also where one tells nothing")
     topology.add_argument("--output", metavar="FILE", help="YAML by its name's end, .yaml or .yml; else JSON")
     topology.set_defaults(run=_topology)
+
+    lint_command.add(commands)
     return parser
 
 

@@ -297,6 +297,11 @@ def test_a_changed_route_takes_its_place_once_losses_on_the_old_one_are_out_of_s
     until(lambda: all(cut not in crossed for crossed in overlay.truth(1.0).values()), 10, "packets go another way")
     assert overlay.host.links() == links, "losses of the last seconds are the old route's"
     assert time.monotonic() - began < HOLD
+    changed = "fabric_path_route_change_timestamp_seconds"
+    until(lambda: moved <= {labels["path"] for labels, _ in overlay.host.samples()[changed]}, 8, "changes are told")
+    assert overlay.host.links() == links, "and are no vote"
+    told = [labels for labels, _ in overlay.host.samples()[changed] if labels["path"] in moved]
+    assert all(labels["hop"] in spines - set(labels["before"].split(" > ")) for labels in told)
     until(lambda: overlay.host.links() == overlay.truth(1.0), 40, "links are those of the new route")
     assert time.monotonic() - began > HOLD
     assert moved == {path for path, crossed in overlay.host.links().items() if crossed != links[path]}

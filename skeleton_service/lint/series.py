@@ -1,0 +1,103 @@
+"""What metrics there are, their kinds and labels: the catalogue, other exporters' names, and what rules record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import islice
+from typing import Literal
+
+import yaml
+
+from exporter.contracts.catalogue import CATALOGUE
+from skeleton_service.lint.nearest import nearest
+
+Kind = Literal["counter", "gauge", "histogram", "unknown"]
+OURS = "fabric_"
+
+TARGET_LABELS = frozenset(("cluster", "job", "instance"))
+"""What every scrape adds; ``cluster`` where the scrape configuration is as docs/rules.md has it."""
+KUBERNETES_LABELS = frozenset(
+    ("namespace", "pod", "container", "service", "endpoint", "node", "prometheus", "prometheus_replica", "replica")
+)
+"""What scrape configurations for Kubernetes add as a rule; Prometheus Operator does."""
+
+_MOST_COMPARED, _MOST_NAMES = 200, 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    kind: Kind
+    labels: frozenset[str] | None
+    """Those of the exporter, without what scraping adds; None where they are not known."""
+    source: str
+
+
+def dialect_metrics(document: Mapping[str, Iterable[Mapping[str, list[str]]]]) -> Iterator[tuple[str, Info]]:
+    """Names and facts of dialects.yaml. ``labels`` may be missing: then they are not known."""
+    for dialect, tables in document.items():
+        for table in tables:
+            labels = frozenset(table["labels"]) if "labels" in table else None
+            kinds: tuple[Kind, ...] = ("counter", "gauge", "histogram", "unknown")
+            for kind in kinds:
+                for name in table.get(kind, ()):
+                    yield from _series(name, Info(kind, labels, dialect))
+
+
+def _series(name: str, info: Info) -> Iterator[tuple[str, Info]]:
+    """The series of a metric: a histogram has three kinds of them."""
+    if info.kind != "histogram":
+        yield name, info
+        return
+    labels = info.labels
+    yield f"{name}_bucket", Info("counter", None if labels is None else labels | {"le"}, info.source)
+    for suffix in ("_sum", "_count"):
+        yield name + suffix, Info("counter", labels, info.source)
+
+
+@cache
+def _known() -> tuple[Mapping[str, Info], Mapping[str, Info], frozenset[str]]:
+    """Series by name; prefixes of families whose names are not all known; names of histograms."""
+    document = yaml.safe_load((files("skeleton_service.lint") / "dialects.yaml").read_text(encoding="utf-8"))
+    known = dict(dialect_metrics(document["metrics"]))
+    histograms = {
+        name for tables in document["metrics"].values() for table in tables for name in table.get("histogram", ())
+    }
+    for metric in CATALOGUE:
+        known |= dict(_series(metric.name, Info(metric.kind, frozenset(metric.labels), "fabric-exporter")))
+        if metric.kind == "histogram":
+            histograms.add(metric.name)
+    families = {prefix: Info("unknown", None, dialect) for dialect, prefix in document["families"].items()}
+    return known, families, frozenset(histograms)
+
+
+class Metrics:
+    """All that is known without the rules: built once, asked often."""
+
+    def __init__(self, target_labels: Iterable[str] = ()) -> None:
+        self._known, self._families, self._histograms = _known()
+        self.target_labels = TARGET_LABELS | KUBERNETES_LABELS | frozenset(target_labels)
+        self._compared: dict[str, str] = {}
+
+    def get(self, name: str) -> Info | None:
+        info = self._known.get(name)
+        if info is not None:
+            return info
+        return next((info for prefix, info in self._families.items() if name.startswith(prefix)), None)
+
+    def own(self, labels: frozenset[str]) -> frozenset[str]:
+        """Labels without those that scraping adds to every series, where there are others."""
+        return labels - (self.target_labels - {"cluster"}) or labels
+
+    def is_histogram(self, name: str) -> bool:
+        return name in self._histograms
+
+    def like(self, name: str, recorded: Iterable[str]) -> str:
+        """The known name that is most like this one, or nothing. Of very many different names the last go without."""
+        if name not in self._compared:
+            if len(self._compared) >= _MOST_COMPARED:
+                return ""
+            self._compared[name] = nearest(name, [*self._known, *islice(recorded, _MOST_NAMES)], cutoff=0.75)
+        return self._compared[name]

@@ -1,0 +1,236 @@
+"""The linter's checks: what each prints, to the character, and that near misses print nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from skeleton_service.cli import main
+from skeleton_service.lint.linting import RULE_CHECKS
+from skeleton_service.lint.problem import CHECKS
+
+GOLDEN = Path(__file__).parent / "golden/lint"
+SMALL = "groups:\n  - name: g\n    rules:\n      - record: a:b:c\n        expr: {}\n"
+
+
+def said(path: Path) -> str:
+    """What the check that the file is named after prints of it: all others are disabled."""
+    (check,) = (each for each in CHECKS if path.stem.startswith(each.replace("/", "-")))
+    options = re.match(r"# options: (.*)", path.read_text())
+    others = [option for each in CHECKS if each != check for option in ("--disable", each)]
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.chdir(GOLDEN):
+        main(["lint", path.name, *others, *(options[1].split() if options else ())])
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_check_prints_what_it_finds_and_nothing_of_near_misses(path: Path) -> None:
+    assert said(path) == path.with_suffix(".txt").read_text()
+
+
+def test_every_check_has_a_case() -> None:
+    tested = {check for check in CHECKS for path in GOLDEN.glob("*.txt") if f"({check})" in path.read_text()}
+    assert tested | {"group/size", "runbook/missing"} == set(CHECKS)  # these two have tests of their own
+    assert set(RULE_CHECKS) < set(CHECKS)
+
+
+def files(tmp_path: Path, **texts: str) -> list[str]:
+    paths = []
+    for name, text in texts.items():
+        paths.append(str(tmp_path / f"{name}.yaml"))
+        Path(paths[-1]).write_text(text)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("expr", "fail_on", "code"),
+    [
+        ("fabric_nosuch", "error", 1),
+        ("rate(fabric_path_probes_sent_total[5s])", "error", 0),
+        ("rate(fabric_path_probes_sent_total[5s])", "warning", 1),
+        ("node_load1", "warning", 0),
+        ("node_load1", "info", 1),
+        ("up", "info", 0),
+    ],
+)
+def test_the_exit_code_is_that_of_the_worst_problem(tmp_path: Path, expr: str, fail_on: str, code: int) -> None:
+    assert main(["lint", *files(tmp_path, a=SMALL.format(expr)), "--fail-on", fail_on]) == code
+
+
+def test_nothing_to_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lint", *files(tmp_path, a=SMALL.format("up"), b=SMALL.format("1 - up"))]) == 0
+    assert capsys.readouterr().out == "2 files, 2 rules: nothing to say\n"
+
+
+def test_a_file_that_cannot_be_read_hides_no_problem_of_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, missing = *files(tmp_path, a=SMALL.format("fabric_nosuch")), str(tmp_path / "missing.yaml")
+    assert main(["lint", missing, good]) == 2
+    said = capsys.readouterr()
+    assert "fabric_nosuch is no metric" in said.out
+    assert said.err == f"skeleton-service: {missing}: No such file or directory\n"
+
+
+def test_json_holds_the_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = files(tmp_path, a=SMALL.format("rate(fabric_path_probes_lots_total[5m])"))
+    assert main(["lint", path, "--format", "json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "files": 1,
+        "rules": 1,
+        "problems": [
+            {
+                "file": path,
+                "line": 5,
+                "column": 20,
+                "end_line": 5,
+                "end_column": 48,
+                "severity": "error",
+                "check": "promql/series",
+                "message": "fabric_path_probes_lots_total is no metric of the catalogue",
+                "remedy": "did you mean fabric_path_probes_lost_total?",
+            }
+        ],
+    }
+
+
+def test_github_gets_workflow_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = files(tmp_path, **{"a,b": SMALL.format("fabric_path_probes_lots_total{a=~'100%'}")})
+    assert main(["lint", path, "--format", "github", "--disable", "promql/label"]) == 1
+    place = f"file={path.replace(',', '%2C')},line=5,endLine=5,col="
+    assert capsys.readouterr().out.splitlines() == [
+        f"::error {place}15,endColumn=43,title=promql/series::fabric_path_probes_lots_total is no metric of the "
+        "catalogue (did you mean fabric_path_probes_lost_total?)",
+        f"::warning {place}48,endColumn=53,title=promql/regexp::=~ with a pattern that matches one value alone (use =)",
+        "2 problems (1 error, 1 warning) in 1 file",
+    ]
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colour_only_on_a_terminal_that_wants_it(
+    tmp_path: Path, no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("NO_COLOR", no_color)
+    terminal = Terminal()
+    with contextlib.redirect_stdout(terminal):
+        main(["lint", *files(tmp_path, a=SMALL.format("fabric_nosuch"))])
+    assert ("\x1b[" in terminal.getvalue()) == coloured
+
+
+RULES = """groups:
+  # fabric-lint disable promql/nan
+  - name: g
+    rules:
+      {}
+      - record: a:b:c
+        expr: rate(fabric_path_probes_sent_total[5s]){}
+      - record: a:b:d
+        expr: up / sum(up)
+"""
+
+
+@pytest.mark.parametrize(
+    ("above", "beside", "count"),
+    [
+        ("", "", 1),
+        ("# fabric-lint disable promql/rate", "", 0),
+        ("# So it is meant. fabric-lint disable promql/nan, promql/rate", "", 0),
+        ("", " # fabric-lint disable promql/rate", 0),
+        ("# fabric-lint disable promql/counter", "", 1),
+        ("# fabric-lint file/disable promql/rate", "", 0),
+    ],
+)
+def test_comments_disable_checks(
+    tmp_path: Path, above: str, beside: str, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["lint", *files(tmp_path, a=RULES.format(above or "#", beside))])
+    assert capsys.readouterr().out.count("(promql/") == count
+
+
+def test_a_comment_above_a_rule_is_not_for_the_one_after_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = "      - record: a:b:{}\n        expr: rate(fabric_path_probes_sent_total[5s])\n"
+    text = (
+        "groups:\n  - name: g\n    rules:\n      # fabric-lint disable promql/rate\n"
+        + bad.format("c")
+        + bad.format("d")
+    )
+    main(["lint", *files(tmp_path, a=text)])
+    said = capsys.readouterr().out
+    assert ":8:" in said
+    assert ":6:" not in said
+
+
+@pytest.mark.parametrize(("rules", "fires"), [(20, False), (21, True)])
+def test_mimir_takes_twenty_rules_a_group(
+    tmp_path: Path, rules: int, fires: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "groups:\n  - name: g\n    rules:\n" + "".join(
+        f"      - {{record: 'a:b:c{number}', expr: up}}\n" for number in range(rules)
+    )
+    (path,) = files(tmp_path, a=text)
+    assert main(["lint", path]) == 0
+    assert main(["lint", path, "--mimir"]) == int(fires)
+    assert ("21 rules in a group: Mimir takes 20 by default (group/size)" in capsys.readouterr().out) == fires
+
+
+def test_runbooks_are_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "groups:\n  - name: g\n    rules:\n" + "".join(
+        f"      - alert: {name}\n        expr: up == 0\n        annotations:\n          runbook_url: {url}\n"
+        for name, url in {
+            "There": "https://example.com/blob/main/There.md",
+            "Here": "https://example.com/Here/#meaning",
+            "Gone": "https://example.com/Gone.md",
+            "Made": '"https://example.com/{{ $labels.job }}"',
+            "Root": "https://example.com/..",
+        }.items()
+    )
+    for name in ("There", "Here"):
+        (tmp_path / f"{name}.md").touch()
+    (path,) = files(tmp_path, a=text)
+    others = [option for check in CHECKS if check != "runbook/missing" for option in ("--disable", check)]
+    assert main(["lint", path, "--runbooks", str(tmp_path), *others]) == 1
+    said = capsys.readouterr().out
+    assert re.findall(r": error: (\S+) ", said) == ["Gone.md", "the"]
+    assert f"Gone.md is not in {tmp_path} (runbook/missing)" in said
+
+
+def test_files_are_linted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = SMALL.format("max by (cluster, path) (fabric_path_rtt_seconds)")
+    two = SMALL.replace("a:b:c", "a:b:d").format("a:b:c{path='x', src_host='y'}")
+    assert main(["lint", *files(tmp_path, one=one, two=two)]) == 1
+    said = capsys.readouterr().out
+    assert "a:b:c has no label src_host, so nothing matches (promql/label)" in said
+    assert said.count("(promql/") == 1
+
+
+def test_duplicates_over_files_are_the_same_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of two jobs record the same metrics of different series: no fault."""
+    jobs = {job: SMALL.format(f"fabric_job_path_info{{training_job='{job}'}}") for job in "ab"}
+    assert main(["lint", *files(tmp_path, **jobs)]) == 0
+    paths = files(tmp_path, a=jobs["a"], c=jobs["a"])
+    assert main(["lint", *paths]) == 1
+    assert f"the same rule is in {paths[0]}:4 (rule/duplicate)" in capsys.readouterr().out
+
+
+def test_a_prometheusrule_of_kubernetes_is_a_rule_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata: {name: a}\nspec:\n"
+    text = head + "".join(f"  {line}\n" for line in SMALL.format("fabric_nosuch").splitlines())
+    (path,) = files(tmp_path, a=text)
+    assert main(["lint", path]) == 1
+    assert f"{path}:9:17: error: fabric_nosuch is no metric of the catalogue" in capsys.readouterr().out
+
+
+def test_labels_of_targets_are_told(tmp_path: Path) -> None:
+    (path,) = files(tmp_path, a=SMALL.format("max by (cluster, rack) (fabric_path_rtt_seconds)"))
+    assert main(["lint", path]) == 1
+    assert main(["lint", path, "--target-label", "rack"]) == 0
