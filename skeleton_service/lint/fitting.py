@@ -89,7 +89,7 @@ def check_pattern(pattern: str, start: int, end: int) -> None:
     if _NOT_COMPARED.search(pattern):
         return
     plain = re.sub(r"\\.", "", bare)
-    if re.search(r"[*+?}]\+", plain) or any(
+    if re.search(r"(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\})\+", plain) or any(
         int(each) > 1000 for each in re.findall(r"[{,]([0-9]{1,9})(?=[,}])", plain)
     ):
         raise PromqlError("a repetition that Prometheus' regular expressions (RE2) do not have", start, end)

@@ -134,7 +134,8 @@ class _Parser:
         above = _PRECEDENCE[operator] + (operator != "^")
         right = self.expression(above)
         name = Name(operator, (token.start, token.end))
-        node = Binary((left.span[0], right.span[1]), name, left, right, returns_bool, matching)
+        returns: Type = "scalar" if left.type == right.type == "scalar" else "vector"
+        node = Binary((left.span[0], right.span[1]), name, left, right, returns_bool, matching, returns)
         check_binary(node)
         return node
 
@@ -356,7 +357,7 @@ class TooDeepError(PromqlError):
     """More nesting than is followed here. Prometheus might still read it."""
 
     def __init__(self, start: int, end: int) -> None:
-        super().__init__("nested too deep to be followed here", start, end, "record a part of it by itself")
+        super().__init__("too long or too deep to be followed here", start, end, "record a part of it by itself")
 
 
 _SAID: dict[Type, str] = {"scalar": "number", "string": "string", "vector": "vector", "matrix": "range of samples"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.lint.document import MAX_BYTES, Scalar, Source, YamlNode, compose
+from skeleton_service.lint.document import Scalar, Source, YamlNode, compose
 from skeleton_service.lint.nearest import did_you_mean
 from skeleton_service.lint.parsing import TooDeepError, parse
 from skeleton_service.lint.problem import Problem
@@ -30,7 +30,8 @@ _GROUP_FIELDS = (
 )
 _RULE_FIELDS = ("record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations")
 Span = tuple[int, int]
-_MOST_WORK = 4 * MAX_BYTES
+_ALIASED = 1 << 20
+_LONGEST_EXPRESSION = 1 << 18
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ class _Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.file = RuleFile(source)
-        self._left = _MOST_WORK
+        self._left = 2 * len(source.text) + _ALIASED
         self._read: set[int] = set()
 
     def _spend(self, node: YamlNode) -> None:
@@ -175,8 +176,15 @@ class _Reader:
             if id(each) not in seen and each.start >= node.start:  # an alias points elsewhere, or is there twice
                 seen.add(id(each))
                 waiting += each.items
-                last = max(last, self._span(each)[1] - 1)
+                last = max(last, self._last(each))
         return self.source.place(node.start)[0], self.source.place(last)[0]
+
+    def _last(self, node: YamlNode) -> int:
+        """The last character that is not blank."""
+        last = node.end if node.kind == "scalar" else node.start + 1
+        while last > node.start + 1 and self.source.text[last - 1] in " \t\r\n":
+            last -= 1
+        return last - 1
 
     def group(self, node: YamlNode) -> None:
         if self._again(node):
@@ -233,6 +241,8 @@ class _Reader:
 
     def _parse(self, rule: Rule, expr: Scalar) -> None:
         try:
+            if len(expr.text) > _LONGEST_EXPRESSION:
+                raise TooDeepError(0, 1)
             rule.tree = parse(expr.text)
         except TooDeepError as error:
             span = expr.span(error.start, error.end)

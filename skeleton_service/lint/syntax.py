@@ -141,6 +141,8 @@ class Binary(Node):
     right: Node
     returns_bool: bool
     matching: Matching | None
+    returns: Type
+    """Stated, not asked of the sides: a chain of operators is a deep tree."""
 
     @property
     def children(self) -> tuple[Node, ...]:
@@ -148,7 +150,7 @@ class Binary(Node):
 
     @property
     def type(self) -> Type:
-        return "scalar" if self.left.type == self.right.type == "scalar" else "vector"
+        return self.returns
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ NO_RULE_FILE = {
         "is no rule file: it has no groups",
     ),
     "an alias of much, often": (
-        f"groups:\n  - name: g\n    rules:\n      - {{record: 'a:b:c', expr: &e '{'up + ' * 50_000}up'}}\n"
+        f"groups:\n  - name: g\n    rules:\n      - {{record: 'a:b:c', expr: &e '{'up + ' * 10_000}up'}}\n"
         + "      - {record: 'a:b:c', expr: *e}\n" * 5000,
         "its aliases repeat too much",
     ),
@@ -143,7 +143,11 @@ def test_mutated_rule_files_never_raise(data: st.DataObject) -> None:
     try:
         (linted,) = lint([read_source("a.yaml", text.encode())], Settings())
     except ContractError as error:
-        assert "\n" not in str(error)
+        refusal = str(error)
+    else:
+        refusal = ""
+    assert "\n" not in refusal
+    if refusal:
         return
     assert list(report.text([linted]))
     assert all(0 <= problem.start < problem.end <= len(text) + 1 for problem in linted.problems)
