@@ -135,6 +135,9 @@ class Listener:
         self.calls: list[Call] = []
         listener = self
 
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # as many notifications as are due at once
+
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -146,7 +149,7 @@ class Listener:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
