@@ -109,7 +109,7 @@ def at_speed(document: dict[str, Any]) -> dict[str, Any]:
     routes = [
         each | {"group_interval": "1s", "repeat_interval": "2s"}
         if each["receiver"] == "fabric-watchdog"
-        else each | ({"group_wait": "4s", "group_interval": "1s"} if each["receiver"] == "fabric-chat" else {})
+        else each | ({"group_wait": "3s", "group_interval": "1s"} if each["receiver"] == "fabric-chat" else {})
         for each in route["routes"]
     ]
     return document | {"route": route | {"routes": routes}}

@@ -94,9 +94,7 @@ PAIRS = [
     Pair(alert("FabricBgpStarved", **SESSION), many("FabricControlPlaneDrops", **SWITCH), {"switch": "leaf-7"}),
     Pair(alert("FabricBgpStarved", **SESSION), many("FabricPathLoss", **JOB, path="p1")),
     # MTU
-    Pair(
-        alert("FabricBreakoutGroupMtu", **GROUP), many("FabricSwitchPortMtuDropped", **PORT), {"switch": "leaf-7"}
-    ),
+    Pair(alert("FabricBreakoutGroupMtu", **GROUP), many("FabricSwitchPortMtuDropped", **PORT), {"switch": "leaf-7"}),
     Pair(
         alert("FabricBreakoutGroupMtu", **GROUP),
         many("FabricLinkMtuMismatch", **JOB, **ON_LINK)
@@ -139,9 +137,7 @@ PAIRS = [
         for cause in ("FabricLinkLoss", "FabricLinkMtuMismatch")
     ),
     *(
-        Pair(
-            alert(cause, **JOB, **ON_LINK), many("FabricPathLoss", **JOB, path="p1"), {"training_job": "other"}
-        )
+        Pair(alert(cause, **JOB, **ON_LINK), many("FabricPathLoss", **JOB, path="p1"), {"training_job": "other"})
         for cause in ("FabricLinkLoss", "FabricLinkMtuMismatch")
     ),
     Pair(
@@ -272,8 +268,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
         tmp_path_factory.mktemp("alertmanager"),
         listener,
         lambda document: (
-            at_speed(document)
-            | {"route": {"receiver": "fabric-page", "group_wait": "2s", "group_interval": "1s"}}
+            at_speed(document) | {"route": {"receiver": "fabric-page", "group_wait": "2s", "group_interval": "1s"}}
         ),
     )
     causes, targets = [], []
