@@ -1,4 +1,4 @@
-"""amtool on the shipped configuration: it is valid, alone, with the example receivers and merged; who is told of what."""
+"""amtool on the shipped configuration: valid alone, with the example receivers and merged; and who is told of what."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def test_what_is_only_to_be_looked_up_is_not_told(start: Start, listener: Listen
 
 
 def with_example_receivers(listener: Listener) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The receivers of receivers.yaml, led to the listener; the page goes by PagerDuty alone, and a group is repeated."""
+    """The receivers of receivers.yaml, led to the listener; pages go by PagerDuty alone, and chat repeats."""
 
     def change(document: dict[str, Any]) -> dict[str, Any]:
         document = at_speed(document) | yaml.safe_load((SHIPPED / "receivers.yaml").read_text())
@@ -226,11 +226,17 @@ PORT = alert(
     suspect=LINK,
 )
 HEADLINE = f"A switch port that was in use is down: port leaf-28:Ethernet88 ({LINK}, line card lc1; cluster c1)"
-SLACK_TEXT = """\
+DASHBOARD = f"<{ANNOTATIONS['dashboard_url']}|Dashboard>"
+SLACK_FIRING = f"""\
 Port leaf-28:Ethernet88 is enabled and down, at &lt; 1 Gb/s before.
 *Jobs hurt:* llm-70b, llm-7b
-*Began:* 2026-08-22 03:12:09 UTC{}
-<https://runbooks.example/FabricSwitchPortDown.md|Runbook> · <https://grafana.example/d/fabric-switch?var-cluster=c1&var-switch=leaf-28|Dashboard>"""
+*Began:* 2026-08-22 03:12:09 UTC
+<https://runbooks.example/FabricSwitchPortDown.md|Runbook> · {DASHBOARD}"""
+SLACK_RESOLVED = f"""\
+*Jobs hurt:* llm-70b, llm-7b
+*Began:* 2026-08-22 03:12:09 UTC
+*Ended:* 2026-08-22 04:14:12 UTC
+<https://runbooks.example/FabricSwitchPortDown.md|Runbook> · {DASHBOARD}"""
 
 
 def test_slack_is_told_repeatedly_and_that_it_is_over_in_exact_words(start: Start, listener: Listener) -> None:
@@ -244,7 +250,7 @@ def test_slack_is_told_repeatedly_and_that_it_is_over_in_exact_words(start: Star
     assert {name: attachment[name] for name in ("title", "fallback", "text", "color", "title_link")} == {
         "title": f"WARNING: {HEADLINE}",
         "fallback": f"WARNING: {HEADLINE}",
-        "text": SLACK_TEXT.format(""),
+        "text": SLACK_FIRING,
         "color": "warning",
         "title_link": ANNOTATIONS["dashboard_url"],
     }
@@ -252,7 +258,7 @@ def test_slack_is_told_repeatedly_and_that_it_is_over_in_exact_words(start: Star
     until(lambda: listener.at("/slack")[-1].body["attachments"][0]["color"] == "good", 20)
     (attachment,) = listener.at("/slack")[-1].body["attachments"]
     assert attachment["title"] == f"RESOLVED after 1h2m3s: {HEADLINE}"
-    assert attachment["text"] == SLACK_TEXT.format("\n*Ended:* 2026-08-22 04:14:12 UTC")
+    assert attachment["text"] == SLACK_RESOLVED
     count = len(listener.calls)
     assert len(quiet(listener, 5)) == count, "what is over is told again"
 
