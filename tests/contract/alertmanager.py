@@ -67,8 +67,7 @@ NOT_YET = {
     "FabricPathCongested": ("warning", "path"),
     "FabricWatchdog": ("none", ""),
 }
-"""Severity and component_kind (one of several, empty for none) of alerts that the configuration names and rules/ has not
-yet."""
+"""Severity and component_kind (one of several, empty for none) of alerts that the configuration names and rules/ lacks."""
 
 
 @cache
