@@ -59,7 +59,9 @@ def matched(matchers: tuple[Matcher, ...]) -> set[str]:
 
 def edges() -> set[tuple[str, str]]:
     """(cause, consequence) of every pair of names of which some alerts may meet a rule."""
-    return {(cause, silenced) for each in INHIBITIONS for cause in matched(each.source) for silenced in matched(each.target)}
+    return {
+        (cause, silenced) for each in INHIBITIONS for cause in matched(each.source) for silenced in matched(each.target)
+    }
 
 
 def named(inhibition: Inhibition) -> set[str]:

@@ -1,0 +1,321 @@
+"""A running Alertmanager: every cause silences its consequences, and nothing that merely looks like them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.contract.alertmanager import (
+    MISSING,
+    REASON,
+    Alertmanager,
+    Listener,
+    alert,
+    at_speed,
+    quiet,
+)
+from tests.contract.test_alertmanager_static import INHIBITIONS, named
+from tests.unit.running import until
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=REASON)
+
+LINK, OTHER = "leaf-0:E4 -- spine-1:E0", "leaf-7:E4 -- spine-1:E7"
+CABLE = "h1:mlx5_0 -- leaf-0:E9"
+JOB = {"training_job": "llm"}
+ON_LINK = {"component": LINK, "suspect": LINK}
+RNIC = {"host": "h1", "rnic": "mlx5_0", "component": "h1:mlx5_0", "suspect": CABLE}
+PORT = {"switch": "leaf-0", "switch_port": "E4", "component": "leaf-0:E4", "suspect": LINK}
+SWITCH = {"switch": "leaf-0", "component": "leaf-0", "suspect": "leaf-0"}
+SESSION = {"switch": "leaf-0", "component": "leaf-0:10.9.0.1", "suspect": LINK}
+PAIR = {"src_host": "h1", "dst_host": "h2", "suspect": "rdma connections"}
+RESOLVER = {"resolver": "10.0.0.53", "component": "10.0.0.53", "suspect": "10.0.0.53"}
+GROUP = {"switch": "leaf-0", "component": "leaf-0:1", "suspect": "leaf-0:1"}
+MTU = {**JOB, "kind": "frag_needed", "hop": "leaf-0"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A cause and what it silences; with one of the labels in ``near`` changed in the cause, it does not."""
+
+    cause: dict[str, str]
+    silenced: tuple[dict[str, str], ...]
+    near: dict[str, str] = field(default_factory=dict)
+
+
+def many(names: str, **labels: str) -> tuple[dict[str, str], ...]:
+    return tuple(alert(name, **labels) for name in names.split())
+
+
+PAIRS = [
+    # PFC: cluster-wide, whatever the suspect.
+    Pair(
+        alert("FabricPfcDeadlock", component="leaf-9", suspect="leaf-9", switch="leaf-9"),
+        many("FabricPfcCongestion FabricLosslessDrops FabricCnpSurge", component_kind="port", **PORT)
+        + many("FabricLinkLoss FabricLinkSlow", **JOB, **ON_LINK)
+        + many("FabricPathLoss FabricPathSlow FabricPathCongested FabricRdmaOnlyLoss", **JOB, path="p1")
+        + many("FabricRdmaRetriesExhausted FabricRdmaNotConnected FabricRdmaRetransmits", **PAIR)
+        + many("FabricRnicLoss FabricRnicRetriesExceeded FabricRnicAckTimeouts", **RNIC)
+        + many("FabricPfcStorm", **PORT | {"component_kind": "port"}),
+    ),
+    Pair(
+        alert("FabricPfcStorm", **RNIC | {"component_kind": "rnic"}),
+        many("FabricPfcCongestion FabricLosslessDrops FabricCnpSurge", component_kind="port", **PORT)
+        + many("FabricLinkSlow", **JOB, **ON_LINK)
+        + many("FabricPathSlow FabricPathCongested", **JOB, path="p1"),
+    ),
+    Pair(
+        alert("FabricEcnThresholdHigh", **PORT),
+        many("FabricPfcCongestion", **PORT | {"component_kind": "port"}),
+        {"suspect": OTHER},
+    ),
+    Pair(
+        alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a", role="storage"),
+        many("FabricPathLoss FabricPathSlow FabricPathCongested", **JOB, path="p1", role="storage")
+        + many("FabricPathLoss", **JOB, path="p2", role="external"),
+    ),
+    Pair(
+        alert("FabricTransitPathDegraded", component="carrier-a", suspect=LINK),
+        many("FabricLinkLoss FabricLinkSlow", **JOB, **ON_LINK),
+        {"suspect": "carrier-a"},
+    ),
+    Pair(
+        alert("FabricBgpStarved", **SESSION),
+        many(
+            "FabricBgpSessionDown FabricBgpSessionFlapping",
+            switch="spine-1",
+            component="spine-1:10.9.0.0",
+            suspect=LINK,
+        ),
+        {"suspect": OTHER},
+    ),
+    Pair(alert("FabricBgpStarved", **SESSION), many("FabricControlPlaneDrops", **SWITCH), {"switch": "leaf-7"}),
+    Pair(alert("FabricBgpStarved", **SESSION), many("FabricPathLoss", **JOB, path="p1")),
+    # MTU
+    Pair(alert("FabricBreakoutGroupMtu", **GROUP), many("FabricSwitchPortMtuDropped", **PORT), {"switch": "leaf-7"}),
+    Pair(
+        alert("FabricBreakoutGroupMtu", **GROUP),
+        many("FabricLinkMtuMismatch", **JOB, **ON_LINK)
+        + many("FabricSwitchPortMtuMismatch", **ON_LINK)
+        + many("FabricPathMtuBelowPromise FabricPathMtuBelowRoce", **MTU),
+    ),
+    Pair(
+        alert("FabricSwitchPortMtuDropped", **PORT),
+        many("FabricSwitchPortMtuMismatch", **ON_LINK),
+        {"suspect": OTHER},
+    ),
+    Pair(
+        alert("FabricSwitchPortMtuDropped", **PORT),
+        many("FabricPathMtuBelowPromise FabricPathMtuBelowRoce", **MTU),
+    ),
+    Pair(
+        alert("FabricLinkMtuMismatch", **JOB, component=LINK),
+        many("FabricSwitchPortMtuMismatch", **ON_LINK),
+        {"component": OTHER},
+    ),
+    Pair(
+        alert("FabricLinkMtuMismatch", **JOB, **ON_LINK),
+        many("FabricPathMtuBelowPromise FabricPathMtuBelowRoce", **MTU),
+        {"training_job": "other"},
+    ),
+    Pair(alert("FabricPathMtuBelowRoce", **MTU), many("FabricPathMtuBelowPromise", **MTU), {"hop": "leaf-7"}),
+    Pair(alert("FabricPathMtuBelowRoce", **MTU), many("FabricPathMtuBelowPromise", **MTU), {"kind": "local"}),
+    Pair(
+        alert("FabricPathMtuBelowRoce", **JOB, kind="black_hole"),
+        many("FabricPathMtuBelowPromise", **JOB, kind="black_hole"),
+        {"training_job": "other"},
+    ),
+    # Components over paths
+    *(
+        Pair(
+            alert(cause, **JOB, component=LINK),
+            many("FabricPathLoss", **JOB, path="p1", component=LINK),
+            {"component": OTHER},
+        )
+        for cause in ("FabricLinkLoss", "FabricLinkMtuMismatch")
+    ),
+    *(
+        Pair(alert(cause, **JOB, **ON_LINK), many("FabricPathLoss", **JOB, path="p1"), {"training_job": "other"})
+        for cause in ("FabricLinkLoss", "FabricLinkMtuMismatch")
+    ),
+    Pair(
+        alert("FabricLinkSlow", **JOB, component=LINK),
+        many("FabricPathSlow FabricPathCongested", **JOB, path="p1", component=LINK),
+        {"component": OTHER},
+    ),
+    Pair(
+        alert("FabricLinkSlow", **JOB, **ON_LINK),
+        many("FabricPathSlow FabricPathCongested", **JOB, path="p1"),
+        {"training_job": "other"},
+    ),
+    # What is paged for over what else is seen at the same place: by an alert that the rule does not name.
+    Pair(
+        alert("FabricResolverFailing", suspect=LINK, component="10.0.0.53"),
+        many(
+            "FabricLinkSlow FabricPathLoss FabricPathSlow FabricPathCongested FabricPfcCongestion FabricCnpSurge "
+            "FabricRdmaNotConnected FabricRdmaRetransmits FabricRnicErrors FabricRnicFlapping FabricRnicLoss "
+            "FabricRnicRetriesExceeded FabricRnicAckTimeouts FabricSwitchPortDown FabricSwitchPortFlapping "
+            "FabricSwitchPortErrors FabricBgpSessionDown FabricBgpSessionFlapping",
+            **ON_LINK,
+        ),
+        {"suspect": OTHER},
+    ),
+    # RDMA
+    *(
+        Pair(
+            alert(cause, **labels),
+            many("FabricRdmaRetriesExhausted FabricRdmaNotConnected FabricRdmaRetransmits", **PAIR)
+            + many(
+                "FabricRnicLoss FabricRnicRetriesExceeded FabricRnicAckTimeouts",
+                host="h8",
+                component="h8:r0",
+                suspect="h8:r0",
+            ),
+        )
+        for cause, labels in (
+            ("FabricLinkLoss", {**JOB, **ON_LINK}),
+            ("FabricLinkMtuMismatch", {**JOB, **ON_LINK}),
+            ("FabricRnicDown", RNIC),
+            ("FabricRdmaDown", RNIC),
+        )
+    ),
+    Pair(
+        alert("FabricRnicDown", **RNIC),
+        many("FabricRdmaDown", **RNIC | {"suspect": "h1:mlx5_0"}),
+        {"component": "h1:mlx5_1"},
+    ),
+    *(
+        Pair(
+            alert(cause, **RNIC),
+            many(
+                "FabricRdmaUnstable FabricRnicFlapping FabricRnicErrors FabricRnicNotReady FabricRnicGidChanged "
+                "FabricSlowReceiver FabricPcieStalled FabricCnpIgnored FabricCnpNotSent",
+                **RNIC | {"suspect": "h1:mlx5_0"},
+            ),
+            {"component": "h1:mlx5_1"},
+        )
+        for cause in ("FabricRnicDown", "FabricRdmaDown")
+    ),
+    Pair(
+        {**alert("FabricRnicDown", host="h1"), "alertname": "FabricHostOfTomorrow", "component_kind": "host"},
+        many("FabricRnicDown FabricRnicGidChanged", **RNIC),
+        {"host": "h2"},
+    ),
+    # Switches and telemetry
+    Pair(
+        alert("FabricSwitchUnreachable", **SWITCH),
+        many("FabricSwitchPortDown FabricSwitchPortFlapping FabricSwitchPortErrors", **PORT)
+        + many("FabricSwitchSignalStale FabricControlPlaneDrops", **SWITCH)
+        + many("FabricBgpSessionDown FabricBgpSessionFlapping", **SESSION),
+        {"switch": "leaf-7"},
+    ),
+    Pair(
+        alert("FabricHostsSilent", **SWITCH),
+        many("FabricSwitchUnreachable FabricSwitchSignalStale", **SWITCH),
+        {"switch": "leaf-7"},
+    ),
+    Pair(
+        alert("FabricSwitchesSilent", suspect="telemetry"),
+        many("FabricSwitchUnreachable FabricSwitchSignalStale", **SWITCH),
+    ),
+    Pair(alert("FabricProbingAbsent"), many("FabricHostsSilent", **SWITCH)),
+    # DNS
+    Pair(
+        alert("FabricResolverFailing", **RESOLVER), many("FabricResolverSlow", **RESOLVER), {"component": "10.0.0.54"}
+    ),
+    Pair(
+        alert("FabricClusterDnsOverloaded", component="kube-dns", suspect="kube-dns"),
+        many("FabricResolverFailing FabricResolverSlow", **RESOLVER),
+    ),
+]
+BYSTANDERS = [
+    # (what fires, what is told all the same)
+    (alert("FabricPfcDeadlock", **SWITCH), alert("FabricPfcStorm", **RNIC | {"component_kind": "rnic"})),
+    (alert("FabricPfcDeadlock", **SWITCH), alert("FabricSwitchPortDown", **PORT)),
+    (alert("FabricPfcDeadlock", **SWITCH), alert("FabricSlowReceiver", **RNIC)),
+    (alert("FabricPfcStorm", **RNIC | {"component_kind": "rnic"}), alert("FabricLinkLoss", **JOB, **ON_LINK)),
+    (alert("FabricPfcStorm", **RNIC | {"component_kind": "rnic"}), alert("FabricPcieStalled", **RNIC)),
+    (
+        alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a"),
+        alert("FabricPathLoss", **JOB, path="p1", role="dp"),
+    ),
+    (alert("FabricBgpStarved", **SESSION), alert("FabricPathLoss", **JOB, path="p1", component=OTHER, suspect=OTHER)),
+    (alert("FabricLinkLoss", **JOB, **ON_LINK), alert("FabricSwitchPortMtuMismatch", **ON_LINK)),
+    (alert("FabricLinkLoss", **JOB, **ON_LINK), alert("FabricSwitchPortMtuDropped", **PORT)),
+    # Without the label that they would have to share, these share nothing.
+    (alert("FabricLinkLoss", component=LINK), alert("FabricPathLoss", path="p1")),
+    (alert("FabricSwitchUnreachable"), alert("FabricSwitchPortDown")),
+    (alert("FabricLinkLoss", training_job="a"), alert("FabricSwitchPortDown")),
+]
+
+
+CASES = [(number, position) for number, pair in enumerate(PAIRS) for position in range(len(pair.silenced))]
+"""Each consequence for itself: some silence others."""
+
+
+def identity(labels: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{name}={value}" for name, value in sorted(labels.items())) + "}"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
+    """What a receiver was told of, every case in a cluster of its own: all of them at once."""
+    listener = Listener()
+    # All in one group, to one receiver: it is not the routes that are looked at here.
+    alertmanager = Alertmanager(
+        tmp_path_factory.mktemp("alertmanager"),
+        listener,
+        lambda document: (
+            at_speed(document) | {"route": {"receiver": "fabric-page", "group_wait": "2s", "group_interval": "1s"}}
+        ),
+    )
+    causes, targets = [], []
+    for number, position in CASES:
+        pair, name = PAIRS[number], f"{number}.{position}"
+        causes.append({**pair.cause, "cluster": name})
+        causes.append({**pair.cause, "cluster": "elsewhere"})
+        causes += [{**pair.cause, label: value, "cluster": f"{name}-{label}"} for label, value in pair.near.items()]
+        clusters = (name, f"{name}-alone", *(f"{name}-{label}" for label in pair.near))
+        targets += [{**pair.silenced[position], "cluster": cluster} for cluster in clusters]
+    for number, (cause, bystander) in enumerate(BYSTANDERS):
+        causes.append({**cause, "cluster": f"bystander-{number}"})
+        targets.append({**bystander, "cluster": f"bystander-{number}"})
+    alertmanager.post(causes)
+    alertmanager.post(targets)
+    try:
+        until(lambda: listener.calls, 20)
+        yield {identity(each["labels"]) for call in quiet(listener, 2) for each in call.body["alerts"]}
+    finally:
+        alertmanager.stop()
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "position"),
+    CASES,
+    ids=[f"{n}-{PAIRS[n].cause['alertname']}-{PAIRS[n].silenced[p]['alertname']}" for n, p in CASES],
+)
+def test_a_cause_silences_what_it_causes_and_no_more(told: set[str], number: int, position: int) -> None:
+    pair, name = PAIRS[number], f"{number}.{position}"
+    silenced = pair.silenced[position]
+    assert identity({**silenced, "cluster": name}) not in told, "it is told"
+    assert identity({**pair.cause, "cluster": name}) in told, "the cause is silenced as well"
+    assert identity({**silenced, "cluster": f"{name}-alone"}) in told, "a cause of another cluster silences it"
+    for label in pair.near:
+        assert identity({**silenced, "cluster": f"{name}-{label}"}) in told, f"a cause of another {label} silences it"
+
+
+@pytest.mark.parametrize("number", range(len(BYSTANDERS)))
+def test_what_no_cause_explains_is_told(told: set[str], number: int) -> None:
+    for labels in BYSTANDERS[number]:
+        assert identity({**labels, "cluster": f"bystander-{number}"}) in told, labels
+
+
+def test_every_rule_and_every_name_in_it_is_tried() -> None:
+    tried = {(pair.cause["alertname"], each["alertname"]) for pair in PAIRS for each in pair.silenced}
+    for each in INHIBITIONS:
+        sources = {name for m in each.source if m.label == "alertname" for name in m.value.split("|")}
+        for cause, silenced in itertools.product(sources, named(each) - sources):
+            assert (cause, silenced) in tried, f"{cause} silences {silenced}: no test"
