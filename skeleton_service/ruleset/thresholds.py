@@ -17,6 +17,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SCRAPES = 5
 """Of a window: Prometheus 3 leaves out the sample at its left end, and a rate over fewer than four is noise."""
 _FEWEST_SCRAPES = 4
+_SHORTEST_HISTORY = 600.0
 
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +34,15 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     path_losses: int = 2
     link_votes: int = 2
     mtu_loss_ratio: float = 0.4
+    rtt_history: str = "1h"
+    rtt_factor: float = 1.5
+    rtt_floor_seconds: float = 0.00001
+    starved_slots_per_second: float = 0.1
+    link_slow_ratio: float = 0.3
+    link_slow_contrast: float = 1.5
+    congestion_pause_ratio: float = 0.05
+    congestion_discards_per_second: float = 1.0
+    congestion_marks_per_second: float = 100.0
     roce_packet_bytes: int = 4160
 
 
@@ -53,6 +63,8 @@ class Timing:
     counter_window: str
     """Of rates of such counters."""
     for_counters: str
+    rtt_history_least: int
+    """Minutes of health, of those that thresholds of round trips are learnt from, that make one."""
 
 
 def seconds(duration: str, field: str, source: str) -> float:
@@ -71,6 +83,10 @@ def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
     """Fill in what follows from the intervals; raise ContractError for windows too short to hold a rate."""
     scrape = seconds(thresholds.scrape_interval, "scrape_interval", source)
     poll = max(scrape, seconds(thresholds.poll_interval or "15s", "poll_interval", source))
+    history = seconds(thresholds.rtt_history, "rtt_history", source)
+    if history < _SHORTEST_HISTORY:
+        what = f"field 'rtt_history': {thresholds.rtt_history} holds too few minutes for a quantile"
+        raise ContractError(source, what, f"at least {notation(_SHORTEST_HISTORY)}")
     window = _window(thresholds.window, "window", scrape, source)
     counter_window = _window(thresholds.counter_window, "counter_window", poll, source)
     held = seconds(thresholds.for_, "for", source) if thresholds.for_ else max(3.0, 2 * scrape)
@@ -88,6 +104,7 @@ def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
         poll_interval=notation(poll),
         counter_window=notation(counter_window),
         for_counters=notation(max(3.0, 2 * poll)),
+        rtt_history_least=int(history / 60 / 2),
     )
 
 

@@ -72,7 +72,7 @@ def test_rules_name_only_metrics_of_the_catalogue_with_their_labels(name: str, t
 
 
 def test_rules_group_and_join_by_labels_that_exist() -> None:
-    every = set().union(*LABELS.values()) | SCRAPE_LABELS | {"component", "suspect"}
+    every = set().union(*LABELS.values()) | SCRAPE_LABELS | {"component", "suspect", "counter"}
     for name, text in rule_files():
         for expression in expressions(text):
             for labels in _LABEL_LIST.findall(_STRING.sub('""', expression)):

@@ -185,7 +185,7 @@ def test_a_link_that_loses_is_named_with_exact_labels_and_evidence(tmp_path: Pat
     assert annotations["description"] == (
         f"Link {BROKEN} loses {share} of the probes that cross it (mean of the last {window}) and hurts job {JOB}."
     )
-    assert annotations["evidence"].endswith("its switch ports count nothing (not polled) and nothing (not polled)")
+    assert annotations["evidence"].endswith("; its switch ports are not polled")
     assert annotations["evidence"].startswith(f"{failing} of {crossing} probed paths over the link lose probes;")
     assert annotations["runbook_url"] == f"{RUNBOOKS}/FabricLinkLoss.md"
     assert annotations["jobs"] == JOB
