@@ -84,7 +84,7 @@ def test_what_the_rules_of_a_job_say_is_the_same(version: Version, file: Path) -
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
         env={
             **os.environ,
-            "PATH": f"{version.promtool.parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": path,
             "PYTHONPATH": str(ROOT),
         },
         capture_output=True,
