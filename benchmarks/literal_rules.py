@@ -18,7 +18,9 @@ def literal_rules(of: RuleFabric, interval: str, window: str, held: str) -> Mapp
     """Return {file name: content}: loss and round trip of each path, in one group of each job."""
     texts: dict[str, list[str]] = {}
     for path in of.paths:
-        lines = texts.setdefault(path.job, [f"groups:\n  - name: {path.job}-paths\n    interval: {interval}\n    rules:\n"])
+        lines = texts.setdefault(
+            path.job, [f"groups:\n  - name: {path.job}-paths\n    interval: {interval}\n    rules:\n"]
+        )
         is_path = f'{{path="{path.path}"}}'
         lost, sent = (f"rate(fabric_path_probes_{what}_total{is_path}[{window}])" for what in ("lost", "sent"))
         loss = f"max by (cluster, path) ({lost}) / max by (cluster, path) ({sent}) > 0.05"

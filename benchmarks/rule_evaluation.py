@@ -59,7 +59,9 @@ class Outcome:
     interval: float
     rule_bytes: int
     groups: Mapping[str, float]
-    """Mean seconds of one evaluation of each group."""
+    """Mean seconds of one evaluation of each group, by ``file;group``."""
+    periods: Mapping[str, float]
+    """Seconds between two evaluations of each group: some are in less of a hurry than the rest."""
     longest: float
     """Of the sums over all groups, by turns."""
     processor: float
@@ -80,7 +82,6 @@ class Outcome:
     """The dearest first."""
     load: float
     """Mean number of processes that wanted to run (getloadavg(3), a minute) at the end."""
-    strangers: str = ""
 
     @property
     def seconds(self) -> float:
@@ -88,12 +89,17 @@ class Outcome:
         return sum(self.groups.values())
 
     @property
+    def generated(self) -> float:
+        """Of one evaluation of the groups that are made for a job."""
+        return sum(seconds for name, seconds in self.groups.items() if name.startswith("fabric-job"))
+
+    @property
     def share(self) -> float:
-        """Of the interval."""
-        return self.seconds / self.interval
+        """Of the time, as each group has its own interval."""
+        return sum(seconds / self.periods[name] for name, seconds in self.groups.items())
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"seconds": self.seconds, "share": self.share}
+        return asdict(self) | {"seconds": self.seconds, "generated": self.generated, "share": self.share}
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ class Prometheus:
             )
 
     def ask(self, path: str, method: str = "GET") -> str:
-        request = Request(f"http://127.0.0.1:{self._port}{path}", method=method)  # noqa: S310 - the benchmark's own
+        request = Request(f"http://127.0.0.1:{self._port}{path}", method=method)
         with urlopen(request, timeout=60) as answer:  # noqa: S310 - the same
             body: bytes = answer.read()
         return body.decode()
@@ -169,11 +175,6 @@ class Prometheus:
     def own(self) -> dict[tuple[str, str], float]:
         """{(metric, label text): value} of what Prometheus says of itself."""
         return {(name, labels): float(value) for name, labels, value in _OWN.findall(self.ask("/metrics"))}
-
-    def query(self, expression: str) -> float:
-        """The value of the first result; 0 when there is none."""
-        answer = self._data("query?query=" + expression)
-        return float(answer["result"][0]["value"][1]) if answer["result"] else 0.0
 
     def groups(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._data("rules")["groups"]
@@ -196,6 +197,10 @@ class Prometheus:
         self.process.wait(30)
 
 
+def _label(group: tuple[str, str]) -> str:
+    return f"{Path(group[0]).name};{group[1]}"
+
+
 def _total(own: Mapping[tuple[str, str], float], name: str) -> float:
     return sum(value for (metric, _), value in own.items() if metric == name)
 
@@ -206,19 +211,23 @@ class _Watch:
     def __init__(self) -> None:
         self.groups: dict[tuple[str, str], dict[str, float]] = {}
         """{(file, group): {when: seconds}}."""
+        self.periods: dict[tuple[str, str], float] = {}
         self.rules: dict[tuple[str, str, int, str], dict[str, float]] = {}
         """{(file, group, place, name): {when: seconds}}."""
 
     def look(self, prometheus: Prometheus) -> None:
         for group in prometheus.groups():
             key = (group["file"], group["name"])
+            self.periods[key] = group["interval"]
+            if group["lastEvaluation"].startswith("0001"):  # not yet
+                continue
             self.groups.setdefault(key, {})[group["lastEvaluation"]] = group["evaluationTime"]
             for place, rule in enumerate(group["rules"]):
                 own = self.rules.setdefault((*key, place, rule["name"]), {})
                 own[rule["lastEvaluation"]] = rule["evaluationTime"]
 
 
-def measure(  # noqa: PLR0913 - what a run is
+def measure(
     version: Version, rule_files: Mapping[str, str], paths: int, jobs: int, timing: Timing, note: Callable[[str], None]
 ) -> Outcome:
     """Run it, for about ``window + (idle + settling + watched) x interval`` seconds."""
@@ -243,7 +252,7 @@ def measure(  # noqa: PLR0913 - what a run is
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _measured(  # noqa: PLR0913 - the same
+def _measured(
     prometheus: Prometheus,
     version: Version,
     rule_files: Mapping[str, str],
@@ -256,8 +265,7 @@ def _measured(  # noqa: PLR0913 - the same
     # The first scrapes make the series, which costs many times what later ones do.
     time.sleep(max(timing.window - timing.idle * interval, 3 * interval))
     idle = _processor(pid, timing.idle * interval, interval, lambda: None)
-    without, series = memory(pid).resident, prometheus.query("prometheus_tsdb_head_series") or 0.0
-    series = _total(prometheus.own(), "prometheus_tsdb_head_series")
+    without, series = memory(pid).resident, _total(prometheus.own(), "prometheus_tsdb_head_series")
     for name in rule_files:
         (written / name).rename(live / name)
     prometheus.ask("/-/reload", "POST")
@@ -268,8 +276,8 @@ def _measured(  # noqa: PLR0913 - the same
     busy = _processor(pid, timing.watched * interval, interval, lambda: watch.look(prometheus))
     after = prometheus.own()
     lost = {key: after[key] - before.get(key, 0.0) for key in after if "missed" in key[0] or "failures" in key[0]}
-    groups = {f"{Path(file).name};{group}": statistics.mean(own.values()) for (file, group), own in watch.groups.items()}
-    turns = zip(*(list(own.values()) for own in watch.groups.values()), strict=False)
+    groups = {_label(key): statistics.mean(own.values()) for key, own in watch.groups.items()}
+    turns = zip(*(list(own.values()) for own in watch.groups.values() if len(own) > 1), strict=False)
     costs = [Rule(name, group, statistics.mean(own.values())) for (_, group, _, name), own in watch.rules.items()]
     in_head = _total(after, "prometheus_tsdb_head_series")
     return Outcome(
@@ -279,6 +287,7 @@ def _measured(  # noqa: PLR0913 - the same
         interval=interval,
         rule_bytes=sum(len(text.encode()) for text in rule_files.values()),
         groups=groups,
+        periods={_label(key): period for key, period in watch.periods.items()},
         longest=max((sum(turn) for turn in turns), default=0.0),
         processor=(busy - idle) * interval,
         scraping=idle * interval,
@@ -286,7 +295,9 @@ def _measured(  # noqa: PLR0913 - the same
         resident_without=without,
         series=in_head,
         recorded=in_head - series,
-        missed=sum(value for (name, _), value in lost.items() if name == "prometheus_rule_group_iterations_missed_total"),
+        missed=sum(
+            value for (name, _), value in lost.items() if name == "prometheus_rule_group_iterations_missed_total"
+        ),
         failures=sum(value for (name, _), value in lost.items() if name == "prometheus_rule_evaluation_failures_total"),
         firing=prometheus.firing(),
         costs=tuple(sorted(costs, key=lambda rule: -rule.seconds)),

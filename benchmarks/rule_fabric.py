@@ -121,9 +121,7 @@ def fabric(paths: int, jobs: int = 1, seed: int = 1) -> RuleFabric:
                             fault = "noise"
                         name = path_id(*source, *destination, probe, dscp << 2 | 2, source_port)
                         job = f"job-{host * jobs // hosts}"
-                        made.append(
-                            ProbedPath(name, source, destination, probe, dscp, source_port, links, job, fault)
-                        )
+                        made.append(ProbedPath(name, source, destination, probe, dscp, source_port, links, job, fault))
         return made
 
     switches = [*(_spine(number) for number in range(SPINES))]

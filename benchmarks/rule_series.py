@@ -264,7 +264,9 @@ class _Components:
             ports,
             rnics,
         ]  # fmt: skip
-        self.kinds.append([row | {"role": role, "probe": probe} for row in rnics for role in ("dp",) for probe in ("udp", "rdma")])  # noqa: E501
+        self.kinds.append(
+            [row | {"role": role, "probe": probe} for row in rnics for role in ("dp",) for probe in ("udp", "rdma")]
+        )
         pairs = {(path.source, path.destination) for path in of.paths}
         self.kinds.append(
             [
@@ -282,7 +284,9 @@ class _Components:
         for kind in self.kinds:
             added = [label for label in metric.labels if label not in kind[0]]
             if all(label in DIMENSIONS for label in added):
-                values = [dict(zip(added, each, strict=True)) for each in product(*(DIMENSIONS[name] for name in added))]
+                values = [
+                    dict(zip(added, each, strict=True)) for each in product(*(DIMENSIONS[name] for name in added))
+                ]
                 return [(row | each, self._pace(metric, row | each, pace)) for row in kind for each in values]
         return None
 
