@@ -6,12 +6,14 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 SETUP  := .venv/.installed
+# The one that is installed, and those that `make prometheus-versions` has fetched.
+PROMTOOLS = promtool $(wildcard .cache/prometheus/*/promtool)
 
 # The tests start our commands a thousand times: each would compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules prometheus-versions victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -51,9 +53,12 @@ lint: $(SETUP) ## ruff, mypy --strict, import-linter, promtool, amtool
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory rules-check
 
-rules-check: $(SETUP) ## promtool on the static rules and their tests, amtool on the Alertmanager configuration
-	promtool check rules --lint=all --lint-fatal rules/static/*.yaml
-	promtool test rules rules/tests/*.yaml
+rules-check: $(SETUP) ## each promtool at hand on the static rules and their tests, amtool on the Alertmanager configuration
+	@set -e; for promtool in $(PROMTOOLS); do \
+	  $$promtool --version 2>&1 | head -n 1; \
+	  $$promtool check rules --lint=all --lint-fatal rules/static/*.yaml; \
+	  $$promtool test rules rules/tests/*.yaml; \
+	done
 	amtool check-config rules/alertmanager/alertmanager.yaml
 
 bench-lab: $(SETUP) ## the lab up and down 100 times, 16 hosts: seconds, and nothing left over
@@ -99,6 +104,13 @@ bench-rtt-while-rendering: $(SETUP) ## round trips of a real prober while 100,00
 bench-switch: $(SETUP) ## the switch poller: a row beside snmp_exporter's, 500 switches on a core, a million series (ARGS=--quick)
 	@scripts/setup --rivals
 	$(BIN)/python -m benchmarks.switch $(ARGS)
+
+bench-rules: $(SETUP) ## rule evaluation at 1,000, 10,000 and 50,000 paths in real Prometheus: seconds, memory, sizes (ARGS=--sections)
+	@scripts/setup --check
+	$(BIN)/python -m benchmarks.rules $(ARGS)
+
+prometheus-versions: ## fetch later versions of Prometheus into .cache, for rules-check, tests of rules and bench-rules
+	scripts/fetch-prometheus
 
 victoria-metrics: ## fetch VictoriaMetrics into .cache, for the tests of OTLP against it
 	scripts/fetch-victoria-metrics
