@@ -131,10 +131,10 @@ class Monitoring:
         except URLError as error:
             raise LabError(f"Prometheus refuses the rules: {error}", f"see {self.lab.log('prometheus')}") from error
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+    def query(self, expression: str, timeout: float = 30) -> list[tuple[dict[str, str], float]]:
         """Evaluate an instant query: [(labels, value)]."""
         url = f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query?{urlencode({'query': expression})}"
-        with urlopen(url, timeout=10) as answer:
+        with urlopen(url, timeout=timeout) as answer:
             result = json.load(answer)["data"]["result"]
         return [(sample["metric"], float(sample["value"][1])) for sample in result]
 

@@ -101,7 +101,7 @@ def dns_burst(scene: Scene) -> Act:
     host = scene.host()
     return Act(
         f"500 endpoints at a time register and resolve at {plan.host}",
-        Truth("resolution", "service", "resolver", plan.host),
+        Truth("resolution", "service", "resolver", plan.host, (("resolver", plan.address),)),
         lambda: scene.faults.inflict("resolver-burst", plan.host, 500, 0),
         lambda: scene.dig(host),
         lambda before, during: during > 3 * before,
