@@ -16,10 +16,12 @@ import yaml
 
 from exporter.contracts.codec import encode
 from exporter.contracts.topology import Topology
+from lab.counters import trees
 from lab.counters.dialects import DEFAULT, PROFILES
 from lab.errors import LabError
 from lab.jobs.job import Job
-from lab.network.design import Tenant
+from lab.network import resolver
+from lab.network.design import Host, Tenant
 from lab.network.fabric import Lab
 from lab.network.snmp import write_private
 from lab.sandbox.netns import inside
@@ -27,7 +29,9 @@ from lab.sandbox.netns import inside
 PORT = 9105
 POLLER = "switch-poller"
 POLLER_PORT = 9106
+FIRST_RELAYED_PORT = 9300
 SWITCH_PERIOD_SECONDS = 5.0
+DNS_PERIOD_SECONDS = 2.0
 CEILINGS = {"trace_packets_per_second_per_switch": 10}
 """A dozen hosts below switches that answer 100 a second: nobody waits for the first routes of a demo."""
 
@@ -38,6 +42,9 @@ class Exporters:
 
     lab: Lab
     directory: Path
+    counted_every: float | None = None
+    """Seconds between two readings of what RNICs and resolvers tell; None for the probers alone."""
+    switch_period: float = SWITCH_PERIOD_SECONDS
 
     @property
     def topology(self) -> Path:
@@ -70,7 +77,7 @@ class Exporters:
                     {"job": job.name, "container": worker.container, "rnics": [nic.name for nic in worker.nics]}
                 ],
             }
-            self._start(host.name, configuration, node=host.name)
+            self._start(host.name, configuration | self._counted(host), node=host.name)
         for host in self.lab.design.service_hosts:
             responder = {
                 "host": host.name,
@@ -92,9 +99,32 @@ class Exporters:
             "host": POLLER,
             "listen": {"address": "127.0.0.1", "port": POLLER_PORT},
             "topology": self.topology.name,
-            "switches": {"period_seconds": SWITCH_PERIOD_SECONDS, "targets": switches},
+            "switches": {"period_seconds": self.switch_period, "targets": switches},
         }
         self._start(POLLER, poller, node=None)
+
+    def _counted(self, host: Host) -> dict[str, Any]:
+        """Sections of a host's exporter beside its probers: the RNICs' counters, and the resolver where there is one."""
+        if self.counted_every is None:
+            return {}
+        sections: dict[str, Any] = {
+            "sysfs": str(self.lab.directory / trees.SYSFS / host.name),
+            "counters": {
+                "period_seconds": max(1.0, self.counted_every),
+                "ethtool": str(self.lab.directory / trees.ETHTOOL / host.name),
+            },
+        }
+        if self.lab.design.transit is not None:
+            plan = resolver.plan(self.lab.design)
+            sections["dns"] = {
+                # One of its own zone, and one that no cache holds, from the second site.
+                "names": [f"ns.{resolver.ZONE}.", f"*.{plan.store}."],
+                "resolvers": [f"{resolver.resolver_of(self.lab.design, host)}"],
+                "search": [],
+                "ndots": 1,
+                "period_seconds": DNS_PERIOD_SECONDS,
+            }
+        return sections
 
     def _start(self, name: str, configuration: Mapping[str, Any], node: str | None) -> None:
         _start(self.lab, self.directory, name, configuration, node)
@@ -126,6 +156,21 @@ class Sidecars:
     @property
     def plan(self) -> Path:
         return self.directory / "plan.json"
+
+    def targets(self) -> Mapping[str, str]:
+        """{instance: address:port} for Prometheus, where ``relay`` has put them."""
+        return {
+            container.name: f"127.0.0.1:{FIRST_RELAYED_PORT + number}"
+            for number, container in enumerate(self.tenant.containers)
+        }
+
+    def relay(self) -> None:
+        """Let whoever stands in the lab, as Prometheus does, read the pages of agents that only containers reach."""
+        words = [
+            f"{address.rpartition(':')[2]}={self.lab.design.container(name).namespace}:{PORT}"
+            for name, address in self.targets().items()
+        ]
+        self.lab.daemon("relay", [sys.executable, "-m", "lab.scenarios.relay", *words])
 
     @property
     def topology(self) -> Topology:

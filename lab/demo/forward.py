@@ -15,7 +15,7 @@ import sys
 CHUNK = 65536
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Copy until the sender has finished, then finish towards the receiver."""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(CHUNK):
@@ -35,7 +35,7 @@ async def serve(listener: socket.socket, address: str, port: int) -> None:
             writer.close()  # nobody is there (yet): the caller sees a closed connection and tries again
             return
         try:
-            await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+            await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
         finally:
             inner_writer.close()
             writer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ PROMETHEUS_PORT = 9090
 ALERTMANAGER_PORT = 9093
 RECEIVER_PORT = 9199
 SCRAPE_INTERVAL = "1s"
+FAST_WAITS = {"group_wait": "1s", "group_interval": "2s"}
+Series = tuple[dict[str, str], list[tuple[float, float]]]
+"""Labels, and values with their Unix times."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,24 @@ class Monitoring:
     directory: Path
     external_url: str = ""
     """Where a browser outside the lab finds this Prometheus, for the links in its alerts."""
+    scrape_interval: str = SCRAPE_INTERVAL
+    waits: Mapping[str, str] = field(default_factory=lambda: FAST_WAITS)
+    """Intervals of Alertmanager's route that replace the shipped ones; none: as shipped."""
 
     @property
     def rules(self) -> Path:
         return self.directory / "rules"
 
-    def start(self, targets: Mapping[str, str]) -> None:
-        """Start both with ``targets`` ({instance: address:port}) as exporters; wait until they are ready."""
+    def start(self, targets: Mapping[str, str], rules: Mapping[str, str] | None = None) -> None:
+        """Start both with ``targets`` ({instance: address:port}) as exporters; wait until they are ready.
+
+        ``rules`` are {file name: content}; without them the static pack as it is shipped.
+        """
         self.rules.mkdir(parents=True)
         pack = files("skeleton_service") / "rules"
-        for static in (pack / "static").iterdir():
-            (self.rules / static.name).write_text(static.read_text())
+        shipped = {each.name: each.read_text() for each in (pack / "static").iterdir()} if rules is None else rules
+        for name, text in shipped.items():
+            (self.rules / name).write_text(text)
         (self.directory / "alertmanager.yaml").write_text(self._alertmanager(pack / "alertmanager/alertmanager.yaml"))
         (self.directory / "prometheus.yaml").write_text(yaml.safe_dump(self._prometheus(targets), sort_keys=False))
         self.lab.daemon("alertmanager", self._alertmanager_command())
@@ -53,9 +63,9 @@ class Monitoring:
     def _prometheus(self, targets: Mapping[str, str]) -> dict[str, Any]:
         return {
             "global": {
-                "scrape_interval": SCRAPE_INTERVAL,
-                "scrape_timeout": SCRAPE_INTERVAL,
-                "evaluation_interval": SCRAPE_INTERVAL,
+                "scrape_interval": self.scrape_interval,
+                "scrape_timeout": self.scrape_interval,
+                "evaluation_interval": self.scrape_interval,
                 "external_labels": {"cluster": "lab"},
             },
             "rule_files": [str(self.rules / "*.yaml")],
@@ -74,7 +84,7 @@ class Monitoring:
     def _alertmanager(self, shipped: Any) -> str:
         """The configuration we ship, its example receiver pointed at ours and its intervals at the fast profile."""
         document = yaml.safe_load(shipped.read_text())
-        document["route"] |= {"group_wait": "1s", "group_interval": "2s"}
+        document["route"] |= self.waits
         document["receivers"][0]["webhook_configs"][0]["url"] = f"http://127.0.0.1:{RECEIVER_PORT}/"
         return yaml.safe_dump(document, sort_keys=False)
 
@@ -121,10 +131,10 @@ class Monitoring:
         except URLError as error:
             raise LabError(f"Prometheus refuses the rules: {error}", f"see {self.lab.log('prometheus')}") from error
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+    def query(self, expression: str, timeout: float = 30) -> list[tuple[dict[str, str], float]]:
         """Evaluate an instant query: [(labels, value)]."""
         url = f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query?{urlencode({'query': expression})}"
-        with urlopen(url, timeout=10) as answer:
+        with urlopen(url, timeout=timeout) as answer:
             result = json.load(answer)["data"]["result"]
         return [(sample["metric"], float(sample["value"][1])) for sample in result]
 
@@ -134,8 +144,20 @@ class Monitoring:
             groups = json.load(answer)["data"]["groups"]
         return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
 
-    def firing(self) -> list[dict[str, str]]:
-        """Labels of the alerts that fire in Prometheus now."""
+    def alerts(self) -> list[tuple[dict[str, str], str]]:
+        """Labels and state, ``pending`` or ``firing``, of the alerts that Prometheus has now."""
         with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts", timeout=10) as answer:
             alerts = json.load(answer)["data"]["alerts"]
-        return [alert["labels"] for alert in alerts if alert["state"] == "firing"]
+        return [(alert["labels"], alert["state"]) for alert in alerts]
+
+    def firing(self) -> list[dict[str, str]]:
+        """Labels of the alerts that fire in Prometheus now."""
+        return [labels for labels, state in self.alerts() if state == "firing"]
+
+    def series(self, expression: str, since: float, until: float, step: float = 1.0) -> list[Series]:
+        """Evaluate a range query: [(labels, [(Unix time, value)])]."""
+        words = {"query": expression, "start": f"{since:.3f}", "end": f"{until:.3f}", "step": f"{step:g}"}
+        url = f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query_range?{urlencode(words)}"
+        with urlopen(url, timeout=30) as answer:
+            result = json.load(answer)["data"]["result"]
+        return [(each["metric"], [(float(t), float(value)) for t, value in each["values"]]) for each in result]

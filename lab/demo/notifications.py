@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 MAX_BYTES = 1 << 20
 
@@ -22,6 +23,8 @@ class Notification:
     """``firing`` or ``resolved``."""
     labels: dict[str, str]
     annotations: dict[str, str]
+    group: str = ""
+    """Key of Alertmanager's group: what is told in one message has one key."""
 
     @property
     def name(self) -> str:
@@ -55,11 +58,11 @@ class Receiver:
         self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         threading.Thread(target=self._http.serve_forever, name="webhook", daemon=True).start()
 
-    def accept(self, message: dict[str, list[dict[str, dict[str, str]]]], now: float) -> None:
+    def accept(self, message: dict[str, Any], now: float) -> None:
         with self._arrived:
             for alert in message["alerts"]:
                 self.notifications.append(
-                    Notification(now, str(alert["status"]), alert["labels"], alert["annotations"])
+                    Notification(now, alert["status"], alert["labels"], alert["annotations"], message["groupKey"])
                 )
             self._arrived.notify_all()
 

@@ -116,7 +116,10 @@ class Lab:
         for switch in self.design.switches:
             self._await_zebra(switch)
             self.daemon(f"bfdd-{switch.name}", routing.daemon("bfdd", switch), node=switch.name)
-            self.daemon(f"bgpd-{switch.name}", routing.daemon("bgpd", switch), node=switch.name)
+            with_snmp = switch in self.design.managed
+            environ = routing.subagent_environment(switch) if with_snmp else None
+            argv = routing.daemon("bgpd", switch, with_snmp=with_snmp)
+            self.daemon(f"bgpd-{switch.name}", argv, node=switch.name, environ=environ)
         overlay.build(self.design, self.directory)  # while routing converges
         carrier.start(self.design, self.daemon)
         resolver.start(self.design, self.daemon)

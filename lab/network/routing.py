@@ -13,9 +13,11 @@ from pathlib import Path
 from lab.errors import LabError
 from lab.network import transit
 from lab.network.design import MANAGEMENT, Design, Switch
+from lab.network.snmp import AGENTX
 
 CONFIGURATION = Path("/etc/frr")  # a private, empty file system inside a sandbox (lab.sandbox.init)
 SOCKETS = Path("/run/frr")
+SUBAGENT = "agentx"
 HOLD_SECONDS = 9  # keepalive is a third of it, as in FRR's profile "datacenter"
 BFD_MULTIPLIER = 3
 BFD_MILLISECONDS = 1000  # FRR's default is 300; a laboratory of many nodes shares few processors
@@ -28,6 +30,7 @@ def bgp_configuration(design: Design, switch: Switch) -> str:
     lines = [
         f"hostname {switch.name}",
         "log stdout informational",
+        *(["agentx"] if switch in design.managed else []),
         f"ip prefix-list fabric seq 5 deny {MANAGEMENT} le 32",
         "ip prefix-list fabric seq 10 permit any",
         "route-map fabric permit 10",
@@ -95,11 +98,24 @@ def configure(design: Design) -> None:
         (directory / "zebra.conf").write_text(zebra_configuration(switch))
         (directory / "bfdd.conf").write_text(bfd_configuration(switch))
         (directory / "bgpd.conf").write_text(bgp_configuration(design, switch))
+        subagent = directory / SUBAGENT  # where bgpd can read and write once it has become the user frr
+        subagent.mkdir(exist_ok=True)
+        # A switch that boots starts its agent last; bgpd then looks for it each second.
+        (subagent / "frr.conf").write_text(f"agentXSocket {AGENTX}\nagentXPingInterval 1\n")
+        shutil.chown(subagent, "frr", "frr")
 
 
-def daemon(program: str, switch: Switch) -> list[str]:
-    """The command line of ``zebra``, ``bfdd`` or ``bgpd`` for one switch, in the foreground, with no TCP console."""
-    return [program, "-N", switch.name, "-P", "0"]
+def daemon(program: str, switch: Switch, *, with_snmp: bool = False) -> list[str]:
+    """The command line of ``zebra``, ``bfdd`` or ``bgpd`` for one switch, in the foreground, with no TCP console.
+
+    ``with_snmp`` for a bgpd that serves BGP4-MIB to the switch's agent, in the environment ``subagent_environment``.
+    """
+    return [program, "-N", switch.name, "-P", "0", *(["-M", "snmp"] if with_snmp else [])]
+
+
+def subagent_environment(switch: Switch) -> dict[str, str]:
+    directory = str(CONFIGURATION / switch.name / SUBAGENT)
+    return {"SNMPCONFPATH": directory, "SNMP_PERSISTENT_DIR": directory, "MIBS": ""}
 
 
 def ready(switch: Switch) -> bool:

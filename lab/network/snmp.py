@@ -11,6 +11,7 @@ from lab.counters.setup import agent_configuration
 from lab.network.design import MANAGEMENT, Switch
 
 PORT = 161
+AGENTX = "tcp:127.0.0.1:705"
 # net-snmp answers ifTable and ifXTable from a copy up to 15 s old; a lab's faults must show sooner.
 CACHE_SECONDS = 1
 CACHE_TIMEOUT = "1.3.6.1.4.1.8072.1.5.3.1.2"  # NET-SNMP-AGENT-MIB::nsCacheTimeout, indexed by the cached table
@@ -61,7 +62,9 @@ class Agents:
                 f"sysName {switch.name}\n"
                 f"sysDescr switch of a laboratory fabric\n"
                 # What veth cannot count (docs/lab-counters.md); not started before somebody asks.
-                f"{agent_configuration(home)}",
+                f"{agent_configuration(home)}"
+                # BGP4-MIB is bgpd's, as AgentX's subagent (RFC 2741): each switch has a loopback of its own.
+                f"master agentx\nagentXSocket {AGENTX}\n",
             )
 
     def daemon(self, switch: Switch) -> tuple[list[str], dict[str, str]]:

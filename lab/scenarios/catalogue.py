@@ -65,6 +65,8 @@ class Scenario:
     row: int | None
     """Row of Table 1 of the SkeletonHunter paper (SIGCOMM 2025), or None for one of the five incidents."""
     build: Callable[[Scene], Act]
+    alerts: tuple[str, ...] = ()
+    """Alerts of the rule pack that are the scenario's own, any of them."""
     lab: dict[str, Any] = field(default_factory=dict)
     """Sizes and options of the lab, beside the seed (lab.network.design.draw)."""
 
@@ -73,14 +75,14 @@ _SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    name: str, title: str, *, row: int | None = None, **lab: Any
+    name: str, title: str, *, row: int | None = None, alerts: tuple[str, ...] = (), **lab: Any
 ) -> Callable[[Callable[[Scene], Act]], Callable[[Scene], Act]]:
     """Decorator: the function draws the act on a scene."""
 
     def register(build: Callable[[Scene], Act]) -> Callable[[Scene], Act]:
         if name in _SCENARIOS:
             raise ValueError(f"two scenarios are called {name!r}")
-        _SCENARIOS[name] = Scenario(name, title, row, build, lab)
+        _SCENARIOS[name] = Scenario(name, title, row, build, alerts, lab)
         return build
 
     return register

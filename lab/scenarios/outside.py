@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -32,12 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     base: Path = arguments.output or Path(f"{arguments.scenario}-{seed}")
     outputs = {name: base / name if arguments.scenario == ALL else base for name in names}
     for output in outputs.values():
-        try:  # now, not after half an hour
-            output.mkdir(parents=True, exist_ok=True)
-            if any(output.iterdir()):
-                raise LabError(f"{output} is there already", "another --output, or remove it")
-        except OSError as error:
-            raise LabError(f"{output} cannot be written: {error.strerror}", "another --output") from error
+        _make(output)  # now, not after half an hour
     results: list[tuple[str, int, float]] = []
     for name, output in outputs.items():
         began = time.monotonic()
@@ -50,10 +46,30 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(code == 0 for _, code, _ in results) else 1
 
 
-def _play(name: str, seed: int, output: Path) -> int:
+def watch(arguments: argparse.Namespace) -> int:
+    """Play one scenario under Prometheus and Alertmanager; return 0 when its own alert alone was told, and rightly."""
+    name = find(arguments.scenario).name
+    sandbox.require()
+    seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
+    output: Path = arguments.output or Path(f"watch-{name}-{seed}")
+    _make(output)
+    more = [f"--{option}={value}" for option in ("quiet", "during", "resolved") if (value := getattr(arguments, option))]
+    return _play(name, seed, output, "lab.scenarios.watch", more)
+
+
+def _make(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if any(output.iterdir()):
+            raise LabError(f"{output} is there already", "another --output, or remove it")
+    except OSError as error:
+        raise LabError(f"{output} cannot be written: {error.strerror}", "another --output") from error
+
+
+def _play(name: str, seed: int, output: Path, module: str = "lab.scenarios.runner", more: Sequence[str] = ()) -> int:
     # What runs needs short paths without spaces, and private ones; what is recorded goes where it is wanted.
     with tempfile.TemporaryDirectory(prefix="fabric-run-", ignore_cleanup_errors=True) as work:
-        words = [sys.executable, "-m", "lab.scenarios.runner", name, f"--seed={seed}", f"--output={work}"]
+        words = [sys.executable, "-m", module, name, f"--seed={seed}", f"--output={work}", *more]
         code = sandbox.run(words, show=[Path(work)])
         if code == 0:
             shutil.rmtree(Path(work) / "run", ignore_errors=True)

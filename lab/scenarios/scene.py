@@ -19,7 +19,7 @@ from exporter.contracts.plan import Plan, Target
 from exporter.contracts.sizes import VXLAN_OVERHEAD
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
-from lab.agents import Exporters, Sidecars
+from lab.agents import SWITCH_PERIOD_SECONDS, Exporters, Sidecars
 from lab.counters.control import Counters
 from lab.counters.timeline import Event
 from lab.errors import LabError
@@ -32,6 +32,7 @@ from lab.scenarios.catalogue import Measured
 from skeleton_service import planning
 
 PLAN_SECONDS = 86400.0
+OVERLAY_SOURCE_PORT = 63000
 _UNUSED = 4791  # RoCE v2's: nobody listens there in the lab, so that the kernel answers with an ICMP error
 _UDP = f"""
 import socket, sys, time
@@ -60,10 +61,14 @@ print(100 * lost / (count * flows), worst * 1000)
 
 
 class Scene:
-    """Everything a scenario may use. Choices come from ``draw``, so that one seed gives one scenario."""
+    """Everything a scenario may use. Choices come from ``draw``, so that one seed gives one scenario.
 
-    def __init__(self, directory: Path, seed: int, design: Design) -> None:
-        self.directory, self.seed, self.design = directory, seed, design
+    With ``counted_every`` seconds it is measured as a site would that has Prometheus beside it: the exporters read RNICs
+    and resolvers too, and switches as often.
+    """
+
+    def __init__(self, directory: Path, seed: int, design: Design, counted_every: float | None = None) -> None:
+        self.directory, self.seed, self.design, self.counted_every = directory, seed, design, counted_every
         self.draw = random.Random(f"{seed}/scenario")
         self.lab = Lab(design, directory / "lab")
         self.faults = Faults(design, directory / "lab")
@@ -75,7 +80,8 @@ class Scene:
         job = draw_job(seed, msgspec.structs.replace(self.topology, hosts=hosts), period_seconds=(4.0, 5.5))
         self.job: Job = on_containers(job, design)
         self.skeleton: Skeleton = self.job.truth()
-        self.exporters = Exporters(self.lab, directory / "exporters")
+        period = SWITCH_PERIOD_SECONDS if counted_every is None else counted_every
+        self.exporters = Exporters(self.lab, directory / "exporters", counted_every, period)
         self.sidecars = Sidecars(self.lab, directory / "sidecars", self.tenant)
         self.now = time.time
         self.plans: dict[str, Plan] = {}
@@ -308,7 +314,10 @@ class Scene:
         self.lab.daemon("traffic", [sys.executable, "-m", "lab.jobs.traffic", "--job", str(traffic)])
         self.probe("underlay", self.topology, self.exporters.plan, planning.Settings(), self._to_store())
         inner_mtu = self.design.mtu - VXLAN_OVERHEAD
-        self.probe("overlay", self.sidecars.topology, self.sidecars.plan, planning.Settings(mtu=inner_mtu))
+        # Paths are named by their physical ends: with the same ports those of the overlay would be the underlay's.
+        ports = {} if self.counted_every is None else {"first_source_port": OVERLAY_SOURCE_PORT}
+        settings = planning.Settings(mtu=inner_mtu, **ports)
+        self.probe("overlay", self.sidecars.topology, self.sidecars.plan, settings)
 
     def record_lookups(self, file: Path) -> bool:
         """Look names up from every host, where the lab has a resolver; whether it has."""
