@@ -228,6 +228,12 @@ def test_a_prometheusrule_of_kubernetes_is_a_rule_file(tmp_path: Path, capsys: p
     (path,) = files(tmp_path, a=text)
     assert main(["lint", path]) == 1
     assert f"{path}:9:17: error: fabric_nosuch is no metric of the catalogue" in capsys.readouterr().out
+    (path,) = files(tmp_path, a="\n---\n".join([text, "kind: Service\nspec: {}", text.replace("nosuch", "neither")]))
+    assert main(["lint", path]) == 1
+    said = capsys.readouterr().out
+    assert "fabric_nosuch is" in said
+    assert "fabric_neither is" in said
+    assert "yaml/parse" not in said
 
 
 def test_labels_of_targets_are_told(tmp_path: Path) -> None:
