@@ -282,3 +282,10 @@ def test_the_projects_own_rules_are_clean() -> None:
         if (each.source.path, problem.check) not in KNOWN
     ]
     assert found == []
+
+
+def test_what_a_rule_disables_ends_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = SMALL.format("up # fabric-lint disable group/interval")
+    (path,) = files(tmp_path, a=rule + "  - name: h\n    interval: 10m\n    rules: []\n")
+    assert main(["lint", path]) == 1
+    assert f"{path}:7:15: warning: interval 10m is over 5m" in capsys.readouterr().out
