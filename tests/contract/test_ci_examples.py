@@ -51,7 +51,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -m skeleton_service.cli "$@"\n')
     script.chmod(0o755)
     path = f"{directory}{os.pathsep}{os.environ['PATH']}"
-    return directory / "copy", {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    # Whether the committed example is up to date is for test_examples.py to say.
+    make = [script, "rules", "--skeleton", "skeleton.json", "--topology", "topology.yaml", "--output", "rules"]
+    subprocess.run(make, check=True, cwd=directory / "copy", env=environment, capture_output=True)
+    return directory / "copy", environment
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
