@@ -489,7 +489,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit 0 on success, 1 from ``--check`` and ``verify`` alone, 2 on bad input with a line: file, field, remedy."""
+    """Exit 0 on success, 1 from ``--check``, ``verify`` and ``lint`` alone, 2 on bad input: file, field, remedy."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))

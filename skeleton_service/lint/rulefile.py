@@ -30,7 +30,7 @@ _GROUP_FIELDS = (
 )
 _RULE_FIELDS = ("record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations")
 Span = tuple[int, int]
-_ALIASED = 1 << 20
+_ALIASED = 1 << 17
 _LONGEST_EXPRESSION = 1 << 18
 
 
@@ -86,30 +86,33 @@ def read_rules(source: Source) -> RuleFile:
     remedy = "a rule file begins with groups:"
     if not documents:
         raise ContractError(source.path, "is empty", remedy)
-    root = documents[0]
-    if root.kind != "mapping":
+    if documents[0].kind != "mapping":
         raise ContractError(source.path, "is no rule file", remedy)
-    reader = _Reader(source)
-    fields = {key.text: value for key, value in root.pairs()}
-    if "kind" in fields and "spec" in fields:  # a PrometheusRule of Kubernetes holds a rule file
-        root = fields["spec"]
-        fields = {key.text: value for key, value in root.pairs()}
-    if "groups" not in fields:
+    objects = [spec for document in documents if (spec := _spec(document)) is not None]
+    roots = [root for root in objects or documents[:1] if any(key.text == "groups" for key, _ in root.pairs())]
+    if not roots:
         raise ContractError(source.path, "is no rule file: it has no groups", remedy)
-    reader.fields(root, _FILE_FIELDS, "a rule file")
-    for document in documents[1:]:
+    reader = _Reader(source)
+    for document in [] if objects else documents[1:]:
         reader.problem((document.start, document.start + 1), "a second document, which Prometheus does not read")
-    for node in reader.sequence(fields["groups"], "groups"):
-        reader.group(node)
+    for root in roots:
+        reader.groups(root)
     return reader.file
+
+
+def _spec(document: YamlNode) -> YamlNode | None:
+    """What an object of Kubernetes says, such as a PrometheusRule; None for what is none."""
+    fields = {key.text: value for key, value in document.pairs()} if document.kind == "mapping" else {}
+    return fields["spec"] if "kind" in fields and "spec" in fields and fields["spec"].kind == "mapping" else None
 
 
 class _Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.file = RuleFile(source)
-        self._left = 2 * len(source.text) + _ALIASED
+        self._left = len(source.text) + _ALIASED
         self._read: set[int] = set()
+        self._names: set[str] = set()
 
     def _spend(self, node: YamlNode) -> None:
         """Aliases may have a text read over and over: together no more than this."""
@@ -186,7 +189,13 @@ class _Reader:
             last -= 1
         return last - 1
 
-    def group(self, node: YamlNode) -> None:
+    def groups(self, root: YamlNode) -> None:
+        self._names.clear()
+        found = self.fields(root, _FILE_FIELDS, "a rule file")
+        for node in self.sequence(found["groups"][1], "groups"):
+            self._group(node)
+
+    def _group(self, node: YamlNode) -> None:
         if self._again(node):
             return
         found = self.fields(node, _GROUP_FIELDS, "a group")
@@ -196,8 +205,9 @@ class _Reader:
         if name is None or not name.text:
             self.problem((node.start, node.start + 1), "a group without a name", "add name:")
             name = Scalar(self.source, YamlNode("scalar", node.start, node.start))
-        elif any(group.name.text == name.text for group in self.file.groups):
+        elif name.text in self._names:
             self.problem(name.whole(), f"a second group {name.text} in this file", "give it another name")
+        self._names.add(name.text)
         group = Group(name, self._lines(node), self._duration(found, "interval"))
         self.file.groups.append(group)
         for each in self.sequence(found["rules"][1], "rules") if "rules" in found else []:

