@@ -27,7 +27,7 @@ class Matcher:
             return True
         pattern = self.value if "~" in self.operator else re.escape(self.value)
         is_negated = self.operator.startswith("!")
-        return any(bool(re.fullmatch(pattern, value)) != is_negated for value in fixed[self.label].split("|"))
+        return bool(re.fullmatch(pattern, fixed[self.label])) != is_negated
 
 
 @dataclass(frozen=True)
