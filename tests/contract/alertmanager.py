@@ -30,22 +30,6 @@ MISSING = [name for name in ("prometheus-alertmanager", "amtool") if shutil.whic
 REASON = f"not on PATH: {', '.join(MISSING)} (apt: prometheus-alertmanager)"
 
 NOT_YET = {
-    "FabricLinkSlow": ("critical", "link"),
-    "FabricPathSlow": ("warning", "path"),
-    "FabricPathCongested": ("warning", "port"),
-    "FabricRnicDown": ("critical", "rnic"),
-    "FabricRnicFlapping": ("warning", "rnic"),
-    "FabricRnicErrors": ("warning", "rnic"),
-    "FabricRnicLoss": ("warning", "rnic"),
-    "FabricRnicRetriesExceeded": ("critical", "rnic"),
-    "FabricRnicAckTimeouts": ("critical", "rnic"),
-    "FabricRnicNotReady": ("warning", "rnic"),
-    "FabricRnicGidChanged": ("warning", "rnic"),
-    "FabricRnicCountersStale": ("warning", "rnic"),
-    "FabricSlowReceiver": ("warning", "rnic"),
-    "FabricPcieStalled": ("warning", "rnic"),
-    "FabricCnpIgnored": ("warning", "rnic"),
-    "FabricCnpNotSent": ("warning", "rnic"),
     "FabricHostResolutionFailing": ("warning", "host"),
     "FabricNodeLocalDnsDown": ("warning", "host"),
     "FabricClusterDnsOverloaded": ("critical", "resolver"),

@@ -159,6 +159,29 @@ def test_a_silence_for_what_is_worked_on_keeps_that_quiet_alone(start: Start, li
         assert silence in page, "not the recipe that is documented"
 
 
+def test_a_cause_that_is_silenced_goes_on_silencing_what_follows(start: Start, listener: Listener) -> None:
+    alertmanager = start()
+    alertmanager.amtool("silence", "add", "--author=on-call", "--comment=known", "alertname=FabricLinkLoss")
+    path = alert("FabricPathLoss", path="p1", **ON_LINK)
+    alertmanager.post([alert("FabricLinkLoss", **ON_LINK), path, {**path, "cluster": "c2"}])
+    until(lambda: listener.calls)
+    assert [each["labels"]["cluster"] for call in quiet(listener, 3) for each in call.body["alerts"]] == ["c2"]
+
+
+def test_where_no_alert_has_a_cluster_all_works(start: Start, listener: Listener) -> None:
+    alertmanager = start()
+    names = ("FabricLinkLoss", "FabricPathLoss", "FabricSwitchPortDown")
+    alertmanager.post(
+        [
+            {name: value for name, value in alert(each, **ON_LINK).items() if name != "cluster"}
+            for each in (*names, "FabricPcieStalled")
+        ]
+    )
+    until(lambda: len(listener.calls) > 1)
+    assert sorted(call.names for call in quiet(listener, 3)) == [["FabricLinkLoss"], ["FabricPcieStalled"]]
+    assert "FabricPathLoss" in alertmanager.amtool("alert", "query", "--inhibited")
+
+
 def test_a_maintenance_window_pages_nobody(start: Start, listener: Listener) -> None:
     def change(document: dict[str, Any]) -> dict[str, Any]:
         always = [{"times": [{"start_time": "00:00", "end_time": "24:00"}]}]
