@@ -30,44 +30,11 @@ MISSING = [name for name in ("prometheus-alertmanager", "amtool") if shutil.whic
 REASON = f"not on PATH: {', '.join(MISSING)} (apt: prometheus-alertmanager)"
 
 NOT_YET = {
-    "FabricPfcDeadlock": ("critical", "switch"),
-    "FabricPfcStorm": ("critical", "port|rnic"),
-    "FabricPfcCongestion": ("warning", "port|rnic"),
-    "FabricLosslessDrops": ("critical", "port"),
-    "FabricCnpSurge": ("warning", "port|rnic"),
-    "FabricEcnThresholdHigh": ("warning", "config"),
-    "FabricRnicDown": ("critical", "rnic"),
-    "FabricRnicFlapping": ("warning", "rnic"),
-    "FabricRnicErrors": ("warning", "rnic"),
-    "FabricRnicLoss": ("warning", "rnic"),
-    "FabricRnicRetriesExceeded": ("warning", "rnic"),
-    "FabricRnicAckTimeouts": ("warning", "rnic"),
-    "FabricRnicNotReady": ("warning", "rnic"),
-    "FabricSlowReceiver": ("warning", "rnic"),
-    "FabricPcieStalled": ("warning", "rnic"),
-    "FabricRnicGidChanged": ("warning", "rnic"),
-    "FabricCnpIgnored": ("warning", "rnic"),
-    "FabricCnpNotSent": ("warning", "rnic"),
-    "FabricSwitchPortMtuDropped": ("critical", "port"),
-    "FabricBreakoutGroupMtu": ("critical", "breakout_group"),
-    "FabricTransitPathDegraded": ("critical", "provider"),
-    "FabricPathRouteChanged": ("info", "path"),
+    "FabricHostResolutionFailing": ("warning", "host"),
+    "FabricNodeLocalDnsDown": ("warning", "host"),
     "FabricClusterDnsOverloaded": ("critical", "resolver"),
-    "FabricBgpStarved": ("critical", "bgp_session"),
-    "FabricBgpSessionFlapping": ("warning", "bgp_session"),
-    "FabricBgpSessionDown": ("warning", "bgp_session"),
-    "FabricControlPlaneDrops": ("warning", "switch"),
-    "FabricSwitchPortFlapping": ("warning", "port"),
-    "FabricSwitchPortErrors": ("warning", "port"),
-    "FabricHostsSilent": ("critical", "switch"),
-    "FabricSwitchesSilent": ("critical", "agent"),
-    "FabricSwitchSignalStale": ("warning", "switch"),
-    "FabricLinkSlow": ("warning", "link"),
-    "FabricPathSlow": ("warning", "path"),
-    "FabricPathCongested": ("warning", "path"),
-    "FabricWatchdog": ("none", ""),
 }
-"""Severity and component_kind (one of several, empty for none) of alerts that the configuration names and rules/ lacks."""
+"""Severity and component_kind of alerts that the configuration names and rules/ lacks."""
 
 
 @cache
@@ -90,7 +57,7 @@ def fixed_labels(name: str) -> dict[str, str]:
     if name in alerts_of_the_pack():
         return {label: value for label, value in alerts_of_the_pack()[name].items() if "{{" not in value}
     severity, kind = NOT_YET[name]
-    return {"alertname": name, "severity": severity} | ({"component_kind": kind} if kind else {})
+    return {"alertname": name, "severity": severity, "component_kind": kind}
 
 
 def alert(name: str, /, **labels: str) -> dict[str, str]:

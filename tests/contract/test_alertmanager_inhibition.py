@@ -32,7 +32,9 @@ SWITCH = {"switch": "leaf-0", "component": "leaf-0", "suspect": "leaf-0"}
 SESSION = {"switch": "leaf-0", "component": "leaf-0:10.9.0.1", "suspect": LINK}
 PAIR = {"src_host": "h1", "dst_host": "h2", "suspect": "rdma connections"}
 RESOLVER = {"resolver": "10.0.0.53", "component": "10.0.0.53", "suspect": "10.0.0.53"}
-GROUP = {"switch": "leaf-0", "component": "leaf-0:1", "suspect": "leaf-0:1"}
+DEAF = {"host": "h1", "resolver": "10.0.0.53", "component": "h1", "suspect": "h1"}
+GROUP = {"switch": "leaf-0", "component": "leaf-0:1", "suspect": "leaf-0"}
+CARD = {"switch": "leaf-0", "component": "leaf-0:lc1", "suspect": "leaf-0"}
 MTU = {**JOB, "kind": "frag_needed", "hop": "leaf-0"}
 
 
@@ -52,28 +54,31 @@ def many(names: str, **labels: str) -> tuple[dict[str, str], ...]:
 PAIRS = [
     # PFC: cluster-wide, whatever the suspect.
     Pair(
-        alert("FabricPfcDeadlock", component="leaf-9", suspect="leaf-9", switch="leaf-9"),
-        many("FabricPfcCongestion FabricLosslessDrops FabricCnpSurge", component_kind="port", **PORT)
+        alert("FabricPfcDeadlock", component="leaf-9", suspect="pfc deadlock", switch="leaf-9"),
+        many("FabricPfcCongestion", **SWITCH)
+        + many("FabricLosslessDrops FabricPathCongested", **PORT)
         + many("FabricLinkLoss FabricLinkSlow", **JOB, **ON_LINK)
-        + many("FabricPathLoss FabricPathSlow FabricPathCongested FabricRdmaOnlyLoss", **JOB, path="p1")
+        + many("FabricPathLoss FabricPathSlow FabricRdmaOnlyLoss", **JOB, path="p1")
         + many("FabricRdmaRetriesExhausted FabricRdmaNotConnected FabricRdmaRetransmits", **PAIR)
-        + many("FabricRnicLoss FabricRnicRetriesExceeded FabricRnicAckTimeouts", **RNIC)
-        + many("FabricPfcStorm", **PORT | {"component_kind": "port"}),
+        + many("FabricCnpSurge FabricRnicLoss FabricRnicRetriesExceeded FabricRnicAckTimeouts", **RNIC),
     ),
     Pair(
-        alert("FabricPfcStorm", **RNIC | {"component_kind": "rnic"}),
-        many("FabricPfcCongestion FabricLosslessDrops FabricCnpSurge", component_kind="port", **PORT)
+        alert("FabricPfcStorm", **RNIC),
+        many("FabricPfcCongestion", **SWITCH)
+        + many("FabricLosslessDrops FabricPathCongested", **PORT)
+        + many("FabricCnpSurge", host="h8", component="h8:r0", suspect="h8:r0")
         + many("FabricLinkSlow", **JOB, **ON_LINK)
-        + many("FabricPathSlow FabricPathCongested", **JOB, path="p1"),
+        + many("FabricPathSlow FabricPathLoss", **JOB, path="p1"),
     ),
+    Pair(alert("FabricPfcCongestion", **SWITCH), many("FabricCnpSurge", **RNIC)),
     Pair(
-        alert("FabricEcnThresholdHigh", **PORT),
-        many("FabricPfcCongestion", **PORT | {"component_kind": "port"}),
-        {"suspect": OTHER},
+        alert("FabricEcnThresholdHigh", **SWITCH),
+        many("FabricPfcCongestion", **SWITCH),
+        {"suspect": "leaf-7"},
     ),
     Pair(
         alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a", role="storage"),
-        many("FabricPathLoss FabricPathSlow FabricPathCongested", **JOB, path="p1", role="storage")
+        many("FabricPathLoss FabricPathSlow", **JOB, path="p1", role="storage")
         + many("FabricPathLoss", **JOB, path="p2", role="external"),
     ),
     Pair(
@@ -94,20 +99,27 @@ PAIRS = [
     Pair(alert("FabricBgpStarved", **SESSION), many("FabricControlPlaneDrops", **SWITCH), {"switch": "leaf-7"}),
     Pair(alert("FabricBgpStarved", **SESSION), many("FabricPathLoss", **JOB, path="p1")),
     # MTU
-    Pair(alert("FabricBreakoutGroupMtu", **GROUP), many("FabricSwitchPortMtuDropped", **PORT), {"switch": "leaf-7"}),
-    Pair(
-        alert("FabricBreakoutGroupMtu", **GROUP),
-        many("FabricLinkMtuMismatch", **JOB, **ON_LINK)
-        + many("FabricSwitchPortMtuMismatch", **ON_LINK)
-        + many("FabricPathMtuBelowPromise FabricPathMtuBelowRoce", **MTU),
+    Pair(alert("FabricLinecardMtu", **CARD), many("FabricBreakoutGroupMtu", **GROUP), {"switch": "leaf-7"}),
+    *(
+        Pair(alert(cause, **labels), many("FabricSwitchPortMtuLow", **PORT), {"switch": "leaf-7"})
+        for cause, labels in (("FabricLinecardMtu", CARD), ("FabricBreakoutGroupMtu", GROUP))
+    ),
+    *(
+        Pair(
+            alert(cause, **labels),
+            many("FabricLinkMtuMismatch", **JOB, **ON_LINK)
+            + many("FabricSwitchPortMtuMismatch", **ON_LINK)
+            + many("FabricPathMtuBelowPromise FabricPathMtuBelowRoce", **MTU),
+        )
+        for cause, labels in (("FabricLinecardMtu", CARD), ("FabricBreakoutGroupMtu", GROUP))
     ),
     Pair(
-        alert("FabricSwitchPortMtuDropped", **PORT),
+        alert("FabricSwitchPortMtuLow", **PORT),
         many("FabricSwitchPortMtuMismatch", **ON_LINK),
         {"suspect": OTHER},
     ),
     Pair(
-        alert("FabricSwitchPortMtuDropped", **PORT),
+        alert("FabricSwitchPortMtuLow", **PORT),
         many("FabricPathMtuBelowPromise FabricPathMtuBelowRoce", **MTU),
     ),
     Pair(
@@ -142,22 +154,20 @@ PAIRS = [
     ),
     Pair(
         alert("FabricLinkSlow", **JOB, component=LINK),
-        many("FabricPathSlow FabricPathCongested", **JOB, path="p1", component=LINK),
+        many("FabricPathSlow", **JOB, path="p1", component=LINK),
         {"component": OTHER},
     ),
-    Pair(
-        alert("FabricLinkSlow", **JOB, **ON_LINK),
-        many("FabricPathSlow FabricPathCongested", **JOB, path="p1"),
-        {"training_job": "other"},
+    *(
+        Pair(alert(cause, **JOB, **labels), many("FabricPathSlow", **JOB, path="p1"), {"training_job": "other"})
+        for cause, labels in (("FabricLinkSlow", ON_LINK), ("FabricPathCongested", PORT))
     ),
     # What is paged for over what else is seen at the same place: by an alert that the rule does not name.
     Pair(
         alert("FabricResolverFailing", suspect=LINK, component="10.0.0.53"),
         many(
-            "FabricLinkSlow FabricPathLoss FabricPathSlow FabricPathCongested FabricPfcCongestion FabricCnpSurge "
-            "FabricRdmaNotConnected FabricRdmaRetransmits FabricRnicErrors FabricRnicFlapping FabricRnicLoss "
-            "FabricRnicRetriesExceeded FabricRnicAckTimeouts FabricSwitchPortDown FabricSwitchPortFlapping "
-            "FabricSwitchPortErrors FabricBgpSessionDown FabricBgpSessionFlapping",
+            "FabricPathLoss FabricPathSlow FabricPathCongested FabricPfcCongestion FabricCnpSurge FabricRnicErrors "
+            "FabricRnicFlapping FabricRnicLoss FabricSwitchPortDown FabricSwitchPortFlapping FabricSwitchPortErrors "
+            "FabricBgpSessionDown FabricBgpSessionFlapping",
             **ON_LINK,
         ),
         {"suspect": OTHER},
@@ -177,9 +187,22 @@ PAIRS = [
         for cause, labels in (
             ("FabricLinkLoss", {**JOB, **ON_LINK}),
             ("FabricLinkMtuMismatch", {**JOB, **ON_LINK}),
+            ("FabricLinecardMtu", CARD),
+            ("FabricBreakoutGroupMtu", GROUP),
+            ("FabricSwitchPortMtuLow", PORT),
+            ("FabricLosslessDrops", PORT),
+            ("FabricPfcStorm", RNIC),
             ("FabricRnicDown", RNIC),
             ("FabricRdmaDown", RNIC),
         )
+    ),
+    *(
+        Pair(
+            alert("FabricRdmaRetriesExhausted", **PAIR),
+            many("FabricRdmaNotConnected FabricRdmaRetransmits", **PAIR),
+            {end: "h9"},
+        )
+        for end in ("src_host", "dst_host")
     ),
     Pair(
         alert("FabricRnicDown", **RNIC),
@@ -191,6 +214,7 @@ PAIRS = [
             alert(cause, **RNIC),
             many(
                 "FabricRdmaUnstable FabricRnicFlapping FabricRnicErrors FabricRnicNotReady FabricRnicGidChanged "
+                "FabricRnicCountersStale "
                 "FabricSlowReceiver FabricPcieStalled FabricCnpIgnored FabricCnpNotSent",
                 **RNIC | {"suspect": "h1:mlx5_0"},
             ),
@@ -212,38 +236,54 @@ PAIRS = [
         {"switch": "leaf-7"},
     ),
     Pair(
-        alert("FabricHostsSilent", **SWITCH),
-        many("FabricSwitchUnreachable FabricSwitchSignalStale", **SWITCH),
-        {"switch": "leaf-7"},
+        alert("FabricTelemetryDown"),
+        many("FabricHostsSilent FabricSwitchUnreachable FabricSwitchSignalStale", **SWITCH)
+        + many("FabricSwitchesSilent FabricCollectorSilent"),
     ),
-    Pair(
-        alert("FabricSwitchesSilent", suspect="telemetry"),
-        many("FabricSwitchUnreachable FabricSwitchSignalStale", **SWITCH),
-    ),
-    Pair(alert("FabricProbingAbsent"), many("FabricHostsSilent", **SWITCH)),
+    Pair(alert("FabricProbingAbsent"), many("FabricHostsSilent", **SWITCH) + many("FabricCollectorSilent")),
+    Pair(alert("FabricSwitchesSilent"), many("FabricSwitchUnreachable FabricSwitchSignalStale", **SWITCH)),
     # DNS
     Pair(
         alert("FabricResolverFailing", **RESOLVER), many("FabricResolverSlow", **RESOLVER), {"component": "10.0.0.54"}
     ),
     Pair(
-        alert("FabricClusterDnsOverloaded", component="kube-dns", suspect="kube-dns"),
-        many("FabricResolverFailing FabricResolverSlow", **RESOLVER),
+        alert("FabricResolverFailing", **RESOLVER),
+        many("FabricHostResolutionFailing", **DEAF),
+        {"resolver": "10.0.0.54"},
+    ),
+    Pair(
+        alert("FabricNodeLocalDnsDown", host="h1", component="h1", suspect="h1"),
+        many("FabricHostResolutionFailing", **DEAF),
+        {"host": "h2"},
+    ),
+    Pair(
+        alert("FabricClusterDnsOverloaded", component="10.0.0.10", resolver="10.0.0.10", suspect="10.0.0.10"),
+        many("FabricResolverFailing FabricResolverSlow FabricResolverTcpFailing", **RESOLVER)
+        + many("FabricHostResolutionFailing", **DEAF),
     ),
 ]
 BYSTANDERS = [
     # (what fires, what is told all the same)
-    (alert("FabricPfcDeadlock", **SWITCH), alert("FabricPfcStorm", **RNIC | {"component_kind": "rnic"})),
+    (alert("FabricPfcDeadlock", **SWITCH), alert("FabricPfcStorm", **RNIC)),
     (alert("FabricPfcDeadlock", **SWITCH), alert("FabricSwitchPortDown", **PORT)),
     (alert("FabricPfcDeadlock", **SWITCH), alert("FabricSlowReceiver", **RNIC)),
-    (alert("FabricPfcStorm", **RNIC | {"component_kind": "rnic"}), alert("FabricLinkLoss", **JOB, **ON_LINK)),
-    (alert("FabricPfcStorm", **RNIC | {"component_kind": "rnic"}), alert("FabricPcieStalled", **RNIC)),
+    (alert("FabricPfcStorm", **RNIC), alert("FabricLinkLoss", **JOB, **ON_LINK)),
+    (alert("FabricPfcStorm", **RNIC), alert("FabricPcieStalled", **RNIC)),
     (
         alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a"),
         alert("FabricPathLoss", **JOB, path="p1", role="dp"),
     ),
     (alert("FabricBgpStarved", **SESSION), alert("FabricPathLoss", **JOB, path="p1", component=OTHER, suspect=OTHER)),
     (alert("FabricLinkLoss", **JOB, **ON_LINK), alert("FabricSwitchPortMtuMismatch", **ON_LINK)),
-    (alert("FabricLinkLoss", **JOB, **ON_LINK), alert("FabricSwitchPortMtuDropped", **PORT)),
+    (alert("FabricLinkLoss", **JOB, **ON_LINK), alert("FabricSwitchPortMtuLow", **PORT)),
+    # Paths of one job, and connections, are no place: what is one's is not the other's.
+    (
+        alert("FabricRdmaOnlyLoss", **JOB, path="p1", suspect="paths of llm"),
+        alert("FabricPathLoss", **JOB, path="p2", suspect="paths of llm"),
+    ),
+    (alert("FabricPathCongested", **JOB, **PORT), alert("FabricPathSlow", **JOB, path="p1", component=OTHER)),
+    (alert("FabricClusterDnsOverloaded", **RESOLVER), alert("FabricLinkLoss", **JOB, **ON_LINK)),
+    (alert("FabricSwitchUnreachable", **SWITCH), alert("FabricHostsSilent", **SWITCH)),
     # Without the label that they would have to share, these share nothing.
     (alert("FabricLinkLoss", component=LINK), alert("FabricPathLoss", path="p1")),
     (alert("FabricSwitchUnreachable"), alert("FabricSwitchPortDown")),

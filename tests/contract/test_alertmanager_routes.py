@@ -26,7 +26,7 @@ ROUTES = [
     (alert("FabricRdmaDown", host="h1"), "fabric-page"),
     (alert("FabricPathLoss"), "fabric-chat"),
     (alert("FabricSwitchUnreachable"), "fabric-chat"),
-    (alert("FabricPathRouteChanged"), "nobody"),
+    (alert("FabricTransitPathChanged"), "nobody"),
     ({"alertname": "Helper", "severity": "none"}, "nobody"),
     (alert("FabricWatchdog"), "fabric-watchdog"),
     ({"alertname": "FabricOfTomorrow"}, "fabric-page"),

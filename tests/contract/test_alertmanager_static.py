@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-from tests.contract.alertmanager import NOT_YET, alerts_of_the_pack, configuration, fixed_labels
+from tests.contract.alertmanager import NOT_YET, ROOT, alerts_of_the_pack, configuration, fixed_labels
 
 RANK = {"critical": 3, "warning": 2, "info": 1, "none": 0}
 MAY_BE_EMPTY = {"hop"}
@@ -27,7 +27,7 @@ class Matcher:
             return True
         pattern = self.value if "~" in self.operator else re.escape(self.value)
         is_negated = self.operator.startswith("!")
-        return any(bool(re.fullmatch(pattern, value)) != is_negated for value in fixed[self.label].split("|"))
+        return bool(re.fullmatch(pattern, fixed[self.label])) != is_negated
 
 
 @dataclass(frozen=True)
@@ -122,3 +122,26 @@ def test_every_rule_may_apply(inhibition: Inhibition) -> None:
     """Each name that it gives is matched by it: no severity or kind asked for besides rules it out."""
     assert named(inhibition) <= matched(inhibition.source) | matched(inhibition.target)
     assert matched(inhibition.target)
+
+
+def in_words(matchers: tuple[Matcher, ...]) -> str:
+    """Matchers as the page has them, without those that only keep empty labels out."""
+    said = []
+    for each in matchers:
+        values = ", ".join(f"`{value}`" for value in each.value.split("|"))
+        if each.label == "alertname":
+            said.insert(0, values)
+        elif (each.operator, each.value) == ("=", ""):
+            said.append(f"without `{each.label}`")
+        elif each.value:
+            said.append(f"`{each.label}` {'other than ' if each.operator == '!=' else ''}{values}")
+    return "; ".join(said)
+
+
+def test_the_page_has_the_table_of_the_configuration() -> None:
+    rows = [
+        f"| {in_words(each.source)} | {in_words(each.target)} | {', '.join(f'`{label}`' for label in each.equal)} |"
+        for each in INHIBITIONS
+    ]
+    table = "\n".join(["| cause | silences | where these are equal |", "|---|---|---|", *rows])
+    assert table in (ROOT / "docs/alertmanager.md").read_text(), f"docs/alertmanager.md should have:\n{table}"

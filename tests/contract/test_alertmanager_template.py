@@ -67,13 +67,13 @@ OTHER_JOB = firing(
     description=f"Link {LINK} loses 29.8% of the probes that cross it (mean of the last 75s) and hurts job llm-70b.",
 )
 PORT_MTU = firing(
-    alert("FabricSwitchPortMtuDropped", component="leaf-28:Ethernet88", switch="leaf-28", suspect=LINK),
+    alert("FabricSwitchPortMtuLow", component="leaf-28:Ethernet88", switch="leaf-28", suspect=LINK),
     after=15,
     summary="The MTU of a switch port fell.",
     description="Port leaf-28:Ethernet88 fell from 9216 to 1500 bytes.",
     location=f"{LINK}, line card lc3, breakout group 22",
     jobs="llm-70b, llm-7b",
-    runbook_url=f"{RUNBOOKS}/FabricSwitchPortMtuDropped.md",
+    runbook_url=f"{RUNBOOKS}/FabricSwitchPortMtuLow.md",
     dashboard_url=f"{GRAFANA}/fabric-switch?var-cluster=c1&var-switch=leaf-28&var-switch_port=Ethernet88",
 )
 LINK_MTU = firing(
