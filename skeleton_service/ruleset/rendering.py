@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -15,6 +16,7 @@ from skeleton_service.ruleset.thresholds import Thresholds, seconds, timing
 
 RUNBOOKS = "https://github.com/fabric-skeleton/fabric-skeleton/blob/main/docs/runbooks"
 GRAFANA = "http://localhost:3000"
+_HARMLESS = re.compile(r"^[A-Za-z0-9]([\w./@+-]*[A-Za-z0-9])?$", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,16 @@ def quote(text: str) -> str:
     )
 
 
+def literal(text: str) -> str:
+    """A YAML string that Prometheus' templates leave as it is: labels and annotations are templates to them."""
+    return quote(f"{{{{ {quote(text)} }}}}" if "{{" in text else text)
+
+
+def template_text(text: str) -> str:
+    """The same inside of a longer text: as it is where no letter of it means anything to YAML or to templates."""
+    return text if _HARMLESS.match(text) else f"{{{{ {quote(text)} }}}}"
+
+
 def _environment() -> Environment:
     # Rules are full of braces, PromQL's and those of Go's templates in annotations: ours are << >>, <% %> and <# #>.
     environment = Environment(
@@ -61,6 +73,8 @@ def _environment() -> Environment:
     environment.filters["promql_string"] = quote
     environment.filters["yaml_string"] = quote
     environment.filters["yaml_comment"] = quote
+    environment.filters["literal_string"] = literal
+    environment.filters["template_text"] = template_text
     return environment
 
 

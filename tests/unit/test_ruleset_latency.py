@@ -47,6 +47,9 @@ class Fabric:
         self.made: list[dict[str, str]] = []
         for path in SPINE:
             self.path(path, [rtt(path, step * STEP / 60) for step in range(self.steps + 1)])
+        for host in {path[0] for path in SPINE}:
+            labels = {"src_host": host, "src_rnic": "r0", "role": "dp", "probe": "udp", "instance": f"{host}:9100"}
+            self.add("fabric_rtt_seconds_count", labels, f"0+15x{self.steps}")
         for link in {link for path in SPINE for link in links(path)}:
             for end in link.split(" -- "):
                 if end.startswith(("leaf", "spine")):
