@@ -38,6 +38,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "rcode": ("noerror", "nxdomain", "servfail", "refused", "other"),
     "process": ("prober", "switches"),
     "timestamps": ("hardware",),
+    "kind": ("missing", "other-next"),
 }
 BYTES_PER_SECOND, PACKETS_PER_SECOND = 1.25e9, 3e5
 _FEW = 500
