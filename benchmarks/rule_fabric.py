@@ -64,14 +64,16 @@ class RuleFabric:
     """The link that full-size packets do not pass."""
 
 
-def hosts_of(paths: int) -> int:
-    return max(PEERS + 1, -(-paths // (RNICS * PEERS * len(PROBES))))
+def pods_and_hosts(paths: int) -> tuple[int, int]:
+    """As many hosts as have so many paths, and an equal number in each pod: the ring of peers closes."""
+    hosts = max(2 * PEERS, -(-paths // (RNICS * PEERS * len(PROBES))))
+    pods = max(2, -(-hosts // HOSTS_PER_POD))
+    return pods, -(-hosts // pods) * pods
 
 
 def fabric(paths: int, jobs: int = 1, seed: int = 1) -> RuleFabric:
     """Of exactly so many paths, dealt to the jobs host by host."""
-    hosts = hosts_of(paths)
-    pods = max(2, -(-hosts // HOSTS_PER_POD))
+    pods, hosts = pods_and_hosts(paths)
     ports: list[SwitchPort] = []
     used: dict[str, int] = {}
 

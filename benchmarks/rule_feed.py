@@ -38,11 +38,16 @@ def main() -> None:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *args: object) -> None:
+            """A Prometheus that ends in the middle of a scrape is no error of the feed's."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         told = {"port": server.server_port, "series": sum(page.series for page in made), "missing": missing}
         print(json.dumps(told), flush=True)
         server.serve_forever()

@@ -38,6 +38,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "rcode": ("noerror", "nxdomain", "servfail", "refused", "other"),
     "process": ("prober", "switches"),
     "timestamps": ("hardware",),
+    "kind": ("missing", "other-next"),
 }
 BYTES_PER_SECOND, PACKETS_PER_SECOND = 1.25e9, 3e5
 _FEW = 500
@@ -132,11 +133,11 @@ def _kept(key: object, pace: Pace) -> Pace:
 
 
 def still(value: float) -> Pace:
-    return _kept(("still", value), lambda now, elapsed: value)
+    return _kept(("still", value), lambda _now, _elapsed: value)
 
 
 def growing(per_second: float) -> Pace:
-    return _kept(("growing", per_second), lambda now, elapsed: float(int(elapsed * per_second)))
+    return _kept(("growing", per_second), lambda _now, elapsed: float(int(elapsed * per_second)))
 
 
 def scaled(pace: Pace, factor: float) -> Pace:
@@ -147,17 +148,18 @@ def trembling(value: float, share: float, one_of_16: int) -> Pace:
     """Another value each second, by up to that share above."""
     return _kept(
         ("trembling", value, share, one_of_16),
-        lambda now, elapsed: round(value * (1 + share * ((int(now) * 2654435761 + one_of_16 * 97) % 1000 / 1000)), 9),
+        lambda now, _elapsed: round(value * (1 + share * ((int(now) * 2654435761 + one_of_16 * 97) % 1000 / 1000)), 9),
     )
 
 
 def clock(ahead: float) -> Pace:
-    return _kept(("clock", ahead), lambda now, elapsed: round(now + ahead, 3))
+    return _kept(("clock", ahead), lambda now, _elapsed: round(now + ahead, 3))
 
 
 _GAUGES: dict[str, Pace] = {
     "fabric_exporter_plan_expires_timestamp_seconds": clock(3600),
     "fabric_path_mtu_promised_bytes": still(PROMISED),
+    "fabric_path_route_change_timestamp_seconds": clock(-1800),
     "fabric_switch_port_mtu_bytes": still(9216),
     "fabric_rnic_mtu_bytes": still(9000),
     "fabric_rdma_mtu_bytes": still(4096),
@@ -231,7 +233,6 @@ class _Components:
 
     def __init__(self, of: RuleFabric) -> None:
         self.of = of
-        self.links = {of.broken_link, of.small_link}
         ports = [
             {
                 "switch": port.switch, "switch_port": port.port, "link": port.link, "linecard": "lc1",
@@ -264,9 +265,7 @@ class _Components:
             ports,
             rnics,
         ]  # fmt: skip
-        self.kinds.append(
-            [row | {"role": role, "probe": probe} for row in rnics for role in ("dp",) for probe in ("udp", "rdma")]
-        )
+        self.kinds.append([row | {"role": "dp", "probe": probe} for row in rnics for probe in ("udp", "rdma")])
         pairs = {(path.source, path.destination) for path in of.paths}
         self.kinds.append(
             [
@@ -280,6 +279,8 @@ class _Components:
         """Each series' labels and values; None where the fabric has no component with such labels."""
         if "path" in metric.labels:
             return list(self._of_paths(metric))
+        if "notification" in metric.labels:
+            return []  # no switch has anything to say
         pace = common_pace(metric)
         for kind in self.kinds:
             added = [label for label in metric.labels if label not in kind[0]]
@@ -320,7 +321,7 @@ class _Components:
                 ("kind" in metric.labels and path.fault != "mtu")
                 or ("outcome" in metric.labels and not path.loss)
                 or ("before" in metric.labels and index % _FEW)
-                or (metric.name == "fabric_path_mtu_reported_bytes")
+                or metric.name == "fabric_path_mtu_reported_bytes"  # no router here says so
             ):
                 continue
             else:
