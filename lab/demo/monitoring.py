@@ -25,7 +25,7 @@ SCRAPE_INTERVAL = "1s"
 TEMPLATE = "fabric.tmpl"
 FAST_WAITS = {"group_wait": "1s", "group_interval": "2s"}
 FAST_WARNING_WAITS = {"group_wait": "10s", "group_interval": "5s"}
-"""Of warnings, which wait for a cause that may still be told: three and two thirds of the rules' windows, as shipped."""
+"""Of warnings, which wait for a cause that may still be told."""
 UNTOLD = ("info", "none")
 """Severities of what is there to be looked up, or to show that something fires at all."""
 Series = tuple[dict[str, str], list[tuple[float, float]]]
@@ -93,9 +93,9 @@ class Monitoring:
         document = yaml.safe_load(text)
         if not self.as_shipped:
             document["route"] |= FAST_WAITS
-            for route in document["route"]["routes"]:
-                if 'severity="warning"' in route["matchers"]:
-                    route |= FAST_WARNING_WAITS
+            warnings = (each for each in document["route"]["routes"] if 'severity="warning"' in each["matchers"])
+            for route in warnings:
+                route.update(FAST_WARNING_WAITS)
         return yaml.safe_dump(document, sort_keys=False)
 
     def _prometheus_command(self) -> list[str]:

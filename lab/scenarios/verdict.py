@@ -113,7 +113,7 @@ def judge(own: Sequence[str], right: Iterable[Name], told: Sequence[Group], inje
     mine = [each for group in told for each in group.firing if each.name in own]
     mine.sort(key=lambda each: each.received)
     named = [each for each in mine if _component(each) in correct]
-    chosen = (named or mine or [None])[0]
+    chosen = next(iter(named or mine), None)
     return Verdict(
         own=chosen.name if chosen else "",
         component=_component(chosen) if chosen else ("", ""),
