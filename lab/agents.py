@@ -104,7 +104,7 @@ class Exporters:
         self._start(POLLER, poller, node=None)
 
     def _counted(self, host: Host) -> dict[str, Any]:
-        """Sections of a host's exporter beside its probers: the RNICs' counters, and the resolver where there is one."""
+        """Sections of a host's exporter beside its probers: the RNICs' counters, and the resolver if there is one."""
         if self.counted_every is None:
             return {}
         sections: dict[str, Any] = {

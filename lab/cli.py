@@ -200,12 +200,15 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     run.add_argument("scenario", metavar="SCENARIO", help="its name, or all")
     run.add_argument("--seed", type=int, help="play the same one again (default: a new one)")
     run.add_argument("--output", type=Path, metavar="DIRECTORY", help="where its files go (default: SCENARIO-SEED)")
-    watch = add("watch", _watch, "play a scenario under Prometheus and Alertmanager and judge the alerts", of_a_lab=False)
+    watch = add(
+        "watch", _watch, "play a scenario under Prometheus and Alertmanager and judge the alerts", of_a_lab=False
+    )
     watch.add_argument("scenario", metavar="SCENARIO", help="its name; the five incidents have alerts of their own")
     watch.add_argument("--seed", type=int, help="play the same one again (default: a new one)")
     watch.add_argument("--output", type=Path, metavar="DIRECTORY", help="(default: watch-SCENARIO-SEED)")
     watch.add_argument("--quiet", type=float, metavar="S", help="without any alert before the injection (default: 20)")
     watch.add_argument("--during", type=float, metavar="S", help="to the repair (default: the scenario's)")
+    watch.add_argument("--moved", action="store_true", help="write down which series moved, to write rules on")
     watch.add_argument("--resolved", type=float, metavar="S", help="to wait for the end of the alerts (default: 60)")
     replay = add("replay", _replay, "diagnose what `run` recorded and compare with the truth", of_a_lab=False)
     replay.add_argument("directory", type=Path)

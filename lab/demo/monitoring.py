@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,12 @@ PROMETHEUS_PORT = 9090
 ALERTMANAGER_PORT = 9093
 RECEIVER_PORT = 9199
 SCRAPE_INTERVAL = "1s"
+TEMPLATE = "fabric.tmpl"
 FAST_WAITS = {"group_wait": "1s", "group_interval": "2s"}
+FAST_WARNING_WAITS = {"group_wait": "10s", "group_interval": "5s"}
+"""Of warnings, which wait for a cause that may still be told."""
+UNTOLD = ("info", "none")
+"""Severities of what is there to be looked up, or to show that something fires at all."""
 Series = tuple[dict[str, str], list[tuple[float, float]]]
 """Labels, and values with their Unix times."""
 
@@ -36,8 +41,8 @@ class Monitoring:
     external_url: str = ""
     """Where a browser outside the lab finds this Prometheus, for the links in its alerts."""
     scrape_interval: str = SCRAPE_INTERVAL
-    waits: Mapping[str, str] = field(default_factory=lambda: FAST_WAITS)
-    """Intervals of Alertmanager's route that replace the shipped ones; none: as shipped."""
+    as_shipped: bool = False
+    """Whether Alertmanager has the intervals that are shipped, not those of the fast profile."""
 
     @property
     def rules(self) -> Path:
@@ -54,6 +59,7 @@ class Monitoring:
         for name, text in shipped.items():
             (self.rules / name).write_text(text)
         (self.directory / "alertmanager.yaml").write_text(self._alertmanager(pack / "alertmanager/alertmanager.yaml"))
+        (self.directory / TEMPLATE).write_text((pack / "alertmanager" / TEMPLATE).read_text())
         (self.directory / "prometheus.yaml").write_text(yaml.safe_dump(self._prometheus(targets), sort_keys=False))
         self.lab.daemon("alertmanager", self._alertmanager_command())
         self.lab.daemon("prometheus", self._prometheus_command())
@@ -82,10 +88,14 @@ class Monitoring:
         }
 
     def _alertmanager(self, shipped: Any) -> str:
-        """The configuration we ship, its example receiver pointed at ours and its intervals at the fast profile."""
-        document = yaml.safe_load(shipped.read_text())
-        document["route"] |= self.waits
-        document["receivers"][0]["webhook_configs"][0]["url"] = f"http://127.0.0.1:{RECEIVER_PORT}/"
+        """The configuration we ship, its example receivers pointed at ours and its intervals at the fast profile."""
+        text = shipped.read_text().replace("http://127.0.0.1:9199/", f"http://127.0.0.1:{RECEIVER_PORT}/")
+        document = yaml.safe_load(text)
+        if not self.as_shipped:
+            document["route"] |= FAST_WAITS
+            warnings = (each for each in document["route"]["routes"] if 'severity="warning"' in each["matchers"])
+            for route in warnings:
+                route.update(FAST_WARNING_WAITS)
         return yaml.safe_dump(document, sort_keys=False)
 
     def _prometheus_command(self) -> list[str]:
@@ -145,13 +155,13 @@ class Monitoring:
         return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
 
     def alerts(self) -> list[tuple[dict[str, str], str]]:
-        """Labels and state, ``pending`` or ``firing``, of the alerts that Prometheus has now."""
+        """Labels and state, ``pending`` or ``firing``, of what Prometheus has that somebody is to hear of."""
         with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts", timeout=10) as answer:
             alerts = json.load(answer)["data"]["alerts"]
-        return [(alert["labels"], alert["state"]) for alert in alerts]
+        return [(each["labels"], each["state"]) for each in alerts if each["labels"].get("severity") not in UNTOLD]
 
     def firing(self) -> list[dict[str, str]]:
-        """Labels of the alerts that fire in Prometheus now."""
+        """Labels of the alerts that fire in Prometheus now, without those that nobody is to hear of."""
         return [labels for labels, state in self.alerts() if state == "firing"]
 
     def series(self, expression: str, since: float, until: float, step: float = 1.0) -> list[Series]:

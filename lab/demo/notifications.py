@@ -25,6 +25,8 @@ class Notification:
     annotations: dict[str, str]
     group: str = ""
     """Key of Alertmanager's group: what is told in one message has one key."""
+    receiver: str = ""
+    """Name of Alertmanager's receiver."""
 
     @property
     def name(self) -> str:
@@ -60,9 +62,10 @@ class Receiver:
 
     def accept(self, message: dict[str, Any], now: float) -> None:
         with self._arrived:
+            whose = str(message["groupKey"]), str(message["receiver"])
             for alert in message["alerts"]:
                 self.notifications.append(
-                    Notification(now, alert["status"], alert["labels"], alert["annotations"], message["groupKey"])
+                    Notification(now, alert["status"], alert["labels"], alert["annotations"], *whose)
                 )
             self._arrived.notify_all()
 

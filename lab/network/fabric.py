@@ -117,8 +117,8 @@ class Lab:
             self._await_zebra(switch)
             self.daemon(f"bfdd-{switch.name}", routing.daemon("bfdd", switch), node=switch.name)
             with_snmp = switch in self.design.managed
-            environ = routing.subagent_environment(switch) if with_snmp else None
             argv = routing.daemon("bgpd", switch, with_snmp=with_snmp)
+            environ = routing.subagent_environment(switch)
             self.daemon(f"bgpd-{switch.name}", argv, node=switch.name, environ=environ)
         overlay.build(self.design, self.directory)  # while routing converges
         carrier.start(self.design, self.daemon)

@@ -11,7 +11,11 @@ from lab.scenarios.scene import Scene
 STUCK_TOO_LONG = 40.0  # frames per second that a 1500-byte port turns away
 
 
-@scenario("line-card-mtu", "a 1500-byte port in a 9000-byte path, after a line card was swapped", alerts=("FabricLinkMtuMismatch", "FabricSwitchPortMtuDropped"))
+@scenario(
+    "line-card-mtu",
+    "a 1500-byte port in a 9000-byte path, after a line card was swapped",
+    alerts=("FabricLinkMtuMismatch", "FabricSwitchPortMtuLow", "FabricLinecardMtu"),
+)
 def line_card_mtu(scene: Scene) -> Act:
     """The line card's ports go down and come back, one of them with the vendor's default MTU."""
     link = scene.spine_link()
@@ -37,7 +41,11 @@ def line_card_mtu(scene: Scene) -> Act:
     )
 
 
-@scenario("pfc-deadlock", "a PFC deadlock: ports pause each other, CNPs surge, one VLAN loses packets", alerts=("FabricPfcDeadlock",))
+@scenario(
+    "pfc-deadlock",
+    "a PFC deadlock: ports pause each other, CNPs surge, one VLAN loses packets",
+    alerts=("FabricPfcDeadlock",),
+)
 def pfc_deadlock(scene: Scene) -> Act:
     """Two leaves and a spine between them pause each other in a circle (Guo et al., SIGCOMM 2016, 4.2).
 
@@ -76,7 +84,12 @@ def pfc_deadlock(scene: Scene) -> Act:
     )
 
 
-@scenario("lossy-carrier", "a route moves to a transit carrier that loses 5 to 8 %", transit=True, alerts=("FabricTransitPathDegraded",))
+@scenario(
+    "lossy-carrier",
+    "a route moves to a transit carrier that loses 5 to 8 %",
+    transit=True,
+    alerts=("FabricTransitPathDegraded",),
+)
 def lossy_carrier(scene: Scene) -> Act:
     """BGP prefers the second carrier at both borders; the store is farther away and packets are lost."""
     transit = scene.design.transit
@@ -94,7 +107,12 @@ def lossy_carrier(scene: Scene) -> Act:
     )
 
 
-@scenario("dns-burst", "a resolver is overwhelmed by 500 endpoints that register at once", transit=True, alerts=("FabricResolverFailing", "FabricResolverSlow", "FabricResolverOverloaded"))
+@scenario(
+    "dns-burst",
+    "a resolver is overwhelmed by 500 endpoints that register at once",
+    transit=True,
+    alerts=("FabricResolverFailing", "FabricResolverSlow", "FabricResolverOverloaded"),
+)
 def dns_burst(scene: Scene) -> Act:
     """Jobs of 500 endpoints start one after the other; each registers itself and resolves its peers."""
     plan = resolver.plan(scene.design)
@@ -109,7 +127,9 @@ def dns_burst(scene: Scene) -> Act:
     )
 
 
-@scenario("bgp-incast", "BGP sessions flap because an all-reduce's incast starves keepalives", alerts=("FabricBgpStarved",))
+@scenario(
+    "bgp-incast", "BGP sessions flap because an all-reduce's incast starves keepalives", alerts=("FabricBgpStarved",)
+)
 def bgp_incast(scene: Scene) -> Act:
     """What exceeds the port's rate is dropped, keepalives with it, until the hold timer expires; links stay up."""
     link = scene.spine_link()

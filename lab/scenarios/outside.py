@@ -53,7 +53,9 @@ def watch(arguments: argparse.Namespace) -> int:
     seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
     output: Path = arguments.output or Path(f"watch-{name}-{seed}")
     _make(output)
-    more = [f"--{option}={value}" for option in ("quiet", "during", "resolved") if (value := getattr(arguments, option))]
+    given = {option: getattr(arguments, option) for option in ("quiet", "during", "resolved")}
+    more = [f"--{option}={value}" for option, value in given.items() if value is not None]
+    more += ["--moved"] if arguments.moved else []
     return _play(name, seed, output, "lab.scenarios.watch", more)
 
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -63,8 +64,8 @@ print(100 * lost / (count * flows), worst * 1000)
 class Scene:
     """Everything a scenario may use. Choices come from ``draw``, so that one seed gives one scenario.
 
-    With ``counted_every`` seconds it is measured as a site would that has Prometheus beside it: the exporters read RNICs
-    and resolvers too, and switches as often.
+    With ``counted_every`` seconds it is measured as a site would that has Prometheus beside it: the exporters read
+    RNICs and resolvers too, and switches as often.
     """
 
     def __init__(self, directory: Path, seed: int, design: Design, counted_every: float | None = None) -> None:
@@ -315,8 +316,9 @@ class Scene:
         self.probe("underlay", self.topology, self.exporters.plan, planning.Settings(), self._to_store())
         inner_mtu = self.design.mtu - VXLAN_OVERHEAD
         # Paths are named by their physical ends: with the same ports those of the overlay would be the underlay's.
-        ports = {} if self.counted_every is None else {"first_source_port": OVERLAY_SOURCE_PORT}
-        settings = planning.Settings(mtu=inner_mtu, **ports)
+        settings = planning.Settings(mtu=inner_mtu)
+        if self.counted_every is not None:
+            settings = replace(settings, first_source_port=OVERLAY_SOURCE_PORT)
         self.probe("overlay", self.sidecars.topology, self.sidecars.plan, settings)
 
     def record_lookups(self, file: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.demo.monitoring import Series
+from lab.demo.monitoring import UNTOLD, Series
 from lab.demo.notifications import Notification
 
 Name = tuple[str, str]
@@ -74,15 +74,16 @@ def alerts(series: Iterable[Series]) -> list[Alert]:
             values[-1][0],
         )
         for labels, values in series
-        if values
+        if values and labels.get("severity") not in UNTOLD
     ]
     return sorted(found, key=lambda each: (each.first, each.name, each.state, sorted(each.labels.items())))
 
 
 def groups(notifications: Sequence[Notification]) -> list[Group]:
-    """Alertmanager's groups, by when each was told first."""
-    keys = list(dict.fromkeys(each.group for each in notifications if each.status == "firing"))
-    return [_group(key, [each for each in notifications if each.group == key]) for key in keys]
+    """Alertmanager's groups, by when each was told first; without what only shows that it tells at all."""
+    told = [each for each in notifications if each.labels.get("severity") not in UNTOLD]
+    keys = list(dict.fromkeys(each.group for each in told if each.status == "firing"))
+    return [_group(key, [each for each in told if each.group == key]) for key in keys]
 
 
 def _group(key: str, told: Sequence[Notification]) -> Group:
@@ -112,7 +113,7 @@ def judge(own: Sequence[str], right: Iterable[Name], told: Sequence[Group], inje
     mine = [each for group in told for each in group.firing if each.name in own]
     mine.sort(key=lambda each: each.received)
     named = [each for each in mine if _component(each) in correct]
-    chosen = (named or mine or [None])[0]
+    chosen = next(iter(named or mine), None)
     return Verdict(
         own=chosen.name if chosen else "",
         component=_component(chosen) if chosen else ("", ""),

@@ -19,27 +19,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from exporter.contracts.codec import ContractError
-from lab.demo.monitoring import RECEIVER_PORT, Monitoring
-from lab.demo.notifications import Receiver
 from lab.errors import LabError
 from lab.narrator import Narrator
-from lab.network import design as drawn
-from lab.network import transit
 from lab.scenarios import moved, verdict
 from lab.scenarios.catalogue import Act, Measured, Scenario, find
-from lab.scenarios.scene import Scene
 from lab.scenarios.verdict import Alert, Group, Verdict
-from skeleton_service.ruleset import Thresholds, job_rules, static_rules
+from lab.scenarios.watched import WatchedScene
 
-FAST = Thresholds(scrape_interval="1s", poll_interval="2s", window="8s", for_="3s", keep_firing_for="4s")
-"""The profile of a fabric that wants to know within seconds."""
-COUNTED_EVERY = 2.0
-SCRAPED_TIMEOUT = 40.0
-TRACED_TIMEOUT = 60.0
 QUIET_SECONDS = 20.0
-QUIET_TIMEOUT = 90.0
 RESOLVED_TIMEOUT = 60.0
-_TRACED = "count(count by (path) (fabric_path_link_info))"
 Moment = Callable[[float], str]
 
 
@@ -56,9 +44,11 @@ class Watch:
         quiet: float = QUIET_SECONDS,
         during: float | None = None,
         resolved_timeout: float = RESOLVED_TIMEOUT,
+        with_moved: bool = False,
     ) -> None:
         self.scenario, self.seed, self.output, self.narrator = scenario, seed, output, narrator
         self.quiet, self.during, self.resolved_timeout = quiet, during, resolved_timeout
+        self.with_moved = with_moved
         self.stage = WatchedScene(scenario.lab, seed, output / "run", narrator)
         self.times: dict[str, float] = {}
         self.measured: dict[str, Measured] = {}
@@ -79,11 +69,11 @@ class Watch:
             self.times["begin"] = time.time()
             self.measured["before"] = act.measure()
             stage.wait_quiet(self.quiet)
-            before = stage.monitoring.query(moved.SELECTOR)
+            before = self._everything()
             since = time.time()
-            self.wait_until(since + self.quiet / 2)
-            step.detail = f"nothing fires, {len(before)} series, load {os.getloadavg()[0]:.1f}"
-        healthy = stage.monitoring.query(moved.SELECTOR)
+            self.wait_until(since + (self.quiet / 2 if self.with_moved else 0))
+            step.detail = f"nothing fires, load {os.getloadavg()[0]:.1f}"
+        healthy = self._everything()
         told_before = len(stage.receiver.notifications)
         with self.narrator.step("injected") as step:
             self.times["injected"] = time.time()
@@ -93,11 +83,12 @@ class Watch:
         with self.narrator.step("watched") as step:
             self.measured["during"] = act.measure()
             self.wait_until(self.times["injected"] + (self.during or act.during))
-            broken = stage.monitoring.query(moved.SELECTOR)
-            now = time.time()
-            quiet, wrong = self.times["injected"] - since, now - self.times["injected"]
+            quiet, wrong = self.times["injected"] - since, time.time() - self.times["injected"]
+            broken = self._everything()
             self.moved = list(moved.moved(before, healthy, broken, quiet, wrong))
-            step.detail = f"{len(stage.receiver.notifications) - told_before} alerts told, load {os.getloadavg()[0]:.1f}"
+            step.detail = (
+                f"{len(stage.receiver.notifications) - told_before} alerts told, load {os.getloadavg()[0]:.1f}"
+            )
         with self.narrator.step("repaired") as step:
             self.times["repaired"] = time.time()
             scene.repair()
@@ -107,7 +98,16 @@ class Watch:
         self._judge(act, told_before)
         effect = act.effect(self.measured["before"].value, self.measured["during"].value)
         if not effect:
-            raise LabError("the effect is not there: " + ", ".join(f"{k} {m.value:g}" for k, m in self.measured.items()))
+            raise LabError(
+                "the effect is not there: " + ", ".join(f"{k} {m.value:g}" for k, m in self.measured.items())
+            )
+
+    def _everything(self) -> moved.Samples:
+        """Every series of the exporters, when they were asked for; none where the machine is too busy to tell them."""
+        try:
+            return self.stage.monitoring.query(moved.SELECTOR, timeout=60) if self.with_moved else []
+        except TimeoutError:
+            return []
 
     def wait_until(self, moment: float) -> None:
         while (left := moment - time.time()) > 0:
@@ -161,7 +161,10 @@ class Watch:
         seconds = "" if verdict.seconds is None else f" after {verdict.seconds:.1f} s"
         for good, text in (
             (bool(verdict.own), f"own alert: {verdict.own or 'none of ' + ', '.join(self.scenario.alerts)}{seconds}"),
-            (verdict.right, f"component: {' '.join(verdict.component).strip() or 'none'}; truth: {truth.kind} {truth.name}"),
+            (
+                verdict.right,
+                f"component: {' '.join(verdict.component).strip() or 'none'}; truth: {truth.kind} {truth.name}",
+            ),
             (verdict.groups == 1, f"notifications: {verdict.groups}"),
             (verdict.resolved, f"resolved: {'yes' if verdict.resolved else 'no'}"),
             (not self.healthy, f"notified while healthy: {len(self.healthy)}"),
@@ -187,79 +190,8 @@ class Watch:
 
     def write(self) -> None:
         (self.output / "report.json").write_text(json.dumps(self.report(), indent=2) + "\n")
-        (self.output / "moved.txt").write_text("".join(f"{line}\n" for line in self.moved))
-
-
-class WatchedScene:
-    """A scene, and beside it Prometheus with the whole rule pack, Alertmanager as shipped, and who is told."""
-
-    def __init__(self, lab: Mapping[str, Any], seed: int, directory: Path, narrator: Narrator) -> None:
-        options = dict(lab)
-        with_transit = options.pop("transit", False)
-        design = drawn.draw(seed, **options)
-        self.narrator = narrator
-        self.scene = Scene(directory, seed, transit.add(design) if with_transit else design, COUNTED_EVERY)
-        self.monitoring = Monitoring(self.scene.lab, directory / "monitoring")
-        self.receiver = Receiver(RECEIVER_PORT)
-
-    def begin(self, thresholds: Thresholds = FAST) -> None:
-        """Bring it all up; return when every path is traced and every exporter scraped."""
-        scene = self.scene
-        with self.narrator.step("fabric up") as step:
-            scene.raise_lab()
-            step.detail = f"{len(scene.design.hosts)} hosts, {len(scene.design.switches)} switches, seed {scene.seed}"
-        with self.narrator.step("measuring") as step:
-            scene.start()
-            scene.sidecars.relay()
-            targets = {**scene.exporters.targets(), **scene.sidecars.targets()}
-            rules = {**static_rules(thresholds), **job_rules(scene.job.name, thresholds)}
-            self.monitoring.start(targets, rules)
-            self.until(lambda: self.scalar("count(up == 1)") == len(targets), SCRAPED_TIMEOUT, "all exporters scraped")
-            # One trace a flow, and a container sees none of the switches below its overlay.
-            plan = scene.plans["underlay"].targets
-            wanted = len({(t.source_address, t.source_ports[0]) for t in plan if t.probe != "tcp"})
-            self.until(lambda: self.scalar(_TRACED) >= 0.9 * wanted, TRACED_TIMEOUT, f"{wanted} flows traced", _TRACED)
-            loaded = self.monitoring.loaded_rules()
-            if broken := [name for name, health in loaded.items() if health == "err"]:
-                raise LabError(f"Prometheus cannot evaluate {', '.join(broken)}")
-            step.detail = f"{len(targets)} exporters, {sum(len(plan.targets) for plan in scene.plans.values())} paths, {len(loaded)} rules"
-
-    def wait_quiet(self, seconds: float, timeout: float = QUIET_TIMEOUT) -> None:
-        """Return when nothing has fired or waited to fire for ``seconds``; raise LabError after ``timeout`` more."""
-        since, deadline = time.monotonic(), time.monotonic() + seconds + timeout
-        while (now := time.monotonic()) < since + seconds:
-            self.check_daemons()
-            if alerts := self.monitoring.alerts():
-                since = now
-                said = ", ".join(sorted({f"{each['alertname']} ({state})" for each, state in alerts}))
-                self.narrator.progress(said)
-                if now > deadline:
-                    raise LabError(f"the lab is not quiet {timeout:g} s after it could be: {said}")
-            time.sleep(0.5)
-
-    def firing(self) -> list[dict[str, str]]:
-        return self.monitoring.firing()
-
-    def scalar(self, query: str) -> float:
-        result = self.monitoring.query(query)
-        return result[0][1] if result else 0.0
-
-    def until(self, condition: Callable[[], bool], timeout: float, what: str, query: str | None = None) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            self.check_daemons()
-            if time.monotonic() > deadline:
-                detail = f" ({query} = {self.scalar(query):g})" if query else ""
-                raise LabError(f"not within {timeout:.0f} s: {what}{detail}")
-            time.sleep(0.5)
-
-    def check_daemons(self) -> None:
-        for name, code in self.scene.lab.dead_daemons().items():
-            raise LabError(f"{name} ended with code {code}", f"see {self.scene.lab.log(name)}")
-
-    def close(self) -> None:
-        self.receiver.close()
-        self.scene.lab.down()
+        if self.moved:
+            (self.output / "moved.txt").write_text("".join(f"{line}\n" for line in self.moved))
 
 
 def _moments(injected: float) -> Moment:
@@ -274,6 +206,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", type=float, default=QUIET_SECONDS)
     parser.add_argument("--during", type=float)
     parser.add_argument("--resolved", type=float, default=RESOLVED_TIMEOUT)
+    parser.add_argument("--moved", action="store_true")
     arguments = parser.parse_args(words)
     narrator = Narrator()
     scenario = find(arguments.name)
@@ -286,6 +219,7 @@ def main(words: Sequence[str] | None = None) -> int:
         quiet=arguments.quiet,
         during=arguments.during,
         resolved_timeout=arguments.resolved,
+        with_moved=arguments.moved,
     )
     code = 1
     try:

@@ -153,6 +153,17 @@ def test_every_switch_answers_snmp_with_its_ports(fabric: Running, design: Desig
         assert names == {port.port for port in switch.ports} | {"lo", "mgmt0"}, what
 
 
+def test_switches_tell_of_their_bgp_sessions_over_snmp(fabric: Running, design: Design) -> None:
+    """BGP4-MIB, bgpPeerState: 6 is established (RFC 4273). A poller sees a starved session nowhere else."""
+    client = Agents(fabric.directory / "snmp").client_environment()
+    variables = [f"{name}={value}" for name, value in client.items()]
+    for switch in design.switches:
+        walk = ["env", *variables, "snmpbulkwalk", "-Onq", switch.management, "1.3.6.1.2.1.15.3.1.2"]
+        rows = (line.split() for line in fabric.run(None, walk).stdout.splitlines())
+        states = {".".join(oid.split(".")[-4:]): state for oid, state in rows}
+        assert states == {far.address: "6" for _, far in design.peers(switch.name)}
+
+
 def test_counters_over_snmp_are_fresh(fabric: Running, design: Design) -> None:
     """Without a shorter cache net-snmp would answer with counters of up to 15 s ago."""
     source, own, _, rnic = far_pair(design)

@@ -26,6 +26,7 @@ from tests.lab.processes import until
 from tests.lab.talk import ask, ask_words, echo
 
 JUMBO = 8972  # 9000 less 20 of IPv4 and 8 of ICMP
+BGP_IDENTIFIER = "1.3.6.1.2.1.15.4.0"
 
 
 @dataclass(frozen=True)
@@ -334,6 +335,7 @@ def test_a_switch_that_is_offline_is_gone_and_boots_again(whole: Running, design
     assert all(after[name] != before[name] for name in daemons), "started afresh"
     whole.act("wait-converged")
     assert _answers_snmp(whole, spine)
+    until(lambda: _answers_snmp(whole, spine, BGP_IDENTIFIER), 10, "bgpd finds the new agent")
     own, far = next(design.peers(spine.name))
     until(lambda: bfd_status(whole, own, far) == "up", 15, "BFD is up again")
     whole.run(None, ["kill", "-KILL", str(after["bfdd"])])
@@ -350,10 +352,12 @@ def _address(design: Design, leaf: str, spine: Switch) -> str:
     return next(far.address for _, far in design.peers(leaf) if far.node == spine.name)
 
 
-def _answers_snmp(fabric: Running, switch: Switch) -> bool:
+def _answers_snmp(fabric: Running, switch: Switch, oid: str = "1.3.6.1.2.1.1.5.0") -> bool:
+    """Whether a switch tells its own name, or with ``BGP_IDENTIFIER`` its own router identifier."""
     client = [f"{name}={value}" for name, value in Agents(fabric.directory / "snmp").client_environment().items()]
-    get = ["env", *client, "snmpget", "-r", "2", "-t", "0.3", "-Oqv", switch.management, "1.3.6.1.2.1.1.5.0"]
-    return switch.name in fabric.run(None, get, check=False).stdout
+    get = ["env", *client, "snmpget", "-r", "2", "-t", "0.3", "-Oqv", switch.management, oid]
+    answer = fabric.run(None, get, check=False).stdout
+    return switch.name in answer or switch.loopback in answer
 
 
 def test_a_switch_without_icmp_is_a_star_and_a_path_mtu_black_hole(whole: Running, pair: Pair) -> None:
