@@ -12,6 +12,7 @@ import yaml
 
 from exporter.contracts.catalogue import CATALOGUE, SERIES_TERMS
 from exporter.metricspage import as_json, markdown
+from skeleton_service.lint.series import KUBERNETES_LABELS, Metrics
 from skeleton_service.ruleset import Thresholds, job_rules, static_rules
 
 ROOT = Path(__file__).parents[2]
@@ -23,12 +24,23 @@ SCRAPE_LABELS = {"instance", "cluster", "__name__", "alertname", "job"}
 SUFFIXES = ("_bucket", "_sum", "_count")
 
 _STRING = re.compile(r'"(?:\\.|[^"\\])*"' + r"|'(?:\\.|[^'\\])*'")
-_SELECTOR = re.compile(r"(?<![\w:])(fabric_\w+|[a-z_]+:fabric_[\w:]+)\s*(\{[^{}]*\})?")
+# Ours, and those of exporters whose names rules read as well: skeleton_service/lint/dialects.yaml.
+_PREFIX = r"(?:fabric|node_infiniband|rdma|coredns|node_local_dns|kube|container)_"
+_SELECTOR = re.compile(rf"(?<![\w:])({_PREFIX}\w+|[a-z_]+:{_PREFIX}[\w:]+)\s*(\{{[^{{}}]*\}})?")
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _LABEL_LIST = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^()]*)\)")
 
 LABELS = {metric.name: set(metric.labels) | ({"le"} if metric.kind == "histogram" else set()) for metric in CATALOGUE}
 LABELS |= {name + suffix: LABELS[name] for name in list(LABELS) for suffix in SUFFIXES if "le" in LABELS[name]}
+DIALECTS = Metrics()
+
+
+def labels_of(metric: str) -> set[str] | None:
+    """Labels of a metric of the catalogue or of another exporter, what scraping adds included; None of none."""
+    if metric in LABELS:
+        return LABELS[metric] | SCRAPE_LABELS
+    info = DIALECTS.get(metric)
+    return None if info is None else set(info.labels or ()) | SCRAPE_LABELS | KUBERNETES_LABELS
 
 
 def rule_files() -> list[tuple[str, str]]:
@@ -44,7 +56,7 @@ def expressions(text: str) -> list[str]:
         bytes(match[1:-1], "utf-8").decode("unicode_escape").replace("%q", '"x"')
         for template in templates
         for match in _STRING.findall(template)
-        if "fabric_" in match
+        if "{" in match and re.search(rf"\b{_PREFIX}", match)
     ]
     return [rule["expr"] for rule in rules] + queries
 
@@ -67,12 +79,14 @@ def test_rules_name_only_metrics_of_the_catalogue_with_their_labels(name: str, t
     for metric, labels in found:
         if metric in known:
             continue
-        assert metric in LABELS, f"{name} names {metric}"
-        assert labels <= LABELS[metric] | SCRAPE_LABELS, f"{name} matches {labels} on {metric}"
+        there = labels_of(metric)
+        assert there is not None, f"{name} names {metric}"
+        assert labels <= there, f"{name} matches {labels} on {metric}"
 
 
 def test_rules_group_and_join_by_labels_that_exist() -> None:
-    every = set().union(*LABELS.values()) | SCRAPE_LABELS | {"component", "suspect", "counter"}
+    every = set().union(*LABELS.values()) | SCRAPE_LABELS | KUBERNETES_LABELS | {"component", "suspect", "counter"}
+    every |= {"device", "port", "uid", "signal", "setting"}  # of other exporters; made by rules
     for name, text in rule_files():
         for expression in expressions(text):
             for labels in _LABEL_LIST.findall(_STRING.sub('""', expression)):
@@ -83,6 +97,14 @@ def test_rules_group_and_join_by_labels_that_exist() -> None:
 def test_the_committed_static_rules_are_what_is_rendered_now() -> None:
     """Write them anew with: skeleton-service rules --static --output rules/static"""
     assert {path.name: path.read_text() for path in STATIC} == static_rules(Thresholds())
+
+
+def test_other_exporters_names_are_held_to_the_list_of_them() -> None:
+    assert labels_of("node_infiniband_np_cnp_sent_total") is None
+    there = labels_of("coredns_cache_hits_total")
+    assert there is not None
+    assert "zones" in there
+    assert "rcode" not in there
 
 
 def test_the_selector_search_finds_what_it_should() -> None:
@@ -98,8 +120,9 @@ def test_rule_tests_feed_series_that_the_exporter_emits(path: Path) -> None:
             ((metric, labels),) = selectors(series["series"])
             if metric in recorded_ones:
                 continue
-            assert metric in LABELS, f"{path.name} feeds {metric}"
-            assert labels - SCRAPE_LABELS == LABELS[metric] - {"le"} or labels - SCRAPE_LABELS <= LABELS[metric]
+            there = labels_of(metric)
+            assert there is not None, f"{path.name} feeds {metric}"
+            assert labels <= there, f"{path.name} feeds {labels - there} on {metric}"
 
 
 def test_names_are_unique_and_made_as_prometheus_makes_them() -> None:
