@@ -29,13 +29,6 @@ TEMPLATE = SHIPPED / "fabric.tmpl"
 MISSING = [name for name in ("prometheus-alertmanager", "amtool") if shutil.which(name) is None]
 REASON = f"not on PATH: {', '.join(MISSING)} (apt: prometheus-alertmanager)"
 
-NOT_YET = {
-    "FabricHostResolutionFailing": ("warning", "host"),
-    "FabricNodeLocalDnsDown": ("warning", "host"),
-    "FabricClusterDnsOverloaded": ("critical", "resolver"),
-}
-"""Severity and component_kind of alerts that the configuration names and rules/ lacks."""
-
 
 @cache
 def alerts_of_the_pack() -> dict[str, dict[str, str]]:
@@ -53,11 +46,8 @@ def alerts_of_the_pack() -> dict[str, dict[str, str]]:
 
 
 def fixed_labels(name: str) -> dict[str, str]:
-    """Labels of an alert that do not depend on what it fires for. ``KeyError`` for a name that nobody knows."""
-    if name in alerts_of_the_pack():
-        return {label: value for label, value in alerts_of_the_pack()[name].items() if "{{" not in value}
-    severity, kind = NOT_YET[name]
-    return {"alertname": name, "severity": severity, "component_kind": kind}
+    """Labels of an alert that do not depend on what it fires for. ``KeyError`` for a name that no rule has."""
+    return {label: value for label, value in alerts_of_the_pack()[name].items() if "{{" not in value}
 
 
 def alert(name: str, /, **labels: str) -> dict[str, str]:

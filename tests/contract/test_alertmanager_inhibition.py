@@ -93,7 +93,9 @@ PAIRS = [
             switch="spine-1",
             component="spine-1:10.9.0.0",
             suspect=LINK,
-        ),
+        )
+        + many("FabricLinkLoss", **JOB, **ON_LINK)
+        + many("FabricLosslessDrops", **PORT),
         {"suspect": OTHER},
     ),
     Pair(alert("FabricBgpStarved", **SESSION), many("FabricControlPlaneDrops", **SWITCH), {"switch": "leaf-7"}),

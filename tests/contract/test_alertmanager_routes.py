@@ -13,6 +13,7 @@ from tests.contract.alertmanager import (
     CONFIGURATION,
     MISSING,
     REASON,
+    ROOT,
     SHIPPED,
     alert,
     alerts_of_the_pack,
@@ -37,7 +38,7 @@ SEVERITIES = {"critical": "fabric-page", "warning": "fabric-chat", "info": "nobo
 
 def receiver_of(file: Path, labels: dict[str, str]) -> str:
     argv = ["amtool", "config", "routes", "test", f"--config.file={file}"]
-    argv += [f"{name}={value}" for name, value in labels.items()]
+    argv += [f'{name}="{value}"' for name, value in labels.items()]
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
@@ -86,6 +87,20 @@ def test_every_alert_of_the_pack_is_routed_by_its_severity() -> None:
     for name, labels in alerts_of_the_pack().items():
         if name != "FabricWatchdog":
             assert receiver_of(CONFIGURATION, alert(name)) == SEVERITIES[labels["severity"]], name
+
+
+def test_the_page_tells_who_is_told_and_when() -> None:
+    units = {"s": "s", "m": "min", "h": "h", "d": "day"}
+    route = configuration()["route"]
+    page = (ROOT / "docs/alertmanager.md").read_text()
+    for severity, receiver in (("critical", "fabric-page"), ("warning", "fabric-chat")):
+        (own,) = [each for each in route["routes"] if each["matchers"] == [f'severity="{severity}"']]
+        waits = [(route | own)[name] for name in ("group_wait", "group_interval", "repeat_interval")]
+        words = " | ".join(f"{wait[:-1]} {units[wait[-1]]}" for wait in waits)
+        assert f"| `{severity}` | `{receiver}` | {words} |" in page
+    (watchdog,) = [each for each in route["routes"] if each["receiver"] == "fabric-watchdog"]
+    assert (watchdog["group_wait"], watchdog["repeat_interval"]) == ("0s", "1m")
+    assert "| `FabricWatchdog` | `fabric-watchdog` | at once | | 1 min |" in page
 
 
 def test_merged_into_another_configuration_it_routes_alike(tmp_path: Path) -> None:

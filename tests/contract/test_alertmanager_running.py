@@ -129,13 +129,13 @@ SILENCES = [
         alert("FabricRdmaDown", host="h10", rnic="mlx5_0", component="h10:mlx5_0", suspect="h10:mlx5_0"),
     ),
     (
-        f"suspect={LINK}",
+        f'suspect="{LINK}"',
         alert("FabricLinkLoss", **ON_LINK),
         alert("FabricLinkLoss", **ON_LINK | {"suspect": "leaf-1:E"}),
     ),
     # All cables of a switch, and the switch.
     (
-        "suspect=~(.* -- )?leaf-28(:.*)?",
+        'suspect=~"(.* -- )?leaf-28(:.*)?"',
         alert("FabricLinkLoss", **ON_LINK),
         alert("FabricLinkLoss", **ON_LINK | {"suspect": "leaf-2:E -- spine-28:E"}),
     ),
