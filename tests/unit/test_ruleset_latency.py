@@ -343,8 +343,6 @@ def test_evidence_of_a_lossy_link_and_path_is_what_their_ports_count(tmp_path: P
     fabric.count("spine-0:down0", "receive_errors_total", 12).count("leaf-0:up0", "receive_errors_total", 2)
     alerts, _ = fabric.judged(tmp_path, 6)
     (link,) = [notes for labels, notes in alerts if labels["alertname"] == "FabricLinkLoss"]
-    assert link["evidence"].endswith(
-        "lose probes; leaf-0:up0 receives 2 errors/s, spine-0:down0 receives 12 errors/s"
-    )
+    assert link["evidence"].endswith("lose probes; leaf-0:up0 receives 2 errors/s, spine-0:down0 receives 12 errors/s")
     paths = {notes["evidence"] for labels, notes in alerts if labels["alertname"] == "FabricPathLoss"}
     assert paths == {"spine-0:down0 receives 12 errors/s"}
