@@ -13,7 +13,7 @@ PROMTOOLS = promtool $(wildcard .cache/prometheus/*/promtool)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules prometheus-versions victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules prometheus-versions victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -100,6 +100,10 @@ bench-render: $(SETUP) ## processor seconds of /metrics and OTLP for 100,000 ser
 
 bench-rtt-while-rendering: $(SETUP) ## round trips of a real prober while 100,000 series are rendered beside it
 	$(BIN)/python -m benchmarks.rtt_while_rendering $(ARGS)
+
+bench-alerts: $(SETUP) ## the rule pack beside the lab: a healthy hour, the five incidents, seconds from a lost probe to a notification (ARGS=--quick)
+	@scripts/setup --check
+	$(BIN)/python -m benchmarks.alerts $(ARGS)
 
 bench-switch: $(SETUP) ## the switch poller: a row beside snmp_exporter's, 500 switches on a core, a million series (ARGS=--quick)
 	@scripts/setup --rivals

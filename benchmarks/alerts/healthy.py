@@ -39,8 +39,11 @@ def watch(stage: WatchedScene, seconds: float) -> dict[str, Any]:
         step_seconds = max(1.0, seconds / 10_000)
         alerts = verdict.alerts(stage.monitoring.series("ALERTS", began, time.time(), step_seconds))
         step.detail = f"{seconds / 60:g} minutes, {len(alerts)} alerts pending or firing at any time"
+    evaluation, missed = stage.monitoring.evaluations()
     return {
         "seed": stage.scene.seed,
+        "evaluation": evaluation,
+        "missed": missed,
         "seconds": seconds,
         "exporters": int(stage.scalar("count(up)")),
         "series": int(stage.scalar('count({__name__=~"fabric_.+"})')),

@@ -68,7 +68,9 @@ class Latency:
         self.timing = timing(thresholds)
         self.scrape = float(self.timing.interval.removesuffix("s"))
         self.window = float(self.timing.window.removesuffix("s"))
-        self.stage = WatchedScene({}, seed, output / "run", narrator, thresholds, as_shipped=profile == "stock")
+        self.stage = WatchedScene(
+            {}, seed, output / "run", narrator, thresholds, as_shipped=profile == "stock", in_containers=False
+        )
         self.moments = Moments()
         self.timeout = 20.0 + 6 * self.scrape + self.window
 
@@ -88,8 +90,11 @@ class Latency:
                 rows.append(row)
                 hops = ", ".join(f"{hop} {row['moments'][hop]:.1f}" for hop in HOPS if hop in row["moments"])
                 step.detail = f"{percent:.0f} % on {link}: {hops or 'never told'}"
+        seconds, missed = self.stage.monitoring.evaluations()
         return {
             "profile": self.profile,
+            "evaluation": seconds,
+            "missed": missed,
             "timing": {
                 "scrape": self.timing.interval,
                 "window": self.timing.window,

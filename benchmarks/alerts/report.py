@@ -27,7 +27,7 @@ def healthy(told: dict[str, Any]) -> Verdicts:
         f"{minutes:g} minutes with a job running, seed {told['seed']}: {told['exporters']} exporters, "
         f"{told['series']} series, {told['rules']} rules. Load {quantile(told['load'], 0.5):.1f} in the median, "
         f"{max(told['load']):.1f} at most; all probers together woke late {quantile(told['late'], 0.5):.1f} times a "
-        f"second in the median, {max(told['late']):.1f} at most.",
+        f"second in the median, {max(told['late']):.1f} at most. {_evaluations(told)}",
     )
     head("alert", "state", "times", "components", "longest, s")
     alerts: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -42,6 +42,10 @@ def healthy(told: dict[str, Any]) -> Verdicts:
         (not firing, f"{len(firing)} alerts fired in {minutes:g} healthy minutes {', '.join(firing)}".rstrip()),
         (not told["notified"], f"{len(told['notified'])} notifications in {minutes:g} healthy minutes"),
     ]
+
+
+def _evaluations(told: dict[str, Any]) -> str:
+    return f"All rules once took {told['evaluation']:.2f} s; {told['missed']:.0f} evaluations of groups were left out."
 
 
 def incidents(plays: Sequence[dict[str, Any]]) -> Verdicts:
@@ -76,12 +80,17 @@ def latency(told: dict[str, Any]) -> Verdicts:
         f"{len(faults)} faults of random links, every other one a link that loses all, the others 20 to 40 %. Scraped "
         f"and evaluated every {timing['scrape']}, window {timing['window']}, for {timing['for']}, group_wait "
         f"{timing['group_wait']}. Load {quantile(loads, 0.5):.1f} in the median, {max(loads, default=math.nan):.1f} at "
-        "most. Seconds since the first lost probe was sent.",
+        f"most. {_evaluations(told)} Seconds since the first lost probe was sent.",
     )
     head("", "faults", "p50", "p95", "max")
     for hop in told["hops"]:
         values = [each["moments"][hop] for each in seen if hop in each["moments"]]
         row(hop, str(len(values)), *(f"{quantile(values, share):.1f}" for share in (0.5, 0.95, 1.0)))
+    say("In the order of the faults:", "")
+    head("loss, %", "link", *told["hops"], "also named", "load")
+    for each in faults:
+        moments = (f"{each['moments'][hop]:.1f}" if hop in each["moments"] else "" for hop in told["hops"])
+        row(f"{each['percent']:.0f}", each["link"], *moments, ", ".join(each["also named"]), f"{each['load']:.1f}")
     notified = [each["moments"]["notified"] for each in seen]
     p95, bound = quantile(notified, 0.95), LONGEST[profile]
     wrong = sum(bool(each["also named"]) for each in faults)

@@ -154,6 +154,15 @@ class Monitoring:
             groups = json.load(answer)["data"]["groups"]
         return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
 
+    def evaluations(self) -> tuple[float, float]:
+        """Seconds that one evaluation of all rules takes, and how many evaluations of groups had no time to begin."""
+        with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/rules", timeout=10) as answer:
+            groups = json.load(answer)["data"]["groups"]
+        with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        missed = [line for line in lines if line.startswith("prometheus_rule_group_iterations_missed_total{")]
+        return sum(group["evaluationTime"] for group in groups), sum(float(line.split()[-1]) for line in missed)
+
     def alerts(self) -> list[tuple[dict[str, str], str]]:
         """Labels and state, ``pending`` or ``firing``, of what Prometheus has that somebody is to hear of."""
         with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts", timeout=10) as answer:

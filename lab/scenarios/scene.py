@@ -305,15 +305,18 @@ class Scene:
         self.lab.up()
         self.lab.wait_converged()
 
-    def start(self) -> None:
-        """Start the agents on hosts and in containers, the job's traffic, and the recorder of counters."""
+    def start(self, *, in_containers: bool = True) -> None:
+        """Start the job's traffic and the agents on hosts, and in containers as well unless they are not wanted."""
         self.directory.mkdir(exist_ok=True)
         self.exporters.start(self.job)
-        self.sidecars.start(self.job)
+        if in_containers:
+            self.sidecars.start(self.job)
         traffic = self.directory / "lab" / "traffic-job.json"
-        traffic.write_bytes(encode(in_containers(self.job, self.design)))
+        traffic.write_bytes(encode(as_bytes_see_it(self.job, self.design)))
         self.lab.daemon("traffic", [sys.executable, "-m", "lab.jobs.traffic", "--job", str(traffic)])
         self.probe("underlay", self.topology, self.exporters.plan, planning.Settings(), self._to_store())
+        if not in_containers:
+            return
         inner_mtu = self.design.mtu - VXLAN_OVERHEAD
         # Paths are named by their physical ends: with the same ports those of the overlay would be the underlay's.
         settings = planning.Settings(mtu=inner_mtu)
@@ -391,7 +394,7 @@ def on_containers(job: Job, design: Design) -> Job:
     return msgspec.structs.replace(job, workers=workers)
 
 
-def in_containers(job: Job, design: Design) -> Job:
+def as_bytes_see_it(job: Job, design: Design) -> Job:
     """The same job as its bytes see it: hosts are containers' namespaces, addresses the overlay's."""
     workers = []
     for worker in job.workers:

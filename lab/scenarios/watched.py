@@ -36,11 +36,13 @@ class WatchedScene:
         thresholds: Thresholds = FAST,
         *,
         as_shipped: bool = False,
+        in_containers: bool = True,
     ) -> None:
         options = dict(lab)
         with_transit = options.pop("transit", False)
         design = drawn.draw(seed, **options)
         self.narrator = narrator
+        self.in_containers = in_containers
         self.thresholds = thresholds
         poll = float(timing(thresholds).poll_interval.removesuffix("s"))
         self.scene = Scene(directory, seed, transit.add(design) if with_transit else design, poll)
@@ -57,9 +59,11 @@ class WatchedScene:
             scene.raise_lab()
             step.detail = f"{len(scene.design.hosts)} hosts, {len(scene.design.switches)} switches, seed {scene.seed}"
         with self.narrator.step("measuring") as step:
-            scene.start()
-            scene.sidecars.relay()
-            targets = {**scene.exporters.targets(), **scene.sidecars.targets()}
+            scene.start(in_containers=self.in_containers)
+            targets = dict(scene.exporters.targets())
+            if self.in_containers:
+                scene.sidecars.relay()
+                targets |= scene.sidecars.targets()
             rules = {**static_rules(thresholds), **job_rules(scene.job.name, thresholds)}
             self.monitoring.start(targets, rules)
             self.until(lambda: self.scalar("count(up == 1)") == len(targets), SCRAPED_TIMEOUT, "all exporters scraped")
