@@ -88,6 +88,8 @@ class Latency:
             with self.narrator.step(f"fault {number + 1} of {faults}") as step:
                 row = self._one(link, percent)
                 rows.append(row)
+                if number < faults - 1:
+                    self._wait_over()
                 hops = ", ".join(f"{hop} {row['moments'][hop]:.1f}" for hop in HOPS if hop in row["moments"])
                 step.detail = f"{percent:.0f} % on {link}: {hops or 'never told'}"
         seconds, missed = self.stage.monitoring.evaluations()
@@ -144,7 +146,6 @@ class Latency:
         wrong = sorted(
             {n.component for n in stage.receiver.notifications[since:] if n.name == ALERT and n.component != link}
         )
-        self._wait_over()
         return {
             "link": link,
             "percent": percent,

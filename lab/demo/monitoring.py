@@ -155,13 +155,16 @@ class Monitoring:
         return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
 
     def evaluations(self) -> tuple[float, float]:
-        """Seconds that one evaluation of all rules takes, and how many evaluations of groups had no time to begin."""
+        """Seconds that one evaluation of all rules takes, and the share of the groups' that had no time to begin."""
         with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/rules", timeout=10) as answer:
             groups = json.load(answer)["data"]["groups"]
         with urlopen(f"http://127.0.0.1:{PROMETHEUS_PORT}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
-        missed = [line for line in lines if line.startswith("prometheus_rule_group_iterations_missed_total{")]
-        return sum(group["evaluationTime"] for group in groups), sum(float(line.split()[-1]) for line in missed)
+        missed, all_of_them = (
+            sum(float(line.split()[-1]) for line in lines if line.startswith(f"prometheus_rule_group_{name}_total{{"))
+            for name in ("iterations_missed", "iterations")
+        )
+        return sum(group["evaluationTime"] for group in groups), missed / max(1.0, all_of_them)
 
     def alerts(self) -> list[tuple[dict[str, str], str]]:
         """Labels and state, ``pending`` or ``firing``, of what Prometheus has that somebody is to hear of."""

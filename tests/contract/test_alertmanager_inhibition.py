@@ -87,6 +87,10 @@ PAIRS = [
         {"suspect": "carrier-a"},
     ),
     Pair(
+        alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a"),
+        [alert("FabricResolverSlow", component="192.0.2.53", suspect="192.0.2.53")],
+    ),
+    Pair(
         alert("FabricBgpStarved", **SESSION),
         many(
             "FabricBgpSessionDown FabricBgpSessionFlapping",
@@ -274,6 +278,10 @@ BYSTANDERS = [
     (
         alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a"),
         alert("FabricPathLoss", **JOB, path="p1", role="dp"),
+    ),
+    (
+        alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a"),
+        alert("FabricResolverFailing", component="192.0.2.53", suspect="192.0.2.53"),
     ),
     (alert("FabricBgpStarved", **SESSION), alert("FabricPathLoss", **JOB, path="p1", component=OTHER, suspect=OTHER)),
     (alert("FabricLinkLoss", **JOB, **ON_LINK), alert("FabricSwitchPortMtuMismatch", **ON_LINK)),

@@ -21,7 +21,7 @@ INCIDENTS = {each.name: each for each in scenarios() if each.row is None}
 def watched(name: str, output: Path) -> tuple[dict[str, Any], str]:
     """The report of one incident under watch, and what was printed."""
     words = [sys.executable, "-m", "lab", "watch", name, "--seed", str(SEED), "--output", str(output)]
-    words += ["--quiet", "8", "--resolved", "0"]  # alerts outlive their reasons by minutes, so that they do not flap
+    words += ["--quiet", "5", "--resolved", "0"]  # alerts outlive their reasons by minutes, so that they do not flap
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=240, check=False)
     said = done.stdout + done.stderr
     file = output / "report.json"

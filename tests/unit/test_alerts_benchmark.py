@@ -24,6 +24,7 @@ def test_what_fires_in_a_healthy_hour_is_missed_and_what_waited_is_shown(capsys:
     assert report.end(report.healthy(healthy(alerts=[alert("firing")]))) == 1
     assert "MISSED: 1 alerts fired in 10 healthy minutes FabricLinkLoss" in capsys.readouterr().out
     assert report.end(report.healthy(healthy(notified=[{}]))) == 1
+    assert report.end(report.healthy(healthy(missed=0.4))) == 1
 
 
 def play(**changes: Any) -> dict[str, Any]:
