@@ -133,19 +133,16 @@ class Prometheus:
     def __init__(self, version: Version, directory: Path, rules: Path, fed: Feed, interval: float, core: int) -> None:
         self._port = free_port()
         every = f"{interval * 1000:.0f}ms"
-        labels = [
+        self._global = {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every}
+        self._targets = [
             {"targets": [f"127.0.0.1:{fed.port}"],
              "labels": {"__metrics_path__": f"/{number}", "instance": f"exporter-{number}", "cluster": "c1"}}
             for number in range(fed.targets)
         ]  # fmt: skip
-        config = {
-            "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
-            "rule_files": [str(rules / "*")],
-            "scrape_configs": [{"job_name": "fabric-exporter", "static_configs": labels}],
-        }
-        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        self._rules, self._configuration = rules, directory / "prometheus.yml"
+        self._configure(idle=False)
         argv = [
-            str(version.prometheus), f"--config.file={directory / 'prometheus.yml'}",
+            str(version.prometheus), f"--config.file={self._configuration}",
             f"--storage.tsdb.path={directory / 'data'}", f"--web.listen-address=127.0.0.1:{self._port}",
             "--web.enable-lifecycle", "--log.level=warn",
         ]  # fmt: skip
@@ -154,6 +151,22 @@ class Prometheus:
             self.process = subprocess.Popen(
                 pinned(core, argv), stdout=log, stderr=log, env={**os.environ, "GOMAXPROCS": "1"}
             )
+
+    def _configure(self, *, idle: bool) -> None:
+        config: dict[str, Any] = {"global": self._global}
+        if not idle:
+            config["rule_files"] = [str(self._rules / "*")]
+            config["scrape_configs"] = [{"job_name": "fabric-exporter", "static_configs": self._targets}]
+        self._configuration.write_text(yaml.safe_dump(config))
+
+    def freeze(self) -> None:
+        """Scrape and evaluate nothing more; what was stored before stays as it was."""
+        self._configure(idle=True)
+        self.ask("/-/reload", "POST")
+
+    def thaw(self) -> None:
+        self._configure(idle=False)
+        self.ask("/-/reload", "POST")
 
     def ask(self, path: str, method: str = "GET") -> str:
         request = Request(f"http://127.0.0.1:{self._port}{path}", method=method)
