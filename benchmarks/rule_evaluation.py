@@ -170,7 +170,7 @@ class Prometheus:
 
     def ask(self, path: str, method: str = "GET") -> str:
         request = Request(f"http://127.0.0.1:{self._port}{path}", method=method)
-        with urlopen(request, timeout=60) as answer:  # noqa: S310 - the same
+        with urlopen(request, timeout=300) as answer:  # noqa: S310 - the same
             body: bytes = answer.read()
         return body.decode()
 

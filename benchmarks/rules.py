@@ -1,6 +1,6 @@
 """What the rules cost a real Prometheus: seconds of an evaluation, processor time, memory, at 1,000 to 50,000 paths.
 
-``make bench-rules`` (``--quick``: fewer paths and shorter; ``--sections growth,versions,jobs,literal``; ``--prometheus
+``make bench-rules`` (``--quick``: fewer paths and shorter; ``--sections growth,versions,jobs,literal,profile``; ``--prometheus
 PATH``, default: all at hand for the versions, the oldest for the rest; ``--json FILE``). Prometheus has one core, and
 one processor of Go; the fabric that it scrapes another. Exit status 1 when a bar is missed.
 """
@@ -18,21 +18,27 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.literal_rules import literal_rules
 from benchmarks.markdown import begin, head, row, say, verdict
 from benchmarks.prometheus_versions import Version, at_hand, version
 from benchmarks.rule_evaluation import Outcome, Timing, measure
-from benchmarks.rule_fabric import fabric
+from benchmarks.rule_fabric import RuleFabric, fabric
+from benchmarks.rule_profile import Profiled, profile, recording
 from benchmarks.switch_agents import cores
 from skeleton_service.ruleset import Thresholds, job_rules, static_rules, timing
+from skeleton_service.ruleset.literal import LiteralPath, literal_rules
 
-SECTIONS = ("growth", "versions", "jobs", "literal")
+SECTIONS = ("growth", "versions", "jobs", "literal", "profile")
 LARGEST_SHARE = 0.1
 """Of a 15 s interval, for one evaluation of all rules over BAR_PATHS."""
 BAR_PATHS, BAR_INTERVAL = 10_000, 15.0
 LARGEST_GROWTH = 1.5
 """Of what a path costs, from one size to the next."""
 _DEAREST = 12
+_FILLED = 330.0
+"""Seconds after which the static rules' five minutes are full as well, for a profile."""
+_SHOWN = 0.005
+_HEALTHY_SECONDS = 1.5e-5
+"""Round trip in a minute of health, as the fed paths have it."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,22 @@ class Runs:
 def rendered(what: str, paths: int, jobs: int, thresholds: Thresholds) -> Mapping[str, str]:
     """The files of a run: those that ship, or those that name each path."""
     if what == "literal":
-        times = timing(thresholds)
-        return literal_rules(fabric(paths, jobs), times.interval, times.window, times.for_paths)
+        return named(fabric(paths, jobs), thresholds)
     files = dict(static_rules(thresholds))
     for number in range(jobs):
         files |= job_rules(f"job-{number}", thresholds)
+    return files
+
+
+def named(of: RuleFabric, thresholds: Thresholds) -> Mapping[str, str]:
+    """Rules that name each path, with thresholds learnt from the fewest minutes that make one."""
+    minutes = (_HEALTHY_SECONDS,) * timing(thresholds).rtt_history_least
+    jobs: dict[str, list[LiteralPath]] = {}
+    for path in of.paths:
+        jobs.setdefault(path.job, []).append(LiteralPath(path.path, minutes))
+    files: dict[str, str] = {}
+    for job, paths in jobs.items():
+        files |= literal_rules(job, paths, thresholds, max_paths=len(paths))
     return files
 
 
@@ -216,6 +233,40 @@ def literal(sizes: Sizes, versions: Sequence[Version], runs: Runs) -> list[str]:
     return [sound([each for pair in pairs for each in pair])]
 
 
+def profiles(sizes: Sizes, versions: Sequence[Version], runs: Runs) -> list[str]:
+    """Where to begin when the bar is missed; judges nothing."""
+    begin(
+        "Profile",
+        f"Each expression alone over {sizes.bar:,} paths, by a Prometheus that has stopped to scrape and to evaluate: "
+        "processor milliseconds, the least of two.",
+    )
+    thresholds = Thresholds(scrape_interval=f"{BAR_INTERVAL:g}s")
+    files = rendered("rules", sizes.bar, 1, thresholds)
+    with recording(versions[0], files, sizes.bar, BAR_INTERVAL) as prometheus:
+        time.sleep(_FILLED)
+        found = profile(prometheus, files)
+    groups: dict[tuple[str, str, str], float] = {}
+    for each in found:
+        key = (each.file, each.group, each.interval)
+        groups[key] = groups.get(key, 0.0) + each.seconds
+    head("file", "group", "interval", "ms")
+    for (file, group, interval), seconds in sorted(groups.items(), key=lambda item: -item[1]):
+        row(file, group, interval, f"{1e3 * seconds:.0f}")
+    print()
+    head("rule", "group", "ms")
+    for each in (each for each in found if each.seconds >= _SHOWN):
+        row(f"`{each.name}`", each.group, f"{1e3 * each.seconds:.0f}")
+    made = sum(each.seconds for each in found if _is_generated(each))
+    return [
+        f"All groups once: {sum(groups.values()):.2f} processor seconds, {made:.2f} of them for the generated rules "
+        f"(load {os.getloadavg()[0]:.1f})."
+    ]
+
+
+def _is_generated(rule: Profiled) -> bool:
+    return rule.file.startswith("fabric-job-")
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rules", description=__doc__)
     parser.add_argument("--sections", default=",".join(SECTIONS), help="some of " + ",".join(SECTIONS))
@@ -252,7 +303,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if len(set(cores())) == 1:
         say("One core for all: the fabric that is scraped takes its share of it.")
     runs = Runs()
-    run = {"growth": growth, "versions": by_version, "jobs": by_jobs, "literal": literal}
+    run = {"growth": growth, "versions": by_version, "jobs": by_jobs, "literal": literal, "profile": profiles}
     verdicts: list[str] = []
     for section in SECTIONS:
         if section in sections:

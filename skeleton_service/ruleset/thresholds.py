@@ -63,8 +63,9 @@ class Timing:
     counter_window: str
     """Of rates of such counters."""
     for_counters: str
-    rtt_interval: str
-    """Between two evaluations of round trips: slowness is not death, and may be told some seconds later."""
+    paths_interval: str
+    """Between two evaluations of what is joined over all paths: which there are, and what round trips take. Slowness is
+    not death, and may be told some seconds later than loss."""
     rtt_history_least: int
     """Minutes of health, of those that thresholds of round trips are learnt from, that make one."""
 
@@ -106,7 +107,7 @@ def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
         poll_interval=notation(poll),
         counter_window=notation(counter_window),
         for_counters=notation(max(3.0, 2 * poll)),
-        rtt_interval=notation(max(15.0, 4 * scrape)),
+        paths_interval=notation(4 * scrape),
         rtt_history_least=int(history / 60 / 2),
     )
 
