@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,14 @@ from urllib.parse import urlencode
 
 import yaml
 
+from benchmarks.markdown import head, row
 from benchmarks.prometheus_versions import Version
 from benchmarks.rule_evaluation import Prometheus, feed
 from benchmarks.switch_agents import cores
 
 REPEATS = 2
+_SHOWN = 0.005
+"""Seconds; what costs less is in its group's sum alone."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,21 @@ def profile(prometheus: Prometheus, files: Mapping[str, str]) -> list[Profiled]:
         ),
         key=lambda each: -each.seconds,
     )  # fmt: skip
+
+
+def tables(found: Sequence[Profiled]) -> None:
+    groups: dict[tuple[str, str, str], float] = {}
+    for each in found:
+        key = (each.file, each.group, each.interval)
+        groups[key] = groups.get(key, 0.0) + each.seconds
+    head("file", "group", "interval", "ms")
+    for (file, group, interval), seconds in sorted(groups.items(), key=lambda item: -item[1]):
+        row(file, group, interval, f"{1e3 * seconds:.0f}")
+    print()
+    head("rule", "group", "ms")
+    for each in found:
+        if each.seconds >= _SHOWN:
+            row(f"`{each.name}`", each.group, f"{1e3 * each.seconds:.0f}")
 
 
 def _evaluated(prometheus: Prometheus, expression: str, when: float) -> float:

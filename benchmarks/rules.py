@@ -1,8 +1,8 @@
 """What the rules cost a real Prometheus: seconds of an evaluation, processor time, memory, at 1,000 to 50,000 paths.
 
-``make bench-rules`` (``--quick``: fewer paths and shorter; ``--sections growth,versions,jobs,literal,profile``; ``--prometheus
-PATH``, default: all at hand for the versions, the oldest for the rest; ``--json FILE``). Prometheus has one core, and
-one processor of Go; the fabric that it scrapes another. Exit status 1 when a bar is missed.
+``make bench-rules`` (``--quick``: fewer paths and shorter; ``--sections growth,versions,jobs,literal,profile``;
+``--prometheus PATH``, default: all at hand for the versions, the oldest for the rest; ``--json FILE``). Prometheus has
+one core, and one processor of Go; the fabric that it scrapes another. Exit status 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.markdown import begin, head, row, say, verdict
 from benchmarks.prometheus_versions import Version, at_hand, version
 from benchmarks.rule_evaluation import Outcome, Timing, measure
 from benchmarks.rule_fabric import RuleFabric, fabric
-from benchmarks.rule_profile import Profiled, profile, recording
+from benchmarks.rule_profile import profile, recording, tables
 from benchmarks.switch_agents import cores
 from skeleton_service.ruleset import Thresholds, job_rules, static_rules, timing
 from skeleton_service.ruleset.literal import LiteralPath, literal_rules
@@ -36,7 +36,6 @@ LARGEST_GROWTH = 1.5
 _DEAREST = 12
 _FILLED = 330.0
 """Seconds after which the static rules' five minutes are full as well, for a profile."""
-_SHOWN = 0.005
 _HEALTHY_SECONDS = 1.5e-5
 """Round trip in a minute of health, as the fed paths have it."""
 
@@ -233,7 +232,7 @@ def literal(sizes: Sizes, versions: Sequence[Version], runs: Runs) -> list[str]:
     return [sound([each for pair in pairs for each in pair])]
 
 
-def profiles(sizes: Sizes, versions: Sequence[Version], runs: Runs) -> list[str]:
+def profiles(sizes: Sizes, versions: Sequence[Version], _runs: Runs) -> list[str]:
     """Where to begin when the bar is missed; judges nothing."""
     begin(
         "Profile",
@@ -245,26 +244,12 @@ def profiles(sizes: Sizes, versions: Sequence[Version], runs: Runs) -> list[str]
     with recording(versions[0], files, sizes.bar, BAR_INTERVAL) as prometheus:
         time.sleep(_FILLED)
         found = profile(prometheus, files)
-    groups: dict[tuple[str, str, str], float] = {}
-    for each in found:
-        key = (each.file, each.group, each.interval)
-        groups[key] = groups.get(key, 0.0) + each.seconds
-    head("file", "group", "interval", "ms")
-    for (file, group, interval), seconds in sorted(groups.items(), key=lambda item: -item[1]):
-        row(file, group, interval, f"{1e3 * seconds:.0f}")
-    print()
-    head("rule", "group", "ms")
-    for each in (each for each in found if each.seconds >= _SHOWN):
-        row(f"`{each.name}`", each.group, f"{1e3 * each.seconds:.0f}")
-    made = sum(each.seconds for each in found if _is_generated(each))
+    made = sum(each.seconds for each in found if each.file.startswith("fabric-job-"))
+    tables(found)
     return [
-        f"All groups once: {sum(groups.values()):.2f} processor seconds, {made:.2f} of them for the generated rules "
-        f"(load {os.getloadavg()[0]:.1f})."
+        f"All groups once: {sum(each.seconds for each in found):.2f} processor seconds, {made:.2f} of them for the "
+        f"generated rules (load {os.getloadavg()[0]:.1f})."
     ]
-
-
-def _is_generated(rule: Profiled) -> bool:
-    return rule.file.startswith("fabric-job-")
 
 
 def main(words: Sequence[str] | None = None) -> int:
