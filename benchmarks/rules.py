@@ -96,8 +96,9 @@ def named(of: RuleFabric, thresholds: Thresholds) -> Mapping[str, str]:
 
 def run_timing(thresholds: Thresholds, interval: float) -> Timing:
     window = float(timing(thresholds).window.removesuffix("s"))
-    # The slowest groups are evaluated once a minute: each is to be seen once at least.
-    return Timing(interval, window, idle=3, settling=2, watched=max(4, math.ceil(60 / interval)))
+    # The slowest groups are evaluated once a minute: each is to be seen once at least, after what it records was read.
+    minute = math.ceil(60 / interval)
+    return Timing(interval, window, idle=3, settling=minute + 2, watched=max(4, minute))
 
 
 def costs_table(outcomes: Sequence[Outcome]) -> None:
@@ -237,7 +238,7 @@ def profiles(sizes: Sizes, versions: Sequence[Version], _runs: Runs) -> list[str
     begin(
         "Profile",
         f"Each expression alone over {sizes.bar:,} paths, by a Prometheus that has stopped to scrape and to evaluate: "
-        "processor milliseconds, the least of two.",
+        "processor milliseconds, the least of three.",
     )
     thresholds = Thresholds(scrape_interval=f"{BAR_INTERVAL:g}s")
     files = rendered("rules", sizes.bar, 1, thresholds)
