@@ -178,7 +178,9 @@ _GAUGES: dict[str, Pace] = {
 }
 _TRUE = re.compile(r"_(info|up|enabled|established|connected|reachable|lossless|admin_up)$")
 _BUSY = re.compile(r"_(queries|resolutions|operations|answered|reads|polls|traces|pushes|messages)_total$")
-_TROUBLE = re.compile(r"err|out_of|drop|discard|fail|lost|pause|pfc|cnp|ecn|marked|timeout|retr|nak|reset|late|starved|wait")
+_TROUBLE = re.compile(
+    r"err|out_of|drop|discard|fail|lost|pause|pfc|cnp|ecn|marked|timeout|retr|nak|reset|late|starved|wait"
+)
 
 
 def common_pace(metric: Metric) -> Pace:
