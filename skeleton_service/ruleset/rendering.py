@@ -86,6 +86,7 @@ def render(template: str, thresholds: Thresholds, links: Links, **more: Any) -> 
     }
     names |= {
         "window_seconds": seconds(times.window, "window", "thresholds"),
+        "counter_window_seconds": seconds(times.counter_window, "counter_window", "thresholds"),
         "for_link": times.for_,
         "runbooks": links.runbooks.rstrip("/"),
         "grafana": links.grafana.rstrip("/"),
