@@ -141,3 +141,24 @@ def test_contradictions_are_one_line_and_2(
     assert error.startswith(f"skeleton-service: rules: {message}")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("host", "host-zz"), ("rnic", "mlx5_9")])
+@pytest.mark.parametrize("more", [(), ("--check",)])
+def test_a_skeleton_that_does_not_fit_the_topology_is_refused_as_plan_does(
+    field: str, value: str, more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads((EXAMPLES / "skeleton.json").read_text())
+    endpoint = document["endpoints"][0]
+    endpoint[field] = value
+    (tmp_path / "s.json").write_text(json.dumps(document))
+    expected = (
+        f"skeleton-service: topology: RNIC {endpoint['rnic']!r} of host {endpoint['host']!r} is missing, needed by "
+        f"endpoint {endpoint['id']!r} (add the host with this RNIC)\n"
+    )
+    assert rules(tmp_path / "out", str(tmp_path / "s.json"), more=more) == 2
+    assert capsys.readouterr().err == expected
+    assert not (tmp_path / "out").exists()
+    given = ["--skeleton", str(tmp_path / "s.json"), "--topology", TOPOLOGY, "--output", str(tmp_path / "out")]
+    assert main(["plan", *given]) == 2
+    assert capsys.readouterr().err == expected
