@@ -12,6 +12,7 @@ from exporter.contracts.codec import ContractError, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import read_skeleton
 from exporter.contracts.topology import read_topology
+from skeleton_service.alertlinks import DOCS, GRAFANA, RUNBOOKS
 from skeleton_service.endpoints import check_fits
 from skeleton_service.printing import say
 
@@ -21,18 +22,31 @@ _VALUE = re.compile(r"^([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?$", re.ASCII)
 
 
 def add_parser(commands: Any) -> None:
-    rules = commands.add_parser("rules", help="Prometheus rule files: of jobs' skeletons, or those of no job")
+    rules = commands.add_parser(
+        "rules",
+        help="Prometheus rule files: of jobs' skeletons, or those of no job",
+        description="Renders Prometheus rule files into a directory: the rules of jobs, by their skeletons, the static "
+        "pack that needs no job, or both.",
+        epilog="Exit codes: 0: written, or with --check up to date; 1: with --check: files are stale; 2: bad input, "
+        f"with one line that says what to do. More: {DOCS}/rules.md",
+    )
     rules.add_argument("--static", action="store_true", help="the rules of no job: exporters, switches, RNICs")
     rules.add_argument("--skeleton", metavar="FILE", action="append", default=[], help="of a job; may be repeated")
-    rules.add_argument("--topology", metavar="FILE")
-    rules.add_argument("--thresholds", metavar="FILE", help="a copy of rules/thresholds.yaml")
-    rules.add_argument("--runbooks", metavar="URL", help="where the runbook pages are")
-    rules.add_argument("--grafana", metavar="URL", help="where the dashboards are")
+    rules.add_argument("--topology", metavar="FILE", help="of the fabric; needed with --skeleton")
+    rules.add_argument("--thresholds", metavar="FILE", help="a copy of rules/thresholds.yaml; default: its values")
+    rules.add_argument(
+        "--runbooks", metavar="URL", default=RUNBOOKS,
+        help="folder of the runbook pages that alerts link to; default: %(default)s",
+    )  # fmt: skip
+    rules.add_argument(
+        "--grafana", metavar="URL", default=GRAFANA,
+        help="the Grafana whose dashboards alerts link to; default: %(default)s",
+    )  # fmt: skip
     rules.add_argument(
         "--format", choices=("prometheus", "operator", "mimir"), default="prometheus",
         help="plain files, PrometheusRule objects, or mimirtool's namespaces; default: %(default)s",
     )  # fmt: skip
-    rules.add_argument("--namespace", metavar="NAME", help="of PrometheusRule objects")
+    rules.add_argument("--namespace", metavar="NAME", help="of PrometheusRule objects; default: none")
     rules.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[],
         help="of PrometheusRule objects, such as release=NAME, by which the operator selects; may be repeated",
@@ -45,8 +59,12 @@ def add_parser(commands: Any) -> None:
     )
     literal.add_argument("--max-paths", type=int, metavar="N", help="more are refused; default: 500")
     rules.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when files are stale")
-    rules.add_argument("--prune", action="store_true", help="remove generated files of jobs that are not given")
-    rules.add_argument("--output", required=True, metavar="DIR")
+    rules.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove generated files of jobs that are not given, and with --static static files that left the pack",
+    )
+    rules.add_argument("--output", required=True, metavar="DIR", help="where the files go; made where it is not there")
     rules.set_defaults(run=run)
 
 
@@ -110,8 +128,6 @@ def _labels(given: Sequence[str]) -> Mapping[str, str]:
 def _rendered(options: argparse.Namespace) -> Mapping[str, str]:
     """Plain Prometheus files by name, in order of the names."""
     from skeleton_service.ruleset import (  # noqa: PLC0415 - Jinja loads when it is needed
-        GRAFANA,
-        RUNBOOKS,
         Links,
         Thresholds,
         job_rules,

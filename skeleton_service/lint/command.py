@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.contracts.codec import ContractError
+from skeleton_service.alertlinks import DOCS
 from skeleton_service.lint.nearest import did_you_mean
 from skeleton_service.lint.problem import CHECKS, SEVERITIES
 from skeleton_service.lint.tokens import seconds
@@ -24,13 +25,22 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:  # argparse names no type for subparsers
     """Register the command."""
     lint = commands.add_parser(
-        "lint", help="faults in Prometheus rule files; exit 1 where there are any", intermixed=True
+        "lint",
+        help="faults in Prometheus rule files; exit 1 where there are any",
+        description="Holds Prometheus rule files against the metrics and labels that there are. Give all files that "
+        "are loaded together: what one records the others may read.",
+        epilog="Exit codes: 0: no problem from --fail-on on; 1: there are some; 2: a file cannot be read, or is no "
+        f"rule file. A comment 'fabric-lint disable CHECK' in a rule disables a check there. More: {DOCS}/lint.md",
+        intermixed=True,
     )
     lint.add_argument("files", nargs="+", metavar="FILE", help="rule files, or PrometheusRules of Kubernetes")
     lint.add_argument(
         "--fail-on", choices=SEVERITIES, default="warning", help="exit 1 for problems from here on (default: warning)"
     )
-    lint.add_argument("--format", choices=("text", "json", "github"), default="text")
+    lint.add_argument(
+        "--format", choices=("text", "json", "github"), default="text",
+        help="text with a caret, one JSON document, or GitHub's workflow commands (default: text)",
+    )  # fmt: skip
     lint.add_argument(
         "--disable", type=_checks, action="extend", default=[], metavar="CHECK,...",
         help="leave these checks out; may be given several times",
@@ -40,7 +50,7 @@ def add(commands: Any) -> None:  # argparse names no type for subparsers
         help="what is less severe is neither told nor counted (default: info)",
     )  # fmt: skip
     lint.add_argument(
-        "--scrape-interval", type=_seconds, default=15.0, metavar="15s", help="of your Prometheus (default: 15s)"
+        "--scrape-interval", type=_seconds, default=15.0, metavar="DURATION", help="of your Prometheus (default: 15s)"
     )
     lint.add_argument(
         "--target-label",

@@ -285,7 +285,11 @@ def test_a_missing_file_is_a_problem_for_machines_too(tmp_path: Path, capsys: py
 
 def test_what_is_less_severe_may_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (path,) = files(tmp_path, a=SMALL.format("node_load1 + rate(fabric_path_probes_sent_total[5s]) + fabric_nosuch"))
-    for least, said in (("info", ["info", "warning", "error"]), ("warning", ["warning", "error"]), ("error", ["error"])):
+    for least, said in (
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ):
         assert main(["lint", path, "--min-severity", least]) == 1
         assert re.findall(r"^\S+: (\w+): ", capsys.readouterr().out, re.MULTILINE) == said
     (path,) = files(tmp_path, a=SMALL.format("node_load1"))
