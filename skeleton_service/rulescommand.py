@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,13 +160,21 @@ def _literal(options: argparse.Namespace, jobs: Sequence[str], thresholds: Any, 
     from skeleton_service.records import read_records  # noqa: PLC0415 - Arrow loads when it is needed
     from skeleton_service.ruleset.histories import path_histories  # noqa: PLC0415
     from skeleton_service.ruleset.literal import MAX_PATHS, literal_rules  # noqa: PLC0415
+    from skeleton_service.ruleset.thresholds import timing  # noqa: PLC0415
 
     records = read_records(options.probes)
     most = MAX_PATHS if options.max_paths is None else options.max_paths
+    least = timing(thresholds).rtt_history_least
     made: dict[str, str] = {}
     for job in jobs:
         paths = path_histories(records, job, thresholds, options.probes[0])
         made |= literal_rules(job, paths, thresholds, links, max_paths=most)
+        if young := sum(len(path.minutes) < least for path in paths):
+            print(
+                f"{young} of {len(paths)} paths of job {job!r} get no alert on round trips: the records hold fewer than "
+                f"{least} healthy minutes of each",
+                file=sys.stderr,
+            )
     return made
 
 
