@@ -171,8 +171,8 @@ def _literal(options: argparse.Namespace, jobs: Sequence[str], thresholds: Any, 
         made |= literal_rules(job, paths, thresholds, links, max_paths=most)
         if young := sum(len(path.minutes) < least for path in paths):
             print(
-                f"{young} of {len(paths)} paths of job {job!r} get no alert on round trips: the records hold fewer than "
-                f"{least} healthy minutes of each",
+                f"{young} of {len(paths)} paths of job {job!r} get no alert on round trips: the records hold fewer "
+                f"than {least} healthy minutes of each",
                 file=sys.stderr,
             )
     return made
