@@ -27,6 +27,7 @@ from exporter.contracts.plan import (
 )
 from exporter.contracts.skeleton import Endpoint, Skeleton
 from exporter.contracts.topology import Topology
+from skeleton_service.endpoints import interface_of
 from skeleton_service.identifiability import separate
 from skeleton_service.routes import Routes
 from skeleton_service.selection import Member, Pair, Selection
@@ -327,12 +328,7 @@ def in_probing_order(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _bind(endpoint: Endpoint, fabric: Fabric) -> Member:
-    name = port_id(endpoint.host, endpoint.rnic)
-    interface = fabric.interfaces.get(name)
-    if interface is None:
-        problem = f"RNIC {endpoint.rnic!r} of host {endpoint.host!r} is missing, needed by endpoint {endpoint.id!r}"
-        raise ContractError("topology", problem, "add the host with this RNIC")
-    return Member(endpoint, interface, name)
+    return Member(endpoint, interface_of(endpoint, fabric), port_id(endpoint.host, endpoint.rnic))
 
 
 def _rails(members: Iterable[Member]) -> list[list[Member]]:

@@ -24,7 +24,20 @@ def convert_strictly(document: dict[str, Any], kind: type[T], source: str) -> T:
 
 
 class Parser(argparse.ArgumentParser):
-    """Options are written out: an abbreviation would change its meaning with the next option added."""
+    """Options are written out: an abbreviation would change its meaning with the next option added.
 
-    def __init__(self, **settings: Any) -> None:
+    ``intermixed``: arguments may stand between options, as in ``a.yaml --strict b.yaml``. Not for one with subcommands.
+    """
+
+    def __init__(self, *, intermixed: bool = False, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False)
+        self._intermixed = intermixed
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # of several overloads
+        if not self._intermixed:
+            return super().parse_known_args(args, namespace)
+        self._intermixed = False  # in Python 3.11 it asks this very method
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixed = True

@@ -11,26 +11,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.contracts.codec import ContractError
+from skeleton_service.alertlinks import DOCS
+from skeleton_service.lint.nearest import did_you_mean
 from skeleton_service.lint.problem import CHECKS, SEVERITIES
 from skeleton_service.lint.tokens import seconds
+from skeleton_service.printing import say
 
 if TYPE_CHECKING:
+    from skeleton_service.lint.linting import Linted
     from skeleton_service.lint.rulefile import RuleFile
 
 
 def add(commands: Any) -> None:  # argparse names no type for subparsers
     """Register the command."""
-    lint = commands.add_parser("lint", help="faults in Prometheus rule files; exit 1 where there are any")
+    lint = commands.add_parser(
+        "lint",
+        help="faults in Prometheus rule files; exit 1 where there are any",
+        description="Holds Prometheus rule files against the metrics and labels that there are. Give all files that "
+        "are loaded together: what one records the others may read.",
+        epilog="Exit codes: 0: no problem from --fail-on on; 1: there are some; 2: a file cannot be read, or is no "
+        f"rule file. A comment 'fabric-lint disable CHECK' in a rule disables a check there. More: {DOCS}/lint.md",
+        intermixed=True,
+    )
     lint.add_argument("files", nargs="+", metavar="FILE", help="rule files, or PrometheusRules of Kubernetes")
     lint.add_argument(
         "--fail-on", choices=SEVERITIES, default="warning", help="exit 1 for problems from here on (default: warning)"
     )
-    lint.add_argument("--format", choices=("text", "json", "github"), default="text")
     lint.add_argument(
-        "--disable", action="append", default=[], metavar="CHECK", choices=CHECKS, help="may be given several times"
-    )
+        "--format", choices=("text", "json", "github"), default="text",
+        help="text with a caret, one JSON document, or GitHub's workflow commands (default: text)",
+    )  # fmt: skip
     lint.add_argument(
-        "--scrape-interval", type=_seconds, default=15.0, metavar="15s", help="of your Prometheus (default: 15s)"
+        "--disable", type=_checks, action="extend", default=[], metavar="CHECK,...",
+        help="leave these checks out; may be given several times",
+    )  # fmt: skip
+    lint.add_argument(
+        "--min-severity", choices=SEVERITIES, default="info",
+        help="what is less severe is neither told nor counted (default: info)",
+    )  # fmt: skip
+    lint.add_argument(
+        "--scrape-interval", type=_seconds, default=15.0, metavar="DURATION", help="of your Prometheus (default: 15s)"
     )
     lint.add_argument(
         "--target-label",
@@ -50,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     from skeleton_service.lint import report  # noqa: PLC0415
     from skeleton_service.lint.document import read_source  # noqa: PLC0415
     from skeleton_service.lint.findings import Settings  # noqa: PLC0415
-    from skeleton_service.lint.linting import lint_files  # noqa: PLC0415
+    from skeleton_service.lint.linting import at_least, lint_files, refusal  # noqa: PLC0415
     from skeleton_service.lint.rulefile import read_rules  # noqa: PLC0415
 
     settings = Settings(
@@ -64,18 +84,22 @@ def run(options: argparse.Namespace) -> int:
         raise ContractError("--runbooks", f"{options.runbooks} is no directory", "name the one with the pages")
     files: list[RuleFile] = []
     refused: list[ContractError] = []
+    broken: list[Linted] = []
     for path in dict.fromkeys(options.files):
+        data = b""
         try:
-            files.append(read_rules(read_source(path, _read(path))))
+            data = _read(path)
+            files.append(read_rules(read_source(path, data)))
         except ContractError as error:
             refused.append(error)
-    linted = lint_files(files, settings, options.disable, _pack(files))
+            broken.append(refusal(path, data, error))
+    linted = at_least(lint_files(files, settings, options.disable, _pack(files)), options.min_severity)
     if options.format == "json":
-        print(report.as_json(linted))
+        say([report.as_json([*broken, *linted])])
     elif options.format == "github":
-        print(*report.github(linted), report.closing(linted), sep="\n")
+        say([*report.github([*broken, *linted]), report.closing([*broken, *linted])])
     elif linted:
-        print(*report.text(linted, colour=_colour()), sep="\n")
+        say(report.text(linted, colour=_colour()))
     for each in refused:
         print(f"skeleton-service: {each}", file=sys.stderr)
     failing = SEVERITIES[: SEVERITIES.index(options.fail_on) + 1]
@@ -113,6 +137,15 @@ def _pack(files: Sequence[RuleFile]) -> list[RuleFile]:
 
 def _colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _checks(text: str) -> list[str]:
+    checks = [each.strip() for each in text.split(",") if each.strip()]
+    for each in checks:
+        if each not in CHECKS:
+            near = did_you_mean(each, CHECKS, f"there are {', '.join(CHECKS)}")
+            raise argparse.ArgumentTypeError(f"there is no check {each!r}: {near}")
+    return checks
 
 
 def _seconds(text: str) -> float:

@@ -60,6 +60,10 @@ class Source:
         line = bisect.bisect_right(self._lines, offset)
         return line, offset - self._lines[line - 1] + 1
 
+    def offset(self, line: int, column: int) -> int:
+        """Where a place is in the text, or its end where the text has no such place."""
+        return min(self._lines[min(line, len(self._lines)) - 1] + column - 1, len(self.text))
+
     def line(self, number: int) -> str:
         """A line of the file, from 1, without its end."""
         end = self._lines[number] - 1 if number < len(self._lines) else len(self.text)

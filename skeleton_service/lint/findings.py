@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,9 +87,3 @@ class Findings:
     def inside(self, check: str, severity: Severity, span: Span, message: str, remedy: str = "") -> None:
         """A problem at a place of the expression."""
         self.at(check, severity, self.rule.at(span), message, remedy)
-
-
-def listed(names: Iterable[str]) -> str:
-    """A dozen of them at most."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:12]) + (" and more" if len(ordered) > 12 else "")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
+from exporter.contracts.codec import ContractError
 from skeleton_service.lint.checks import alerts, impossible, metrics, rules, templates, values
 from skeleton_service.lint.document import Source
 from skeleton_service.lint.findings import Findings, Settings, World
-from skeleton_service.lint.problem import CHECKS, Problem
+from skeleton_service.lint.problem import CHECKS, SEVERITIES, Problem, Severity
 from skeleton_service.lint.rulefile import Rule, RuleFile, read_rules
 from skeleton_service.lint.series import Metrics
 from skeleton_service.lint.syntax import Node, Selector, walk
@@ -81,8 +82,35 @@ def lint_files(
         problems = [each for each in problems if each.check not in off and not comments.silence(file, each)]
         problems += [each for each in comments.problems if each.check not in off]
         order = sorted(set(problems), key=lambda each: (each.start, each.check, each.message))
-        linted.append(Linted(file.source, len(file.rules), order))
+        linted.append(Linted(file.source, len(file.rules), _told_once(order)))
     return linted
+
+
+def _told_once(problems: Iterable[Problem]) -> list[Problem]:
+    """Of a metric of others that nobody knows one remark a file is enough, at its first place."""
+    told: set[str] = set()
+    kept = []
+    for each in problems:
+        if each.severity == "info" and each.check == "promql/series":
+            if each.message in told:
+                continue
+            told.add(each.message)
+        kept.append(each)
+    return kept
+
+
+def at_least(linted: Iterable[Linted], least: Severity) -> list[Linted]:
+    """The same without what is less severe."""
+    kept = SEVERITIES[: SEVERITIES.index(least) + 1]
+    return [replace(each, problems=[one for one in each.problems if one.severity in kept]) for each in linted]
+
+
+def refusal(path: str, data: bytes, error: ContractError) -> Linted:
+    """A file that cannot be read, as a problem at the place that the error names."""
+    source = Source(path, data.removeprefix(b"\xef\xbb\xbf").decode(errors="replace"))
+    place = re.fullmatch(r":(\d+)(?::(\d+))?", error.source.removeprefix(path))
+    start = source.offset(int(place[1]), int(place[2] or 1)) if place else 0
+    return Linted(source, 0, [Problem("yaml/parse", "error", start, start + 1, error.problem, error.remedy)])
 
 
 def _of_rule(world: World, file: RuleFile, rule: Rule) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -73,6 +74,16 @@ def _known() -> tuple[Mapping[str, Info], Mapping[str, Info], frozenset[str]]:
     return known, families, frozenset(histograms)
 
 
+def _first_word(name: str) -> str:
+    return re.split("[_:]", name, maxsplit=1)[0]
+
+
+def listed(names: Iterable[str]) -> str:
+    """A dozen of them at most."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:12]) + (" and more" if len(ordered) > 12 else "")
+
+
 class Metrics:
     """All that is known without the rules: built once, asked often."""
 
@@ -91,6 +102,12 @@ class Metrics:
         """Labels without those that scraping adds to every series, where there are others."""
         return labels - (self.target_labels - {"cluster"}) or labels
 
+    def having(self, labels: frozenset[str]) -> str:
+        """A remedy for a label that is not among them."""
+        few = self.own(labels)
+        said = f"it has {listed(few)}" if few else "it has no labels"
+        return f"{said}; where scraping adds it, name it by --target-label" if labels >= self.target_labels else said
+
     def is_histogram(self, name: str) -> bool:
         return name in self._histograms
 
@@ -99,5 +116,7 @@ class Metrics:
         if name not in self._compared:
             if len(self._compared) >= _MOST_COMPARED:
                 return ""
-            self._compared[name] = nearest(name, [*self._known, *islice(recorded, _MOST_NAMES)], cutoff=0.75)
+            first = _first_word(name)  # another exporter's, or of another level, is not what was meant
+            names = [each for each in (*self._known, *islice(recorded, _MOST_NAMES)) if _first_word(each) == first]
+            self._compared[name] = nearest(name, names, cutoff=0.75)
         return self._compared[name]

@@ -5,8 +5,9 @@ Pure: the same input gives the same bytes. What reads and writes files is ``skel
 
 from __future__ import annotations
 
+from skeleton_service.alertlinks import GRAFANA, RUNBOOKS
 from skeleton_service.ruleset.job import job_rules, rule_file_name
-from skeleton_service.ruleset.rendering import GRAFANA, RUNBOOKS, Links, resource
+from skeleton_service.ruleset.rendering import Links, resource
 from skeleton_service.ruleset.static import static_rules
 from skeleton_service.ruleset.thresholds import Thresholds, read_thresholds, timing
 

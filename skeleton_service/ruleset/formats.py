@@ -138,3 +138,11 @@ def _cut_to_count(group: Group) -> list[Group]:
 
 def _stem(name: str) -> str:
     return next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
+
+
+def stem_and_format(name: str) -> tuple[str, str]:
+    """What a file is of, and the format that its name says; of a part of a split object what the whole is of."""
+    for suffix, format_ in ((".prometheusrule.yaml", "operator"), (".mimir.yaml", "mimir")):
+        if name.endswith(suffix):
+            return re.sub(r"-\d+$", "", name.removesuffix(suffix)), format_
+    return _stem(name), "prometheus"

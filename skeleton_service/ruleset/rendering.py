@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from skeleton_service.alertlinks import GRAFANA, RUNBOOKS
 from skeleton_service.ruleset.thresholds import Thresholds, seconds, timing
 
-RUNBOOKS = "https://github.com/fabric-skeleton/fabric-skeleton/blob/main/docs/runbooks"
-GRAFANA = "http://localhost:3000"
 _HARMLESS = re.compile(r"^[A-Za-z0-9]([\w./@+-]*[A-Za-z0-9])?$", re.ASCII)
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.strict import convert_strictly
+from skeleton_service.ruleset.bounds import check_numbers
 
 _DURATION = re.compile(r"^(\d+)(ms|s|m|h)$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -77,22 +78,38 @@ def seconds(duration: str, field: str, source: str) -> float:
     return int(match[1]) * _SECONDS[match[2]]
 
 
+def _length(duration: str, field: str, source: str) -> float:
+    """Seconds, more than none."""
+    found = seconds(duration, field, source)
+    if not found:
+        raise ContractError(source, f"field '{field}': {duration} is no time at all", "write 15s, 1m or 500ms")
+    return found
+
+
 def notation(value: float) -> str:
     """Seconds in Prometheus' notation: ``15s``, ``500ms``."""
     return f"{value:.0f}s" if value == int(value) else f"{value * 1000:.0f}ms"
 
 
 def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
-    """Fill in what follows from the intervals; raise ContractError for windows too short to hold a rate."""
-    scrape = seconds(thresholds.scrape_interval, "scrape_interval", source)
-    poll = max(scrape, seconds(thresholds.poll_interval or "15s", "poll_interval", source))
-    history = seconds(thresholds.rtt_history, "rtt_history", source)
+    """Fill in what follows from the intervals; raise ContractError for intervals and windows that hold no rate."""
+    scrape = _length(thresholds.scrape_interval, "scrape_interval", source)
+    poll = max(scrape, 15.0)
+    if thresholds.poll_interval:
+        poll = _length(thresholds.poll_interval, "poll_interval", source)
+    if poll < scrape:
+        what = (
+            f"field 'poll_interval': {thresholds.poll_interval} is under scrape_interval, {thresholds.scrape_interval}"
+        )
+        remedy = f"at least {notation(scrape)}: what is read more often is not scraped"
+        raise ContractError(source, what, remedy)
+    history = _length(thresholds.rtt_history, "rtt_history", source)
     if history < _SHORTEST_HISTORY:
         what = f"field 'rtt_history': {thresholds.rtt_history} holds too few minutes for a quantile"
         raise ContractError(source, what, f"at least {notation(_SHORTEST_HISTORY)}")
-    window = _window(thresholds.window, "window", scrape, source)
-    counter_window = _window(thresholds.counter_window, "counter_window", poll, source)
-    held = seconds(thresholds.for_, "for", source) if thresholds.for_ else max(3.0, 2 * scrape)
+    window = _window(thresholds.window, "window", scrape, "scrapes", source)
+    counter_window = _window(thresholds.counter_window, "counter_window", poll, "polls", source)
+    held = _length(thresholds.for_, "for", source) if thresholds.for_ else max(3.0, 2 * scrape)
     keep = thresholds.keep_firing_for
     if keep:
         seconds(keep, "keep_firing_for", source)
@@ -112,15 +129,19 @@ def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
     )
 
 
-def _window(given: str, field: str, interval: float, source: str) -> float:
-    window = seconds(given, field, source) if given else max(15.0, _SCRAPES * interval)
+def _window(given: str, field: str, interval: float, intervals: str, source: str) -> float:
+    window = _length(given, field, source) if given else max(15.0, _SCRAPES * interval)
     least = _FEWEST_SCRAPES * interval
     if window < least:
-        raise ContractError(source, f"field '{field}': {given} is under four scrapes", f"at least {notation(least)}")
+        what = f"field '{field}': {given} is under four {intervals}"
+        raise ContractError(source, what, f"at least {notation(least)}")
     return window
 
 
 def read_thresholds(path: Path | str) -> Thresholds:
-    thresholds = convert_strictly(decode(read_bytes(path), dict, str(path)), Thresholds, str(path))
+    document = decode(read_bytes(path), dict, str(path))
+    defaults = dict(zip(Thresholds.__struct_encode_fields__, msgspec.structs.astuple(Thresholds()), strict=True))
+    check_numbers(document, defaults, str(path))
+    thresholds = convert_strictly(document, Thresholds, str(path))
     timing(thresholds, str(path))
     return thresholds

@@ -15,6 +15,7 @@ from exporter.cli import main as exporter_main
 from exporter.contracts.plan import read_plan
 from exporter.contracts.skeleton import read_skeleton
 from exporter.contracts.topology import read_topology
+from skeleton_service.alertlinks import GRAFANA, RUNBOOKS
 from skeleton_service.cli import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -297,3 +298,24 @@ def test_a_skeleton_that_holds_is_kept_and_a_job_may_be_left_alone(
     assert "no structure" in capsys.readouterr().out
     assert read_skeleton(output).fallback == "basic"
     assert main([*arguments, "--basic", "--previous", SKELETON]) == 2
+
+
+@pytest.mark.parametrize("command", ["rules", "lint"])
+def test_help_says_what_each_option_is_and_what_exit_codes_mean(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    options = [line.strip() for line in text.partition("options:")[2].splitlines() if line.startswith("  -")]
+    assert len(options) > 8
+    lines = [line.strip() for line in text.splitlines()]
+    after = {line: lines[lines.index(line) + 1] for line in options}
+    bare = [line for line in options if "  " not in line and (not after[line] or after[line].startswith("-"))]
+    assert bare == []
+    assert "Exit codes: 0: " in text
+    assert f"/docs/{command}.md" in text
+    if command == "rules":
+        assert f"default: {RUNBOOKS}" in text
+        assert f"default: {GRAFANA}" in text

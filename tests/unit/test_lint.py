@@ -242,6 +242,83 @@ def test_labels_of_targets_are_told(tmp_path: Path) -> None:
     assert main(["lint", path, "--target-label", "rack"]) == 0
 
 
+def test_an_unknown_label_of_a_scraped_metric_says_how_to_name_those_of_targets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scraped, made = "max by (cluster, rack) (up)", "max by (rack) (max by (cluster) (up))"
+    for expr, is_said in ((scraped, True), (made, False)):
+        assert main(["lint", *files(tmp_path, a=SMALL.format(expr))]) == 1
+        assert ("name it by --target-label" in capsys.readouterr().out) is is_said
+
+
+BROKEN = {
+    "a: b: c\n": (1, 5),
+    SMALL.format("up") + "\t- x\n": (6, 1),
+    "scrape_configs: []\n": (1, 1),
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_file_that_is_no_rule_file_is_a_problem_for_machines_too(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, good = files(tmp_path, broken=text, good=SMALL.format("fabric_nosuch"))
+    assert main(["lint", good, broken, "--format", "json", "--min-severity", "error"]) == 2
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    assert document["files"] == 2
+    line, column = BROKEN[text]
+    first, second = document["problems"]
+    assert (first["file"], first["line"], first["column"]) == (broken, line, column)
+    assert (first["check"], first["severity"]) == ("yaml/parse", "error")
+    assert first["message"] in told.err
+    assert (second["file"], second["check"]) == (good, "promql/series")
+    assert main(["lint", good, broken, "--format", "github"]) == 2
+    assert f"::error file={broken},line={line},endLine={line},col={column}," in capsys.readouterr().out
+
+
+def test_a_missing_file_is_a_problem_for_machines_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lint", str(tmp_path / "none.yaml"), "--format", "json"]) == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["line"], problem["message"]) == (1, "No such file or directory")
+
+
+def test_what_is_less_severe_may_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = files(tmp_path, a=SMALL.format("node_load1 + rate(fabric_path_probes_sent_total[5s]) + fabric_nosuch"))
+    for least, said in (
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ):
+        assert main(["lint", path, "--min-severity", least]) == 1
+        assert re.findall(r"^\S+: (\w+): ", capsys.readouterr().out, re.MULTILINE) == said
+    (path,) = files(tmp_path, a=SMALL.format("node_load1"))
+    assert main(["lint", path, "--fail-on", "info"]) == 1
+    assert main(["lint", path, "--fail-on", "info", "--min-severity", "warning"]) == 0
+
+
+def test_checks_to_disable_may_be_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = files(tmp_path, a=SMALL.format("rate(fabric_path_probes_sent_total[5s]) + fabric_nosuch"))
+    assert main(["lint", path, "--disable", "promql/rate,promql/series"]) == 0
+    assert main(["lint", path, "--disable", "promql/rate, promql/nan", "--disable", "promql/series"]) == 0
+    assert main(["lint", path, "--disable", "promql/rate"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["lint", path, "--disable", "promql/rate,promql/serie"])
+    assert "there is no check 'promql/serie': did you mean promql/series?" in capsys.readouterr().err
+
+
+def test_files_may_stand_between_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = files(tmp_path, one=SMALL.format("node_load1"), two=SMALL.format("node_load5"))
+    assert main(["lint", one, "--strict", two, "--format", "text"]) == 1
+    assert capsys.readouterr().out.endswith("2 problems (2 errors) in 2 files\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["lint", one, "--strick", two])
+    assert "unrecognized arguments: --strick" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["lint", "--strict"])
+    assert "the following arguments are required: FILE" in capsys.readouterr().err
+
+
 def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs/lint.md").read_text()
     command, *printed = re.findall(r"```console\n\$ (.*?)```", page, re.DOTALL)[0].splitlines()

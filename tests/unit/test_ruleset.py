@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import astuple
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.names import link_id
 from exporter.contracts.sizes import roce_packet_bytes
 from skeleton_service.ruleset import GRAFANA, Links, Thresholds, job_rules, read_thresholds, rule_file_name, timing
+from skeleton_service.ruleset.bounds import BOUNDS, check_numbers
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
 
@@ -437,7 +439,33 @@ def test_a_path_does_not_speak_before_the_mtu_mismatch_of_its_link(scrape: str) 
     ("text", "message"),
     [
         ("scrape_intervall: 5s\n", "unknown key 'scrape_intervall' (did you mean 'scrape_interval'?)"),
-        ("link_votes: two\n", "Expected `int`, got `str` (at 'link_votes')"),
+        ("link_votes: two\n", "field 'link_votes': 'two' is not a whole number (write 2)"),
+        ("link_votes: 2.5\n", "field 'link_votes': 2.5 is not a whole number (write 2)"),
+        ("link_votes: true\n", "field 'link_votes': True is not a whole number (write 2)"),
+        ("rtt_factor: '2'\n", "field 'rtt_factor': '2' is not a number (write 1.5)"),
+        ("scrape_interval: 5\n", "field 'scrape_interval': 5 is not a duration (write 5s)"),
+        ("window: [1m]\n", "field 'window': ['1m'] is not a duration (write 15s, 1m or 500ms)"),
+        ("window:\n", "is empty (at 'window'; give it a value, or leave it out)"),
+        ("link_loss_ratio: 0\n", "field 'link_loss_ratio': 0 is not over 0 and under 1 (the default is 0.05)"),
+        ("path_loss_ratio: 1\n", "field 'path_loss_ratio': 1 is not over 0 and under 1 (the default is 0.05)"),
+        ("mtu_loss_ratio: 40\n", "field 'mtu_loss_ratio': 40 is not over 0 and under 1 (the default is 0.4)"),
+        ("link_slow_ratio: 1.1\n", "field 'link_slow_ratio': 1.1 is not over 0 and at most 1 (the default is 0.3)"),
+        ("link_votes: 0\n", "field 'link_votes': 0 is not at least 1 (the default is 2)"),
+        ("path_losses: -1\n", "field 'path_losses': -1 is not at least 1 (the default is 2)"),
+        ("roce_packet_bytes: 0\n", "field 'roce_packet_bytes': 0 is not at least 1 (the default is 4160)"),
+        ("rtt_factor: 0\n", "field 'rtt_factor': 0 is not over 0 (the default is 1.5)"),
+        ("rtt_factor: .nan\n", "field 'rtt_factor': nan is not over 0 (the default is 1.5)"),
+        ("link_slow_contrast: .inf\n", "field 'link_slow_contrast': inf is not over 0 (the default is 1.5)"),
+        ("rtt_floor_seconds: -1\n", "field 'rtt_floor_seconds': -1 is not 0 or more (the default is 1e-05)"),
+        ("scrape_interval: 0s\n", "field 'scrape_interval': 0s is no time at all (write 15s, 1m or 500ms)"),
+        ("window: 0s\n", "field 'window': 0s is no time at all (write 15s, 1m or 500ms)"),
+        ("for: 0s\n", "field 'for': 0s is no time at all (write 15s, 1m or 500ms)"),
+        ("counter_window: 59s\n", "field 'counter_window': 59s is under four polls (at least 60s)"),
+        (
+            "poll_interval: 5s\n",
+            "field 'poll_interval': 5s is under scrape_interval, 15s"
+            " (at least 15s: what is read more often is not scraped)",
+        ),
         ("- 1\n", "holds list, not a mapping"),
     ],
 )
@@ -462,6 +490,27 @@ def test_wrong_thresholds_are_refused(text: str, message: str, tmp_path: Path) -
 def test_impossible_timing_is_refused(thresholds: Thresholds, message: str) -> None:
     with pytest.raises(ContractError, match=re.escape(message)):
         timing(thresholds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "link_slow_ratio: 1\ncongestion_pause_ratio: 1\n",
+        "link_votes: 1\npath_losses: 3\nrtt_factor: 2\nrtt_floor_seconds: 0\nstarved_slots_per_second: 0\n",
+        "keep_firing_for: 0s\n",
+        "scrape_interval: 30s\n",
+        "scrape_interval: 5s\npoll_interval: 5s\ncounter_window: 20s\n",
+    ],
+)
+def test_thresholds_at_their_bounds_are_taken(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text(text)
+    assert read_thresholds(tmp_path / "t.yaml") != Thresholds()
+
+
+def test_every_number_has_a_bound_and_a_default_within() -> None:
+    defaults = dict(zip(Thresholds.__struct_encode_fields__, astuple(Thresholds()), strict=True))
+    assert set(BOUNDS) == {key for key, value in defaults.items() if not isinstance(value, str)}
+    check_numbers(defaults, defaults, "defaults")
 
 
 def test_the_committed_thresholds_are_the_defaults() -> None:

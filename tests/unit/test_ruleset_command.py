@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,7 +121,6 @@ def test_mimirs_limit_of_groups_is_kept_and_may_be_raised(tmp_path: Path, capsys
     [
         ((), "needs --skeleton and --topology (give both, or --static for the rules of no job)"),
         (("--skeleton", "s.json"), "--skeleton needs --topology (give both)"),
-        (("--static", "--prune"), "--static --prune would remove the rules of every job"),
         (
             ("--static", "--label", "a=b"),
             "--namespace and --label are of PrometheusRule objects (add --format operator)",
@@ -141,3 +143,111 @@ def test_contradictions_are_one_line_and_2(
     assert error.startswith(f"skeleton-service: rules: {message}")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("host", "host-zz"), ("rnic", "mlx5_9")])
+@pytest.mark.parametrize("more", [(), ("--check",)])
+def test_a_skeleton_that_does_not_fit_the_topology_is_refused_as_plan_does(
+    field: str, value: str, more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads((EXAMPLES / "skeleton.json").read_text())
+    endpoint = document["endpoints"][0]
+    endpoint[field] = value
+    (tmp_path / "s.json").write_text(json.dumps(document))
+    expected = (
+        f"skeleton-service: topology: RNIC {endpoint['rnic']!r} of host {endpoint['host']!r} is missing, needed by "
+        f"endpoint {endpoint['id']!r} (add the host with this RNIC)\n"
+    )
+    assert rules(tmp_path / "out", str(tmp_path / "s.json"), more=more) == 2
+    assert capsys.readouterr().err == expected
+    assert not (tmp_path / "out").exists()
+    given = ["--skeleton", str(tmp_path / "s.json"), "--topology", TOPOLOGY, "--output", str(tmp_path / "out")]
+    assert main(["plan", *given]) == 2
+    assert capsys.readouterr().err == expected
+
+
+OLD = "# Rendered by skeleton-service rules --static. Do not edit: render again.\n#\n# Once.\ngroups: []\n"
+
+
+def static(output: Path, *more: str) -> int:
+    return main(["rules", "--static", "--output", str(output), *more])
+
+
+def test_a_static_file_that_left_the_pack_is_stale_and_pruned_and_no_other_is(
+    tmp_path: Path, jobs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert static(out) == 0
+    assert static(out, "--check") == 0
+    assert rules(out, jobs[0]) == 0
+    others = {"fabric-hand.yaml": "# By hand.\n" + OLD, "fabric-job-x.rules.yaml": "groups: []\n"}
+    for name, text in others.items():
+        (out / name).write_text(text)
+    kept = set(names(out))
+    gone = out / "fabric-gone.yaml"
+    gone.write_text(OLD)
+    capsys.readouterr()
+
+    assert static(out, "--check") == 1
+    stale = f"{gone}: no longer part of the static pack (remove it, or run with --prune and without --check)\n"
+    assert capsys.readouterr().out == stale
+    assert rules(out, jobs[0], more=("--check", "--prune")) == 0, "jobs' runs leave the static pack alone"
+    assert static(out) == 0
+    assert gone.exists(), "nothing is removed unasked"
+    capsys.readouterr()
+    assert static(out, "--prune") == 0
+    assert f"{gone} (removed: no longer part of the static pack)\n" in capsys.readouterr().out
+    assert set(names(out)) == kept
+    assert static(out, "--prune", "--check") == 0
+
+
+def test_static_files_of_another_format_are_pruned_and_unasked_not_stale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert static(tmp_path) == 0
+    assert static(tmp_path, "--format", "operator") == 0
+    assert static(tmp_path, "--check") == 0
+    assert static(tmp_path, "--format", "operator", "--check") == 0
+    (tmp_path / "fabric-bgp-2.prometheusrule.yaml").write_text(OLD)
+    capsys.readouterr()
+    assert static(tmp_path, "--format", "operator", "--check") == 1
+    assert "fabric-bgp-2.prometheusrule.yaml: no longer part of the static pack (" in capsys.readouterr().out
+    assert static(tmp_path, "--format", "operator", "--prune") == 0
+    assert "fabric-bgp.yaml (removed: of another format)\n" in capsys.readouterr().out
+    assert all(name.endswith(".prometheusrule.yaml") for name in names(tmp_path))
+    assert "fabric-bgp-2.prometheusrule.yaml" not in names(tmp_path)
+
+
+def test_a_file_of_a_given_job_in_another_format_is_not_said_to_be_of_no_job(
+    tmp_path: Path, jobs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert rules(out, *jobs) == 0
+    assert rules(out, jobs[0], more=("--format", "operator")) == 0
+    capsys.readouterr()
+    assert rules(out, jobs[0], more=("--format", "operator", "--prune", "--check")) == 1
+    remedy = "(remove it, or run without --check)"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}/fabric-job-one.rules.yaml: of another format {remedy}",
+        f"{out}/fabric-job-two.rules.yaml: of no job that was given {remedy}",
+    ]
+
+
+@pytest.mark.parametrize(("more", "code"), [((), 0), (("--check",), 1)])
+def test_a_closed_pipe_ends_it_quietly_with_all_files_written(more: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "skeleton_service.cli", "rules", "--static", "--output", str(tmp_path), *more]
+    done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (code, b"")
+    assert len(names(tmp_path)) == (0 if more else len(list((EXAMPLES.parent / "rules/static").iterdir())))
+
+
+def test_no_output_is_refused_and_nothing_is_written_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["rules", "--static", "--output", ""]) == 2
+    assert capsys.readouterr().err == "skeleton-service: --output: is empty (name a directory; . is this one)\n"
+    assert names(tmp_path) == []

@@ -176,3 +176,21 @@ def test_the_command_makes_them_and_refuses_too_many(tmp_path: Path, capsys: pyt
     capsys.readouterr()
     assert main([*argv, "--max-paths", "3"]) == 2
     assert "are more than the 3 of --max-paths (leave out --literal" in capsys.readouterr().err
+
+
+def test_paths_that_are_too_little_known_for_round_trips_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = records(tmp_path / "p.csv", dict.fromkeys(range(30), 16.0))
+    argv = [
+        "rules", "--skeleton", str(EXAMPLES / "skeleton.json"), "--topology", str(EXAMPLES / "topology.yaml"),
+        "--literal", "--probes", str(place), "--output", str(tmp_path / "out"),
+    ]  # fmt: skip
+    assert main(argv) == 0
+    assert capsys.readouterr().err == ""
+    records(place, dict.fromkeys(range(29), 16.0), src_node_sn="h3")
+    assert main(argv) == 0
+    assert capsys.readouterr().err == (
+        f"1 of 2 paths of job '{JOB}' get no alert on round trips: "
+        "the records hold fewer than 30 healthy minutes of each\n"
+    )

@@ -6,6 +6,7 @@ import re
 
 from skeleton_service.lint.checks.values import duration
 from skeleton_service.lint.findings import Findings, World
+from skeleton_service.lint.problem import Severity
 from skeleton_service.lint.syntax import Call, Node, Range, Selector, Subquery, walk
 
 SEVERITIES = ("critical", "warning", "info", "none")
@@ -74,15 +75,16 @@ def annotation(findings: Findings, _: Node) -> None:
         return
     summary = rule.annotations["summary"][1]
     text = summary.text.strip()
+    form: Severity = "warning" if rule.name.text.startswith("Fabric") else "info"  # it is this project's style
     if "{{" in text:
         start = summary.text.index("{{")
         message = "a templated summary: alerts that are grouped differ in it"
         place = summary.span(start, start + 2)
-        findings.at("alerts/annotation", "warning", place, message, "what differs goes into the description")
+        findings.at("alerts/annotation", form, place, message, "what differs goes into the description")
     elif text and not text.endswith("."):
         end = len(summary.text.rstrip())
         message = "the summary does not end in a full stop"
-        findings.at("alerts/annotation", "warning", summary.span(end - 1, end), message, "write a sentence")
+        findings.at("alerts/annotation", form, summary.span(end - 1, end), message, "write a sentence")
 
 
 def severity(findings: Findings, _: Node) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skeleton_service.lint.findings import Findings, listed
+from skeleton_service.lint.findings import Findings
 from skeleton_service.lint.functions import PICKING
 from skeleton_service.lint.labels import Labels, needs
 from skeleton_service.lint.nearest import nearest
@@ -92,8 +92,7 @@ def _join(findings: Findings, node: Binary) -> None:
 def _missing(findings: Findings, name: Name, labels: frozenset[str], whose: str, so: str = "") -> None:
     metrics = findings.world.metrics
     near = nearest(name.text, sorted(labels))
-    few = metrics.own(labels)
-    remedy = f"did you mean {near}?" if near else f"it has {listed(few)}" if few else "it has no labels"
+    remedy = f"did you mean {near}?" if near else metrics.having(labels)
     message = f"{whose} {name.text}" + (f", {so}" if so.startswith("so") else f" {so}" if so else "")
     findings.inside("promql/label", "error", name.span, message, remedy)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from skeleton_service.lint.document import Scalar
-from skeleton_service.lint.findings import Findings, listed
+from skeleton_service.lint.findings import Findings
 from skeleton_service.lint.labels import Labels
 from skeleton_service.lint.nearest import did_you_mean
 from skeleton_service.lint.syntax import Node
@@ -67,6 +67,5 @@ def _labels(findings: Findings, scalar: Scalar, start: int, action: str, known: 
             message = f"{name} is a label of the rule, which its templates do not see"
             findings.at("alerts/template", "warning", place, message, "write what it is made of")
             continue
-        few = findings.world.metrics.own(known)
-        remedy = did_you_mean(name, sorted(known), f"it has {listed(few)}" if few else "it has no labels")
+        remedy = did_you_mean(name, sorted(known), findings.world.metrics.having(known))
         findings.at("alerts/template", "error", place, f"the expression has no label {name}", remedy)

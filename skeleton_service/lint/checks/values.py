@@ -14,6 +14,7 @@ from skeleton_service.lint.syntax import (
     Call,
     Node,
     Number,
+    Paren,
     Range,
     Selector,
     Subquery,
@@ -108,12 +109,33 @@ def duration(value: float) -> str:
 
 def nan(findings: Findings, tree: Node) -> None:
     """0 / 0 is NaN, which an aggregation over it or a recorded series keeps for all."""
-    for node, _ in walk(tree):
+    for node, above in walk(tree):
         if isinstance(node, Binary) and node.op.text in ("/", "%") and node.right.type == "vector":
             below = bare(node.right)
-            if _may_be_zero(findings, below):
+            if _may_be_zero(findings, below) and not _leaves_nan_out(node, above):
                 message = "the denominator may be 0, and the quotient NaN or infinite"
                 findings.inside("promql/nan", "warning", node.right.span, message, "(... > 0) leaves such series out")
+
+
+def _leaves_nan_out(node: Node, above: tuple[Node, ...]) -> bool:
+    """Whether the value is compared with a number that it must be above, as NaN is not; sums with numbers aside."""
+    below = node
+    for over in reversed(above):
+        if isinstance(over, Binary):
+            is_left = over.left is below
+            if not _is_number(over.right if is_left else over.left):
+                return False
+            if over.op.text in COMPARISONS:
+                return over.op.text in ((">", ">=") if is_left else ("<", "<="))
+        elif not isinstance(over, Paren | Unary):
+            return False
+        below = over
+    return False
+
+
+def _is_number(node: Node) -> bool:
+    node = bare(node)
+    return isinstance(node, Number) or (isinstance(node, Unary) and _is_number(node.expression))
 
 
 def _may_be_zero(findings: Findings, node: Node) -> bool:
