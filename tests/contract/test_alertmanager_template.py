@@ -225,9 +225,10 @@ def test_each_job_that_is_hurt_is_told_once(tmp_path: Path, annotation: str, lab
     assert f"\nJobs hurt: {jobs}\n" in text
 
 
-def test_the_link_is_the_dashboard_else_the_runbook(tmp_path: Path) -> None:
-    assert render(tmp_path, "fabric.link", PORT_MTU).startswith(GRAFANA)
-    assert render(tmp_path, "fabric.link", LOSS) == f"{RUNBOOKS}/FabricLinkLoss.md"
+def test_the_link_is_the_runbook_else_the_dashboard(tmp_path: Path) -> None:
+    assert render(tmp_path, "fabric.link", PORT_MTU) == f"{RUNBOOKS}/FabricSwitchPortMtuLow.md"
+    dashboard = firing({"alertname": "A"}, dashboard_url=f"{GRAFANA}/a")
+    assert render(tmp_path, "fabric.link", dashboard) == f"{GRAFANA}/a"
 
 
 def test_the_cause_is_found_by_the_same_lines_everywhere() -> None:
