@@ -275,7 +275,7 @@ def test_slack_is_told_repeatedly_and_that_it_is_over_in_exact_words(start: Star
         "fallback": f"WARNING: {HEADLINE}",
         "text": SLACK_FIRING,
         "color": "warning",
-        "title_link": ANNOTATIONS["dashboard_url"],
+        "title_link": ANNOTATIONS["runbook_url"],
     }
     alertmanager.post([PORT], ANNOTATIONS, BEGAN, BEGAN + timedelta(hours=1, minutes=2, seconds=3))
     until(lambda: listener.at("/slack")[-1].body["attachments"][0]["color"] == "good", 20)

@@ -1,16 +1,23 @@
-"""The notification template, rendered by amtool: the examples of docs/alertmanager.md, and what may be missing."""
+"""The notification template, rendered by amtool: the examples of docs/alertmanager.md, and what may be missing.
+
+What the examples tell is what the rules say, by promtool.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.contract import real_alerts
 from tests.contract.alertmanager import MISSING, REASON, ROOT, TEMPLATE, alert
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=REASON)
@@ -52,61 +59,35 @@ def render(directory: Path, template: str, *alerts: dict[str, Any]) -> str:
     return run.stdout
 
 
+# For what the template does with whatever alerts.
 LOSS = firing(
     alert("FabricLinkLoss", component=LINK, link=LINK, suspect=LINK, training_job="llm-7b", probe="udp", dscp="26"),
     summary="A link loses packets of a training job.",
-    description=f"Link {LINK} loses 30.7% of the probes that cross it (mean of the last 75s) and hurts job llm-7b.",
-    evidence="87 of 87 probed paths over the link lose probes, those of the default class over it 31.2%; its switch "
-    "ports count 0 errors/s and 0 discards/s",
+    description=f"Link {LINK} loses 30.7% of the probes that cross it.",
     runbook_url=f"{RUNBOOKS}/FabricLinkLoss.md",
-)
-OTHER_JOB = firing(
-    alert("FabricLinkLoss", component=LINK, link=LINK, suspect=LINK, training_job="llm-70b", probe="udp", dscp="26"),
-    after=15,
-    summary="A link loses packets of a training job.",
-    description=f"Link {LINK} loses 29.8% of the probes that cross it (mean of the last 75s) and hurts job llm-70b.",
 )
 PORT_MTU = firing(
     alert("FabricSwitchPortMtuLow", component="leaf-28:Ethernet88", switch="leaf-28", suspect=LINK),
     after=15,
-    summary="The MTU of a switch port fell.",
-    description="Port leaf-28:Ethernet88 fell from 9216 to 1500 bytes.",
+    summary="A port has a small MTU.",
     location=f"{LINK}, line card lc3, breakout group 22",
     jobs="llm-70b, llm-7b",
     runbook_url=f"{RUNBOOKS}/FabricSwitchPortMtuLow.md",
     dashboard_url=f"{GRAFANA}/fabric-switch?var-cluster=c1&var-switch=leaf-28&var-switch_port=Ethernet88",
 )
-LINK_MTU = firing(
-    alert("FabricLinkMtuMismatch", component=LINK, suspect=LINK, training_job="llm-7b"),
-    summary="A link does not carry the MTU that its path promises.",
-)
-TRANSIT = firing(
-    alert("FabricTransitPathDegraded", component="carrier-b", suspect="carrier-b", role="storage"),
-    summary="Paths that leave the fabric lose packets at a carrier.",
-    description="Paths of role storage over carrier-b lose 6.4% of their probes since their route moved to it.",
-    location="exit border-1",
-    jobs="llm-7b",
-    hops_before="leaf-28 > spine-56 > border-1 > carrier-a",
-    hops_after="leaf-28 > spine-56 > border-1 > carrier-b",
-    evidence="round trips went from 11.8 ms to 19.3 ms in the same minute",
-    runbook_url=f"{RUNBOOKS}/FabricTransitPathDegraded.md",
-)
-UNEXPLAINED = [
-    firing(
-        alert("FabricPathLoss", path=f"host-{number}/mlx5_0>host-40/mlx5_0:udp", training_job="llm-7b"),
-        summary="A path of a training job loses probes.",
-        description=f"Path host-{number}/mlx5_0>host-40/mlx5_0:udp of job llm-7b loses 9.3% of its probes.",
-    )
-    for number in range(14)
-]
-EXAMPLES = {
-    "a link that hurts two jobs": [LOSS, OTHER_JOB],
-    "the same, over": over([LOSS, OTHER_JOB], 1092),
-    "the cause first": [LINK_MTU, PORT_MTU],
-    "a changed path": [TRANSIT],
-    "paths that nothing explains": UNEXPLAINED,
+
+
+EXAMPLES: dict[str, Callable[[Path], list[real_alerts.Alert]]] = {
+    "a link that hurts two jobs": real_alerts.link_that_hurts_two_jobs,
+    "the same, over": real_alerts.link_that_hurts_two_jobs,
+    "the cause first": real_alerts.port_with_a_small_mtu,
+    "a changed path": real_alerts.carrier_that_loses,
+    "paths that nothing explains": real_alerts.paths_that_nothing_explains,
 }
 """Shown by docs/alertmanager.md, under these names."""
+NEEDS_PROMTOOL = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)"
+)
 
 
 def shown(name: str) -> str:
@@ -117,15 +98,28 @@ def shown(name: str) -> str:
     return re.match(r"```text\n(.*?)\n```", page.partition(marker)[2], re.DOTALL).group(1)  # type: ignore[union-attr]
 
 
+@NEEDS_PROMTOOL
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_page_shows_what_is_rendered(tmp_path: Path, name: str) -> None:
-    rendered = render(tmp_path, "fabric.text", *EXAMPLES[name])
+    alerts = [
+        firing(labels, after=15 * min(number, 1), **annotations)
+        for number, (labels, annotations) in enumerate(EXAMPLES[name](tmp_path))
+    ]
+    rendered = render(tmp_path, "fabric.text", *(over(alerts, 1092) if name == "the same, over" else alerts))
     assert shown(name) == rendered, f"docs/alertmanager.md should have:\n{rendered}"
+
+
+@NEEDS_PROMTOOL
+def test_the_page_on_rules_shows_the_alert_that_fires(tmp_path: Path) -> None:
+    page = (ROOT / "docs/rules.md").read_text()
+    (block,) = re.findall(r"```yaml\n(status: firing\n.*?)```", page, re.DOTALL)
+    labels, annotations = real_alerts.link_that_hurts_two_jobs(tmp_path)[-1]
+    assert yaml.safe_load(block) == {"status": "firing", "labels": labels, "annotations": annotations}
 
 
 def test_the_first_line_is_severity_what_which_and_where(tmp_path: Path) -> None:
     title = (
-        f"CRITICAL: The MTU of a switch port fell: port leaf-28:Ethernet88 ({LINK}, line card lc3, breakout group 22; "
+        f"CRITICAL: A port has a small MTU: port leaf-28:Ethernet88 ({LINK}, line card lc3, breakout group 22; "
         "cluster c1)"
     )
     assert render(tmp_path, "fabric.title", PORT_MTU) == title
@@ -136,7 +130,7 @@ def test_the_cause_comes_first_wherever_it_stands(tmp_path: Path) -> None:
     path = firing(alert("FabricPathLoss", path="p1", component=LINK, suspect=LINK), summary="A path loses.")
     port = firing(alert("FabricSwitchPortDown", component="leaf-28:E", suspect=LINK), summary="A port is down.")
     for alerts in ([LOSS, PORT_MTU, path, port], [port, path, LOSS, PORT_MTU], [path, PORT_MTU, port, LOSS]):
-        assert render(tmp_path, "fabric.title", *alerts).startswith("CRITICAL: The MTU of a switch port fell")
+        assert render(tmp_path, "fabric.title", *alerts).startswith("CRITICAL: A port has a small MTU")
         assert render(tmp_path, "fabric.slack.color", *alerts) == "danger"
     for alerts in ([path, LOSS, port], [port, LOSS, path]):  # critical before warning
         assert render(tmp_path, "fabric.title", *alerts).startswith("CRITICAL: A link loses")
@@ -149,7 +143,7 @@ def test_while_one_fires_those_that_are_over_are_a_line_each(tmp_path: Path) -> 
     (ended,) = over([PORT_MTU], 75)
     text = render(tmp_path, "fabric.text", ended, LOSS)
     assert text.startswith(f"CRITICAL: A link loses packets of a training job: link {LINK} (cluster c1)\n")
-    assert text.endswith("\n\nOver:\n- The MTU of a switch port fell: port leaf-28:Ethernet88, after 1m0s")
+    assert text.endswith("\n\nOver:\n- A port has a small MTU: port leaf-28:Ethernet88, after 1m0s")
     assert "Also:" not in text
     assert render(tmp_path, "fabric.slack.color", ended, LOSS) == "danger"
     assert render(tmp_path, "fabric.slack.color", ended) == "good"
@@ -231,9 +225,10 @@ def test_each_job_that_is_hurt_is_told_once(tmp_path: Path, annotation: str, lab
     assert f"\nJobs hurt: {jobs}\n" in text
 
 
-def test_the_link_is_the_dashboard_else_the_runbook(tmp_path: Path) -> None:
-    assert render(tmp_path, "fabric.link", PORT_MTU).startswith(GRAFANA)
-    assert render(tmp_path, "fabric.link", LOSS) == f"{RUNBOOKS}/FabricLinkLoss.md"
+def test_the_link_is_the_runbook_else_the_dashboard(tmp_path: Path) -> None:
+    assert render(tmp_path, "fabric.link", PORT_MTU) == f"{RUNBOOKS}/FabricSwitchPortMtuLow.md"
+    dashboard = firing({"alertname": "A"}, dashboard_url=f"{GRAFANA}/a")
+    assert render(tmp_path, "fabric.link", dashboard) == f"{GRAFANA}/a"
 
 
 def test_the_cause_is_found_by_the_same_lines_everywhere() -> None:
