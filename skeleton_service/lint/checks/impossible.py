@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
+from exporter.contracts.catalogue import PATH_LINK_INFO
 from skeleton_service.lint.findings import Findings
 from skeleton_service.lint.fitting import COMPARISONS
 from skeleton_service.lint.syntax import Aggregate, Binary, Call, Node, Number, Range, Selector, bare, walk
@@ -114,7 +115,8 @@ def _of_selector(findings: Findings, node: Selector) -> Bounds:
         return _TRUTH
     if info is not None and info.kind == "counter" and not name.endswith("_sum"):
         return _NOT_NEGATIVE
-    if info is not None and info.kind == "gauge" and name.endswith("_info"):
+    # A link of a sprayed path has the share of its packets.
+    if info is not None and info.kind == "gauge" and name.endswith("_info") and name != PATH_LINK_INFO.name:
         return _ONE
     return _ANY
 
