@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, ulp
 
 from skeleton_service.lint.findings import Findings
 from skeleton_service.lint.fitting import COMPARISONS
@@ -12,6 +12,10 @@ Bounds = tuple[float, float]
 _ANY: Bounds = (-inf, inf)
 _ONE: Bounds = (1, 1)
 _NOT_NEGATIVE: Bounds = (0, inf)
+_SHARE: Bounds = (ulp(0.0), 1)
+"""More than nothing, and no more than all."""
+_SHARES = frozenset(("fabric_path_link_info",))
+"""Of sprayed paths the share of the packets that cross the link."""
 _TRUTH: Bounds = (0, 1)
 _KEEPING = frozenset(("max", "min", "avg", "topk", "bottomk", "quantile"))
 _FUNCTIONS = {
@@ -45,6 +49,8 @@ def impossible(findings: Findings, tree: Node) -> None:
 
 def _said(value: Bounds) -> str:
     low, high = value
+    if value == _SHARE:
+        return "is over 0 and at most 1"
     if low == high:
         return f"is always {low:g}"
     return f"is never under {low:g}" if high == inf else f"is from {low:g} to {high:g}"
@@ -115,7 +121,7 @@ def _of_selector(findings: Findings, node: Selector) -> Bounds:
     if info is not None and info.kind == "counter" and not name.endswith("_sum"):
         return _NOT_NEGATIVE
     if info is not None and info.kind == "gauge" and name.endswith("_info"):
-        return _ONE
+        return _SHARE if name in _SHARES else _ONE
     return _ANY
 
 
