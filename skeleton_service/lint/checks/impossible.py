@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, ulp
 
-from exporter.contracts.catalogue import PATH_LINK_INFO
 from skeleton_service.lint.findings import Findings
 from skeleton_service.lint.fitting import COMPARISONS
 from skeleton_service.lint.syntax import Aggregate, Binary, Call, Node, Number, Range, Selector, bare, walk
@@ -13,6 +12,10 @@ Bounds = tuple[float, float]
 _ANY: Bounds = (-inf, inf)
 _ONE: Bounds = (1, 1)
 _NOT_NEGATIVE: Bounds = (0, inf)
+_SHARE: Bounds = (ulp(0.0), 1)
+"""More than nothing, and no more than all."""
+_SHARES = frozenset(("fabric_path_link_info",))
+"""Of sprayed paths the share of the packets that cross the link."""
 _TRUTH: Bounds = (0, 1)
 _KEEPING = frozenset(("max", "min", "avg", "topk", "bottomk", "quantile"))
 _FUNCTIONS = {
@@ -46,6 +49,8 @@ def impossible(findings: Findings, tree: Node) -> None:
 
 def _said(value: Bounds) -> str:
     low, high = value
+    if value == _SHARE:
+        return "is over 0 and at most 1"
     if low == high:
         return f"is always {low:g}"
     return f"is never under {low:g}" if high == inf else f"is from {low:g} to {high:g}"
@@ -115,9 +120,8 @@ def _of_selector(findings: Findings, node: Selector) -> Bounds:
         return _TRUTH
     if info is not None and info.kind == "counter" and not name.endswith("_sum"):
         return _NOT_NEGATIVE
-    # A link of a sprayed path has the share of its packets.
-    if info is not None and info.kind == "gauge" and name.endswith("_info") and name != PATH_LINK_INFO.name:
-        return _ONE
+    if info is not None and info.kind == "gauge" and name.endswith("_info"):
+        return _SHARE if name in _SHARES else _ONE
     return _ANY
 
 
