@@ -117,7 +117,11 @@ PAIRS = [
             + many("FabricSwitchPortMtuMismatch", **ON_LINK)
             + many("FabricPathMtuBelowPromise FabricPathMtuBelowRoce", **MTU),
         )
-        for cause, labels in (("FabricLinecardMtu", CARD), ("FabricBreakoutGroupMtu", GROUP))
+        for cause, labels in (
+            ("FabricSwitchMtuLow", SWITCH),
+            ("FabricLinecardMtu", CARD),
+            ("FabricBreakoutGroupMtu", GROUP),
+        )
     ),
     Pair(
         alert("FabricSwitchPortMtuLow", **PORT),
@@ -193,13 +197,11 @@ PAIRS = [
         for cause, labels in (
             ("FabricLinkLoss", {**JOB, **ON_LINK}),
             ("FabricLinkMtuMismatch", {**JOB, **ON_LINK}),
+            ("FabricSwitchMtuLow", SWITCH),
             ("FabricLinecardMtu", CARD),
             ("FabricBreakoutGroupMtu", GROUP),
             ("FabricSwitchPortMtuLow", PORT),
-            ("FabricLosslessDrops", PORT),
             ("FabricPfcStorm", RNIC),
-            ("FabricRnicDown", RNIC),
-            ("FabricRdmaDown", RNIC),
         )
     ),
     *(
