@@ -222,7 +222,7 @@ PAIRS = [
             alert(cause, **RNIC),
             many(
                 "FabricRdmaUnstable FabricRnicFlapping FabricRnicErrors FabricRnicNotReady FabricRnicGidChanged "
-                "FabricRnicCountersStale "
+                "FabricRnicCountersStale FabricRnicLoss FabricRnicRetriesExceeded FabricRnicAckTimeouts "
                 "FabricSlowReceiver FabricPcieStalled FabricCnpIgnored FabricCnpNotSent",
                 **RNIC | {"suspect": "h1:mlx5_0"},
             ),
