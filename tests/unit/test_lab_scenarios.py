@@ -54,7 +54,9 @@ def exists(design: Design, kind: str, name: str) -> bool:
             switch, _, vlan = name.partition(":")
             return switch in {each.name for each in design.switches} and vlan.isdigit()
         case "resolver":
-            return name in {host.name for host in (*design.hosts, *design.service_hosts)}
+            hosts = (*design.hosts, *design.service_hosts)
+            # Who asks a resolver knows it by its address.
+            return name in {host.name for host in hosts} | {rnic.address for host in hosts for rnic in host.rnics}
     return False
 
 
