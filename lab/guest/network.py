@@ -329,8 +329,11 @@ class Fabric:
         _batch(["bridge"], [f"fdb append 00:00:00:00:00:00 dev {port.netdev} dst {other}" for other in others])
 
     def _addressed(self, port: Port) -> list[str]:
+        # With accept_dad 0 as well an IPv6 address is tentative, and no source of a route, until the kernel's worker
+        # has looked at it (addrconf_dad_work).
+        at_once = " nodad" if port.interface.version == 6 else ""
         lines = [
-            f"addr add {port.interface} dev {port.netdev}",
+            f"addr add {port.interface} dev {port.netdev}{at_once}",
             f"link set {port.netdev} up",
             f"route replace {port.interface.network} dev {port.netdev} src {port.address} table {port.table}",
         ]

@@ -47,6 +47,13 @@ def design(fabric: Running) -> Design:
     return fabric.design()
 
 
+@pytest.fixture(autouse=True)
+def converged(request: pytest.FixtureRequest) -> None:
+    """Every path is there as a test begins: tests before it may have starved BGP's keepalives of the processor."""
+    if "fabric" in request.fixturenames:
+        request.getfixturevalue("fabric").act("wait-converged")
+
+
 @pytest.fixture
 def whole(fabric: Running) -> Iterator[Running]:
     """The fabric, mended and converged after the test."""

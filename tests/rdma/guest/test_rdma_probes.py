@@ -194,9 +194,10 @@ def test_a_process_without_processor_spoils_no_round_trip(fabric: Fabric, starve
             delayed = round_trips(here, 120)
         assert here.total_of_rnics(STARVED) > spoilt + 10
         assert here.total(LOST) == 0
-    for percentile in (50, 99):
+    # Each reading of virtual time advances it by 256 ns, so what other processes read in between is in the tail.
+    for percentile, tolerance_us in ((50, 1), (99, 10)):
         difference = (nearest_rank(delayed, percentile) - nearest_rank(idle, percentile)) / 1e3
-        assert difference == pytest.approx(5000, abs=1)
+        assert difference == pytest.approx(5000, abs=tolerance_us)
 
 
 @contextmanager
