@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from benchmarks.rule_fabric import PROMISED, ProbedPath, RuleFabric
-from exporter.contracts.catalogue import CATALOGUE
+from exporter.contracts.catalogue import CATALOGUE, PATH_LINK_SHARE
 from exporter.contracts.metric import Metric
 from exporter.exposition import header, label_text, number
+from exporter.joins import ROUTE_JOINT
 
 Row = Mapping[str, str]
 Pace = Callable[[float, float], float]
@@ -315,8 +316,11 @@ class _Components:
                 "dst_host": path.destination[0], "dst_rnic": path.destination[1], "probe": path.probe,
                 "training_job": path.job, "role": "dp", "dscp": str(path.dscp), "source_port": str(path.source_port),
                 "kind": "black_hole", "hop": path.links[1].partition(":")[0], "outcome": "reached",
+                "links": ROUTE_JOINT.join(path.links),
                 "before": "leaf-0 > spine-1 > leaf-2", "after": "leaf-0 > spine-2 > leaf-2",
             }  # fmt: skip
+            if metric is PATH_LINK_SHARE:
+                return  # nothing is sprayed
             if "link" in metric.labels:
                 yield from ((row | {"link": link}, pace) for link in path.links)
             elif (

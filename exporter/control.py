@@ -38,7 +38,7 @@ from exporter.gnmi.settings import Gnmi, GnmiSettings, gnmi_tables, target_setti
 from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.host.throughput import Capture, throughput_csv
-from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteChangeTimes, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteChangeTimes, RouteTexts, rnic_info
 from exporter.oneshot import OneShotError
 from exporter.otlp.encode import Encoder, Push
 from exporter.otlp.push import Pusher
@@ -113,7 +113,7 @@ class Exporter:
         self._route_changes = RouteChangeTimes(self._fabric)
         self._mtu_limits = MtuLimitJoin(self._fabric, config.host, config.rnics)
         self._fixed = [rnic_info(config.host, config.rnics)]
-        self._job_paths, self._path_info = JobPaths(), PathInfo()
+        self._job_paths, self._path_info, self._route_texts = JobPaths(), PathInfo(), RouteTexts()
         self._prober: Child | None = None
         self._own_paths: frozenset[str] = frozenset()
         self._overlay_paths: OverlayPaths | None = None
@@ -437,7 +437,7 @@ class Exporter:
         if self._overlay_paths is not None:
             links = self._overlay_paths.series(self._outer_routes, links)
             changes = self._overlay_paths.changes(self._outer_routes, changes)
-        joined += [links, changes]
+        joined += [links, *self._route_texts.series(links), changes]
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:

@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from exporter.contracts.catalogue import (
@@ -17,8 +18,10 @@ from exporter.contracts.catalogue import (
     PATH,
     PATH_INFO,
     PATH_LINK_INFO,
+    PATH_LINK_SHARE,
     PATH_MTU_LIMIT,
     PATH_MTU_LIMIT_INFO,
+    PATH_ROUTE_INFO,
     RNIC_INFO,
     ROUTE,
     ROUTE_CHANGE,
@@ -35,6 +38,10 @@ from exporter.routetext import change_text
 from exporter.store import Store
 
 _PROBE, _SOURCE = PATH.labels.index("probe"), PATH.labels.index("src_host")
+
+MOST_ROUTE_LINKS = 8
+ROUTE_JOINT = " | "
+"""Between the links of a route in the label of PATH_ROUTE_INFO; rules/templates/job splits them."""
 
 Flow = tuple[str, str, str, str, str]
 """Source address and port, destination address and port, protocol, as text."""
@@ -147,6 +154,30 @@ class LinkJoin(_Join):
         ]
 
 
+class RouteTexts:
+    """The routes of paths in one label each, from the series of the links that they cross."""
+
+    def __init__(self) -> None:
+        self._links: Series | None = None
+        self._series: list[Series] = []
+
+    def series(self, links: Series) -> list[Series]:
+        """Of PATH_LINK_INFO, a path's samples one after another: the same objects again for the same ``links``."""
+        if links is not self._links:
+            told: list[tuple[Sequence[str], float]] = []
+            rest: list[tuple[Sequence[str], float]] = []
+            for path, samples in groupby(links.samples, key=lambda sample: sample[0][0]):
+                crossed = list(samples)
+                names = [labels[1] for labels, _ in crossed]
+                certain = all(share == 1.0 for _, share in crossed)
+                if certain and len(names) <= MOST_ROUTE_LINKS and not any(ROUTE_JOINT in name for name in names):
+                    told.append(((path, ROUTE_JOINT.join(names)), 1.0))
+                else:
+                    rest += crossed
+            self._links, self._series = links, [Series(PATH_ROUTE_INFO, told), Series(PATH_LINK_SHARE, rest)]
+        return self._series
+
+
 class LastHops(_Join):
     """Names where the traces of failing paths ended: by the topology where it knows the address, else as it is."""
 
@@ -244,7 +275,10 @@ def job_paths(plan: Plan | None, probed: Collection[str] = ()) -> Series:
     if plan is None:
         return Series(JOB_PATH_INFO, ())
     targets = (target for target in plan.targets if target.active or target.path in probed)
-    return Series(JOB_PATH_INFO, [((plan.job, target.path, target.role), 1.0) for target in targets])
+    return Series(
+        JOB_PATH_INFO,
+        [((plan.job, target.path, target.role, str(target.traffic_class >> 2)), 1.0) for target in targets],
+    )
 
 
 def rnic_info(host: str, rnics: Iterable[Rnic]) -> Series:

@@ -215,6 +215,25 @@ PATH_LINK_INFO = Metric(
     "Where the fabric sprays the flow: for each link that it may cross, the share of its packets that do.",
     "traced paths x links a path",
 )
+PATH_ROUTE_INFO = Metric(
+    "fabric.path.route.info",
+    "gauge",
+    "",
+    ("path", "links"),
+    "1 for each path whose packets all take one route, of at most 8 links: those of fabric_path_link_info in one "
+    "label, in the order that packets cross them, with ` | ` between them. One series a path is less to read for who "
+    "looks for a few paths among many.",
+    "traced paths",
+)
+PATH_LINK_SHARE = Metric(
+    "fabric.path.link.share",
+    "gauge",
+    "",
+    ("path", "link"),
+    "The same as fabric_path_link_info, of the paths without a fabric_path_route_info alone: sprayed flows, and routes "
+    "of more links.",
+    "traced paths x links a path",
+)
 TRACE_LAST_HOP_INFO = Metric(
     "fabric.path.trace.last_hop.info",
     "gauge",
@@ -257,8 +276,9 @@ JOB_PATH_INFO = Metric(
     "fabric.job.path.info",
     "gauge",
     "",
-    ("training_job", "path", "role"),
-    "1 for each path that the plan of a job probes; joins path series, which outlive jobs, to the job.",
+    ("training_job", "path", "role", "dscp"),
+    "1 for each path that the plan of a job probes, with its traffic class; joins path series, which outlive jobs, to "
+    "the job.",
     "paths",
 )
 LINK_INFO = Metric(
@@ -768,6 +788,8 @@ CATALOGUE: tuple[Metric, ...] = (
     *PATH.metrics,
     RTT,
     PATH_LINK_INFO,
+    PATH_ROUTE_INFO,
+    PATH_LINK_SHARE,
     TRACE_LAST_HOP_INFO,
     ROUTE_CHANGE_TIME,
     PATH_INFO,

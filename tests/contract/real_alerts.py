@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from skeleton_service.ruleset import Thresholds, job_rules
+from tests.routes import route_series
 
 ROOT = Path(__file__).parents[2]
 Alert = tuple[dict[str, str], dict[str, str]]
@@ -45,10 +46,10 @@ class Series:
         self.add("fabric_path_probes_sent_total", f"0+15x{_SAMPLES}", path=name, probe=probe, **ends)
         self.add("fabric_path_probes_lost_total", f"0+{15 * loss:g}x{_SAMPLES}", path=name, probe=probe, **ends)
         self.add("fabric_path_probes_lost_return_total", f"0x{_SAMPLES}", path=name, probe=probe, **ends)
-        self.add("fabric_job_path_info", f"1x{_SAMPLES}", path=name, training_job=job, role=role)
+        self.add("fabric_job_path_info", f"1x{_SAMPLES}", path=name, training_job=job, role=role, dscp=dscp)
         self.add("fabric_path_info", f"1x{_SAMPLES}", path=name, dscp=dscp, source_port="50000")
-        if link:
-            self.add("fabric_path_link_info", f"1x{_SAMPLES}", path=name, link=link)
+        for metric, told, share in route_series(name, {link: 1.0} if link else {}):
+            self.add(metric, f"{share:g}x{_SAMPLES}", **told)
 
     def port(self, port: str, link: str, mtu: int = 9216, linecard: str = "lc3", breakout_group: str = "22") -> None:
         """A switch port that is polled, up and counts nothing."""

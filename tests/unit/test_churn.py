@@ -19,7 +19,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
 from exporter.contracts.plan import Plan, Target
 from exporter.exposition import Renderer
-from exporter.joins import LinkJoin, PathInfo, job_paths, rnic_info
+from exporter.joins import LinkJoin, PathInfo, RouteTexts, job_paths, rnic_info
 from exporter.planfile import PlanFile, own_part
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REPLY, TRACE, Codec
@@ -145,7 +145,8 @@ class Host:
     def series(self) -> Counter[str]:
         """Series on the page by family."""
         joined = [rnic_info(HOST, FABRIC.topology.hosts[0].rnics), job_paths(self.plan)]
-        joined += PathInfo().series(self.store) + self.links.series(self.store)
+        links, *coverage = self.links.series(self.store)
+        joined += [*PathInfo().series(self.store), links, *RouteTexts().series(links), *coverage]
         count: Counter[str] = Counter()
         for line in self.renderer.render([self.store], joined).decode().splitlines():
             if not line.startswith("#"):
@@ -233,7 +234,13 @@ def test_the_formulas_are_sharp_once_every_path_was_heard_and_traced(host: Host)
     host.follow(1, tuple(job_targets(1, 3, ("dp",), dice(7))))
     host.book()
     terms, counted = host.terms(), host.series()
-    joined = {"fabric_job_path_info", "fabric_path_info", "fabric_path_link_info", "fabric_rnic_info"}
+    joined = {
+        "fabric_job_path_info",
+        "fabric_path_info",
+        "fabric_path_link_info",
+        "fabric_path_route_info",
+        "fabric_rnic_info",
+    }
     joined |= {"fabric_rnic_links_possible", "fabric_rnic_links_covered"}
     sharp = {*(metric.name for metric in PATH.metrics), RTT.name, *joined}
     for metric in CATALOGUE:

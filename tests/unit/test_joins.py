@@ -7,9 +7,10 @@ import json
 import msgspec
 import pytest
 
-from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_MTU_LIMIT, ROUTE
+from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_LINK_INFO, PATH_MTU_LIMIT, ROUTE
 from exporter.contracts.topology import Rnic
-from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, job_paths, rnic_info
+from exporter.exposition import Series
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteTexts, job_paths, rnic_info
 from exporter.store import Store
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, address
 from tests.unit.test_plan_contract import PLAN, TARGET
@@ -35,6 +36,24 @@ def samples(*made: Store) -> list[tuple[str, str]]:
 
 def test_a_traced_path_has_a_series_for_each_link() -> None:
     assert samples(store(("p", "udp", "49152"))) == [("p", link) for link in LINKS]
+
+
+def test_a_route_is_told_in_one_label_where_it_is_one_of_few_links() -> None:
+    (links, *_), texts = LinkJoin(FABRIC).series(store(("p", "udp", "49152"), ("q", "mtu", "49152"))), RouteTexts()
+    route, shares = texts.series(links)
+    assert [(labels, value) for labels, value in route.samples] == [((path, " | ".join(LINKS)), 1.0) for path in "pq"]
+    assert list(shares.samples) == []
+    assert texts.series(links)[0] is route, "renderers keep what they made of it"
+    (sprayed, *_) = LinkJoin(FABRIC).series(store(("p", "udp", "49152"), hops=SPRAYED))
+    route, shares = texts.series(sprayed)
+    assert (list(route.samples), list(shares.samples)) == ([], list(sprayed.samples))
+
+
+@pytest.mark.parametrize("links", [[f"a{hop} -- b{hop}" for hop in range(9)], ["a -- b | c", "b | c -- d"]])
+def test_a_route_that_no_label_can_tell_is_told_link_by_link(links: list[str]) -> None:
+    crossed = Series(PATH_LINK_INFO, [(("p", link), 1.0) for link in links])
+    route, shares = RouteTexts().series(crossed)
+    assert (list(route.samples), list(shares.samples)) == ([], list(crossed.samples))
 
 
 def test_an_mtu_path_shares_the_route_of_its_flow_and_another_port_does_not() -> None:
@@ -120,7 +139,7 @@ def test_a_waiting_target_is_bound_to_its_job_once_its_path_exists() -> None:
     jobs = JobPaths()
     jobs.follow(msgspec.structs.replace(PLAN, targets=(TARGET, *waiting)))
     first = jobs.series(made)
-    assert [labels for labels, _ in first[0].samples] == [("j", TARGET.path, "basic")]
+    assert [labels for labels, _ in first[0].samples] == [("j", TARGET.path, "basic", str(TARGET.traffic_class >> 2))]
     assert jobs.series(made) is first
     writer.add(("probed", "h", "r", "h", "r", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "106"))
     assert [labels[1] for labels, _ in jobs.series(made)[0].samples] == [TARGET.path, "probed"]

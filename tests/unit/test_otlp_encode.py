@@ -173,8 +173,8 @@ def test_a_histogram_is_ended_whole() -> None:
 
 def test_a_joined_series_is_ended_when_its_sample_is_gone() -> None:
     pushing = Pushing([SWITCH])
-    pushing.push([Series(JOB_PATH_INFO, [(("j", "a", "dp"), 1.0), (("j", "b", "dp"), 1.0)])])
-    pushing.push([Series(JOB_PATH_INFO, [(("j", "b", "dp"), 1.0)])])
+    pushing.push([Series(JOB_PATH_INFO, [(("j", "a", "dp", "26"), 1.0), (("j", "b", "dp", "26"), 1.0)])])
+    pushing.push([Series(JOB_PATH_INFO, [(("j", "b", "dp", "26"), 1.0)])])
     assert [dict(labels)["path"] for _, labels in pushing.sink.ended] == ["a"]
     pushing.push([])
     assert [dict(labels)["path"] for _, labels in pushing.sink.ended] == ["a", "b"]

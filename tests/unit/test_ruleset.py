@@ -17,6 +17,7 @@ from exporter.contracts.names import link_id
 from exporter.contracts.sizes import roce_packet_bytes
 from skeleton_service.ruleset import GRAFANA, Links, Thresholds, job_rules, read_thresholds, rule_file_name, timing
 from skeleton_service.ruleset.bounds import BOUNDS, check_numbers
+from tests.routes import route_series
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
 
@@ -102,14 +103,13 @@ class Vote:
             add("fabric_path_probes_sent_total", labels, "0+15x40")
             add("fabric_path_probes_lost_total", labels, f"0+{15 * ratio}x40")
             add("fabric_path_probes_lost_return_total", labels, f"0+{15 * back}x40")
-            add("fabric_job_path_info", {"training_job": JOB, "path": name, "role": "dp"}, "1x40")
-            add("fabric_job_path_info", {"training_job": "other", "path": name, "role": "pp"}, "1x40")
             dscp = probe.split("/")[1] if "/" in probe else "26"
-            add("fabric_path_info", {"path": name, "dscp": dscp, "source_port": "61000"}, "1x40")
-            for link, share in self.shares.get(name, self.shares[path]).items():
+            for job, role in ((JOB, "dp"), ("other", "pp")):
+                add("fabric_job_path_info", {"training_job": job, "path": name, "role": role, "dscp": dscp}, "1x40")
+            for metric, told, share in route_series(name, self.shares.get(name, self.shares[path])):
                 # The same again from a second exporter instance: an overlap must not become many-to-many.
                 for instance in ("x", "y"):
-                    add("fabric_path_link_info", {"path": name, "link": link, "instance": instance}, f"{share}x40")
+                    add(metric, told | {"instance": instance}, f"{share}x40")
         for path, (mtu, promise, kind, hop) in self.mtus.items():
             # Twice, as from a pair of replicas.
             for instance in ("x", "y"):

@@ -14,6 +14,7 @@ import yaml
 
 from exporter.contracts.names import link_id
 from skeleton_service.ruleset import GRAFANA, Links, Thresholds, job_rules, static_rules
+from tests.routes import route_series
 from tests.unit.test_ruleset import BROKEN, JOB, RUNBOOKS, SPINE, links
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
@@ -69,10 +70,10 @@ class Fabric:
         self.add("fabric_path_rtt_seconds", {"path": path, **ends, **instance}, " ".join(map(str, rtts)))
         self.add("fabric_path_probes_sent_total", {"path": path, **ends, **instance}, f"0+15x{self.steps}")
         self.add("fabric_path_probes_lost_total", {"path": path, **ends, **instance}, f"0x{self.steps}")
-        self.add("fabric_job_path_info", {"training_job": JOB, "path": path, "role": "dp"}, f"1x{self.steps}")
-        self.add("fabric_path_info", {"path": path, "dscp": dscp}, f"1x{self.steps}")
-        for link in links(path):
-            self.add("fabric_path_link_info", {"path": path, "link": link}, f"1x{self.steps}")
+        job = {"training_job": JOB, "path": path, "role": "dp", "dscp": dscp}
+        self.add("fabric_job_path_info", job, f"1x{self.steps}")
+        for metric, told, share in route_series(path, dict.fromkeys(links(path), 1.0)):
+            self.add(metric, told, f"{share:g}x{self.steps}")
 
     def starve(self, host: str, late_slots: float) -> Fabric:
         labels = {"instance": f"{host}:9100"}
