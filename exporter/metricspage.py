@@ -60,7 +60,7 @@ def _code(words: Iterable[str]) -> str:
 
 
 def _values() -> Iterator[str]:
-    """A row for each label, or for each of its meanings: of which metrics, unless of all that have it, and its values."""
+    """A row for each label and each of its meanings: of which metrics, unless of all that have it, and its values."""
     metrics: dict[str, dict[tuple[str, ...], list[str]]] = {}
     having = Counter(label for metric in CATALOGUE for label in metric.labels)
     for name, labels in LABEL_VALUES.items():

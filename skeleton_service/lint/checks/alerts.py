@@ -113,6 +113,8 @@ def labels(findings: Findings, _: Node) -> None:
         return
     missing = [name for name in ("component_kind", "component") if name not in rule.labels]
     missing = [name for name in missing if not _has(findings, name)]
+    if missing == ["component"] and _is_of_a_path(findings):
+        missing = []  # its component is the link that is suspected, if one is
     if missing:
         message = f"no label {' nor '.join(missing)}: the alert names no component"
         findings.at("alerts/labels", "warning", rule.name.whole(), message, "name the box or cable that it is about")
@@ -121,6 +123,12 @@ def labels(findings: Findings, _: Node) -> None:
         if value is not None and "{{" not in value.text and value.text not in known:
             remedy = did_you_mean(value.text, known, f"one of {', '.join(known)}")
             findings.at("alerts/labels", "warning", value.whole(), f"there is no {name} {value.text}", remedy)
+
+
+def _is_of_a_path(findings: Findings) -> bool:
+    labels = findings.rule.labels
+    kind = labels["component_kind"][1].text if "component_kind" in labels else ""
+    return kind == "path" and ("path" in labels or _has(findings, "path"))
 
 
 def _has(findings: Findings, name: str) -> bool:
