@@ -328,7 +328,7 @@ def test_an_mtu_below_the_promise_warns_and_one_that_roce_cannot_use_is_critical
         "kind": "frag_needed",
         "hop": hop,
         "severity": "critical",
-        "component_kind": "switch",
+        "component_kind": "path",
         "component": "spine-0",
         "suspect": "spine-0",
         "symptom": "mtu",
@@ -360,24 +360,25 @@ def test_a_black_hole_and_our_own_interface_are_called_by_their_names(
 @pytest.mark.parametrize(
     ("kind", "hop", "component"),
     [
-        ("frag_needed", "leaf-0:Ethernet4", ("switch", "leaf-0")),
-        ("frag_needed", "leaf-0:et-0/0/1:0", ("switch", "leaf-0")),
-        ("frag_needed", "leaf-0", ("switch", "leaf-0")),
-        ("frag_needed", "192.0.2.9", ("switch", "192.0.2.9")),
-        ("frag_needed", "2001:db8::9", ("switch", "2001:db8::9")),
-        ("frag_needed", "fe80::9%eth0", ("switch", "fe80::9%eth0")),
-        ("local", "a:r0", ("rnic", "a:r0")),
-        ("black_hole", "", ("path", f"paths of {JOB}")),
+        ("frag_needed", "leaf-0:Ethernet4", "leaf-0"),
+        ("frag_needed", "leaf-0:et-0/0/1:0", "leaf-0"),
+        ("frag_needed", "leaf-0", "leaf-0"),
+        ("frag_needed", "192.0.2.9", "192.0.2.9"),
+        ("frag_needed", "2001:db8::9", "2001:db8::9"),
+        ("frag_needed", "fe80::9%eth0", "fe80::9%eth0"),
+        ("local", "a:r0", "a:r0"),
+        ("black_hole", "", f"paths of {JOB}"),
     ],
 )
 def test_a_small_mtu_is_the_switchs_that_says_so_or_the_interfaces_that_probes(
-    kind: str, hop: str, component: tuple[str, str], tmp_path: Path
+    kind: str, hop: str, component: str, tmp_path: Path
 ) -> None:
     alerts = Vote("mtu").find(["a>c"], 1500, kind, hop).alerts(tmp_path)
     named = [labels for labels, _ in alerts if labels["alertname"].startswith("FabricPathMtuBelow")]
     assert len(named) == 2
-    assert {(labels["component_kind"], labels["component"]) for labels in named} == {component}
-    assert {labels["suspect"] for labels in named} == {component[1]}
+    assert {(labels["component_kind"], labels["component"], labels["suspect"]) for labels in named} == {
+        ("path", component, component)
+    }
 
 
 def test_a_fabric_that_promises_less_than_roce_needs_is_meant_so(tmp_path: Path) -> None:
