@@ -9,6 +9,7 @@ import pytest
 
 from exporter.contracts import counters
 from exporter.contracts.catalogue import CATALOGUE, RECORDED
+from lab.scenarios.catalogue import scenarios
 from tests.lab import signatures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,17 @@ def test_metric_names_are_the_catalogues(page: Path) -> None:
     known |= {metric.name for metric in RECORDED}
     named = re.findall(r"(?<![:\w])fabric_(?:[a-z]+_)*[a-z]+(?![\w*:…(])", page.read_text())
     assert {name for name in named if not any(each.startswith(name + "_") for each in known)} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_alerts_are_those_of_the_pack(page: Path) -> None:
+    """`FabricJob…Drift` is several."""
+    named = re.findall(r"(?<![A-Za-z])Fabric[A-Z][A-Za-z]+(?![A-Za-z…])", page.read_text())
+    assert set(named) <= _alerts()
+
+
+def test_the_alerts_of_the_labs_incidents_are_those_of_the_pack() -> None:
+    assert {name for scenario in scenarios() for name in scenario.alerts} <= _alerts()
 
 
 def test_the_page_on_path_faults_has_the_table_that_the_lab_shows() -> None:
