@@ -46,20 +46,15 @@ test-slow: $(SETUP) ## the tests that `make test` leaves out: minutes, and PyTor
 	@scripts/setup --torch
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: $(SETUP) ## ruff, mypy --strict, import-linter, promtool, amtool
+lint: $(SETUP) ## ruff, mypy --strict, import-linter, promtool, skeleton-service lint, amtool
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory rules-check
 
-rules-check: $(SETUP) ## each promtool at hand on the static rules and their tests, amtool on the Alertmanager configuration
-	@set -e; for promtool in $(PROMTOOLS); do \
-	  $$promtool --version 2>&1 | head -n 1; \
-	  $$promtool check rules --lint=all --lint-fatal rules/static/*.yaml; \
-	  $$promtool test rules rules/tests/*.yaml; \
-	done
-	amtool check-config rules/alertmanager/alertmanager.yaml
+rules-check: $(SETUP) ## each promtool at hand, the linter and amtool on what is shipped and on rules generated here and now
+	@PYTHON=$(BIN)/python PROMTOOLS="$(PROMTOOLS)" scripts/check-rules
 
 bench-lab: $(SETUP) ## the lab up and down 100 times, 16 hosts: seconds, and nothing left over
 	$(BIN)/python -m benchmarks.lab_cycles $(ARGS)

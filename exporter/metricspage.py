@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
-from exporter.contracts.catalogue import CATALOGUE, SERIES_TERMS
+from exporter.contracts.catalogue import CATALOGUE, RECORDED, SERIES_TERMS
+from exporter.contracts.label_values import LABEL_VALUES
 
 _HEAD = """# Metrics
 
@@ -21,15 +24,53 @@ RNIC pair, so they outlive jobs and containers; `fabric_job_path_info` joins the
 |---|---|---|---|---|---|---|
 """
 
+_RECORDED = """
+## Recorded by rules
+
+The [rules of a job](rules.md) record this under a name such as an exporter's; their other records are named
+`level:metric:operations`.
+
+| Prometheus name | unit | labels | |
+|---|---|---|---|
+"""
+_VALUES = """
+## Values of labels
+
+Of labels with few values, all of them; a label may also be empty. `skeleton-service lint` knows rules that ask for
+[others](lint.md#values-of-labels).
+
+| label | of | values |
+|---|---|---|
+"""
+
 
 def markdown() -> str:
     rows = [
         f"| `{m.name}` | `{m.otel_name}` | {m.kind} | {m.unit or '–'} | "
-        f"{', '.join(f'`{label}`' for label in m.labels) or '–'} | {m.series} | {m.help} |\n"
+        f"{_code(m.labels) or '–'} | {m.series} | {m.help} |\n"
         for m in CATALOGUE
     ]
     terms = "".join(f"| {term} | {meaning} |\n" for term, meaning in SERIES_TERMS.items())
-    return _HEAD.format(terms=terms) + "".join(rows)
+    recorded = "".join(f"| `{m.name}` | {m.unit} | {_code(m.labels)} | {m.help} |\n" for m in RECORDED)
+    return _HEAD.format(terms=terms) + "".join(rows) + _RECORDED + recorded + _VALUES + "".join(_values())
+
+
+def _code(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _values() -> Iterator[str]:
+    """A row for each label and each of its meanings: of which metrics, unless of all that have it, and its values."""
+    metrics: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    having = Counter(label for metric in CATALOGUE for label in metric.labels)
+    for name, labels in LABEL_VALUES.items():
+        for label, values in labels.items():
+            metrics.setdefault(label, {}).setdefault(values, []).append(name)
+    for label, meanings in metrics.items():
+        for values, names in meanings.items():
+            of = "all" if len(names) == having[label] else _code(names)
+            said = f"`{values[0]}` to `{values[-1]}`" if values[0].isdecimal() else _code(values)
+            yield f"| `{label}` | {of} | {said} |\n"
 
 
 def as_json() -> str:
@@ -41,6 +82,7 @@ def as_json() -> str:
                 "type": metric.kind,
                 "unit": metric.unit,
                 "labels": metric.labels,
+                "label_values": LABEL_VALUES.get(metric.name, {}),
                 "help": metric.help,
                 "series": metric.series,
             }

@@ -834,3 +834,15 @@ CATALOGUE: tuple[Metric, ...] = (
     *CHILDREN.metrics,
     *OTLP.metrics,
 )
+
+RECORDED: tuple[Metric, ...] = (
+    Metric(
+        "fabric.path.rtt.threshold",
+        "gauge",
+        "s",
+        ("training_job", "path"),
+        "Round trip from which the path is slow, as the rules of its job have learnt from its healthy history.",
+        "paths",
+    ),
+)
+"""What the rules of a job record under a name such as an exporter's, since it is a path's own and no aggregate."""

@@ -10,6 +10,9 @@ from exporter.contracts.metric import Kind, Metric, table
 
 RNIC_LABELS = ("host", "rnic")
 PRIORITY_LABELS = (*RNIC_LABELS, "priority")
+SIGNALS = ("bytes", "ecn", "cnp", "loss", "timeout", "pfc", "pause_time", "discards", "bit_errors", "pcie")
+"""Kinds of facts that an RNIC may tell, for its coverage."""
+FUNCTIONS = ("pf", "vf", "sf", "software")
 
 _HW = (
     ("rx_write_requests", "{request}", "RDMA writes received."),

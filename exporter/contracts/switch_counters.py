@@ -38,6 +38,8 @@ SIGNALS = (
 )
 """Kinds of facts that a switch may tell, for its coverage."""
 STATES = ("supported", "disabled", "absent", "stale")
+PROTOCOLS = ("snmp", "gnmi")
+"""Over which a switch is read."""
 NOTIFICATIONS = (
     "pfc_deadlock",
     "pfc_deadlock_cleared",

@@ -37,6 +37,7 @@ from lab.sandbox import environment
 
 OBSERVED_SECONDS = 36.0
 QUIET_SECONDS = 3.0
+WATCHDOG = "FabricWatchdog"  # always told: of no fault
 ALERT_TIMEOUT = 45.0
 RESOLVE_TIMEOUT = 60.0
 FAST_PROFILE = {"scrape_interval": SCRAPE_INTERVAL, "window": "8s", "for": "3s", "keep_firing_for": "4s"}
@@ -271,7 +272,7 @@ class Story:
             dropped = next(iter(self.faults.dropped().values()), None)
             self.faults.heal()
             self._await_resolved(notification, since)
-            others = {n.name for n in self.receiver.notifications[since:] if n.component != link} - {alert}
+            others = {n.name for n in self.receiver.notifications[since:] if n.component != link} - {alert, WATCHDOG}
             step.detail = "resolved" + (f"; the fault had dropped {dropped} packets" if dropped is not None else "")
         wrong = sorted({n.component for n in self.receiver.notifications[since:] if n.name == alert} - {link})
         named_by_alert = ", ".join([notification.component, *wrong]) if wrong else notification.component

@@ -111,7 +111,7 @@ def lossy_carrier(scene: Scene) -> Act:
     "dns-burst",
     "a resolver is overwhelmed by 500 endpoints that register at once",
     transit=True,
-    alerts=("FabricResolverFailing", "FabricResolverSlow", "FabricResolverOverloaded"),
+    alerts=("FabricResolverFailing", "FabricResolverSlow"),
 )
 def dns_burst(scene: Scene) -> Act:
     """Jobs of 500 endpoints start one after the other; each registers itself and resolves its peers."""

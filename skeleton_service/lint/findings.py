@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from skeleton_service.lint.labels import Labels, labels_of
+from skeleton_service.lint.labelvalues import Values, values_of
 from skeleton_service.lint.problem import Problem, Severity
 from skeleton_service.lint.rulefile import Rule, RuleFile
 from skeleton_service.lint.series import Info, Metrics
@@ -33,9 +34,12 @@ class World:
     metrics: Metrics
     recorded: Mapping[str, Sequence[Rule]]
     _labels: dict[str, Labels] = field(default_factory=dict)
+    _values: dict[tuple[str, str], Values] = field(default_factory=dict)
     _open: set[str] = field(default_factory=set)
     looking_back: dict[str, bool] = field(default_factory=dict)
     """Whether a record looks back in time, by name: what checks found out."""
+    never_zero: dict[str, bool] = field(default_factory=dict)
+    """Whether a record leaves zeros out, by name."""
 
     def labels_of_metric(self, name: str) -> Labels:
         """The labels that the series of a metric may have; None where it is not known."""
@@ -66,6 +70,33 @@ class World:
             return labels_of(node, self.labels_of_metric)
         except RecursionError:  # records of records, each nested as deep as may be
             return None
+
+    def values_of_metric(self, name: str, label: str) -> Values:
+        """The values that a label of a metric may have; None where that is not known."""
+        if (name, label) not in self._values:
+            self._values[name, label] = None  # of records of one another
+            self._values[name, label] = self._find_values(name, label)
+        return self._values[name, label]
+
+    def _find_values(self, name: str, label: str) -> Values:
+        if self.metrics.get(name) is not None or name not in self.recorded:
+            return self.metrics.values(name, label)
+        found: frozenset[str] = frozenset()
+        for rule in self.recorded[name]:
+            try:
+                values = (
+                    frozenset((rule.labels[label][1].text,))
+                    if label in rule.labels
+                    else None
+                    if rule.tree is None
+                    else values_of(rule.tree, label, self.values_of_metric, self.labels)
+                )
+            except RecursionError:
+                return None
+            if values is None:
+                return None
+            found |= values
+        return found
 
     def info(self, selector: Selector) -> Info | None:
         return None if selector.name is None else self.metrics.get(selector.name.text)

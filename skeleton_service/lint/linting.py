@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.lint.checks import alerts, impossible, metrics, rules, templates, values
+from skeleton_service.lint.checks import alerts, impossible, matchers, metrics, rules, templates, values
 from skeleton_service.lint.document import Source
 from skeleton_service.lint.findings import Findings, Settings, World
 from skeleton_service.lint.problem import CHECKS, SEVERITIES, Problem, Severity
@@ -20,6 +20,7 @@ from skeleton_service.lint.syntax import Node, Selector, walk
 RULE_CHECKS: dict[str, Callable[[Findings, Node], None]] = {
     "promql/series": metrics.series,
     "promql/label": metrics.label,
+    "promql/value": matchers.value,
     "promql/cluster": metrics.cluster,
     "promql/counter": values.counter,
     "promql/rate": values.rate,

@@ -14,6 +14,7 @@ CHECKS = (
     "promql/syntax",
     "promql/series",
     "promql/label",
+    "promql/value",
     "promql/cluster",
     "promql/counter",
     "promql/rate",

@@ -13,6 +13,7 @@ from typing import Literal
 import yaml
 
 from exporter.contracts.catalogue import CATALOGUE
+from exporter.contracts.label_values import LABEL_VALUES
 from skeleton_service.lint.nearest import nearest
 
 Kind = Literal["counter", "gauge", "histogram", "unknown"]
@@ -97,6 +98,16 @@ class Metrics:
         if info is not None:
             return info
         return next((info for prefix, info in self._families.items() if name.startswith(prefix)), None)
+
+    def values(self, name: str, label: str) -> frozenset[str] | None:
+        """The values that the catalogue has of a label; None where it has none, and of other exporters."""
+        values = LABEL_VALUES.get(self._base(name), {}).get(label)
+        return None if values is None else frozenset(values)
+
+    def _base(self, name: str) -> str:
+        """A histogram's name, of a name of its series."""
+        base, _, suffix = name.rpartition("_")
+        return base if suffix in ("bucket", "sum", "count") and base in self._histograms else name
 
     def own(self, labels: frozenset[str]) -> frozenset[str]:
         """Labels without those that scraping adds to every series, where there are others."""

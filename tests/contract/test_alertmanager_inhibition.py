@@ -35,7 +35,7 @@ RESOLVER = {"resolver": "10.0.0.53", "component": "10.0.0.53", "suspect": "10.0.
 DEAF = {"host": "h1", "resolver": "10.0.0.53", "component": "h1", "suspect": "h1"}
 GROUP = {"switch": "leaf-0", "component": "leaf-0:1", "suspect": "leaf-0"}
 CARD = {"switch": "leaf-0", "component": "leaf-0:lc1", "suspect": "leaf-0"}
-MTU = {**JOB, "kind": "frag_needed", "hop": "leaf-0"}
+MTU = {**JOB, "kind": "frag_needed", "hop": "leaf-0:E9", "component": "leaf-0", "suspect": "leaf-0"}
 
 
 @dataclass(frozen=True)

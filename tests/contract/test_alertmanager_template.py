@@ -176,6 +176,8 @@ def test_nothing_but_the_name_is_needed(tmp_path: Path) -> None:
         ({"component": LINK, "component_kind": "path", "path": "p1"}, f"path p1, suspected {LINK}"),
         ({"component_kind": "path", "path": "p1"}, "path p1"),
         ({"component": "h1:r > h2:r", "component_kind": "path"}, "path h1:r > h2:r"),
+        ({"component": "paths of j", "component_kind": "path"}, "paths of j"),
+        ({"component": "leaf-0", "component_kind": "path", "hop": "leaf-0:E4"}, "paths limited at leaf-0"),
         ({"component_kind": "path", "training_job": "j", "hop": "leaf-0"}, "at leaf-0"),
         ({"component_kind": "path", "training_job": "j"}, "job j"),
         ({"suspect": "leaf-0:E"}, "leaf-0:E"),

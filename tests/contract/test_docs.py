@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from exporter.contracts import counters
-from exporter.contracts.catalogue import CATALOGUE
+from exporter.contracts.catalogue import CATALOGUE, RECORDED
+from lab.scenarios.catalogue import scenarios
 from tests.lab import signatures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,9 +62,20 @@ def test_metric_names_are_the_catalogues(page: Path) -> None:
     known |= {f"{metric.name}_bucket" for metric in CATALOGUE if metric.kind == "histogram"}
     if page.name in ("counter-samples.md", "diagnosis.md"):  # what a file may hold is more than the exporter emits
         known |= {name for constant, name in vars(counters).items() if constant.isupper()}
-    known.add("fabric_path_rtt_threshold_seconds")  # recorded by the rules of a job
+    known |= {metric.name for metric in RECORDED}
     named = re.findall(r"(?<![:\w])fabric_(?:[a-z]+_)*[a-z]+(?![\w*:…(])", page.read_text())
     assert {name for name in named if not any(each.startswith(name + "_") for each in known)} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_alerts_are_those_of_the_pack(page: Path) -> None:
+    """`FabricJob…Drift` is several."""
+    named = re.findall(r"(?<![A-Za-z])Fabric[A-Z][A-Za-z]+(?![A-Za-z…])", page.read_text())
+    assert set(named) <= _alerts()
+
+
+def test_the_alerts_of_the_labs_incidents_are_those_of_the_pack() -> None:
+    assert {name for scenario in scenarios() for name in scenario.alerts} <= _alerts()
 
 
 def test_the_page_on_path_faults_has_the_table_that_the_lab_shows() -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from exporter.contracts.catalogue import CATALOGUE, SERIES_TERMS
+from exporter.contracts import rnic_counters
+from exporter.contracts.catalogue import CATALOGUE, RECORDED, SERIES_TERMS
+from exporter.contracts.label_values import LABEL_VALUES
+from exporter.contracts.plan import ProbeType
+from exporter.host import device, reading
 from exporter.metricspage import as_json, markdown
+from exporter.probing.mtu import search
 from skeleton_service.lint.series import KUBERNETES_LABELS, Metrics
 from skeleton_service.ruleset import Thresholds, job_rules, static_rules
 
@@ -159,6 +166,34 @@ def test_the_reference_page_has_a_row_for_every_metric() -> None:
     page = markdown()
     assert all(f"| `{metric.name}` | `{metric.otel_name}` |" in page for metric in CATALOGUE)
     assert as_json().count('"name":') == len(CATALOGUE)
+
+
+def test_the_values_of_labels_are_those_that_are_served() -> None:
+    """As far as whoever serves them has them in one place."""
+    values = {(metric, label): said for metric, labels in LABEL_VALUES.items() for label, said in labels.items()}
+    assert values["fabric_path_mtu_limit_info", "kind"] == get_args(search.Kind)
+    assert values["fabric_rnic_device_info", "function"] == get_args(device.Function)
+    assert values["fabric_rnic_coverage", "signal"] == tuple(reading.SIGNALS) == rnic_counters.SIGNALS
+    assert values["fabric_rnic_coverage", "state"] == get_args(reading.State)
+    assert set(values["fabric_path_probes_sent_total", "probe"]) == {*get_args(ProbeType)} - {"dns", "trace"}
+    assert all(len(said) == len(set(said)) and "" not in said for said in values.values())
+
+
+def test_the_reference_page_has_the_values_of_labels() -> None:
+    page = markdown()
+    assert "| `kind` | `fabric_path_mtu_limit_info` | `black_hole`, `frag_needed`, `local` |" in page
+    assert "| `probe` | all | `rdma`, `udp`, `tcp`, `mtu` |" in page
+    assert "| `dscp` | all | `0` to `63` |" in page
+    (limit,) = (each for each in json.loads(as_json()) if each["name"] == "fabric_path_mtu_limit_info")
+    assert limit["label_values"] == {"kind": ["black_hole", "frag_needed", "local"]}
+
+
+def test_what_the_catalogue_lists_as_recorded_is_recorded() -> None:
+    (text,) = job_rules("job-1", Thresholds()).values()
+    rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    assert {name for name in recorded if ":" not in name} == {metric.name for metric in RECORDED}
+    assert not {metric.name for metric in RECORDED} & {metric.name for metric in CATALOGUE}
 
 
 def test_the_contracts_load_no_heavy_library() -> None:

@@ -329,7 +329,8 @@ def test_an_mtu_below_the_promise_warns_and_one_that_roce_cannot_use_is_critical
         "hop": hop,
         "severity": "critical",
         "component_kind": "path",
-        "suspect": f"paths of {JOB}",
+        "component": "spine-0",
+        "suspect": "spine-0",
         "symptom": "mtu",
     }
     assert annotations["description"] == (
@@ -354,6 +355,30 @@ def test_a_black_hole_and_our_own_interface_are_called_by_their_names(
     assert [notes["description"] for labels, notes in alerts if labels["severity"] == "critical"] == [
         f"1 path of job {JOB}: packets of up to 4159 bytes pass; {says}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "hop", "component"),
+    [
+        ("frag_needed", "leaf-0:Ethernet4", "leaf-0"),
+        ("frag_needed", "leaf-0:et-0/0/1:0", "leaf-0"),
+        ("frag_needed", "leaf-0", "leaf-0"),
+        ("frag_needed", "192.0.2.9", "192.0.2.9"),
+        ("frag_needed", "2001:db8::9", "2001:db8::9"),
+        ("frag_needed", "fe80::9%eth0", "fe80::9%eth0"),
+        ("local", "a:r0", "a:r0"),
+        ("black_hole", "", f"paths of {JOB}"),
+    ],
+)
+def test_a_small_mtu_is_the_switchs_that_says_so_or_the_interfaces_that_probes(
+    kind: str, hop: str, component: str, tmp_path: Path
+) -> None:
+    alerts = Vote("mtu").find(["a>c"], 1500, kind, hop).alerts(tmp_path)
+    named = [labels for labels, _ in alerts if labels["alertname"].startswith("FabricPathMtuBelow")]
+    assert len(named) == 2
+    assert {(labels["component_kind"], labels["component"], labels["suspect"]) for labels in named} == {
+        ("path", component, component)
+    }
 
 
 def test_a_fabric_that_promises_less_than_roce_needs_is_meant_so(tmp_path: Path) -> None:
@@ -646,6 +671,7 @@ def test_rdma_that_dies_where_udp_lives_accuses_the_rnic_and_no_link(tmp_path: P
         "dscp": "26",
         "severity": "critical",
         "component_kind": "path",
+        "component": "a:r0 > c:r0",
         "suspect": f"paths of {JOB}",
         "symptom": "loss",
     }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
+from exporter.contracts.diagnosis import ComponentKind, Symptom
 from skeleton_service.lint.checks.values import duration
 from skeleton_service.lint.findings import Findings, World
+from skeleton_service.lint.nearest import did_you_mean
 from skeleton_service.lint.problem import Severity
 from skeleton_service.lint.syntax import Call, Node, Range, Selector, Subquery, walk
 
@@ -15,6 +18,7 @@ _WANTED = {
     "description": "what is wrong where, with its labels and value",
     "runbook_url": "the page that says what to do",
 }
+_KNOWN = {"component_kind": (*get_args(ComponentKind), "path"), "symptom": get_args(Symptom)}
 _SCRAPES = 2
 
 
@@ -109,9 +113,22 @@ def labels(findings: Findings, _: Node) -> None:
         return
     missing = [name for name in ("component_kind", "component") if name not in rule.labels]
     missing = [name for name in missing if not _has(findings, name)]
+    if missing == ["component"] and _is_of_a_path(findings):
+        missing = []  # its component is the link that is suspected, if one is
     if missing:
         message = f"no label {' nor '.join(missing)}: the alert names no component"
         findings.at("alerts/labels", "warning", rule.name.whole(), message, "name the box or cable that it is about")
+    for name, known in _KNOWN.items():
+        value = rule.labels[name][1] if name in rule.labels else None
+        if value is not None and "{{" not in value.text and value.text not in known:
+            remedy = did_you_mean(value.text, known, f"one of {', '.join(known)}")
+            findings.at("alerts/labels", "warning", value.whole(), f"there is no {name} {value.text}", remedy)
+
+
+def _is_of_a_path(findings: Findings) -> bool:
+    labels = findings.rule.labels
+    kind = labels["component_kind"][1].text if "component_kind" in labels else ""
+    return kind == "path" and ("path" in labels or _has(findings, "path"))
 
 
 def _has(findings: Findings, name: str) -> bool:

@@ -109,6 +109,8 @@ def bounds(findings: Findings, node: Node) -> Bounds:
             )
         case Binary(op=op, left=left) if op.text in ("and", "unless"):
             return bounds(findings, left)
+        case Binary(op=op, right=right) if op.text == "^" and bounds(findings, right) == (0, 0):
+            return _ONE
     return _ANY
 
 

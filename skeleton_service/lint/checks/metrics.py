@@ -8,7 +8,7 @@ from skeleton_service.lint.labels import Labels, needs
 from skeleton_service.lint.nearest import nearest
 from skeleton_service.lint.problem import Severity
 from skeleton_service.lint.series import OURS
-from skeleton_service.lint.syntax import Aggregate, Binary, Name, Node, Selector, walk
+from skeleton_service.lint.syntax import Aggregate, Binary, Call, Name, Node, Selector, bare, walk
 
 
 def series(findings: Findings, tree: Node) -> None:
@@ -75,7 +75,10 @@ def _join(findings: Findings, node: Binary) -> None:
     assert matching is not None  # noqa: S101 - the caller has looked
     left, right = _labels(findings, node.left), _labels(findings, node.right)
     for name in matching.labels:
-        if matching.on:
+        if matching.on and _is_constant(node.right) and node.op.text in ("and", "unless"):
+            if left is not None and name.text not in left:
+                _missing(findings, name, left, "the left side has no label", "so all match")
+        elif matching.on:
             for side, labels in (("left", left), ("right", right)):
                 if labels is not None and name.text not in labels:
                     _missing(findings, name, labels, f"the {side} side has no label", "so nothing matches on it")
@@ -87,6 +90,12 @@ def _join(findings: Findings, node: Binary) -> None:
         if one is not None and name.text not in one:
             side = "right" if matching.group == "left" else "left"
             _missing(findings, name, one, f"the {side} side has no label", f"for group_{matching.group} to take")
+
+
+def _is_constant(node: Node) -> bool:
+    """vector(1), which has no labels on purpose: `unless on (link) vector(1)` are the series that have a link."""
+    node = bare(node)
+    return isinstance(node, Call) and node.function.text == "vector"
 
 
 def _missing(findings: Findings, name: Name, labels: frozenset[str], whose: str, so: str = "") -> None:

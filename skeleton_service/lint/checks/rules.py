@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from exporter.contracts.catalogue import RECORDED
 from skeleton_service.lint.checks.values import duration
 from skeleton_service.lint.findings import Findings, Settings
 from skeleton_service.lint.problem import Problem
@@ -13,17 +14,18 @@ from skeleton_service.lint.syntax import Node
 
 _ALERT = re.compile(r"[A-Z][A-Za-z0-9]*")
 _RECORD = re.compile(r"[^:]+:[^:]+:[^:]+")
+_LISTED = frozenset(metric.name for metric in RECORDED)
 _MOST_RULES = 20
 _LONGEST = 300.0
 
 
 def name(findings: Findings, _: Node) -> None:
-    """Names say what a thing is: level:metric:operations, and CamelCase."""
+    """Names say what a thing is: level:metric:operations or as the catalogue has it, and CamelCase."""
     rule = findings.rule
     if rule.alert and _ALERT.fullmatch(rule.name.text) is None:
         message = f"{rule.name.text} is not in CamelCase"
         findings.at("rule/name", "info", rule.name.whole(), message, "as FabricLinkLoss")
-    elif not rule.alert and _RECORD.fullmatch(rule.name.text) is None:
+    elif not rule.alert and _RECORD.fullmatch(rule.name.text) is None and rule.name.text not in _LISTED:
         message = f"{rule.name.text} does not say level:metric:operations"
         findings.at("rule/name", "warning", rule.name.whole(), message, "as job_link:fabric_link_loss:ratio_rate")
 

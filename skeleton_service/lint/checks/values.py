@@ -166,6 +166,8 @@ def _is_guarded(findings: Findings, node: Node) -> bool:
         return True
     if isinstance(node, Aggregate):
         return _is_guarded(findings, node.expression)
+    if isinstance(node, Selector) and node.name is not None:
+        return _record_is_guarded(findings, node.name.text)
     if isinstance(node, Binary) and node.op.text in ("*", "/"):
         return _is_guarded(findings, node.left) and _is_guarded(findings, node.right)
     if isinstance(node, Binary) and node.op.text in COMPARISONS and not node.returns_bool:
@@ -174,6 +176,18 @@ def _is_guarded(findings: Findings, node: Node) -> bool:
     if isinstance(node, Call) and node.function.text in ("clamp_min", "clamp"):
         return True
     return isinstance(node, Binary) and node.op.text in ("and", "unless") and _is_guarded(findings, node.left)
+
+
+def _record_is_guarded(findings: Findings, name: str) -> bool:
+    """Whether all rules that record it leave zeros out."""
+    world = findings.world
+    if name not in world.never_zero:
+        world.never_zero[name] = False  # of records of one another, too
+        rules = world.recorded.get(name, ())
+        world.never_zero[name] = bool(rules) and all(
+            rule.tree is not None and _is_guarded(findings, rule.tree) for rule in rules
+        )
+    return world.never_zero[name]
 
 
 def _holds_for_zero(op: str, value: float) -> bool:
