@@ -338,10 +338,6 @@ def test_the_page_lists_every_check() -> None:
     assert re.findall(r"^\| `(\w+/\w+)` \|", page, re.MULTILINE) == list(CHECKS)
 
 
-# What the pack has to be mended for: (file, check). To be emptied.
-KNOWN = {("job", "promql/nan")}
-
-
 def test_the_projects_own_rules_are_clean() -> None:
     from skeleton_service.lint.document import Source
     from skeleton_service.lint.findings import Settings
@@ -356,7 +352,6 @@ def test_the_projects_own_rules_are_clean() -> None:
         f"{each.source.path}:{each.source.place(problem.start)[0]}: {problem.message} ({problem.check})"
         for each in linted
         for problem in each.problems
-        if (each.source.path, problem.check) not in KNOWN
     ]
     assert found == []
 
