@@ -55,7 +55,7 @@ PAIRS = [
     # PFC: cluster-wide, whatever the suspect.
     Pair(
         alert("FabricPfcDeadlock", component="leaf-9", suspect="pfc deadlock", switch="leaf-9"),
-        many("FabricPfcCongestion", **SWITCH)
+        many("FabricPfcCongestion FabricEcnThresholdHigh", **SWITCH)
         + many("FabricLosslessDrops FabricPathCongested", **PORT)
         + many("FabricLinkLoss FabricLinkSlow", **JOB, **ON_LINK)
         + many("FabricPathLoss FabricPathSlow FabricRdmaOnlyLoss", **JOB, path="p1")
@@ -64,7 +64,7 @@ PAIRS = [
     ),
     Pair(
         alert("FabricPfcStorm", **RNIC),
-        many("FabricPfcCongestion", **SWITCH)
+        many("FabricPfcCongestion FabricEcnThresholdHigh", **SWITCH)
         + many("FabricLosslessDrops FabricPathCongested", **PORT)
         + many("FabricCnpSurge", host="h8", component="h8:r0", suspect="h8:r0")
         + many("FabricLinkSlow", **JOB, **ON_LINK)
@@ -82,11 +82,6 @@ PAIRS = [
         + many("FabricPathLoss", **JOB, path="p2", role="external"),
     ),
     Pair(
-        alert("FabricTransitPathDegraded", component="carrier-a", suspect=LINK),
-        many("FabricLinkLoss FabricLinkSlow", **JOB, **ON_LINK),
-        {"suspect": "carrier-a"},
-    ),
-    Pair(
         alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a"),
         [alert("FabricResolverSlow", component="192.0.2.53", suspect="192.0.2.53")],
     ),
@@ -98,12 +93,20 @@ PAIRS = [
             component="spine-1:10.9.0.0",
             suspect=LINK,
         )
-        + many("FabricLinkLoss", **JOB, **ON_LINK)
+        + many("FabricLinkLoss FabricLinkSlow", **JOB, **ON_LINK)
         + many("FabricLosslessDrops", **PORT),
         {"suspect": OTHER},
     ),
-    Pair(alert("FabricBgpStarved", **SESSION), many("FabricControlPlaneDrops", **SWITCH), {"switch": "leaf-7"}),
-    Pair(alert("FabricBgpStarved", **SESSION), many("FabricPathLoss", **JOB, path="p1")),
+    Pair(
+        alert("FabricBgpStarved", **SESSION),
+        many("FabricControlPlaneDrops FabricPfcCongestion FabricEcnThresholdHigh", **SWITCH),
+        {"switch": "leaf-7"},
+    ),
+    Pair(alert("FabricBgpStarved", **SESSION), many("FabricCnpSurge", host="h8", component="h8:r0", suspect="h8:r0")),
+    *(
+        Pair(alert(cause, **labels), many("FabricPathLoss FabricPathSlow", **JOB, path="p1"))
+        for cause, labels in (("FabricBgpStarved", SESSION), ("FabricSwitchDown", SWITCH))
+    ),
     # MTU
     Pair(alert("FabricLinecardMtu", **CARD), many("FabricBreakoutGroupMtu", **GROUP), {"switch": "leaf-7"}),
     *(
@@ -195,6 +198,8 @@ PAIRS = [
             ),
         )
         for cause, labels in (
+            ("FabricSwitchDown", SWITCH),
+            ("FabricBgpStarved", SESSION),
             ("FabricLinkLoss", {**JOB, **ON_LINK}),
             ("FabricLinkMtuMismatch", {**JOB, **ON_LINK}),
             ("FabricSwitchMtuLow", SWITCH),
@@ -230,12 +235,25 @@ PAIRS = [
         )
         for cause in ("FabricRnicDown", "FabricRdmaDown")
     ),
+    # Switches and telemetry. A switch that is down, by its cables: those to RNICs, and those to other switches.
     Pair(
-        {**alert("FabricRnicDown", host="h1"), "alertname": "FabricHostOfTomorrow", "component_kind": "host"},
-        many("FabricRnicDown FabricRnicGidChanged", **RNIC),
-        {"host": "h2"},
+        alert("FabricSwitchDownCable", switch="leaf-0", link=CABLE, component=CABLE, suspect=CABLE),
+        many("FabricRnicDown FabricRdmaDown FabricRnicFlapping", **RNIC),
+        {"suspect": "h1:mlx5_0 -- leaf-7:E9"},
     ),
-    # Switches and telemetry
+    Pair(
+        alert("FabricSwitchDownCable", switch="leaf-0", link=LINK, **ON_LINK),
+        many("FabricSwitchPortDown FabricSwitchPortFlapping", switch="spine-1", switch_port="E0", **ON_LINK)
+        + many("FabricLinkLoss FabricLinkSlow", **JOB, **ON_LINK)
+        + many("FabricPathLoss FabricPathSlow", **JOB, path="p1", **ON_LINK)
+        + many("FabricBgpSessionDown FabricBgpSessionFlapping", switch="spine-1", component="spine-1:b", suspect=LINK),
+        {"suspect": OTHER},
+    ),
+    Pair(
+        alert("FabricSwitchDown", **SWITCH),
+        many("FabricSwitchUnreachable FabricSwitchSignalStale FabricHostsSilent", **SWITCH),
+        {"switch": "leaf-7"},
+    ),
     Pair(
         alert("FabricSwitchUnreachable", **SWITCH),
         many("FabricSwitchPortDown FabricSwitchPortFlapping FabricSwitchPortErrors", **PORT)
@@ -252,7 +270,9 @@ PAIRS = [
     Pair(alert("FabricSwitchesSilent"), many("FabricSwitchUnreachable FabricSwitchSignalStale", **SWITCH)),
     # DNS
     Pair(
-        alert("FabricResolverFailing", **RESOLVER), many("FabricResolverSlow", **RESOLVER), {"component": "10.0.0.54"}
+        alert("FabricResolverFailing", **RESOLVER),
+        many("FabricResolverSlow FabricResolverTcpFailing", **RESOLVER),
+        {"component": "10.0.0.54"},
     ),
     Pair(
         alert("FabricResolverFailing", **RESOLVER),
@@ -269,6 +289,11 @@ PAIRS = [
         many("FabricResolverFailing FabricResolverSlow FabricResolverTcpFailing", **RESOLVER)
         + many("FabricHostResolutionFailing", **DEAF),
     ),
+    Pair(
+        alert("FabricClusterDnsOverloaded", component="10.0.0.10", resolver="10.0.0.10", suspect="10.0.0.10"),
+        many("FabricClusterDnsThrottled", component="10.0.0.10", resolver="10.0.0.10", suspect="10.0.0.10"),
+        {"suspect": "10.0.0.11"},
+    ),
 ]
 BYSTANDERS = [
     # (what fires, what is told all the same)
@@ -284,6 +309,21 @@ BYSTANDERS = [
     (
         alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a"),
         alert("FabricResolverFailing", component="192.0.2.53", suspect="192.0.2.53"),
+    ),
+    # A link of the fabric is no carrier's, and paths that moved have no vote on it.
+    (
+        alert("FabricTransitPathDegraded", component="carrier-a", suspect="carrier-a"),
+        alert("FabricLinkLoss", **JOB, **ON_LINK),
+    ),
+    # A link of another switch; an RNIC that is down behind it, but whose cable is not known; what is not of its cables.
+    (alert("FabricSwitchDown", **SWITCH), alert("FabricLinkLoss", **JOB, component=OTHER, suspect=OTHER)),
+    (alert("FabricSwitchDown", **SWITCH), alert("FabricRnicDown", **RNIC | {"suspect": "h1:mlx5_0"})),
+    (alert("FabricSwitchDown", **SWITCH), alert("FabricResolverFailing", **RESOLVER)),
+    (alert("FabricSwitchDownCable", suspect=CABLE), alert("FabricSlowReceiver", **RNIC)),
+    # A host's alerts and those of its RNICs are of different places: no alert on a host explains an RNIC.
+    (
+        alert("FabricNodeLocalDnsDown", host="h1", component="h1", suspect="h1"),
+        alert("FabricRnicDown", **RNIC),
     ),
     (alert("FabricBgpStarved", **SESSION), alert("FabricPathLoss", **JOB, path="p1", component=OTHER, suspect=OTHER)),
     (alert("FabricLinkLoss", **JOB, **ON_LINK), alert("FabricSwitchPortMtuMismatch", **ON_LINK)),

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
+import yaml
 
 from tests.contract.alertmanager import ROOT, alerts_of_the_pack, configuration, fixed_labels
 
 RANK = {"critical": 3, "warning": 2, "info": 1, "none": 0}
 MAY_BE_EMPTY = {"hop"}
 """Labels of ``equal`` that mean something when they are empty on both sides: a black hole has no hop."""
+HELPERS = {"FabricSwitchDownCable": "FabricSwitchDown"}
+"""Alerts that nobody is told of, with the one that is told whenever they fire, and on whose behalf they silence."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,16 @@ def test_no_alert_silences_a_more_severe_one() -> None:
     wrong = [
         (cause, silenced)
         for cause, silenced in sorted(edges())
-        if RANK[fixed_labels(cause)["severity"]] < RANK[fixed_labels(silenced)["severity"]]
+        if RANK[fixed_labels(HELPERS.get(cause, cause))["severity"]] < RANK[fixed_labels(silenced)["severity"]]
     ]
     assert wrong == []
+
+
+def test_a_helper_is_told_to_nobody_and_its_alert_is_silenced_by_none() -> None:
+    """Else all that the helper silences would be lost."""
+    for helper, told in HELPERS.items():
+        assert fixed_labels(helper)["severity"] == "none"
+        assert [cause for cause, silenced in edges() if silenced == told] == []
 
 
 @pytest.mark.parametrize("inhibition", INHIBITIONS, ids=str)
@@ -116,7 +126,28 @@ def test_labels_that_are_missing_on_both_sides_are_not_taken_to_be_equal(inhibit
 def test_every_rule_may_apply(inhibition: Inhibition) -> None:
     """Each name that it gives is matched by it: no severity or kind asked for besides rules it out."""
     assert named(inhibition) <= matched(inhibition.source) | matched(inhibition.target)
+    assert matched(inhibition.source)
     assert matched(inhibition.target)
+
+
+def expected_labels() -> dict[str, list[set[str]]]:
+    """{alert: the label names of each that promtool's tests of the pack expect to fire}."""
+    found: dict[str, list[set[str]]] = {}
+    for path in sorted((ROOT / "rules/tests").glob("*.yaml")):
+        for test in yaml.safe_load(path.read_text())["tests"]:
+            for each in test.get("alert_rule_test", []):
+                for fires in each["exp_alerts"]:
+                    found.setdefault(each["alertname"], []).append({*fires["exp_labels"]})
+    return found
+
+
+@pytest.mark.parametrize("inhibition", INHIBITIONS, ids=str)
+def test_what_is_to_be_equal_is_on_both_sides(inhibition: Inhibition) -> None:
+    """By what really fires: a label that one side never has matches nothing. Alerts of a job's rules are not among it."""
+    fires = expected_labels()
+    wanted = {*inhibition.equal[1:]} - MAY_BE_EMPTY
+    for name in named(inhibition) & {*fires}:
+        assert any(wanted <= labels for labels in fires[name]), f"{name} never has {wanted}"
 
 
 def in_words(matchers: tuple[Matcher, ...]) -> str:
