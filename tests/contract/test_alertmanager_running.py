@@ -76,6 +76,44 @@ def test_thirty_alerts_of_one_incident_are_one_notification(start: Start, listen
     assert (call.path, call.names) == ("/", ["FabricPfcDeadlock"])
 
 
+def dead_leaf_and_its_consequences() -> list[dict[str, str]]:
+    """What fires within minutes of a leaf's death: by 24 RNICs, four uplinks, the job and the poller."""
+    cables = [f"h{number}:mlx5_0 -- leaf-0:E{number}" for number in range(24)]
+    uplinks = [f"leaf-0:U{number} -- spine-{number}:E0" for number in range(4)]
+    on = [{"component": f"h{n}:mlx5_0", "host": f"h{n}", "rnic": "mlx5_0", "suspect": cables[n]} for n in range(24)]
+    leaf = {"switch": "leaf-0", "component": "leaf-0", "suspect": "leaf-0"}
+    return [
+        alert("FabricSwitchDown", **leaf),
+        *(alert("FabricSwitchDownCable", switch="leaf-0", component=link, suspect=link) for link in cables + uplinks),
+        *(alert("FabricRnicDown", **each) for each in on),
+        *(alert("FabricRdmaDown", **each) for each in on[:8]),
+        *(alert("FabricLinkLoss", component=link, suspect=link, training_job="llm-7b") for link in uplinks),
+        *(
+            alert("FabricSwitchPortDown", switch=f"spine-{n}", component=f"spine-{n}:E0", suspect=uplinks[n])
+            for n in range(4)
+        ),
+        *(
+            alert("FabricBgpSessionDown", switch=f"spine-{n}", component=f"spine-{n}:b", suspect=uplinks[n])
+            for n in range(4)
+        ),
+        *(alert("FabricPathLoss", path=f"p{n}", training_job="llm-7b", suspect="paths of llm-7b") for n in range(8)),
+        alert("FabricSwitchUnreachable", **leaf),
+        alert("FabricHostsSilent", **leaf),
+        alert("FabricRdmaRetriesExhausted", component="h1:r0 > h2:r0", suspect="rdma connections"),
+    ]
+
+
+def test_a_dead_leaf_is_one_notification_and_what_is_down_elsewhere_another(start: Start, listener: Listener) -> None:
+    alertmanager = start()
+    alertmanager.post(dead_leaf_and_its_consequences())
+    elsewhere = "h99:mlx5_0 -- leaf-9:E1"
+    alertmanager.post([alert("FabricRnicDown", component="h99:mlx5_0", host="h99", rnic="mlx5_0", suspect=elsewhere)])
+    calls = quiet(listener, 4.5)
+    assert sorted(call.names for call in calls) == [["FabricRnicDown"], ["FabricSwitchDown"]]
+    assert {call.path for call in calls} == {"/"}
+    assert {call.body["groupLabels"]["suspect"] for call in calls} == {"leaf-0", elsewhere}
+
+
 def test_warnings_wait_for_the_cause_that_silences_them(start: Start, listener: Listener) -> None:
     alertmanager = start()
     alertmanager.post([alert("FabricPathLoss", path=f"p{number}", **ON_LINK) for number in range(29)])

@@ -143,7 +143,7 @@ def expected_labels() -> dict[str, list[set[str]]]:
 
 @pytest.mark.parametrize("inhibition", INHIBITIONS, ids=str)
 def test_what_is_to_be_equal_is_on_both_sides(inhibition: Inhibition) -> None:
-    """By what really fires: a label that one side never has matches nothing. Alerts of a job's rules are not among it."""
+    """By what fires in the tests of the pack: a label that one side never has matches nothing."""
     fires = expected_labels()
     wanted = {*inhibition.equal[1:]} - MAY_BE_EMPTY
     for name in named(inhibition) & {*fires}:
