@@ -93,7 +93,8 @@ def test_rules_name_only_metrics_of_the_catalogue_with_their_labels(name: str, t
 
 def test_rules_group_and_join_by_labels_that_exist() -> None:
     every = set().union(*LABELS.values()) | SCRAPE_LABELS | KUBERNETES_LABELS | {"component", "suspect", "counter"}
-    every |= {"device", "port", "uid", "signal", "setting", "one_end", "other_end"}  # of other exporters; made by rules
+    # Of other exporters; made by rules.
+    every |= {"device", "port", "uid", "signal", "setting", "one_end", "other_end", "collector"}
     for name, text in rule_files():
         for expression in expressions(text):
             for labels in _LABEL_LIST.findall(_STRING.sub('""', expression)):
