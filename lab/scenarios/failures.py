@@ -67,7 +67,7 @@ def switch_port_flapping(scene: Scene) -> Act:
     )
 
 
-@scenario("switch-offline", "a switch crashes", row=4)
+@scenario("switch-offline", "a switch crashes", row=4, alerts=("FabricSwitchDown",))
 def switch_offline(scene: Scene) -> Act:
     """A leaf: the hosts behind it lose one rail. (A spine's traffic would go round it.)"""
     leaf = scene.leaf()
