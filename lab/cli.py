@@ -203,7 +203,7 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     watch = add(
         "watch", _watch, "play a scenario under Prometheus and Alertmanager and judge the alerts", of_a_lab=False
     )
-    watch.add_argument("scenario", metavar="SCENARIO", help="its name; the five incidents and switch-offline have alerts of their own")
+    watch.add_argument("scenario", metavar="SCENARIO", help="its name; the five incidents have alerts of their own")
     watch.add_argument("--seed", type=int, help="play the same one again (default: a new one)")
     watch.add_argument("--output", type=Path, metavar="DIRECTORY", help="(default: watch-SCENARIO-SEED)")
     watch.add_argument("--quiet", type=float, metavar="S", help="without any alert before the injection (default: 20)")
