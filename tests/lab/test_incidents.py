@@ -1,5 +1,6 @@
 """The five incidents that the project was founded on, and a leaf that dies, with the whole rule pack in a real
-Prometheus and Alertmanager: each fires its own alert, which names the right component and silences what follows from it."""
+Prometheus and Alertmanager: each fires its own alert, which names the right component and silences what follows from
+it."""
 
 from __future__ import annotations
 
