@@ -156,7 +156,10 @@ class Prometheus:
         config: dict[str, Any] = {"global": self._global}
         if not idle:
             config["rule_files"] = [str(self._rules / "*")]
-            config["scrape_configs"] = [{"job_name": "fabric-exporter", "static_configs": self._targets}]
+            config["scrape_configs"] = [
+                # A page is of many exporters, whose own series have their instance.
+                {"job_name": "fabric-exporter", "honor_labels": True, "static_configs": self._targets}
+            ]
         self._configuration.write_text(yaml.safe_dump(config))
 
     def freeze(self) -> None:

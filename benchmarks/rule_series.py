@@ -7,12 +7,13 @@ formatted: a million series take a tenth of a second.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from benchmarks.rule_fabric import PROMISED, ProbedPath, RuleFabric
-from exporter.contracts.catalogue import CATALOGUE, PATH_LINK_SHARE
+from exporter.contracts.catalogue import CATALOGUE, JOB_LINK_PATHS, JOB_RNIC_PATHS, PATH_LINK_SHARE
 from exporter.contracts.metric import Metric
 from exporter.exposition import header, label_text, number
 from exporter.joins import ROUTE_JOINT
@@ -109,7 +110,8 @@ def pages(of: RuleFabric, named: Collection[str], targets: int) -> tuple[list[Pa
 def _lines(metric: Metric, rows: Sequence[tuple[Row, Pace]]) -> Iterator[Lines]:
     alike: dict[Pace, list[str]] = {}
     for row, pace in rows:
-        labels = label_text(metric.labels, [row.get(label, "") for label in metric.labels])
+        names = (*metric.labels, "instance") if "instance" in row else metric.labels
+        labels = label_text(names, [row.get(label, "") for label in names])
         if metric.kind != "histogram":
             alike.setdefault(pace, []).append(f"{metric.name}{{{labels}}} " if labels else f"{metric.name} ")
             continue
@@ -282,6 +284,8 @@ class _Components:
         """Each series' labels and values; None where the fabric has no component with such labels."""
         if "path" in metric.labels:
             return list(self._of_paths(metric))
+        if "training_job" in metric.labels:
+            return self._of_jobs(metric)
         if "notification" in metric.labels:
             return []  # no switch has anything to say
         pace = common_pace(metric)
@@ -304,6 +308,20 @@ class _Components:
         if row.get("link") == self.of.small_link and metric.name == "fabric_switch_port_mtu_bytes":
             return still(1500 if row["switch"].startswith("leaf") else 9216)
         return common
+
+    def _of_jobs(self, metric: Metric) -> list[tuple[Row, Pace]]:
+        """Counts of a job's paths, by the host that they start from: each is an exporter of its own."""
+        count = Counter[tuple[str, ...]]()
+        for path in self.of.paths:
+            who, dscp = (path.source[0], path.job), str(path.dscp)
+            if metric is JOB_LINK_PATHS:
+                count.update((*who, path.probe, dscp, link) for link in path.links)
+            elif metric is JOB_RNIC_PATHS:
+                count.update(
+                    (*who, *end, dscp) for end in (("source", *path.source), ("destination", *path.destination))
+                )
+        names = ("instance", *metric.labels)
+        return [(dict(zip(names, labels, strict=True)), still(float(paths))) for labels, paths in count.items()]
 
     def _of_paths(self, metric: Metric) -> Iterator[tuple[Row, Pace]]:
         only, _, _ = metric.series.partition(" paths")

@@ -38,6 +38,7 @@ from exporter.gnmi.settings import Gnmi, GnmiSettings, gnmi_tables, target_setti
 from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.host.throughput import Capture, throughput_csv
+from exporter.jobcounts import NO_CLASSES, JobEnds, JobLinks, classes
 from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteChangeTimes, RouteTexts, rnic_info
 from exporter.oneshot import OneShotError
 from exporter.otlp.encode import Encoder, Push
@@ -114,6 +115,7 @@ class Exporter:
         self._mtu_limits = MtuLimitJoin(self._fabric, config.host, config.rnics)
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths, self._path_info, self._route_texts = JobPaths(), PathInfo(), RouteTexts()
+        self._job_ends, self._job_links, self._job_classes = JobEnds(), JobLinks(), NO_CLASSES
         self._prober: Child | None = None
         self._own_paths: frozenset[str] = frozenset()
         self._overlay_paths: OverlayPaths | None = None
@@ -401,6 +403,8 @@ class Exporter:
         self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
         self._own_paths = frozenset(target.path for target in self._plan.targets)
         self._job_paths.follow(self._plan)
+        self._job_classes = classes(self._plan)
+        self._job_ends.follow(self._job_classes)
         rest = self._plan
         if self._rdma is not None:
             rest, own = split(self._plan, {rnic.ip for rnic in self._config.rnics})
@@ -427,6 +431,7 @@ class Exporter:
         if self._prober is not None:
             probed = [self._probed, self._rdma_probed] if self._rdma is not None else [self._probed]
             joined += self._job_paths.series(*probed)
+            joined += self._job_ends.series(*probed)
             joined += self._path_info.series(*probed)
             joined += self._last_hops.series(*probed)
             (changes,) = self._route_changes.series(*probed)
@@ -434,10 +439,13 @@ class Exporter:
             if self._links is not None:
                 links, *coverage = self._links.series(*probed)
                 joined += coverage
+        overlay = NO_CLASSES
         if self._overlay_paths is not None:
+            overlay = self._overlay_paths.classes
             links = self._overlay_paths.series(self._outer_routes, links)
             changes = self._overlay_paths.changes(self._outer_routes, changes)
         joined += [links, *self._route_texts.series(links), changes]
+        joined += self._job_links.series(links, self._job_classes, overlay)
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:

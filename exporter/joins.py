@@ -83,7 +83,7 @@ def failing_traces(store: Store) -> dict[int, FailingTrace]:
     }
 
 
-class _Join(ABC):
+class Join(ABC):
     """Families made of the rows of ``tables``: the same objects again while no row comes or goes.
 
     So renderers keep what they made of them.
@@ -107,7 +107,7 @@ class _Join(ABC):
         return self._series
 
 
-class LinkJoin(_Join):
+class LinkJoin(Join):
     """Turns routes into links with the topology; remembers the answers of the last time, since routes rarely change."""
 
     def __init__(self, fabric: Fabric) -> None:
@@ -178,7 +178,7 @@ class RouteTexts:
         return self._series
 
 
-class LastHops(_Join):
+class LastHops(Join):
     """Names where the traces of failing paths ended: by the topology where it knows the address, else as it is."""
 
     def __init__(self, fabric: Fabric | None) -> None:
@@ -200,7 +200,7 @@ class LastHops(_Join):
         return interface.id if interface is not None else self._fabric.locate(address) or address
 
 
-class RouteChangeTimes(_Join):
+class RouteChangeTimes(Join):
     """Tells the last changes of routes, the newest ``MOST_ROUTE_CHANGES``, in names of the topology."""
 
     def __init__(self, fabric: Fabric | None) -> None:
@@ -219,7 +219,7 @@ class RouteChangeTimes(_Join):
         return [Series(ROUTE_CHANGE_TIME, samples)]
 
 
-class PathInfo(_Join):
+class PathInfo(Join):
     """What of a path is the same for all its series: in an info series, so that none of them grows by it."""
 
     def __init__(self) -> None:
@@ -238,7 +238,7 @@ class PathInfo(_Join):
         ]
 
 
-class MtuLimitJoin(_Join):
+class MtuLimitJoin(Join):
     """Names what limits the paths below their MTU promise: the hop's port or RNIC, or its address if it is unknown."""
 
     def __init__(self, fabric: Fabric | None, host: str, rnics: Iterable[Rnic]) -> None:
@@ -256,7 +256,7 @@ class MtuLimitJoin(_Join):
         return [Series(PATH_MTU_LIMIT_INFO, [((path, kind, self._name(hop)), 1.0) for path, kind, hop in rows])]
 
 
-class JobPaths(_Join):
+class JobPaths(Join):
     """Binds the paths that are probed to the plan's job; a target that waits for its destination is no path yet."""
 
     def __init__(self) -> None:

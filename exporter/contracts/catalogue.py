@@ -281,6 +281,32 @@ JOB_PATH_INFO = Metric(
     "the job.",
     "paths",
 )
+JOB_LINK_PATHS = Metric(
+    "fabric.job.link.paths",
+    "gauge",
+    "{path}",
+    ("training_job", "probe", "dscp", "link"),
+    "Paths of the job that the exporter probes over the link, by their last complete routes; of a sprayed path the "
+    "share of its packets. Those of all exporters are what crosses the link.",
+    "traced paths x links a path",
+)
+JOB_LINK_PATHS_VARIANCE = Metric(
+    "fabric.job.link.paths.variance",
+    "gauge",
+    "",
+    ("training_job", "probe", "dscp", "link"),
+    "Variance of that number, were each path one packet: the sum of x - x^2 over sprayed paths of share x. Absent "
+    "where no path over the link is sprayed.",
+    "traced paths x links a path",
+)
+JOB_RNIC_PATHS = Metric(
+    "fabric.job.rnic.paths",
+    "gauge",
+    "{path}",
+    ("training_job", "end", "host", "rnic", "dscp"),
+    "Paths of the job that the exporter probes and that start (source) or end (destination) at the RNIC.",
+    "paths x 2",
+)
 LINK_INFO = Metric(
     "fabric.link.info",
     "gauge",
@@ -795,6 +821,9 @@ CATALOGUE: tuple[Metric, ...] = (
     PATH_INFO,
     PATH_MTU_LIMIT_INFO,
     JOB_PATH_INFO,
+    JOB_LINK_PATHS,
+    JOB_LINK_PATHS_VARIANCE,
+    JOB_RNIC_PATHS,
     LINK_INFO,
     RNIC_ATTACHMENT_INFO,
     HOST_INFO,

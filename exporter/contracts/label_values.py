@@ -43,6 +43,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "notification": NOTIFICATIONS,
     "source": PROTOCOLS,
     "state": STATES,
+    "end": ("source", "destination"),
 }
 _OF: Mapping[tuple[Metric, str], tuple[str, ...]] = {
     (PATH_MTU_LIMIT_INFO, "kind"): ("black_hole", "frag_needed", "local"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from skeleton_service.ruleset import Thresholds, job_rules
-from tests.routes import route_series
+from tests.routes import Probed, count_series, route_series
 
 ROOT = Path(__file__).parents[2]
 Alert = tuple[dict[str, str], dict[str, str]]
@@ -29,6 +29,17 @@ class Series:
 
     def __init__(self) -> None:
         self.made: list[dict[str, str]] = []
+        self.probed: dict[str, list[Probed]] = {}
+        """Of each job."""
+
+    def whole(self) -> list[dict[str, str]]:
+        """What was added, and what exporters tell of all paths of a job together."""
+        all_made, self.made = self.made, []
+        for job, paths in self.probed.items():
+            for metric, labels, value in (*route_series(paths), *count_series(job, paths)):
+                self.add(metric, f"{value:g}x{_SAMPLES}", **labels)
+        found, self.made = [*all_made, *self.made], all_made
+        return found
 
     def add(self, metric: str, values: str, **labels: str) -> None:
         text = ", ".join(f"{name}={json.dumps(value)}" for name, value in {"cluster": CLUSTER, **labels}.items())
@@ -48,8 +59,11 @@ class Series:
         self.add("fabric_path_probes_lost_return_total", f"0x{_SAMPLES}", path=name, probe=probe, **ends)
         self.add("fabric_job_path_info", f"1x{_SAMPLES}", path=name, training_job=job, role=role, dscp=dscp)
         self.add("fabric_path_info", f"1x{_SAMPLES}", path=name, dscp=dscp, source_port="50000")
-        for metric, told, share in route_series(name, {link: 1.0} if link else {}):
-            self.add(metric, f"{share:g}x{_SAMPLES}", **told)
+        probed = Probed(
+            name, (ends["src_host"], ends["src_rnic"]), (ends["dst_host"], ends["dst_rnic"]), probe, dscp,
+            {link: 1.0} if link else {},
+        )  # fmt: skip
+        self.probed.setdefault(job, []).append(probed)
 
     def port(self, port: str, link: str, mtu: int = 9216, linecard: str = "lc3", breakout_group: str = "22") -> None:
         """A switch port that is polled, up and counts nothing."""
@@ -72,7 +86,7 @@ def fired(directory: Path, series: Series, names: Iterable[str], jobs: Iterable[
     for name, text in files.items():
         (directory / name).write_text(text)
     expected = [{"eval_time": _AT, "alertname": name, "exp_alerts": []} for name in names]
-    tests = [{"interval": "15s", "input_series": series.made, "alert_rule_test": expected}]
+    tests = [{"interval": "15s", "input_series": series.whole(), "alert_rule_test": expected}]
     document = {"rule_files": sorted(files), "evaluation_interval": "15s", "tests": tests}
     (directory / "test.yaml").write_text(yaml.safe_dump(document))
     argv = ["promtool", "test", "rules", "test.yaml"]

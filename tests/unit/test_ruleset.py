@@ -17,7 +17,7 @@ from exporter.contracts.names import link_id
 from exporter.contracts.sizes import roce_packet_bytes
 from skeleton_service.ruleset import GRAFANA, Links, Thresholds, job_rules, read_thresholds, rule_file_name, timing
 from skeleton_service.ruleset.bounds import BOUNDS, check_numbers
-from tests.routes import route_series
+from tests.routes import Probed, count_series, route_series
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
 
@@ -94,6 +94,7 @@ class Vote:
             text = ", ".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
             made.append({"series": f"{metric}{{{text}}}", "values": values})
 
+        probed: list[Probed] = []
         for (probe, path), (ratio, back) in self.loss.items():
             name = f"{path}/{probe}"
             labels = {
@@ -106,10 +107,20 @@ class Vote:
             dscp = probe.split("/")[1] if "/" in probe else "26"
             for job, role in ((JOB, "dp"), ("other", "pp")):
                 add("fabric_job_path_info", {"training_job": job, "path": name, "role": role, "dscp": dscp}, "1x40")
-            for metric, told, share in route_series(name, self.shares.get(name, self.shares[path])):
-                # The same again from a second exporter instance: an overlap must not become many-to-many.
-                for instance in ("x", "y"):
-                    add(metric, told | {"instance": instance}, f"{share}x40")
+            probed.append(
+                Probed(
+                    name, (path[0], "r0"), (path[2], "r0"), probe.split("/")[0], dscp,
+                    self.shares.get(name, self.shares[path]),
+                )
+            )  # fmt: skip
+        for metric, told, share in route_series(probed):
+            # The same again from a second exporter instance: an overlap must not become many-to-many.
+            for instance in ("x", "y"):
+                add(metric, told | {"instance": instance}, f"{share}x40")
+        for metric, told, count in count_series(JOB, probed):
+            # The same again from a second Prometheus.
+            for replica in ("x", "y"):
+                add(metric, told | {"instance": "x", "replica": replica}, f"{count}x40")
         for path, (mtu, promise, kind, hop) in self.mtus.items():
             # Twice, as from a pair of replicas.
             for instance in ("x", "y"):

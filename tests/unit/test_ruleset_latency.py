@@ -14,7 +14,7 @@ import yaml
 
 from exporter.contracts.names import link_id
 from skeleton_service.ruleset import GRAFANA, Links, Thresholds, job_rules, static_rules
-from tests.routes import route_series
+from tests.routes import Probed, count_series, route_series
 from tests.unit.test_ruleset import BROKEN, JOB, RUNBOOKS, SPINE, links
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (apt: prometheus)")
@@ -46,6 +46,7 @@ class Fabric:
         self.steps = int(minutes * 60 / STEP)
         self.cluster = cluster
         self.made: list[dict[str, str]] = []
+        self.probed: list[Probed] = []
         for path in paths:
             self.path(path, [rtt(path, step * STEP / 60) for step in range(self.steps + 1)])
         for host in {path[0] for path in SPINE}:
@@ -72,8 +73,15 @@ class Fabric:
         self.add("fabric_path_probes_lost_total", {"path": path, **ends, **instance}, f"0x{self.steps}")
         job = {"training_job": JOB, "path": path, "role": "dp", "dscp": dscp}
         self.add("fabric_job_path_info", job, f"1x{self.steps}")
-        for metric, told, share in route_series(path, dict.fromkeys(links(path), 1.0)):
-            self.add(metric, told, f"{share:g}x{self.steps}")
+        self.probed.append(Probed(path, (path[0], "r0"), (path[2], "r0"), "udp", dscp, dict.fromkeys(links(path), 1.0)))
+
+    def counted(self) -> list[dict[str, str]]:
+        """What exporters tell of the links that all paths cross."""
+        made, self.made = self.made, []
+        for metric, told, value in (*route_series(self.probed), *count_series(JOB, self.probed)):
+            self.add(metric, told, f"{value:g}x{self.steps}")
+        found, self.made = self.made, made
+        return found
 
     def starve(self, host: str, late_slots: float) -> Fabric:
         labels = {"instance": f"{host}:9100"}
@@ -98,7 +106,7 @@ class Fabric:
         nothing = [{"labels": '{never="this"}', "value": 0}]
         test = {
             "interval": f"{STEP}s",
-            "input_series": self.made,
+            "input_series": self.made + self.counted(),
             "alert_rule_test": [{"eval_time": at, "alertname": name, "exp_alerts": never} for name in _ALERTS],
             "promql_expr_test": [{"expr": text, "eval_time": at, "exp_samples": nothing} for text in expressions],
         }
