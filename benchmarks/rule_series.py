@@ -42,6 +42,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "timestamps": ("hardware",),
     "kind": ("missing", "other-next"),
 }
+LOSSLESS = ("3", "4")
 BYTES_PER_SECOND, PACKETS_PER_SECOND = 1.25e9, 3e5
 _FEW = 500
 """Of so many paths one has changed its route."""
@@ -292,8 +293,11 @@ class _Components:
         for kind in self.kinds:
             added = [label for label in metric.labels if label not in kind[0]]
             if all(label in DIMENSIONS for label in added):
+                # Of switches only lossless priorities are read, and their queues, as by default.
+                few = {"priority": LOSSLESS, "queue": LOSSLESS} if "switch" in metric.labels else {}
                 values = [
-                    dict(zip(added, each, strict=True)) for each in product(*(DIMENSIONS[name] for name in added))
+                    dict(zip(added, each, strict=True))
+                    for each in product(*((DIMENSIONS | few)[name] for name in added))
                 ]
                 return [(row | each, self._pace(metric, row | each, pace)) for row in kind for each in values]
         return None

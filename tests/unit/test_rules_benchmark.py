@@ -53,7 +53,7 @@ def test_pages_hold_metrics_of_the_catalogue_with_exactly_their_labels() -> None
 
 
 def test_every_metric_that_shipped_rules_name_has_series() -> None:
-    named = names_in(rendered("rules", PATHS, 1, Thresholds()).values())
+    named = names_in(rendered("pack", PATHS, 1, Thresholds()).values())
     assert "fabric_path_probes_lost_total" in named
     made, missing = pages(fabric(PATHS), named, 4)
     assert missing == []
@@ -87,7 +87,7 @@ def test_a_fabric_has_as_many_paths_of_four_links_as_asked_for(paths: int, jobs:
 
 
 @pytest.mark.skipif(not at_hand(), reason="prometheus is not on PATH (apt: prometheus)")
-@pytest.mark.parametrize("what", ["rules", "literal"])
+@pytest.mark.parametrize("what", ["pack", "generated", "literal"])
 def test_it_runs_with_a_real_prometheus(what: str) -> None:
     notes: list[str] = []
     files = rendered(what, PATHS, 1, Thresholds(scrape_interval="1s"))
