@@ -153,8 +153,8 @@ def within_bar(outcome: Outcome, paths: int) -> str:
     limit = LARGEST_SHARE * BAR_INTERVAL * paths / BAR_PATHS
     return verdict(
         outcome.processor <= limit and outcome.missed == 0,
-        f"{outcome.version}: all generated rules over {outcome.paths:,} paths take {outcome.processor:.2f} processor seconds "
-        f"each {BAR_INTERVAL:g} s (bar: {limit:.2f}), with {outcome.missed:.0f} evaluations missed",
+        f"{outcome.version}: all generated rules over {outcome.paths:,} paths take {outcome.processor:.2f} processor "
+        f"seconds each {BAR_INTERVAL:g} s (bar: {limit:.2f}), with {outcome.missed:.0f} evaluations missed",
     )
 
 
