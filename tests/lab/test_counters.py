@@ -303,7 +303,9 @@ def test_the_recorder_writes_what_the_agents_say(
         if (row["metric"], row["node"], row["port"], row["priority"]) == (PFC_RECEIVED, cable.b.node, cable.b.port, "3")
     ]
     (one, first), (other, second) = storm
-    assert 200 < (second - first) / (other - one) < 2000  # the agent's answers are up to half a second old
+    # 1,000 a second; the agent's answers are up to half a second old each, and older on a busy machine.
+    assert second > first
+    assert second - first == pytest.approx(1000 * (other - one), abs=1000)
     assert {row["queue"] for row in rows if row["metric"] in (ECN_MARKED, QUEUE_PACKETS)} == set("01234567")
     assert {"fabric_switch_port_receive_bytes_total", "fabric_rnic_receive_bytes_total"} <= {
         row["metric"] for row in rows
