@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -135,7 +136,7 @@ class Alertmanager:
         directory.mkdir(exist_ok=True)
         shutil.copy(TEMPLATE, directory)
         (directory / "alertmanager.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-        self.url = f"http://127.0.0.1:{free_port(address='127.0.0.1')}"
+        self.url = f"http://127.0.0.1:{free_port(socket.SOCK_STREAM, '127.0.0.1')}"
         self._log = directory / "log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
