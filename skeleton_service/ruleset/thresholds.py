@@ -64,6 +64,8 @@ class Timing:
     counter_window: str
     """Of rates of such counters."""
     for_counters: str
+    for_counter_effects: str
+    """Longer by a poll, so that what explains them is named before them."""
     paths_interval: str
     """Between two evaluations of what is joined over all paths: which there are, and what round trips take. Slowness is
     not death, and may be told some seconds later than loss."""
@@ -124,6 +126,7 @@ def timing(thresholds: Thresholds, source: str = "thresholds") -> Timing:
         poll_interval=notation(poll),
         counter_window=notation(counter_window),
         for_counters=notation(max(3.0, 2 * poll)),
+        for_counter_effects=notation(max(3.0, 2 * poll) + poll),
         paths_interval=notation(4 * scrape),
         rtt_history_least=int(history / 60 / 2),
     )
