@@ -13,7 +13,7 @@ PROMTOOLS = promtool $(wildcard .cache/prometheus/*/promtool)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules prometheus-versions victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel dashboards lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules prometheus-versions victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -46,12 +46,16 @@ test-slow: $(SETUP) ## the tests that `make test` leaves out: minutes, and PyTor
 	@scripts/setup --torch
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: $(SETUP) ## ruff, mypy --strict, import-linter, promtool, skeleton-service lint, amtool
+lint: $(SETUP) ## ruff, mypy --strict, import-linter, dashboards, promtool, skeleton-service lint, amtool
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m grafana --check
 	$(MAKE) --no-print-directory rules-check
+
+dashboards: $(SETUP) ## compile Grafana's dashboards from grafana/boards into grafana/dashboards
+	$(BIN)/python -m grafana
 
 rules-check: $(SETUP) ## each promtool at hand, the linter and amtool on what is shipped and on rules generated here and now
 	@PYTHON=$(BIN)/python PROMTOOLS="$(PROMTOOLS)" scripts/check-rules

@@ -1,0 +1,110 @@
+"""What all dashboards have in common: variables, annotations of alerts, links to one another, and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.models import dashboard
+
+from grafana.expressions import FIRING, scoped
+from grafana.panels import DATASOURCE, RUNBOOKS, Panel
+from grafana.variables import Variable, base
+
+TAG = "fabric"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    title: str
+    panels: Sequence[Panel]
+    collapsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    uid: str
+    title: str
+    description: str
+    rows: Sequence[Row]
+    variables: Sequence[Variable] = ()
+    alerts: str = FIRING
+    """What is marked on its time axes: an expression of ALERTS."""
+    runbook: str = "README.md"
+    """The page of docs/runbooks to begin with."""
+    span: str = "now-1h"
+
+    def build(self) -> dashboard.Dashboard:
+        made = (
+            builders.Dashboard(f"Fabric / {self.title}")
+            .uid(self.uid)
+            .description(self.description)
+            .tags([TAG])
+            .readonly()
+            .time(self.span, "now")
+            .refresh("30s")
+            .timezone("browser")
+            .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
+            .variables([*base(), *self.variables])
+            .annotation(_alerts(self.alerts))
+            .link(_boards())
+            .link(_runbook(self.runbook))
+        )
+        for row in self.rows:
+            made.with_row(_row(row))
+            if not row.collapsed:
+                for panel in row.panels:
+                    made.with_panel(panel)
+        return _numbered(made.build())
+
+
+def _row(row: Row) -> builders.Row:
+    made = builders.Row(row.title)
+    if row.collapsed:
+        for panel in row.panels:
+            made.with_panel(panel)
+    return made.collapsed(row.collapsed)
+
+
+def _numbered(made: dashboard.Dashboard) -> dashboard.Dashboard:
+    """With an id for each panel, in the order of the page: links to a panel keep what they meant while no panel comes
+    before it."""
+    number = 0
+    for item in made.panels or ():
+        for panel in (item, *(item.panels if isinstance(item, dashboard.RowPanel) else ())):
+            number += 1
+            panel.id_val = number
+    return made
+
+
+def _alerts(expression: str) -> builders.AnnotationQuery:
+    return (
+        builders.AnnotationQuery()
+        .name("Alerts")
+        .datasource(DATASOURCE)
+        .enable(True)
+        .icon_color("red")
+        .expr(scoped(expression))
+    )
+
+
+def _boards() -> builders.DashboardLink:
+    return (
+        builders.DashboardLink("Fabric")
+        .type(dashboard.DashboardLinkType.DASHBOARDS)
+        .tags([TAG])
+        .as_dropdown(True)
+        .include_vars(True)
+        .keep_time(True)
+    )
+
+
+def _runbook(page: str) -> builders.DashboardLink:
+    return (
+        builders.DashboardLink("Runbooks")
+        .type(dashboard.DashboardLinkType.LINK)
+        .icon("doc")
+        .url(f"{RUNBOOKS}/{page}")
+        .target_blank(True)
+    )

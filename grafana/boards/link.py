@@ -1,0 +1,214 @@
+"""One link: how the paths over it fare, what its two ends count, and whom it hurts."""
+
+from __future__ import annotations
+
+from grafana.board import Board, Row
+from grafana.expressions import FIRING, since
+from grafana.panels import (
+    BAD_ABOVE_ZERO,
+    GREEN,
+    GREY,
+    LOSS,
+    ORANGE,
+    RED,
+    Column,
+    Query,
+    number,
+    rows,
+    states,
+    to_board,
+    trend,
+)
+from grafana.variables import one
+
+_LINK = '{link="$link"}'
+_PORTS = f"max by (cluster, switch, switch_port) (fabric_link_info{_LINK})"
+_NAME = "{{switch}}:{{switch_port}}"
+
+
+def _rate(metric: str) -> str:
+    return (
+        f"sum by (cluster, switch, switch_port) (rate({metric}[$__rate_interval]))"
+        f" and on (cluster, switch, switch_port) {_PORTS}"
+    )
+
+
+BOARD = Board(
+    "fabric-link",
+    "Link",
+    "One link: how the paths over it fare, what its two ends count, and whom it hurts.",
+    [
+        Row(
+            "The link",
+            [
+                number(
+                    "Suspicion",
+                    "What the link must lose to explain its paths, times the share of a job's loss that it explains.",
+                    "percentunit",
+                    Query(f"max(job_link:fabric_link_suspicion:ratio{_LINK})"),
+                    levels=LOSS,
+                ),
+                number(
+                    "Votes",
+                    "Paths over the link that lose, of all jobs.",
+                    "short",
+                    Query(f"sum(job_link:fabric_link_votes:count{_LINK})"),
+                    levels=BAD_ABOVE_ZERO,
+                ),
+                number(
+                    "Slow paths",
+                    "Paths over the link that are above their thresholds.",
+                    "short",
+                    Query(f"sum(job_link:fabric_link_slow_votes:count{_LINK})"),
+                    levels=((None, GREEN), (1e-9, ORANGE)),
+                ),
+                number(
+                    "Paths",
+                    "Paths over the link, of all jobs, by their last complete routes.",
+                    "short",
+                    Query(f"sum(job_link:fabric_job_paths:count{_LINK})"),
+                    levels=((None, GREY),),
+                ),
+                rows(
+                    "Alerts",
+                    "What points at this link now.",
+                    [
+                        Column("alertname", "Alert"),
+                        Column("component", "Component"),
+                        Column("training_job", "Job", link=to_board("fabric-job", training_job="@Job")),
+                        Column("Value #since", "Since", "dateTimeFromNow"),
+                    ],
+                    Query(
+                        "min by (alertname, component, training_job) ("
+                        + since('suspect="$link", component_kind!="path"')
+                        + ")",
+                        ref="since",
+                    ),
+                    width=8,
+                    height=4,
+                    sort="Since",
+                    descending=False,
+                    nothing="none",
+                ),
+                trend(
+                    "Loss that the link explains",
+                    "By job, probe type and traffic class (DSCP 0 is the default class).",
+                    "percentunit",
+                    Query(
+                        f"max by (training_job, probe, dscp) (job_link:fabric_link_loss:ratio_rate{_LINK})",
+                        "{{training_job}} {{probe}} DSCP {{dscp}}",
+                    ),
+                    levels=LOSS,
+                    width=8,
+                ),
+                trend(
+                    "Failing paths over it",
+                    "Paths that lose, beside all paths over the link (dashed).",
+                    "short",
+                    Query(
+                        f"sum by (training_job) (job_link:fabric_link_votes:count{_LINK})", "{{training_job}} losing"
+                    ),
+                    Query(f"sum by (training_job) (job_link:fabric_job_paths:count{_LINK})", "{{training_job}} all"),
+                    dashed=".* all",
+                    width=8,
+                ),
+                rows(
+                    "Paths that lose over it",
+                    "The worst fifty.",
+                    [
+                        Column("path", "Path", link=to_board("fabric-path", path="@Path")),
+                        Column("training_job", "Job", width=120),
+                        Column("probe", "Probe", width=70),
+                        Column("Value", "Lost", "percentunit", levels=LOSS, width=90),
+                    ],
+                    Query(
+                        "topk(50, max by (path, training_job, probe)"
+                        f" (job_path_link:fabric_path_forward_loss:ratio_rate{_LINK}))"
+                    ),
+                    width=8,
+                    sort="Lost",
+                    nothing="none",
+                ),
+            ],
+        ),
+        Row(
+            "Its ends",
+            [
+                states(
+                    "Up and down",
+                    "State of the switch ports at its ends.",
+                    Query(
+                        "max by (cluster, switch, switch_port) (fabric_switch_port_up)"
+                        f" and on (cluster, switch, switch_port) {_PORTS}",
+                        _NAME,
+                    ),
+                    {"0": ("down", RED), "1": ("up", GREEN)},
+                    width=8,
+                    height=6,
+                ),
+                trend(
+                    "Damaged frames",
+                    "Received with errors: FCS, symbols and the like.",
+                    "pps",
+                    Query(_rate("fabric_switch_port_receive_errors_total"), _NAME),
+                    width=8,
+                    height=6,
+                ),
+                trend(
+                    "Discards",
+                    "Packets sent to the link that found no room.",
+                    "pps",
+                    Query(_rate("fabric_switch_port_transmit_discards_total"), _NAME),
+                    width=8,
+                    height=6,
+                ),
+                trend(
+                    "Paused",
+                    "Share of the time for which the other end pauses the port, by priority.",
+                    "percentunit",
+                    Query(
+                        "port_priority:fabric_switch_port_pfc_receive_pause:ratio"
+                        f" and on (cluster, switch, switch_port) {_PORTS}",
+                        _NAME + " priority {{priority}}",
+                    ),
+                    levels=((None, GREY), (0.1, ORANGE), (0.5, RED)),
+                    width=8,
+                    height=6,
+                ),
+                trend(
+                    "Used",
+                    "Share of its speed that the port sends, and that it receives.",
+                    "percentunit",
+                    Query(
+                        "port:fabric_switch_port_transmit_utilization:ratio"
+                        f" and on (cluster, switch, switch_port) {_PORTS}",
+                        _NAME + " sends",
+                    ),
+                    Query(
+                        "port:fabric_switch_port_receive_utilization:ratio"
+                        f" and on (cluster, switch, switch_port) {_PORTS}",
+                        _NAME + " receives",
+                    ),
+                    width=8,
+                    height=6,
+                ),
+                trend(
+                    "MTU",
+                    "Of the ports at its ends: two that differ are one that is wrong.",
+                    "bytes",
+                    Query(
+                        "max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)"
+                        f" and on (cluster, switch, switch_port) {_PORTS}",
+                        _NAME,
+                    ),
+                    least=None,
+                    width=8,
+                    height=6,
+                ),
+            ],
+        ),
+    ],
+    [one("link", "Link", "label_values(fabric_link_info, link)")],
+    alerts=FIRING.replace("}", ', suspect="$link"}'),
+    runbook="FabricLinkLoss.md",
+)

@@ -1,0 +1,219 @@
+"""One path: its round trips, loss, route and MTU, and under them what each switch port on its way counts."""
+
+from __future__ import annotations
+
+from grafana.board import Board, Row
+from grafana.expressions import FIRING
+from grafana.panels import (
+    GREY,
+    LOSS,
+    ORANGE,
+    RED,
+    Column,
+    Query,
+    number,
+    rows,
+    states,
+    to_board,
+    trend,
+)
+from grafana.variables import one
+
+_PATH = '{path="$path"}'
+_PORTS = "max by (cluster, link, switch, switch_port) (fabric_link_info)"
+_ON_WAY = f"(max by (cluster, switch, switch_port) ({_PORTS} and on (cluster, link) fabric_path_link_info{_PATH}))"
+"""1 for each switch port on the path's way."""
+
+
+def _rate(*metrics: str) -> str:
+    """The sum of counters of ports, on this path's way."""
+    summed = " + ".join(f"sum by (cluster, switch, switch_port) (rate({each}[$__rate_interval]))" for each in metrics)
+    return f"({summed}) and on (cluster, switch, switch_port) {_ON_WAY}"
+
+
+_NAME = "{{switch}}:{{switch_port}}"
+
+BOARD = Board(
+    "fabric-path",
+    "Path",
+    "One path: its round trips, loss, route and MTU, and under them what each switch port on its way counts.",
+    [
+        Row(
+            "The path",
+            [
+                number(
+                    "Lost now",
+                    "Share of its probes without an answer, either way was lost.",
+                    "percentunit",
+                    Query(
+                        f"max(rate(fabric_path_probes_lost_total{_PATH}[$__rate_interval])"
+                        f" / (rate(fabric_path_probes_sent_total{_PATH}[$__rate_interval]) > 0))"
+                    ),
+                    levels=LOSS,
+                    nothing="not probed",
+                ),
+                number(
+                    "Round trip",
+                    "The last one, without the responder's delay.",
+                    "s",
+                    Query(f"max(fabric_path_rtt_seconds{_PATH})"),
+                    levels=((None, GREY),),
+                    nothing="none",
+                ),
+                number(
+                    "Packets pass up to",
+                    "The largest IP packet that was shown to pass on the way there.",
+                    "bytes",
+                    Query(f"min(fabric_path_mtu_bytes{_PATH})"),
+                    levels=((None, GREY),),
+                    nothing="not searched",
+                ),
+                rows(
+                    "What it is",
+                    "Its ends, and the jobs that it is probed for.",
+                    [
+                        Column("training_job", "Job", link=to_board("fabric-job", training_job="@Job")),
+                        Column("role", "Role"),
+                        Column("src_host", "From", link=to_board("fabric-host", host="@From")),
+                        Column("src_rnic", "RNIC"),
+                        Column("dst_host", "To", link=to_board("fabric-host", host="@To")),
+                        Column("dst_rnic", "To RNIC"),
+                        Column("probe", "Probe"),
+                        Column("dscp", "DSCP"),
+                    ],
+                    Query(
+                        "max by (training_job, role, src_host, src_rnic, dst_host, dst_rnic, probe, dscp)"
+                        f" (job_path:fabric_path_probes_sent:rate{_PATH})"
+                    ),
+                    width=12,
+                    height=4,
+                    nothing="no job's path",
+                ),
+                trend(
+                    "Round trips",
+                    "The last round trip, and what the path learnt to be enough (dashed).",
+                    "s",
+                    Query(f"max(fabric_path_rtt_seconds{_PATH})", "round trip"),
+                    Query(f"max(fabric_path_rtt_threshold_seconds{_PATH})", "learnt threshold"),
+                    dashed="learnt threshold",
+                    width=8,
+                ),
+                trend(
+                    "Loss",
+                    "Share of probes lost, and of those the part that is known to be lost on the way back.",
+                    "percentunit",
+                    Query(
+                        f"max(rate(fabric_path_probes_lost_total{_PATH}[$__rate_interval])"
+                        f" / (rate(fabric_path_probes_sent_total{_PATH}[$__rate_interval]) > 0))",
+                        "lost",
+                    ),
+                    Query(
+                        f"max(rate(fabric_path_probes_lost_return_total{_PATH}[$__rate_interval])"
+                        f" / (rate(fabric_path_probes_sent_total{_PATH}[$__rate_interval]) > 0))",
+                        "lost on the way back",
+                    ),
+                    levels=LOSS,
+                    width=8,
+                ),
+                trend(
+                    "MTU",
+                    "The largest packet that passes, and what the fabric promises (dashed).",
+                    "bytes",
+                    Query(f"min(fabric_path_mtu_bytes{_PATH})", "passes"),
+                    Query(f"max(fabric_path_mtu_promised_bytes{_PATH})", "promised"),
+                    dashed="promised",
+                    width=8,
+                ),
+                states(
+                    "Route",
+                    "Links that the path crossed in the time shown. A route that moved has bars that begin and end.",
+                    Query(f"max by (link) (fabric_path_link_info{_PATH})", "{{link}}"),
+                    {"1": ("crossed", "blue")},
+                    width=12,
+                ),
+                rows(
+                    "Its links",
+                    "In no order; what each must lose to explain the paths over it.",
+                    [
+                        Column("link", "Link", link=to_board("fabric-link", link="@Link")),
+                        Column("Value #share", "Share", "percentunit", width=80),
+                        Column("Value #loss", "Must lose", "percentunit", levels=LOSS, width=100),
+                    ],
+                    Query(f"max by (link) (fabric_path_link_info{_PATH})", ref="share"),
+                    Query(
+                        "max by (link) (job_link:fabric_link_loss:ratio_rate"
+                        f" and on (cluster, link) fabric_path_link_info{_PATH})",
+                        ref="loss",
+                    ),
+                    width=12,
+                    nothing="no trace was complete yet",
+                ),
+            ],
+        ),
+        Row(
+            "Switch ports on its way",
+            [
+                trend(
+                    "Errors",
+                    "Frames received damaged: a cable, a transceiver, or a box further up.",
+                    "pps",
+                    Query(_rate("fabric_switch_port_receive_errors_total"), _NAME),
+                    width=8,
+                ),
+                trend(
+                    "Discards",
+                    "Packets that found no room, in or out.",
+                    "pps",
+                    Query(
+                        _rate(
+                            "fabric_switch_port_receive_discards_total", "fabric_switch_port_transmit_discards_total"
+                        ),
+                        _NAME,
+                    ),
+                    width=8,
+                ),
+                trend(
+                    "Pauses",
+                    "Share of the time for which the neighbour pauses the port, by priority.",
+                    "percentunit",
+                    Query(
+                        "port_priority:fabric_switch_port_pfc_receive_pause:ratio > 0"
+                        f" and on (cluster, switch, switch_port) {_ON_WAY}",
+                        _NAME + " priority {{priority}}",
+                    ),
+                    levels=((None, GREY), (0.1, ORANGE), (0.5, RED)),
+                    width=8,
+                ),
+                trend(
+                    "Marked (ECN)",
+                    "Packets that the port's queues marked.",
+                    "pps",
+                    Query(_rate("fabric_switch_port_queue_ecn_marked_packets_total"), _NAME),
+                    width=8,
+                ),
+                trend(
+                    "Bytes sent",
+                    "What the ports send, of everybody's traffic.",
+                    "Bps",
+                    Query(_rate("fabric_switch_port_transmit_bytes_total"), _NAME),
+                    width=8,
+                ),
+                trend(
+                    "MTU of the ports",
+                    "The least of them is what the path can carry.",
+                    "bytes",
+                    Query(
+                        "max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)"
+                        f" and on (cluster, switch, switch_port) {_ON_WAY}",
+                        _NAME,
+                    ),
+                    width=8,
+                    least=None,
+                ),
+            ],
+        ),
+    ],
+    [one("path", "Path", "label_values(fabric_path_probes_sent_total, path)")],
+    alerts=FIRING.replace("}", ', path="$path"}'),
+    runbook="FabricPathLoss.md",
+)

@@ -1,0 +1,233 @@
+"""The dashboards: committed is what they compile to, and each keeps to the rules of grafana/dashboard-linter."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+
+from grafana.__main__ import DIRECTORY, main
+from grafana.boards import BOARDS
+from grafana.expressions import is_scraped, scoped, with_durations
+from skeleton_service.lint.document import read_source
+from skeleton_service.lint.findings import Settings
+from skeleton_service.lint.linting import at_least, lint
+from skeleton_service.lint.parsing import parse
+from skeleton_service.lint.syntax import Call, Range, Selector, walk
+from skeleton_service.ruleset import Thresholds, job_rules, static_rules
+
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
+UIDS = [board.uid for board in BOARDS]
+DASHBOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in DIRECTORY.glob("*.json")}
+JUDGED_BY_UNIT = {"stat", "gauge", "timeseries", "table", "bargauge"}
+NO_CHECKS_OF_PANELS = ("rule/name", "promql/cluster", "promql/portable", "promql/fragile", "promql/nan", "promql/rate")
+
+
+def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for panel in dashboard["panels"]:
+        if panel["type"] != "row":
+            yield panel
+        yield from panel.get("panels", ())
+
+
+def targets(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(panel, expression), of annotations too."""
+    for panel in panels(dashboard):
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"]
+    for annotation in dashboard["annotations"]["list"]:
+        yield annotation["name"], annotation["expr"]
+
+
+def variables(dashboard: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in dashboard["templating"]["list"]}
+
+
+def urls(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key == "url" and isinstance(each, str):
+                yield each
+            yield from urls(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from urls(each)
+
+
+def test_what_is_committed_is_what_the_boards_compile_to() -> None:
+    assert main(["--check"]) == 0
+
+
+def test_a_stale_dashboard_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--output", str(tmp_path)]) == 0
+    stale = tmp_path / "fabric-path.json"
+    stale.write_text(stale.read_text().replace("Round trip", "Round tripe", 1))
+    (tmp_path / "fabric-gone.json").write_text("{}")
+    assert main(["--check", "--output", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "Round tripe" in out
+    assert "2 dashboards are stale" in err
+    assert main(["--output", str(tmp_path)]) == 0
+    assert main(["--check", "--output", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("job_link:fabric_link_loss:ratio_rate", 'job_link:fabric_link_loss:ratio_rate{cluster=~"$cluster"}'),
+        (
+            'max(fabric_path_rtt_seconds{path="$path"}) / vector(1)',
+            'max(fabric_path_rtt_seconds{cluster=~"$cluster", job=~"$job", instance=~"$instance", path="$path"})'
+            " / vector(1)",
+        ),
+        (
+            "increase(fabric_rtt_seconds_count[$__range])",
+            'increase(fabric_rtt_seconds_count{cluster=~"$cluster", job=~"$job", instance=~"$instance"}[$__range])',
+        ),
+    ],
+)
+def test_expressions_are_narrowed_down_to_what_is_chosen(text: str, expected: str) -> None:
+    assert scoped(text) == expected
+
+
+def test_every_dashboard_that_alerts_link_to_exists() -> None:
+    """With the variables that the links bring."""
+    texts = [*static_rules(Thresholds()).values(), *job_rules("llm-7b", Thresholds()).values()]
+    found = {
+        rule["annotations"]["dashboard_url"]
+        for text in texts
+        for group in yaml.safe_load(text)["groups"]
+        for rule in group["rules"]
+        if "annotations" in rule and "dashboard_url" in rule["annotations"]
+    }
+    assert len(found) > 10
+    for url in found:
+        match = re.match(r"[^{]*/d/([\w-]+)", url)
+        assert match, url
+        known = variables(DASHBOARDS[match[1]])
+        brought = set(re.findall(r"[?&]var-(\w+)=", url))
+        assert brought <= known.keys(), (url, brought - known.keys())
+
+
+@pytest.mark.parametrize("uid", UIDS)
+class TestEach:
+    def test_links_lead_to_dashboards_that_have_their_variables(self, uid: str) -> None:
+        for url in urls(DASHBOARDS[uid]):
+            if url.startswith("/d/"):
+                parts = urlsplit(url)
+                known = variables(DASHBOARDS[parts.path.removeprefix("/d/")])
+                brought = {name.removeprefix("var-") for name in parse_qs(parts.query) if name.startswith("var-")}
+                assert brought <= known.keys(), url
+            else:
+                page = url.rpartition("/")[2]
+                assert (RUNBOOKS / page).exists(), url
+
+    def test_links_of_rows_name_columns_that_there_are(self, uid: str) -> None:
+        """A column is known by the name it is shown under; Grafana says nothing of one that is misspelt."""
+        for panel in panels(DASHBOARDS[uid]):
+            shown = {
+                name
+                for each in panel.get("transformations", ())
+                if each["id"] == "organize"
+                for name in each["options"]["renameByName"].values()
+            }
+            for url in urls(panel):
+                for field in re.findall(r"__data\.fields\.(\w+)", url):
+                    assert field in shown, (panel["title"], url)
+
+    def test_every_metric_label_and_value_is_known(self, uid: str) -> None:
+        """As ``skeleton-service lint`` knows them, with all that rules record."""
+        rules = [
+            {
+                "record": f"panel{number}:fabric:x",
+                "expr": with_durations(expression).replace('="$training_job"', '="llm-7b"'),
+            }
+            for number, (_, expression) in enumerate(targets(DASHBOARDS[uid]))
+        ]
+        text = yaml.safe_dump({"groups": [{"name": uid, "rules": rules}]}, width=10_000)
+        others = {**static_rules(Thresholds()), **job_rules("llm-7b", Thresholds())}
+        found = lint(
+            [read_source(uid, text.encode())],
+            Settings(),
+            NO_CHECKS_OF_PANELS,
+            [read_source(name, each.encode()) for name, each in others.items()],
+        )
+        assert [problem.message for each in at_least(found, "warning") for problem in each.problems] == []
+
+    # ---- the rules of grafana/dashboard-linter
+
+    def test_template_rules(self, uid: str) -> None:
+        known = variables(DASHBOARDS[uid])
+        assert [name for name, each in known.items() if each["type"] == "datasource"] == ["datasource"]
+        assert known["datasource"]["label"] == "Data source"
+        for name in ("job", "instance"):
+            each = known[name]
+            assert (each["type"], each["multi"], each["allValue"], each["label"]) == (
+                "query",
+                True,
+                ".+",
+                name.capitalize(),
+            )
+        for each in known.values():
+            if each["type"] == "query":
+                assert each["datasource"]["uid"] == "${datasource}"
+                assert each["refresh"] == 2
+                match = re.fullmatch(r"label_values\((.+), (\w+)\)", each["query"])
+                assert match, each["query"]
+                parse(match[1])
+
+    def test_panel_rules(self, uid: str) -> None:
+        assert DASHBOARDS[uid]["editable"] is False
+        for panel in panels(DASHBOARDS[uid]):
+            title = panel["title"]
+            assert title
+            assert panel["description"].endswith("."), title
+            assert panel["datasource"]["uid"] == "${datasource}", title
+            assert panel["targets"], title
+            if panel["type"] in JUDGED_BY_UNIT:
+                assert panel["fieldConfig"]["defaults"]["unit"], title
+
+    def test_target_rules(self, uid: str) -> None:
+        for title, expression in targets(DASHBOARDS[uid]):
+            tree = parse(with_durations(expression))
+            for node, above in walk(tree):
+                if isinstance(node, Selector) and node.name is not None:
+                    asked = {(each.label.text, each.op, each.value) for each in node.matchers}
+                    wanted = {("cluster", "=~", "$cluster")}
+                    if is_scraped(node.name.text):
+                        wanted |= {("job", "=~", "$job"), ("instance", "=~", "$instance")}
+                    assert wanted <= asked, (title, expression)
+                    if node.name.text.endswith("_total"):
+                        calls = [each.function.text for each in above if isinstance(each, Call)]
+                        assert {"rate", "increase"} & set(calls), (title, expression)
+                if isinstance(node, Call) and node.function.text in ("rate", "irate", "increase"):
+                    window = node.arguments[0]
+                    assert isinstance(window, Range)
+                    written = with_durations("[$__rate_interval]"), with_durations("[$__range]")
+                    start, end = window.range_span
+                    assert with_durations(expression)[start:end].strip("[]") in {
+                        each.strip("[]") for each in written
+                    }, title
+
+    def test_ids_and_places(self, uid: str) -> None:
+        shown = DASHBOARDS[uid]["panels"]
+        numbers = [each["id"] for each in shown] + [each["id"] for row in shown for each in row.get("panels", ())]
+        assert len(set(numbers)) == len(numbers)
+        taken: set[tuple[int, int]] = set()
+        for each in shown:
+            place = each["gridPos"]
+            assert place["x"] + place["w"] <= 24, each["title"]
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert not cells & taken, each["title"]
+            taken |= cells
+        assert "__inputs" not in DASHBOARDS[uid]
