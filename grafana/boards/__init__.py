@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grafana.board import Board
-from grafana.boards import dns, exporters, host, job, link, overview, path, rdma, switch, transit
+from grafana.boards import dns, exporters, host, incidents, job, link, overview, path, rdma, switch, transit
 
 BOARDS: tuple[Board, ...] = tuple(
-    module.BOARD for module in (overview, job, path, link, switch, host, rdma, dns, transit, exporters)
+    module.BOARD for module in (overview, incidents, job, path, link, switch, host, rdma, dns, transit, exporters)
 )

@@ -32,6 +32,7 @@ def test_the_wheel_holds_the_packages_and_the_rule_pack_and_nothing_beside(wheel
         "skeleton_service/rules/templates/job.rules.yaml.j2",
         "skeleton_service/rules/static/fabric-exporter.yaml",
         "skeleton_service/rules/thresholds.yaml",
+        "skeleton_service/dashboards/fabric-overview.json",
         "exporter/py.typed",
         "skeleton_service/py.typed",
     } <= set(names)

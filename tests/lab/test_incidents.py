@@ -7,13 +7,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from grafana.__main__ import DIRECTORY
+from grafana.asking import Shown, asked, panels
 from lab.sandbox import environment
 from lab.scenarios.catalogue import scenarios
+from tests.lab.replay import Replay, replayed
 
 SEED = 7
 INCIDENTS = {each.name: each for each in scenarios() if each.alerts}
@@ -30,16 +35,102 @@ def watched(name: str, output: Path) -> tuple[dict[str, Any], str]:
     return json.loads(file.read_text()), said
 
 
+@dataclass(frozen=True)
+class Play:
+    name: str
+    report: dict[str, Any]
+    said: str
+    output: Path
+
+
+@pytest.fixture(scope="module", params=sorted(INCIDENTS))
+def play(request: pytest.FixtureRequest, sandbox_possible: None, tmp_path_factory: pytest.TempPathFactory) -> Play:  # noqa: ARG001
+    """One incident under watch, which leaves what Prometheus stored."""
+    output = tmp_path_factory.mktemp("watched") / "play"
+    return Play(request.param, *watched(request.param, output), output)
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("sandbox_possible")
-@pytest.mark.parametrize("name", sorted(INCIDENTS))
-def test_an_incident_is_one_notification_that_names_its_component(name: str, tmp_path: Path) -> None:
-    report, said = watched(name, tmp_path / "watched")
+def test_an_incident_is_one_notification_that_names_its_component(play: Play) -> None:
+    report, said = play.report, play.said
     verdict = report["verdict"]
     assert verdict is not None, said
-    assert verdict["own"] in INCIDENTS[name].alerts, said
+    assert verdict["own"] in INCIDENTS[play.name].alerts, said
     assert verdict["component"] in report["right"], said
     told = [[each["labels"]["alertname"] for each in group["firing"]] for group in report["notified"]]
     assert len(told) == 1, f"{told}\n{said}"
     assert not report["notified_while_healthy"], said
     assert "Traceback" not in said
+
+
+# ---- what the dashboards show of it
+
+SHOWN = Shown(seconds=120, step=1, scrape=1)
+MOST_SERIES = 2000
+SEEN: dict[tuple[str, str], set[str]] = {}
+"""{(board, panel): incidents in which it shows anything}"""
+NEVER_IN_THE_LAB = {
+    "Questions": "no Kubernetes",
+}
+
+
+@pytest.fixture(scope="module")
+def replay(play: Play, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replay]:
+    with replayed(play.output / "run/monitoring/prometheus", tmp_path_factory.mktemp("replay")) as made:
+        yield made
+
+
+def dashboards() -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))]
+
+
+def selected(replay: Replay, at: float) -> dict[str, str]:
+    """What somebody would choose on top of each page: the worst of each kind, else any."""
+
+    def of(label: str, *expressions: str) -> str:
+        return next((found[0][label] for each in expressions if (found := replay.vector(each, at))), "none")
+
+    worst = "topk(1, job_path:fabric_path_forward_loss:ratio_rate)"
+    alerts = 'ALERTS{alertstate="firing", severity="critical", component_kind="%s"}'
+    return {
+        "training_job": of("training_job", "fabric_job_path_info"),
+        "path": of("path", worst, "job_path:fabric_path_probes_sent:rate"),
+        "link": of("link", "topk(1, job_link:fabric_link_suspicion:ratio)", "fabric_link_info"),
+        "switch": of("component", alerts % "switch")
+        if replay.vector(alerts % "switch", at)
+        else of("switch", alerts % "port", "fabric_switch_reachable"),
+        "host": of("host", alerts % "rnic", "fabric_rnic_info"),
+    }
+
+
+@pytest.mark.timeout(300)
+def test_every_query_of_the_dashboards_is_answered(play: Play, replay: Replay) -> None:
+    at = play.report["times"]["repaired"]
+    values = selected(replay, at)
+    for board in dashboards():
+        for query in asked(board, values, SHOWN):
+            found = replay.ask(query, at, SHOWN)
+            assert len(found) <= MOST_SERIES, query
+            if found:
+                SEEN.setdefault((query.board, query.panel), set()).add(play.name)
+
+
+def test_the_overviews_first_screen_names_the_component(play: Play, replay: Replay) -> None:
+    (overview,) = (each for each in dashboards() if each["uid"] == "fabric-overview")
+    (suspects,) = (each for each in asked(overview, {}, SHOWN) if each.panel == "Suspects" and each.ref == "since")
+    found = replay.ask(suspects, play.report["times"]["repaired"], SHOWN)
+    rows = sorted(found, key=lambda each: float(each["value"][1]))[:8]
+    named = [[each["metric"]["component_kind"], each["metric"]["component"]] for each in rows]
+    assert any(each in play.report["right"] for each in named), named
+
+
+def test_every_panel_shows_something_in_some_incident() -> None:
+    if len(set().union(*SEEN.values())) < len(INCIDENTS):
+        pytest.skip("not all incidents were played")
+    blank = {
+        (board["uid"], panel["title"])
+        for board in dashboards()
+        for panel in panels(board)
+        if (board["uid"], panel["title"]) not in SEEN
+    }
+    assert {each for each in blank if each[1] not in NEVER_IN_THE_LAB} == set()

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from grafana.__main__ import DIRECTORY, main
+from grafana.asking import panels
 from grafana.boards import BOARDS
 from grafana.expressions import is_scraped, scoped, with_durations
 from skeleton_service.lint.document import read_source
@@ -27,13 +28,6 @@ UIDS = [board.uid for board in BOARDS]
 DASHBOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in DIRECTORY.glob("*.json")}
 JUDGED_BY_UNIT = {"stat", "gauge", "timeseries", "table", "bargauge"}
 NO_CHECKS_OF_PANELS = ("rule/name", "promql/cluster", "promql/portable", "promql/fragile", "promql/nan", "promql/rate")
-
-
-def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for panel in dashboard["panels"]:
-        if panel["type"] != "row":
-            yield panel
-        yield from panel.get("panels", ())
 
 
 def targets(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,73 @@
+"""What Grafana asks of Prometheus for a page: to try dashboards without a Grafana."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::\w+)?\}|(\w+))")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    board: str
+    """Its uid."""
+    panel: str
+    ref: str
+    expression: str
+    """With values in the place of variables."""
+    instant: bool
+    """Of one moment, or of the whole time shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is shown: seconds of time, a point each ``step``, of what is scraped each ``scrape`` seconds."""
+
+    seconds: int = 1800
+    step: int = 15
+    scrape: int = 15
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Grafana's own, as its documentation has them."""
+        return {
+            "__rate_interval": f"{max(self.step + self.scrape, 4 * self.scrape)}s",
+            "__interval": f"{self.step}s",
+            "__range": f"{self.seconds}s",
+        }
+
+
+def asked(dashboard: Mapping[str, Any], values: Mapping[str, str], shown: Shown = Shown()) -> Iterator[Asked]:
+    """Every query of its panels, collapsed rows and annotations too; what ``values`` has not is all there is."""
+    known = dict(everything(dashboard)) | dict(shown.variables) | dict(values)
+    for panel in panels(dashboard):
+        for target in panel.get("targets", ()):
+            yield Asked(
+                dashboard["uid"], panel["title"], target["refId"], interpolated(target["expr"], known),
+                bool(target.get("instant")),
+            )  # fmt: skip
+    for annotation in dashboard["annotations"]["list"]:
+        yield Asked(dashboard["uid"], "annotations", "", interpolated(annotation["expr"], known), instant=False)
+
+
+def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Without rows, with what is in them."""
+    for panel in dashboard["panels"]:
+        if panel["type"] != "row":
+            yield panel
+        yield from panel.get("panels", ())
+
+
+def everything(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(variable, what all of its values are asked by) of those that have such a thing."""
+    for each in dashboard["templating"]["list"]:
+        if each.get("includeAll"):
+            yield each["name"], each["allValue"]
+
+
+def interpolated(expression: str, values: Mapping[str, str]) -> str:
+    """Raise KeyError for a variable that has no value."""
+    return _VARIABLE.sub(lambda found: values[found[1] or found[2]], expression)
