@@ -13,7 +13,7 @@ PROMTOOLS = promtool $(wildcard .cache/prometheus/*/promtool)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel dashboards lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules prometheus-versions victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel dashboards lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules bench-dashboards prometheus-versions victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -111,6 +111,10 @@ bench-switch: $(SETUP) ## the switch poller: a row beside snmp_exporter's, 500 s
 bench-rules: $(SETUP) ## rule evaluation at 1,000, 10,000 and 50,000 paths in real Prometheus: seconds, memory, sizes (ARGS=--sections)
 	@scripts/setup --check
 	$(BIN)/python -m benchmarks.rules $(ARGS)
+
+bench-dashboards: $(SETUP) ## every query of Grafana's pages, of 512 RNICs in real Prometheus: seconds, series (ARGS="--minutes 5")
+	@scripts/setup --check
+	$(BIN)/python -m benchmarks.dashboards $(ARGS)
 
 prometheus-versions: ## fetch later versions of Prometheus into .cache, for rules-check, tests of rules and bench-rules
 	scripts/fetch-prometheus
