@@ -71,13 +71,12 @@ BOARD = Board(
                         Column("alertname", "Alert"),
                         Column("component", "Component"),
                         Column("training_job", "Job"),
-                        Column("Value #since", "Since", "dateTimeFromNow"),
+                        Column("Value", "Since", "dateTimeFromNow"),
                     ],
                     Query(
                         "min by (alertname, component, training_job) ("
                         + since('component_kind!="path", suspect=~"(.* )?$host(:.*)?"')
-                        + ")",
-                        ref="since",
+                        + ")"
                     ),
                     width=12,
                     height=6,

@@ -112,13 +112,12 @@ BOARD = Board(
                         Column("component", "Component", width=320),
                         Column("alertname", "Alert", width=220),
                         Column("suspect", "Suspect"),
-                        Column("Value #since", "Since", "dateTimeFromNow", width=130),
+                        Column("Value", "Since", "dateTimeFromNow", width=130),
                     ],
                     Query(
                         "min by (component_kind, component, alertname, suspect) ("
                         + since('training_job="$training_job", component_kind!="path"')
-                        + ")",
-                        ref="since",
+                        + ")"
                     ),
                     sort="Since",
                     descending=False,
@@ -157,12 +156,11 @@ BOARD = Board(
                         Column("path", "Path", link=to_board("fabric-path", path="@Path"), width=260),
                         Column("probe", "Probe", width=70),
                         Column("component", "Explained by"),
-                        Column("Value #lost", "Lost", "percentunit", levels=LOSS, width=90),
+                        Column("Value", "Lost", "percentunit", levels=LOSS, width=90),
                     ],
                     Query(
                         f"topk(50, max by (path, probe, component) ({_LOST} * on (cluster, path) group_left (component)"
-                        f" job_path:fabric_path_suspect:info{_JOB} or on (cluster, path) {_LOST}))",
-                        ref="lost",
+                        f" job_path:fabric_path_suspect:info{_JOB} or on (cluster, path) {_LOST}))"
                     ),
                     width=10,
                     height=8,

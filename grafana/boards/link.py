@@ -76,13 +76,12 @@ BOARD = Board(
                         Column("alertname", "Alert"),
                         Column("component", "Component"),
                         Column("training_job", "Job", link=to_board("fabric-job", training_job="@Job")),
-                        Column("Value #since", "Since", "dateTimeFromNow"),
+                        Column("Value", "Since", "dateTimeFromNow"),
                     ],
                     Query(
                         "min by (alertname, component, training_job) ("
                         + since('suspect="$link", component_kind!="path"')
-                        + ")",
-                        ref="since",
+                        + ")"
                     ),
                     width=8,
                     height=4,

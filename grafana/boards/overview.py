@@ -85,13 +85,12 @@ def _suspects() -> Row:
                     Column("alertname", "Alert", width=240),
                     Column("training_job", "Job", width=160, link=to_board("fabric-job", training_job="@Job")),
                     Column("severity", "Severity", width=90),
-                    Column("Value #since", "Since", "dateTimeFromNow", width=140),
+                    Column("Value", "Since", "dateTimeFromNow", width=140),
                 ],
                 Query(
                     "min by (cluster, component_kind, component, symptom, alertname, training_job, severity) ("
                     + since('component_kind!="path"')
-                    + ")",
-                    ref="since",
+                    + ")"
                 ),
                 sort="Since",
                 descending=False,

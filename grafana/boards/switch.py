@@ -80,12 +80,9 @@ BOARD = Board(
                     [
                         Column("alertname", "Alert"),
                         Column("component", "Component"),
-                        Column("Value #since", "Since", "dateTimeFromNow"),
+                        Column("Value", "Since", "dateTimeFromNow"),
                     ],
-                    Query(
-                        f"min by (alertname, component) ({_SINCE})",
-                        ref="since",
-                    ),
+                    Query(f"min by (alertname, component) ({_SINCE})"),
                     width=8,
                     height=4,
                     sort="Since",

@@ -135,6 +135,17 @@ class TestEach:
                 for field in re.findall(r"__data\.fields\.(\w+)", url):
                     assert field in shown, (panel["title"], url)
 
+    def test_tables_show_the_values_of_their_queries(self, uid: str) -> None:
+        """Grafana calls the value of the only query Value, and those of several by their names."""
+        for panel in panels(DASHBOARDS[uid]):
+            if panel["type"] == "table":
+                (kept,) = (each for each in panel["transformations"] if each["id"] == "filterFieldsByName")
+                shown = {name for name in kept["options"]["include"]["names"] if name.startswith("Value")}
+                refs = [target["refId"] for target in panel["targets"]]
+                given = {"Value"} if len(refs) == 1 else {f"Value #{ref}" for ref in refs}
+                assert shown <= given, panel["title"]
+                assert shown == given or len(refs) == 1, panel["title"]
+
     def test_every_metric_label_and_value_is_known(self, uid: str) -> None:
         """As ``skeleton-service lint`` knows them, with all that rules record."""
         rules = [
