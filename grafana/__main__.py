@@ -12,16 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-
-from grafana.board import Board
+from grafana.board import Board, encoded
 from grafana.boards import BOARDS
 
 DIRECTORY = Path(__file__).parent / "dashboards"
 
 
 def compiled(board: Board) -> str:
-    return json.dumps(board.build(), cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+    return json.dumps(encoded(board.build()), indent=1, sort_keys=True) + "\n"
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::\w+)?\}|(\w+))")
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::(\w+))?\}|(\w+))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +70,8 @@ def everything(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def interpolated(expression: str, values: Mapping[str, str]) -> str:
     """Raise KeyError for a variable that has no value."""
-    return _VARIABLE.sub(lambda found: values[found[1] or found[2]], expression)
+    return _VARIABLE.sub(lambda found: _written(values[found[1] or found[3]], found[2]), expression)
+
+
+def _written(value: str, how: str | None) -> str:
+    return re.escape(value) if how == "regex" else value

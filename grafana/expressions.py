@@ -17,10 +17,19 @@ _OF_EXPORTERS = frozenset(metric.name for metric in CATALOGUE)
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
 
-def since(matchers: str = "") -> str:
+def firing(*alternatives: str) -> str:
+    """Of those alerts the ones that meet any of these matchers."""
+    return " or ".join(FIRING.replace("}", f", {each}}}") for each in alternatives) if alternatives else FIRING
+
+
+def since(alerts: str = FIRING) -> str:
     """When each of these alerts became true, in milliseconds since 1970."""
-    firing = FIRING.replace("}", f", {matchers}}}") if matchers else FIRING
-    return f"1000 * (ALERTS_FOR_STATE and ignoring (alertstate) {firing})"
+    return f"1000 * (ALERTS_FOR_STATE and ignoring (alertstate) ({alerts}))"
+
+
+def named(variable: str) -> str:
+    """A pattern of the box that is chosen, of its parts (``box:port``), and of cables between them."""
+    return f"`(.* )?${{{variable}:regex}}([: ].*)?`"
 
 
 def scoped(text: str) -> str:
@@ -31,8 +40,8 @@ def scoped(text: str) -> str:
     plain = with_durations(text)
     chosen = [node for node, _ in walk(parse(plain)) if isinstance(node, Selector)]
     for selector in sorted(chosen, key=lambda each: each.span, reverse=True):
-        if selector.name is None:
-            continue
+        if selector.name is None or selector.name.text.startswith("prometheus_"):
+            continue  # Prometheus' own target has a cluster only where somebody gave it one
         matchers = _SCRAPED if is_scraped(selector.name.text) else _ANY_CLUSTER
         end = selector.name.span[1]
         if text[end : end + 1] == "{":

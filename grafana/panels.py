@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from grafana_foundation_sdk.builders import bargauge, heatmap, nodegraph, stat, statetimeline, table, text, timeseries
 from grafana_foundation_sdk.builders import common as common_builders
@@ -57,13 +57,20 @@ class Column:
     decimals: int | None = None
 
 
+def counted(expression: str, among: str) -> str:
+    """How many series there are, and 0 where there are none of those that there could be: without these, unknown."""
+    return f"count({expression}) or 0 * count({among})"
+
+
 def to_board(uid: str, **variables: str) -> str:
     """Where another dashboard shows the same time, source and cluster, with these variables.
 
-    A value that names a field of the row, as ``@link``, is the row's; else it is a text with variables of its own.
+    A value is a column of the row, as it is shown; with ``label.`` before it, a label of the series.
     """
     chosen = "".join(
-        f"&var-{name}=" + (f"${{__data.fields.{value[1:]}:percentencode}}" if value[:1] == "@" else value)
+        f"&var-{name}=${{__field.labels.{value.removeprefix('label.')}:percentencode}}"
+        if value.startswith("label.")
+        else f"&var-{name}=${{__data.fields.{value}:percentencode}}"
         for name, value in variables.items()
     )
     return f"/d/{uid}?${{datasource:queryparam}}&${{cluster:queryparam}}&${{__url_time_range}}{chosen}"
@@ -91,7 +98,7 @@ def trend(
         .display_mode(common.LegendDisplayMode.TABLE)
         .placement(common.LegendPlacement.BOTTOM)
         .show_legend(True)
-        .calcs(["lastNotNull", "max"])
+        .calcs(["last", "max"])
     )
     panel.tooltip(
         common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
@@ -125,20 +132,17 @@ def number(
     levels: Levels = ((None, GREEN),),
     width: int = 4,
     height: int = 4,
-    nothing: str = "0",
+    nothing: str = "unknown",
     decimals: int | None = None,
-    link: str = "",
 ) -> stat.Panel:
-    """One number, coloured. ``nothing`` stands where the query finds nothing."""
-    panel = _common(stat.Panel(), title, description, [query], width, height, instant=True)
-    panel.unit(unit).thresholds(_thresholds(levels)).no_value(nothing)
+    """One number, coloured. ``nothing`` stands, grey, where the query finds nothing: see ``counted``."""
+    panel = _common(stat.Panel(), title, description, [query], width, height, "now")
+    panel.unit(unit).thresholds(_thresholds(levels)).no_value(nothing).mappings([_null(nothing)])
     panel.color_mode(common.BigValueColorMode.BACKGROUND if len(levels) > 1 else common.BigValueColorMode.VALUE)
     panel.graph_mode(common.BigValueGraphMode.NONE).text_mode(common.BigValueTextMode.VALUE)
     panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     if decimals is not None:
         panel.decimals(decimals)
-    if link:
-        panel.data_links([builders.DashboardLink("Open").url(link)])
     return panel
 
 
@@ -155,7 +159,7 @@ def ranking(
     link: str = "",
 ) -> bargauge.Panel:
     """Bars, as many as the query finds: for what ``topk`` left."""
-    panel = _common(bargauge.Panel(), title, description, [query], width, height, instant=True)
+    panel = _common(bargauge.Panel(), title, description, [query], width, height, "now")
     panel.unit(unit).thresholds(_thresholds(levels)).no_value(nothing).min(0)
     panel.orientation(common.VizOrientation.HORIZONTAL).display_mode(common.BarGaugeDisplayMode.BASIC)
     panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
@@ -173,11 +177,13 @@ def rows(
     height: int = 8,
     sort: str = "",
     descending: bool = True,
-    nothing: str = "nothing",
 ) -> table.Panel:
-    """A table: a row for each set of labels, whose values from several queries stand beside each other."""
-    panel = _common(table.Panel(), title, description, queries, width, height, instant=True)
-    panel.unit("short").no_value(nothing).filterable(len(columns) > 3)
+    """A table: a row for each set of labels, whose values from several queries stand beside each other.
+
+    It has no unit of its own, by which Grafana would print labels of digits as numbers.
+    """
+    panel = _common(table.Panel(), title, description, queries, width, height, "table")
+    panel.no_value("–").filterable(len(columns) > 3)
     if len(queries) > 1:
         panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
     panel.with_transformation(
@@ -201,6 +207,30 @@ def rows(
     if sort:
         panel.sort_by([common_builders.TableSortByFieldState().display_name(sort).desc(descending)])
     return panel
+
+
+def matrix(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    rows: str,
+    columns: str,
+    levels: Levels,
+    width: int = 12,
+    height: int = 8,
+) -> table.Panel:
+    """One value for each pair of two labels' values, coloured."""
+    panel = _common(table.Panel(), title, description, [query], width, height, "table")
+    panel.unit(unit).no_value("–").thresholds(_thresholds(levels))
+    panel.cell_options(common.TableColoredBackgroundCellOptions())
+    return panel.with_transformation(
+        dashboard.DataTransformerConfig(
+            id_val="groupingToMatrix",
+            options={"columnField": columns, "rowField": rows, "valueField": "Value", "emptyValue": "empty"},
+        )
+    )
 
 
 def states(
@@ -246,7 +276,7 @@ def graph(
 ) -> nodegraph.Panel:
     """Nodes (label ``id``) and edges (labels ``id``, ``source``, ``target``): an edge's ends must all be nodes."""
     queries = [Query(nodes, ref="nodes"), Query(edges, ref="edges")]
-    panel = _common(nodegraph.Panel(), title, description, queries, width, height, instant=True)
+    panel = _common(nodegraph.Panel(), title, description, queries, width, height, "table")
     return panel.unit("short")
 
 
@@ -262,18 +292,17 @@ def _common(
     queries: Sequence[Query],
     width: int,
     height: int,
-    *,
-    instant: bool = False,
+    kind: Literal["range", "now", "table"] = "range",
 ) -> _Built:
     panel.title(title).description(description).datasource(DATASOURCE).span(width).height(height)
     for place, query in enumerate(queries):
         target = Dataquery().expr(scoped(query.expr)).ref_id(query.ref or chr(ord("A") + place)).datasource(DATASOURCE)
         if query.legend:
             target.legend_format(query.legend)
-        if instant:
-            target.instant().format(PromQueryFormat.TABLE)
-        else:
+        if kind == "range":
             target.range()
+        else:
+            target.instant().format(PromQueryFormat.TABLE if kind == "table" else PromQueryFormat.TIME_SERIES)
         panel.with_target(target)
     return panel
 
@@ -283,6 +312,15 @@ def _thresholds(levels: Levels) -> builders.ThresholdsConfig:
         builders.ThresholdsConfig()
         .mode(dashboard.ThresholdsMode.ABSOLUTE)
         .steps([dashboard.Threshold(value, colour) for value, colour in levels])
+    )
+
+
+def _null(told: str) -> dashboard.SpecialValueMap:
+    return dashboard.SpecialValueMap(
+        dashboard.DashboardSpecialValueMapOptions(
+            match=dashboard.SpecialValueMatch.NULL_AND_NAN,
+            result=dashboard.ValueMappingResult(text=told, color=GREY),
+        )
     )
 
 

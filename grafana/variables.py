@@ -9,24 +9,25 @@ from grafana.panels import DATASOURCE
 
 Variable = builders.DatasourceVariable | builders.QueryVariable
 
-
 _TELLS = "fabric_exporter_process_restarts_total"
 """What every exporter has."""
 
 
-def base() -> list[Variable]:
-    """Of every dashboard: where to ask, and of which cluster and exporters."""
+def base(*, of_exporters: bool) -> list[Variable]:
+    """Of every dashboard: where to ask, and of which cluster and exporters.
+
+    A page of exporters shows the last two. On others they stay all: a port is told by its poller and a path by its
+    host, so that a choice of either would leave half of the page empty.
+    """
     source = builders.DatasourceVariable("datasource").label("Data source").type("prometheus")
-    return [
-        source,
-        several("cluster", "Cluster", "label_values(fabric_exporter_process_restarts_total, cluster)", everything=".*"),
-        several("job", "Job", 'label_values(fabric_exporter_process_restarts_total{cluster=~"$cluster"}, job)'),
-        several(
-            "instance",
-            "Instance",
-            'label_values(fabric_exporter_process_restarts_total{cluster=~"$cluster", job=~"$job"}, instance)',
-        ),
+    scraped = [
+        several("job", "Job", f'label_values({_TELLS}{{cluster=~"$cluster"}}, job)'),
+        several("instance", "Instance", f'label_values({_TELLS}{{cluster=~"$cluster", job=~"$job"}}, instance)'),
     ]
+    if not of_exporters:
+        for each in scraped:
+            each.hide(dashboard.VariableHide.HIDE_VARIABLE).build().skip_url_sync = True
+    return [source, several("cluster", "Cluster", f"label_values({_TELLS}, cluster)", everything=".*"), *scraped]
 
 
 def several(name: str, label: str, query: str, *, everything: str = ".+") -> builders.QueryVariable:
@@ -37,12 +38,18 @@ def several(name: str, label: str, query: str, *, everything: str = ".+") -> bui
         .include_all(True)
         .all_value(everything)
         .current(dashboard.VariableOption(selected=True, text="All", value="$__all"))
+        .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
     )
 
 
 def one(name: str, label: str, query: str) -> builders.QueryVariable:
-    """One value: what the page is about. A link may bring one that is no longer listed."""
-    return _query(name, label, query).multi(False).include_all(False)
+    """One value: what the page is about.
+
+    A link may bring one that is no longer listed. Grafana keeps that until it looks again, so it looks once.
+    """
+    return (
+        _query(name, label, query).multi(False).include_all(False).refresh(dashboard.VariableRefresh.ON_DASHBOARD_LOAD)
+    )
 
 
 def _query(name: str, label: str, query: str) -> builders.QueryVariable:
@@ -51,7 +58,6 @@ def _query(name: str, label: str, query: str) -> builders.QueryVariable:
         .label(label)
         .query(query)
         .datasource(DATASOURCE)
-        .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
         .allow_custom_value(True)
     )

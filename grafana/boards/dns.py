@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
-from grafana.expressions import FIRING
-from grafana.panels import GREEN, ORANGE, RED, Query, density, number, states, trend
+from grafana.expressions import firing
+from grafana.panels import GREEN, ORANGE, RED, Query, counted, density, number, states, trend
 from grafana.variables import several
 
 _RESOLVERS = '{resolver=~"$resolver"}'
 _ASKED = '{resolver=~"$resolver", host=~"$host"}'
+_ALERTS = firing('alertname=~"Fabric.*(Dns|Resol).*"')
 _FAILING = ((None, GREEN), (0.01, ORANGE), (0.1, RED))
 
 BOARD = Board(
@@ -31,16 +32,19 @@ BOARD = Board(
                     "Hosts that fail alone",
                     "Hosts to which a resolver answers badly while it answers others.",
                     "short",
-                    Query(f"count(host_resolver:fabric_dns_deaf:ratio_rate{_ASKED})"),
+                    Query(
+                        counted(
+                            f"host_resolver:fabric_dns_deaf:ratio_rate{_ASKED}",
+                            f"host_resolver:fabric_dns_queries:rate{_ASKED}",
+                        )
+                    ),
                     levels=((None, GREEN), (1e-9, ORANGE)),
                 ),
                 states(
                     "Alerts",
                     "Of resolvers and cluster DNS.",
                     Query(
-                        "max by (alertname, component) ("
-                        + FIRING.replace("}", ', alertname=~"Fabric.*(Dns|Resol).*"}')
-                        + ")",
+                        f"max by (alertname, component) ({_ALERTS})",
                         "{{alertname}} {{component}}",
                     ),
                     {"1": ("firing", RED)},
@@ -127,6 +131,6 @@ BOARD = Board(
         several("resolver", "Resolver", "label_values(fabric_dns_queries_total, resolver)"),
         several("host", "Host", "label_values(fabric_dns_queries_total, host)"),
     ],
-    alerts=FIRING.replace("}", ', alertname=~"Fabric.*(Dns|Resol).*"}'),
+    alerts=_ALERTS,
     runbook="FabricResolverFailing.md",
 )

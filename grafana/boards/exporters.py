@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
-from grafana.expressions import FIRING
-from grafana.panels import BAD_ABOVE_ZERO, GREEN, GREY, ORANGE, RED, Query, number, trend
+from grafana.expressions import firing
+from grafana.panels import BAD_ABOVE_ZERO, GREEN, GREY, ORANGE, RED, Query, counted, number, trend
 from grafana.variables import several
 
 _OF = '{switch=~"$switch"}'
@@ -42,7 +42,12 @@ BOARD = Board(
                     "Plans lapsed",
                     "Exporters that probe nothing any more, since their plan has expired.",
                     "short",
-                    Query("count(fabric_exporter_plan_expires_timestamp_seconds < time())"),
+                    Query(
+                        counted(
+                            "fabric_exporter_plan_expires_timestamp_seconds < time()",
+                            "fabric_exporter_plan_expires_timestamp_seconds",
+                        )
+                    ),
                     levels=BAD_ABOVE_ZERO,
                 ),
                 number(
@@ -174,7 +179,8 @@ BOARD = Board(
             ],
         ),
     ],
-    [several("switch", "Switch", "label_values(fabric_switch_reachable, switch)")],
-    alerts=FIRING.replace("}", ', component_kind="agent"}'),
+    [several("switch", "Switch", 'label_values(fabric_switch_reachable{cluster=~"$cluster"}, switch)')],
+    alerts=firing('component_kind="agent"'),
+    of_exporters=True,
     runbook="FabricProbingAbsent.md",
 )

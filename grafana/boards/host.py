@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
-from grafana.expressions import FIRING, since
-from grafana.panels import GREEN, GREY, LOSS, ORANGE, RED, Column, Query, number, rows, states, to_board, trend
+from grafana.expressions import firing, named, since
+from grafana.panels import (
+    BAD_ABOVE_ZERO,
+    GREEN,
+    GREY,
+    LOSS,
+    ORANGE,
+    RED,
+    Column,
+    Query,
+    counted,
+    number,
+    rows,
+    states,
+    to_board,
+    trend,
+)
 from grafana.variables import one, several
 
 _HOST = '{host="$host"}'
 _RNICS = '{host="$host", rnic=~"$rnic"}'
 _NAME = "{{rnic}}"
+_ALERTS = firing(
+    'host="$host"', 'src_host="$host"', 'dst_host="$host"', 'component="$host"', f"suspect=~{named('host')}"
+)
+_STATE = f"min by (cluster, rnic) (rnic:fabric_rnic_active:state{_RNICS})"
+_PATHS = f"job_rnic:fabric_job_paths:count{_HOST}"
+_CABLES = f"max by (cluster, host, rnic, switch, switch_port, link) (fabric_rnic_attachment_info{_RNICS})"
+_PLACE = f"max by (cluster, host, location) (fabric_host_info{_HOST})"
 
 
 def _each(record: str) -> str:
-    return f"max by (rnic) ({record}{_RNICS})"
+    return f"max by (cluster, rnic) ({record}{_RNICS})"
 
 
 BOARD = Board(
@@ -25,69 +47,62 @@ BOARD = Board(
             "The host",
             [
                 number(
-                    "RNICs up",
-                    "Of those that its exporter tells of.",
+                    "RNICs down",
+                    "Of those that somebody tells of: their port or their network device.",
                     "short",
-                    Query(f"sum(max by (rnic) (rnic:fabric_rnic_active:state{_HOST}))"),
-                    levels=((None, RED), (1, GREEN)),
+                    Query(counted(f"{_STATE} == 0", _STATE)),
+                    levels=BAD_ABOVE_ZERO,
                     nothing="none told",
                 ),
                 number(
                     "Paths that start here and lose",
                     "Of all jobs.",
                     "short",
-                    Query('count(job_path:fabric_path_forward_loss:ratio_rate{src_host="$host"} > 0.05)'),
-                    levels=((None, GREEN), (1e-9, RED)),
+                    Query(counted('job_path:fabric_path_forward_loss:ratio_rate{src_host="$host"} > 0.05', _PATHS)),
+                    levels=BAD_ABOVE_ZERO,
+                    nothing="not probed",
                 ),
                 number(
                     "Paths that end here and lose",
                     "Of all jobs.",
                     "short",
-                    Query('count(job_path:fabric_path_forward_loss:ratio_rate{dst_host="$host"} > 0.05)'),
-                    levels=((None, GREEN), (1e-9, RED)),
+                    Query(counted('job_path:fabric_path_forward_loss:ratio_rate{dst_host="$host"} > 0.05', _PATHS)),
+                    levels=BAD_ABOVE_ZERO,
+                    nothing="not probed",
                 ),
                 rows(
                     "Where it stands",
                     "Its rack, its first leaf, and its RNICs' cables.",
                     [
                         Column("rnic", "RNIC", width=90),
-                        Column("switch", "Leaf", link=to_board("fabric-switch", switch="@Leaf")),
+                        Column("switch", "Leaf", link=to_board("fabric-switch", switch="Leaf")),
                         Column("switch_port", "Port"),
-                        Column("link", "Cable", link=to_board("fabric-link", link="@Cable")),
+                        Column("link", "Cable", link=to_board("fabric-link", link="Cable")),
                         Column("location", "Location"),
                     ],
-                    Query(
-                        f"max by (rnic, switch, switch_port, link, location) (fabric_rnic_attachment_info{_RNICS}"
-                        f" * on (cluster, host) group_left (location) fabric_host_info{_HOST})"
-                    ),
+                    Query(f"{_CABLES} * on (cluster, host) group_left (location) {_PLACE}"),
                     width=12,
                     height=4,
-                    nothing="not in the topology",
                 ),
                 rows(
                     "Alerts",
-                    "What points at this host, its RNICs and their cables.",
+                    "What points at this host, its RNICs and their cables. Empty: nothing.",
                     [
                         Column("alertname", "Alert"),
                         Column("component", "Component"),
                         Column("training_job", "Job"),
                         Column("Value", "Since", "dateTimeFromNow"),
                     ],
-                    Query(
-                        "min by (alertname, component, training_job) ("
-                        + since('component_kind!="path", suspect=~"(.* )?$host(:.*)?"')
-                        + ")"
-                    ),
+                    Query(f"min by (alertname, component, training_job) ({since(_ALERTS)})"),
                     width=12,
                     height=6,
                     sort="Since",
                     descending=False,
-                    nothing="none",
                 ),
                 states(
                     "RNICs",
                     "Active or not.",
-                    Query(f"max by (rnic) (rnic:fabric_rnic_active:state{_RNICS})", _NAME),
+                    Query(_STATE, _NAME),
                     {"0": ("down", RED), "1": ("active", GREEN)},
                     height=6,
                 ),
@@ -139,9 +154,9 @@ BOARD = Board(
                 ),
                 rows(
                     "Paths that start here and lose",
-                    "The worst fifty.",
+                    "The worst fifty. Empty: none.",
                     [
-                        Column("path", "Path", link=to_board("fabric-path", path="@Path")),
+                        Column("path", "Path", link=to_board("fabric-path", path="Path")),
                         Column("training_job", "Job", width=120),
                         Column("Value", "Lost", "percentunit", levels=LOSS, width=90),
                     ],
@@ -151,7 +166,6 @@ BOARD = Board(
                     ),
                     width=16,
                     sort="Lost",
-                    nothing="none",
                 ),
             ],
         ),
@@ -187,6 +201,29 @@ BOARD = Board(
             ],
         ),
         Row(
+            "Whom it carries",
+            [
+                rows(
+                    "Jobs",
+                    "Jobs whose probed paths start or end at its RNICs.",
+                    [
+                        Column("training_job", "Job", link=to_board("fabric-job", training_job="Job")),
+                        Column("rnic", "RNIC"),
+                        Column("Value", "Paths", "short", decimals=0),
+                    ],
+                    Query(f"sum by (training_job, rnic) ({_PATHS})"),
+                    width=8,
+                ),
+                states(
+                    "Alerts over time",
+                    "When which alert pointed at this host, its RNICs or their cables.",
+                    Query(f"max by (alertname, component) ({_ALERTS})", "{{alertname}} {{component}}"),
+                    {"1": ("firing", RED)},
+                    width=16,
+                ),
+            ],
+        ),
+        Row(
             "Measuring",
             [
                 trend(
@@ -210,9 +247,9 @@ BOARD = Board(
         ),
     ],
     [
-        one("host", "Host", "label_values(fabric_rnic_info, host)"),
+        one("host", "Host", 'label_values(fabric_rnic_info{cluster=~"$cluster"}, host)'),
         several("rnic", "RNIC", 'label_values(fabric_rnic_info{host="$host"}, rnic)'),
     ],
-    alerts=FIRING.replace("}", ', suspect=~"(.* )?$host(:.*)?"}'),
+    alerts=_ALERTS,
     runbook="FabricRnicLoss.md",
 )

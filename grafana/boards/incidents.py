@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import FIRING
+from grafana.expressions import firing
 from grafana.panels import GREEN, GREY, LOSS, ORANGE, RED, Column, Query, rows, states, to_board, trend
 
 _RATE = "[$__rate_interval]"
-_DISCARDED = f"rate(fabric_switch_port_vlan_receive_discards_total{_RATE})"
+_DISCARDED = ports.rate("fabric_switch_port_vlan_receive_discards_total", labels="vlan", by="vlan")
 _PAUSED = ((None, GREEN), (0.1, ORANGE), (0.5, RED))
-_SENDING = "port:fabric_switch_port_transmit_utilization:ratio"
+_SENDING = (
+    "port:fabric_switch_port_transmit_utilization:ratio"
+    " unless on (cluster, switch, switch_port) fabric_rnic_attachment_info"
+)
+_SESSIONS = (
+    "max by (cluster, switch, peer) (fabric_switch_bgp_session_established) and on (cluster, switch, peer)"
+    " (increase(fabric_switch_bgp_transitions_total[$__range] @ end()) > 0"
+    " or fabric_switch_bgp_session_established @ end() == 0)"
+)
 _PORT = "{{switch}}:{{switch_port}}"
 _ALERTS = {
     "pfc": "Fabric(Pfc|Cnp|Ecn|LosslessDrops|SlowReceiver).*",
@@ -21,8 +30,8 @@ _ALERTS = {
 
 
 def _alerts(of: str) -> Query:
-    firing = FIRING.replace("}", f', alertname=~"{_ALERTS[of]}"}}')
-    return Query(f"max by (alertname, component) ({firing})", "{{alertname}} {{component}}")
+    alerts = firing(f'alertname=~"{_ALERTS[of]}"')
+    return Query(f"max by (alertname, suspect) ({alerts})", "{{alertname}} {{suspect}}")
 
 
 _PFC = Row(
@@ -30,7 +39,7 @@ _PFC = Row(
     [
         states(
             "Alerts of PFC",
-            "What fired of pauses and congestion, and for which component.",
+            "What fired of pauses and congestion, and of which suspect.",
             _alerts("pfc"),
             {"1": ("firing", RED)},
             width=6,
@@ -63,15 +72,15 @@ _PFC = Row(
             "Dropped by VLAN",
             "Frames discarded on the way in, by VLAN: a deadlock's are on one.",
             "pps",
-            Query(f"topk(8, sum by (vlan) ({_DISCARDED}) > 0)", "VLAN {{vlan}}"),
+            Query(f"topk(8, {_DISCARDED} > 0)", "VLAN {{vlan}}"),
             width=6,
         ),
         trend(
             "CNPs",
             "Of all RNICs: the surge before, and the fall when it is over.",
             "pps",
-            Query("sum(rnic:fabric_rnic_hw_np_cnp_sent:rate)", "sent"),
-            Query("sum(rnic:fabric_rnic_hw_rp_cnp_handled:rate)", "obeyed"),
+            Query("sum(max by (cluster, host, rnic) (rnic:fabric_rnic_hw_np_cnp_sent:rate))", "sent"),
+            Query("sum(max by (cluster, host, rnic) (rnic:fabric_rnic_hw_rp_cnp_handled:rate))", "obeyed"),
             width=8,
         ),
         trend(
@@ -100,7 +109,7 @@ _MTU = Row(
     [
         states(
             "Alerts of MTU",
-            "What fired of MTU, and for which component.",
+            "What fired of MTU, and of which suspect.",
             _alerts("mtu"),
             {"1": ("firing", RED)},
             width=8,
@@ -109,16 +118,8 @@ _MTU = Row(
             "Full-size probes beside small ones",
             "Share lost: full-size ones die while small ones live.",
             "percentunit",
-            Query(
-                f'sum(rate(fabric_path_probes_lost_total{{probe="mtu"}}{_RATE}))'
-                f' / (sum(rate(fabric_path_probes_sent_total{{probe="mtu"}}{_RATE})) > 0)',
-                "full size",
-            ),
-            Query(
-                f'sum(rate(fabric_path_probes_lost_total{{probe!="mtu"}}{_RATE}))'
-                f' / (sum(rate(fabric_path_probes_sent_total{{probe!="mtu"}}{_RATE})) > 0)',
-                "small",
-            ),
+            Query('max(probe:fabric_path_probes_lost:ratio_rate{probe="mtu"})', "full size"),
+            Query('max(probe:fabric_path_probes_lost:ratio_rate{probe!="mtu"})', "small"),
             levels=LOSS,
             width=8,
         ),
@@ -126,7 +127,7 @@ _MTU = Row(
             "Ports below the usual",
             "Switch ports with a smaller MTU than most of their switch, and what was swapped with them.",
             [
-                Column("switch", "Switch", link=to_board("fabric-switch", switch="@Switch")),
+                Column("switch", "Switch", link=to_board("fabric-switch", switch="Switch")),
                 Column("switch_port", "Port"),
                 Column("linecard", "Line card"),
                 Column("breakout_group", "Breakout"),
@@ -138,13 +139,12 @@ _MTU = Row(
                 " max by (cluster, switch, switch_port, linecard, breakout_group) (fabric_switch_port_info))"
             ),
             width=8,
-            nothing="none",
         ),
         rows(
             "Paths below their promise",
             "What passes, and who says so: nobody says anything of a black hole.",
             [
-                Column("path", "Path", link=to_board("fabric-path", path="@Path")),
+                Column("path", "Path", link=to_board("fabric-path", path="Path")),
                 Column("training_job", "Job"),
                 Column("kind", "How"),
                 Column("hop", "Says"),
@@ -152,7 +152,6 @@ _MTU = Row(
             ],
             Query("topk(50, max by (path, training_job, kind, hop) (job_path:fabric_path_mtu_below_promise:bytes))"),
             height=6,
-            nothing="none",
         ),
     ],
 )
@@ -187,7 +186,7 @@ _TRANSIT = Row(
             "In the same minute as the step: the route moved.",
             "cps",
             Query(
-                f"topk(8, sum by (cluster, switch, peer) (rate(fabric_switch_bgp_receive_updates_total{_RATE})) > 0)",
+                f"topk(8, max by (cluster, switch, peer) (rate(fabric_switch_bgp_receive_updates_total{_RATE})) > 0)",
                 "{{switch}} from {{peer}}",
             ),
             width=6,
@@ -196,7 +195,7 @@ _TRANSIT = Row(
             "Routes before and after",
             "Within the hour.",
             [
-                Column("path", "Path", link=to_board("fabric-path", path="@Path"), width=200),
+                Column("path", "Path", link=to_board("fabric-path", path="Path"), width=200),
                 Column("before", "Before"),
                 Column("after", "After"),
                 Column("Value", "When", "dateTimeFromNow", width=120),
@@ -206,7 +205,6 @@ _TRANSIT = Row(
                 " and on (cluster, path) path:fabric_path_transit:info)))"
             ),
             height=6,
-            nothing="none changed",
         ),
     ],
 )
@@ -263,13 +261,7 @@ _BGP = Row(
         states(
             "Sessions that changed",
             "Established or not, of sessions that went through it in the time shown.",
-            Query(
-                "max by (switch, peer) (fabric_switch_bgp_session_established)"
-                " and on (switch, peer) max by (switch, peer)"
-                " (increase(fabric_switch_bgp_transitions_total[$__range]) > 0"
-                " or fabric_switch_bgp_session_established == 0)",
-                "{{switch}} {{peer}}",
-            ),
+            Query(_SESSIONS, "{{switch}} {{peer}}"),
             {"0": ("not", RED), "1": ("established", GREEN)},
             width=6,
         ),
@@ -285,7 +277,7 @@ _BGP = Row(
             "By the policer of the control plane.",
             "pps",
             Query(
-                "topk(8, sum by (cluster, switch, class)"
+                "topk(8, max by (cluster, switch, class)"
                 f" (rate(fabric_switch_control_plane_dropped_packets_total{_RATE})) > 0)",
                 "{{switch}} {{class}}",
             ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
-from grafana.expressions import FIRING, since
+from grafana.expressions import since
+from grafana.hurt import of_job
 from grafana.panels import (
     BAD_ABOVE_ZERO,
     GREEN,
@@ -13,6 +14,7 @@ from grafana.panels import (
     RED,
     Column,
     Query,
+    counted,
     density,
     graph,
     number,
@@ -22,37 +24,56 @@ from grafana.panels import (
     to_board,
     trend,
 )
-from grafana.variables import one
+from grafana.variables import one, several
 
 _JOB = '{training_job="$training_job"}'
+_PATHS = f"job_dscp:fabric_job_paths:count{_JOB}"
 _SENT = f"job_path:fabric_path_probes_sent:rate{_JOB}"
 _LOST = f"job_path:fabric_path_forward_loss:ratio_rate{_JOB}"
 _SLOW = f"job_path:fabric_path_rtt_slow:seconds{_JOB}"
-_FIRING = FIRING.replace("}", ', training_job="$training_job"}')
-_ENDS = "src_host, src_rnic, dst_host, dst_rnic"
+_THRESHOLDS = f"fabric_path_rtt_threshold_seconds{_JOB}"
+_ALERTS = of_job("$training_job")
+_WARN = ((None, GREEN), (1e-9, ORANGE))
+_MOST_EDGES = 500
 
 
-def _nodes() -> str:
-    """Hosts where paths of the job start or end: of every edge both ends are among them."""
-    hosts = f"sum by (host) (job_rnic:fabric_job_paths:count{_JOB})"
-    return f'label_replace(label_replace({hosts}, "id", "$1", "host", "(.+)"), "title", "$1", "host", "(.+)")'
+def _edges(source: str, destination: str, matchers: str = "") -> str:
+    """Pairs with a colour each, those that hurt first. Ends are named by these labels, after ``_ends``."""
+    by = f"cluster, {source}, {destination}"
 
+    def of(expression: str) -> str:
+        return _ends(expression.replace(_JOB, f"{_JOB[:-1]}{matchers}}}"))
 
-def _edges() -> str:
-    ends = "src_host, dst_host"
-    coloured = f" or on ({ends}) ".join(
-        f'label_replace({expression}, "color", "{colour}", "", "")'
-        for expression, colour in (
-            (f"max by ({ends}) ({_LOST} > 0.05)", RED),
-            (f"max by ({ends}) ({_SLOW})", ORANGE),
-            (f"count by ({ends}) ({_SENT})", GREEN),
+    coloured = f" or on ({by}) ".join(
+        f'label_replace({weight} * group by ({by}) ({expression}), "color", "{colour}", "", "")'
+        for weight, expression, colour in (
+            (3, of(f"{_LOST} > 0.05"), RED),
+            (2, of(_SLOW), ORANGE),
+            (1, of(_SENT), GREEN),
         )
     )
-    named = f'label_join(({coloured}), "id", " > ", "src_host", "dst_host")'
-    return (
-        f'label_replace(label_replace({named}, "source", "$1", "src_host", "(.+)"), "target", "$1", "dst_host", "(.+)")'
-    )
+    limited = f"topk({_MOST_EDGES}, {coloured})"
+    named = f'label_join({limited}, "id", " > ", "{source}", "{destination}")'
+    began = f'label_replace({named}, "source", "$1", "{source}", "(.+)")'
+    return f'label_replace({began}, "target", "$1", "{destination}", "(.+)")'
 
+
+def _ends(expression: str) -> str:
+    """With labels ``src`` and ``dst``: host:rnic."""
+    joined = f'label_join({expression}, "src", ":", "src_host", "src_rnic")'
+    return f'label_join({joined}, "dst", ":", "dst_host", "dst_rnic")'
+
+
+def _nodes(edges: str) -> str:
+    """The ends of these edges and no others: an edge whose end is no node is an error to Grafana."""
+    ends = " or ".join(
+        f'group by (id) (label_replace({edges}, "id", "$1", "{end}", "(.+)"))' for end in ("source", "target")
+    )
+    return f'label_replace(({ends}), "title", "$1", "id", "(.+)")'
+
+
+_HOSTS = _edges("src_host", "dst_host")
+_RNICS = _edges("src", "dst", ', src_host=~"$host"')
 
 BOARD = Board(
     "fabric-job",
@@ -63,78 +84,84 @@ BOARD = Board(
             "Is it the network?",
             [
                 number(
-                    "Alerts",
-                    "Alerts that name this job now.",
+                    "Suspects",
+                    "What alerts point at now that the job's paths cross, or that name the job.",
                     "short",
-                    Query(f"count({_FIRING})"),
+                    Query(counted(f"count by (cluster, suspect) ({_ALERTS})", _PATHS)),
                     levels=BAD_ABOVE_ZERO,
+                    nothing="not probed",
                 ),
                 number(
                     "Paths",
                     "Paths of the job that exporters probe.",
                     "short",
-                    Query(f"sum(job_dscp:fabric_job_paths:count{_JOB})"),
+                    Query(f"sum({_PATHS})"),
                     levels=((None, GREY),),
+                    nothing="none",
                 ),
                 number(
                     "Losing",
                     "Paths of the job that lose at least one probe in 20 on the way there.",
                     "short",
-                    Query(f"count({_LOST} > 0.05)"),
+                    Query(counted(f"{_LOST} > 0.05", _PATHS)),
                     levels=BAD_ABOVE_ZERO,
+                    nothing="not probed",
                 ),
                 number(
                     "Slow",
                     "Paths of the job whose median round trip is above what they learnt to be usual.",
                     "short",
-                    Query(f"count({_SLOW})"),
-                    levels=((None, GREEN), (1e-9, ORANGE)),
+                    Query(counted(_SLOW, _THRESHOLDS)),
+                    levels=_WARN,
+                    nothing="still learning",
                 ),
                 number(
                     "Settings that differ",
                     "Settings that not all RNICs of the job have alike: MTU, PFC, ECN, trust, bonds, firmware.",
                     "short",
-                    Query(f"count(count by (setting) (job_rnic:fabric_rnic_setting:drift{_JOB}))"),
-                    levels=((None, GREEN), (1e-9, ORANGE)),
+                    Query(
+                        counted(
+                            f"count by (cluster, setting) (job_rnic:fabric_rnic_setting:drift{_JOB})",
+                            f"job_rnic:fabric_rnic_setting:value{_JOB}",
+                        )
+                    ),
+                    levels=_WARN,
                 ),
                 number(
                     "Hosts starved",
                     "Hosts of the job whose prober is short of CPU: their round trips are left out.",
                     "short",
-                    Query(f"count(job_host:fabric_prober_starved:info{_JOB})"),
-                    levels=((None, GREEN), (1e-9, ORANGE)),
+                    Query(counted(f"job_host:fabric_prober_starved:info{_JOB}", _PATHS)),
+                    levels=_WARN,
+                    nothing="not probed",
                 ),
                 rows(
                     "What points at what",
-                    "Alerts of this job, the oldest first.",
+                    "Alerts that name this job, or something that its paths cross; the oldest first. Empty: none.",
                     [
-                        Column("component_kind", "Kind", width=100),
-                        Column("component", "Component", width=320),
-                        Column("alertname", "Alert", width=220),
+                        Column("component_kind", "Kind", width=90),
+                        Column("component", "Component", width=280),
+                        Column("alertname", "Alert", width=200),
+                        Column("severity", "Severity", width=80),
                         Column("suspect", "Suspect"),
-                        Column("Value", "Since", "dateTimeFromNow", width=130),
+                        Column("Value", "Since", "dateTimeFromNow", width=120),
                     ],
                     Query(
-                        "min by (component_kind, component, alertname, suspect) ("
-                        + since('training_job="$training_job", component_kind!="path"')
-                        + ")"
+                        "topk(50, min by (cluster, component_kind, component, alertname, severity, suspect)"
+                        f" ({since(_ALERTS)}))"
                     ),
                     sort="Since",
                     descending=False,
                     width=14,
-                    nothing="no alert names this job",
                 ),
                 ranking(
                     "Links that explain it",
                     "What a link must lose to explain its paths, times the share of the job's loss that it explains.",
                     "percentunit",
-                    Query(
-                        f"topk(10, max by (link) (job_link:fabric_link_suspicion:ratio{_JOB}) > 0)",
-                        "{{link}}",
-                    ),
+                    Query(f"topk(10, max by (link) (job_link:fabric_link_suspicion:ratio{_JOB}) > 0)", "{{link}}"),
                     levels=LOSS,
                     width=10,
-                    link=to_board("fabric-link", link="${__field.labels.link}"),
+                    link=to_board("fabric-link", link="label.link"),
                     nothing="no link is suspected",
                 ),
             ],
@@ -145,15 +172,15 @@ BOARD = Board(
                 graph(
                     "Who talks to whom",
                     "The job's hosts, and the pairs that its traffic takes. Red ones lose, orange ones are slow.",
-                    _nodes(),
-                    _edges(),
+                    _nodes(_HOSTS),
+                    _HOSTS,
                     width=14,
                 ),
                 rows(
                     "Worst paths",
-                    "Paths that lose most on the way there, with the component that explains them.",
+                    "Paths that lose most on the way there, with the component that explains them. Empty: none loses.",
                     [
-                        Column("path", "Path", link=to_board("fabric-path", path="@Path"), width=260),
+                        Column("path", "Path", link=to_board("fabric-path", path="Path"), width=260),
                         Column("probe", "Probe", width=70),
                         Column("component", "Explained by"),
                         Column("Value", "Lost", "percentunit", levels=LOSS, width=90),
@@ -165,38 +192,48 @@ BOARD = Board(
                     width=10,
                     height=8,
                     sort="Lost",
-                    nothing="no path loses",
                 ),
                 rows(
                     "Slowest paths",
-                    "Paths above what they learnt to be usual.",
+                    "Paths above what they learnt to be usual, those most above first. Empty: none is slow.",
                     [
-                        Column("path", "Path", link=to_board("fabric-path", path="@Path"), width=260),
+                        Column("path", "Path", link=to_board("fabric-path", path="Path"), width=260),
                         Column("Value #slow", "Takes", "s", width=90),
                         Column("Value #usual", "At most usual", "s", width=110),
                     ],
                     Query(f"topk(50, max by (path) ({_SLOW}))", ref="slow"),
                     Query(
-                        f"max by (path) (fabric_path_rtt_threshold_seconds{_JOB} and on (cluster, path) {_SLOW})",
-                        ref="usual",
+                        f"max by (path) ({_THRESHOLDS}) and on (path) topk(50, max by (path) ({_SLOW}))", ref="usual"
                     ),
                     width=10,
                     height=8,
                     sort="Takes",
-                    nothing="no path is slow",
                 ),
             ],
+        ),
+        Row(
+            "Skeleton by RNIC",
+            [
+                graph(
+                    "RNICs of the chosen hosts",
+                    "Pairs of RNICs whose source is on one of the hosts that are chosen on top.",
+                    _nodes(_RNICS),
+                    _RNICS,
+                )
+            ],
+            collapsed=True,
         ),
         Row(
             "Over time",
             [
                 density(
                     "Round trips of its hosts",
-                    "Round trips of probes that leave RNICs of the job's hosts, by how many took how long.",
+                    "Probes within the fabric that leave RNICs of the job's hosts, by how many took how long.",
                     "s",
                     Query(
-                        "sum by (le) (rate(fabric_rtt_seconds_bucket[$__rate_interval]) and on (cluster, src_host)"
-                        f' label_replace(job_rnic:fabric_job_paths:count{_JOB}, "src_host", "$1", "host", "(.+)"))',
+                        'sum by (le) (rate(fabric_rtt_seconds_bucket{role!~"storage|external"}[$__rate_interval])'
+                        " and on (cluster, src_host) label_replace("
+                        f'job_rnic:fabric_job_paths:count{_JOB}, "src_host", "$1", "host", "(.+)"))',
                         "{{le}}",
                     ),
                 ),
@@ -204,20 +241,20 @@ BOARD = Board(
                     "Paths that hurt",
                     "How many paths of the job lose, and how many are slow.",
                     "short",
-                    Query(f"count({_LOST} > 0.05)", "losing"),
-                    Query(f"count({_SLOW})", "slow"),
+                    Query(counted(f"{_LOST} > 0.05", _PATHS), "losing"),
+                    Query(counted(_SLOW, _PATHS), "slow"),
                 ),
                 trend(
                     "Loss of links",
-                    "What each link must lose to explain the job's paths over it: the ten worst.",
+                    "What a link must lose to explain the job's paths over it: the ten worst.",
                     "percentunit",
                     Query(f"topk(10, max by (link) (job_link:fabric_link_loss:ratio_rate{_JOB}) > 0)", "{{link}}"),
                     levels=LOSS,
                 ),
                 states(
                     "Alerts over time",
-                    "When which alert of this job fired.",
-                    Query(f"max by (alertname, component) ({_FIRING})", "{{alertname}} {{component}}"),
+                    "When which alert fired that names the job, or something that its paths cross.",
+                    Query(f"max by (alertname, suspect) ({_ALERTS})", "{{alertname}} {{suspect}}"),
                     {"1": ("firing", RED)},
                 ),
             ],
@@ -227,30 +264,32 @@ BOARD = Board(
             [
                 rows(
                     "Settings that differ",
-                    "RNICs that are not set as half of the job's are.",
+                    "RNICs that are not set as half of the job's are. Empty: all are set alike.",
                     [
                         Column("setting", "Setting", width=120),
-                        Column("host", "Host", link=to_board("fabric-host", host="@Host")),
+                        Column("host", "Host", link=to_board("fabric-host", host="Host")),
                         Column("rnic", "RNIC"),
-                        Column("Value", "Value", "short"),
+                        Column("Value", "Is set to", "none"),
                     ],
                     Query(f"topk(100, max by (setting, host, rnic) (job_rnic:fabric_rnic_setting:drift{_JOB}))"),
                     width=12,
-                    nothing="all are set alike",
                 ),
                 trend(
                     "Evaluating its rules",
-                    "What one evaluation of each of the job's rule groups takes Prometheus. No lines: none are loaded.",
+                    "What evaluating each of the job's rule groups once takes. No lines: this Prometheus has none.",
                     "s",
                     Query(
                         "max by (rule_group) (prometheus_rule_group_last_duration_seconds"
-                        '{rule_group=~".*;fabric-job-$training_job-.+"})',
+                        '{rule_group=~".*fabric-job-$training_job-(paths|votes|thresholds|alerts|literal)"})',
                         "{{rule_group}}",
                     ),
                 ),
             ],
         ),
     ],
-    [one("training_job", "Job (training)", "label_values(fabric_job_path_info, training_job)")],
-    alerts=_FIRING,
+    [
+        one("training_job", "Job (training)", 'label_values(fabric_job_path_info{cluster=~"$cluster"}, training_job)'),
+        several("host", "Host", 'label_values(job_rnic:fabric_job_paths:count{training_job="$training_job"}, host)'),
+    ],
+    alerts=_ALERTS,
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import FIRING, since
+from grafana.expressions import firing, since
 from grafana.panels import (
     BAD_ABOVE_ZERO,
     GREEN,
@@ -23,14 +24,14 @@ from grafana.variables import one
 
 _LINK = '{link="$link"}'
 _PORTS = f"max by (cluster, switch, switch_port) (fabric_link_info{_LINK})"
-_NAME = "{{switch}}:{{switch_port}}"
+_ALERTS = firing('suspect="$link"', 'link="$link"')
+_PATHS = f"job_link:fabric_job_paths:count{_LINK}"
+_RNIC = f"max by (cluster, host, rnic) (fabric_rnic_attachment_info{_LINK})"
 
 
-def _rate(metric: str) -> str:
-    return (
-        f"sum by (cluster, switch, switch_port) (rate({metric}[$__rate_interval]))"
-        f" and on (cluster, switch, switch_port) {_PORTS}"
-    )
+def _of_rnic(record: str) -> str:
+    """A record of RNICs, of the one at the link's end, if there is one."""
+    return f"max by (cluster, host, rnic) ({record}) and on (cluster, host, rnic) {_RNIC}"
 
 
 BOARD = Board(
@@ -45,49 +46,44 @@ BOARD = Board(
                     "Suspicion",
                     "What the link must lose to explain its paths, times the share of a job's loss that it explains.",
                     "percentunit",
-                    Query(f"max(job_link:fabric_link_suspicion:ratio{_LINK})"),
+                    Query(f"max(job_link:fabric_link_suspicion:ratio{_LINK}) or 0 * max({_PATHS})"),
                     levels=LOSS,
                 ),
                 number(
                     "Votes",
                     "Paths over the link that lose, of all jobs.",
                     "short",
-                    Query(f"sum(job_link:fabric_link_votes:count{_LINK})"),
+                    Query(f"sum(job_link:fabric_link_votes:count{_LINK}) or 0 * sum({_PATHS})"),
                     levels=BAD_ABOVE_ZERO,
                 ),
                 number(
                     "Slow paths",
                     "Paths over the link that are above their thresholds.",
                     "short",
-                    Query(f"sum(job_link:fabric_link_slow_votes:count{_LINK})"),
+                    Query(f"sum(job_link:fabric_link_slow_votes:count{_LINK}) or 0 * sum({_PATHS})"),
                     levels=((None, GREEN), (1e-9, ORANGE)),
                 ),
                 number(
                     "Paths",
                     "Paths over the link, of all jobs, by their last complete routes.",
                     "short",
-                    Query(f"sum(job_link:fabric_job_paths:count{_LINK})"),
+                    Query(f"sum({_PATHS})"),
                     levels=((None, GREY),),
                 ),
                 rows(
                     "Alerts",
-                    "What points at this link now.",
+                    "What points at this link now. Empty: nothing.",
                     [
                         Column("alertname", "Alert"),
                         Column("component", "Component"),
-                        Column("training_job", "Job", link=to_board("fabric-job", training_job="@Job")),
+                        Column("training_job", "Job", link=to_board("fabric-job", training_job="Job")),
                         Column("Value", "Since", "dateTimeFromNow"),
                     ],
-                    Query(
-                        "min by (alertname, component, training_job) ("
-                        + since('suspect="$link", component_kind!="path"')
-                        + ")"
-                    ),
+                    Query(f"min by (alertname, component, training_job) ({since(_ALERTS)})"),
                     width=8,
                     height=4,
                     sort="Since",
                     descending=False,
-                    nothing="none",
                 ),
                 trend(
                     "Loss that the link explains",
@@ -113,9 +109,9 @@ BOARD = Board(
                 ),
                 rows(
                     "Paths that lose over it",
-                    "The worst fifty.",
+                    "The worst fifty. Empty: none.",
                     [
-                        Column("path", "Path", link=to_board("fabric-path", path="@Path")),
+                        Column("path", "Path", link=to_board("fabric-path", path="Path")),
                         Column("training_job", "Job", width=120),
                         Column("probe", "Probe", width=70),
                         Column("Value", "Lost", "percentunit", levels=LOSS, width=90),
@@ -126,7 +122,6 @@ BOARD = Board(
                     ),
                     width=8,
                     sort="Lost",
-                    nothing="none",
                 ),
             ],
         ),
@@ -137,9 +132,8 @@ BOARD = Board(
                     "Up and down",
                     "State of the switch ports at its ends.",
                     Query(
-                        "max by (cluster, switch, switch_port) (fabric_switch_port_up)"
-                        f" and on (cluster, switch, switch_port) {_PORTS}",
-                        _NAME,
+                        ports.of("max by (cluster, switch, switch_port) (fabric_switch_port_up)", _PORTS),
+                        ports.NAME,
                     ),
                     {"0": ("down", RED), "1": ("up", GREEN)},
                     width=8,
@@ -149,7 +143,7 @@ BOARD = Board(
                     "Damaged frames",
                     "Received with errors: FCS, symbols and the like.",
                     "pps",
-                    Query(_rate("fabric_switch_port_receive_errors_total"), _NAME),
+                    Query(ports.of(ports.rate("fabric_switch_port_receive_errors_total"), _PORTS), ports.NAME),
                     width=8,
                     height=6,
                 ),
@@ -157,7 +151,7 @@ BOARD = Board(
                     "Discards",
                     "Packets sent to the link that found no room.",
                     "pps",
-                    Query(_rate("fabric_switch_port_transmit_discards_total"), _NAME),
+                    Query(ports.of(ports.rate("fabric_switch_port_transmit_discards_total"), _PORTS), ports.NAME),
                     width=8,
                     height=6,
                 ),
@@ -166,9 +160,8 @@ BOARD = Board(
                     "Share of the time for which the other end pauses the port, by priority.",
                     "percentunit",
                     Query(
-                        "port_priority:fabric_switch_port_pfc_receive_pause:ratio"
-                        f" and on (cluster, switch, switch_port) {_PORTS}",
-                        _NAME + " priority {{priority}}",
+                        ports.of("port_priority:fabric_switch_port_pfc_receive_pause:ratio", _PORTS),
+                        ports.NAME + " priority {{priority}}",
                     ),
                     levels=((None, GREY), (0.1, ORANGE), (0.5, RED)),
                     width=8,
@@ -179,14 +172,12 @@ BOARD = Board(
                     "Share of its speed that the port sends, and that it receives.",
                     "percentunit",
                     Query(
-                        "port:fabric_switch_port_transmit_utilization:ratio"
-                        f" and on (cluster, switch, switch_port) {_PORTS}",
-                        _NAME + " sends",
+                        ports.of("port:fabric_switch_port_transmit_utilization:ratio", _PORTS),
+                        ports.NAME + " sends",
                     ),
                     Query(
-                        "port:fabric_switch_port_receive_utilization:ratio"
-                        f" and on (cluster, switch, switch_port) {_PORTS}",
-                        _NAME + " receives",
+                        ports.of("port:fabric_switch_port_receive_utilization:ratio", _PORTS),
+                        ports.NAME + " receives",
                     ),
                     width=8,
                     height=6,
@@ -196,18 +187,59 @@ BOARD = Board(
                     "Of the ports at its ends: two that differ are one that is wrong.",
                     "bytes",
                     Query(
-                        "max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)"
-                        f" and on (cluster, switch, switch_port) {_PORTS}",
-                        _NAME,
+                        ports.of("max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)", _PORTS),
+                        ports.NAME,
                     ),
                     least=None,
                     width=8,
                     height=6,
                 ),
+                trend(
+                    "RNIC: damaged frames",
+                    "Received by the RNIC at its end; no lines where both ends are switches.",
+                    "pps",
+                    Query(_of_rnic("rnic:fabric_rnic_port_rcv_errors:rate"), "{{host}}:{{rnic}} errors"),
+                    Query(_of_rnic("rnic:fabric_rnic_port_symbol_error:rate"), "{{host}}:{{rnic}} symbols"),
+                    width=8,
+                    height=6,
+                ),
+                trend(
+                    "RNIC: out of sequence",
+                    "Packets that arrived after a gap, at the RNIC at its end.",
+                    "pps",
+                    Query(_of_rnic("rnic:fabric_rnic_hw_out_of_sequence:rate"), "{{host}}:{{rnic}}"),
+                    width=8,
+                    height=6,
+                ),
+                states(
+                    "RNIC: up and down",
+                    "State of the RNIC at its end.",
+                    Query(
+                        "min by (cluster, host, rnic) (rnic:fabric_rnic_active:state)"
+                        f" and on (cluster, host, rnic) {_RNIC}",
+                        "{{host}}:{{rnic}}",
+                    ),
+                    {"0": ("down", RED), "1": ("active", GREEN)},
+                    width=8,
+                    height=6,
+                ),
+            ],
+        ),
+        Row(
+            "History",
+            [
+                states(
+                    "Alerts over time",
+                    "When which alert pointed at this link.",
+                    Query(f"max by (alertname, component) ({_ALERTS})", "{{alertname}} {{component}}"),
+                    {"1": ("firing", RED)},
+                    width=24,
+                    height=6,
+                )
             ],
         ),
     ],
-    [one("link", "Link", "label_values(fabric_link_info, link)")],
-    alerts=FIRING.replace("}", ', suspect="$link"}'),
+    [one("link", "Link", 'label_values(fabric_link_info{cluster=~"$cluster"}, link)')],
+    alerts=_ALERTS,
     runbook="FabricLinkLoss.md",
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import FIRING
+from grafana.expressions import firing
 from grafana.panels import (
     GREY,
     LOSS,
@@ -21,17 +22,24 @@ from grafana.variables import one
 
 _PATH = '{path="$path"}'
 _PORTS = "max by (cluster, link, switch, switch_port) (fabric_link_info)"
-_ON_WAY = f"(max by (cluster, switch, switch_port) ({_PORTS} and on (cluster, link) fabric_path_link_info{_PATH}))"
+_ON_WAY = f"max by (cluster, switch, switch_port) ({_PORTS} and on (cluster, link) fabric_path_link_info{_PATH})"
 """1 for each switch port on the path's way."""
+_DISCARDS = (
+    ports.rate("fabric_switch_port_receive_discards_total")
+    + " + on (cluster, switch, switch_port) "
+    + ports.rate("fabric_switch_port_transmit_discards_total")
+)
+_ENDS = f"job_path:fabric_path_probes_sent:rate{_PATH}"
 
 
-def _rate(*metrics: str) -> str:
-    """The sum of counters of ports, on this path's way."""
-    summed = " + ".join(f"sum by (cluster, switch, switch_port) (rate({each}[$__rate_interval]))" for each in metrics)
-    return f"({summed}) and on (cluster, switch, switch_port) {_ON_WAY}"
+def _of_ends(record: str) -> str:
+    """A record of RNICs, of the two at the path's ends."""
+    ends = " or ".join(
+        f'label_replace(label_replace({_ENDS}, "host", "$1", "{end}_host", "(.+)"), "rnic", "$1", "{end}_rnic", "(.+)")'
+        for end in ("src", "dst")
+    )
+    return f"max by (cluster, host, rnic) ({record}) and on (cluster, host, rnic) ({ends})"
 
-
-_NAME = "{{switch}}:{{switch_port}}"
 
 BOARD = Board(
     "fabric-path",
@@ -72,11 +80,11 @@ BOARD = Board(
                     "What it is",
                     "Its ends, and the jobs that it is probed for.",
                     [
-                        Column("training_job", "Job", link=to_board("fabric-job", training_job="@Job")),
+                        Column("training_job", "Job", link=to_board("fabric-job", training_job="Job")),
                         Column("role", "Role"),
-                        Column("src_host", "From", link=to_board("fabric-host", host="@From")),
+                        Column("src_host", "From", link=to_board("fabric-host", host="From")),
                         Column("src_rnic", "RNIC"),
-                        Column("dst_host", "To", link=to_board("fabric-host", host="@To")),
+                        Column("dst_host", "To", link=to_board("fabric-host", host="To")),
                         Column("dst_rnic", "To RNIC"),
                         Column("probe", "Probe"),
                         Column("dscp", "DSCP"),
@@ -87,7 +95,6 @@ BOARD = Board(
                     ),
                     width=12,
                     height=4,
-                    nothing="no job's path",
                 ),
                 trend(
                     "Round trips",
@@ -126,16 +133,16 @@ BOARD = Board(
                 ),
                 states(
                     "Route",
-                    "Links that the path crossed in the time shown. A route that moved has bars that begin and end.",
+                    "Links that the path crossed in the time shown: 1, or of a sprayed path the share of its packets.",
                     Query(f"max by (link) (fabric_path_link_info{_PATH})", "{{link}}"),
-                    {"1": ("crossed", "blue")},
+                    {},
                     width=12,
                 ),
                 rows(
                     "Its links",
                     "In no order; what each must lose to explain the paths over it.",
                     [
-                        Column("link", "Link", link=to_board("fabric-link", link="@Link")),
+                        Column("link", "Link", link=to_board("fabric-link", link="Link")),
                         Column("Value #share", "Share", "percentunit", width=80),
                         Column("Value #loss", "Must lose", "percentunit", levels=LOSS, width=100),
                     ],
@@ -146,7 +153,6 @@ BOARD = Board(
                         ref="loss",
                     ),
                     width=12,
-                    nothing="no trace was complete yet",
                 ),
             ],
         ),
@@ -157,7 +163,7 @@ BOARD = Board(
                     "Errors",
                     "Frames received damaged: a cable, a transceiver, or a box further up.",
                     "pps",
-                    Query(_rate("fabric_switch_port_receive_errors_total"), _NAME),
+                    Query(ports.of(ports.rate("fabric_switch_port_receive_errors_total"), _ON_WAY), ports.NAME),
                     width=8,
                 ),
                 trend(
@@ -165,10 +171,8 @@ BOARD = Board(
                     "Packets that found no room, in or out.",
                     "pps",
                     Query(
-                        _rate(
-                            "fabric_switch_port_receive_discards_total", "fabric_switch_port_transmit_discards_total"
-                        ),
-                        _NAME,
+                        ports.of(_DISCARDS, _ON_WAY),
+                        ports.NAME,
                     ),
                     width=8,
                 ),
@@ -177,9 +181,8 @@ BOARD = Board(
                     "Share of the time for which the neighbour pauses the port, by priority.",
                     "percentunit",
                     Query(
-                        "port_priority:fabric_switch_port_pfc_receive_pause:ratio > 0"
-                        f" and on (cluster, switch, switch_port) {_ON_WAY}",
-                        _NAME + " priority {{priority}}",
+                        ports.of("port_priority:fabric_switch_port_pfc_receive_pause:ratio > 0", _ON_WAY),
+                        ports.NAME + " priority {{priority}}",
                     ),
                     levels=((None, GREY), (0.1, ORANGE), (0.5, RED)),
                     width=8,
@@ -188,14 +191,19 @@ BOARD = Board(
                     "Marked (ECN)",
                     "Packets that the port's queues marked.",
                     "pps",
-                    Query(_rate("fabric_switch_port_queue_ecn_marked_packets_total"), _NAME),
+                    Query(
+                        ports.of(
+                            ports.rate("fabric_switch_port_queue_ecn_marked_packets_total", labels="queue"), _ON_WAY
+                        ),
+                        ports.NAME,
+                    ),
                     width=8,
                 ),
                 trend(
                     "Bytes sent",
                     "What the ports send, of everybody's traffic.",
                     "Bps",
-                    Query(_rate("fabric_switch_port_transmit_bytes_total"), _NAME),
+                    Query(ports.of(ports.rate("fabric_switch_port_transmit_bytes_total"), _ON_WAY), ports.NAME),
                     width=8,
                 ),
                 trend(
@@ -203,17 +211,42 @@ BOARD = Board(
                     "The least of them is what the path can carry.",
                     "bytes",
                     Query(
-                        "max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)"
-                        f" and on (cluster, switch, switch_port) {_ON_WAY}",
-                        _NAME,
+                        ports.of("max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)", _ON_WAY),
+                        ports.NAME,
                     ),
                     width=8,
                     least=None,
                 ),
             ],
         ),
+        Row(
+            "RNICs at its ends",
+            [
+                trend(
+                    "Out of sequence",
+                    "Packets that arrived after a gap: something before them was lost.",
+                    "pps",
+                    Query(_of_ends("rnic:fabric_rnic_hw_out_of_sequence:rate"), "{{host}}:{{rnic}}"),
+                    width=8,
+                ),
+                trend(
+                    "Damaged frames",
+                    "Received by the RNICs.",
+                    "pps",
+                    Query(_of_ends("rnic:fabric_rnic_port_rcv_errors:rate"), "{{host}}:{{rnic}}"),
+                    width=8,
+                ),
+                trend(
+                    "CNPs sent",
+                    "In answer to marked packets.",
+                    "pps",
+                    Query(_of_ends("rnic:fabric_rnic_hw_np_cnp_sent:rate"), "{{host}}:{{rnic}}"),
+                    width=8,
+                ),
+            ],
+        ),
     ],
-    [one("path", "Path", "label_values(fabric_path_probes_sent_total, path)")],
-    alerts=FIRING.replace("}", ', path="$path"}'),
+    [one("path", "Path", 'label_values(fabric_path_probes_sent_total{cluster=~"$cluster"}, path)')],
+    alerts=firing('path="$path"'),
     runbook="FabricPathLoss.md",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grafana import ports
 from grafana.board import Board, Row
 from grafana.panels import GREEN, ORANGE, RED, Column, Query, ranking, rows, to_board, trend
 from grafana.variables import several
@@ -12,7 +13,7 @@ _PORT = "{{switch}}:{{switch_port}} priority {{priority}}"
 _RNIC = "{{host}}:{{rnic}}"
 _PORTS = "cluster, switch, switch_port, priority"
 _DROPS = f"port_priority:fabric_switch_port_lossless_drops:rate{_PRIORITY}"
-_MARKED = "rate(fabric_switch_port_queue_ecn_marked_packets_total[$__rate_interval])"
+_MARKED = ports.rate("fabric_switch_port_queue_ecn_marked_packets_total", labels="queue", by="queue")
 
 
 def _rnics(record: str) -> str:
@@ -39,7 +40,7 @@ BOARD = Board(
                     levels=_PAUSED,
                     width=12,
                     nothing="no port is paused",
-                    link=to_board("fabric-switch", switch="${__field.labels.switch}"),
+                    link=to_board("fabric-switch", switch="label.switch"),
                 ),
                 ranking(
                     "Ports that pause most",
@@ -53,7 +54,7 @@ BOARD = Board(
                     levels=_PAUSED,
                     width=12,
                     nothing="no port pauses",
-                    link=to_board("fabric-switch", switch="${__field.labels.switch}"),
+                    link=to_board("fabric-switch", switch="label.switch"),
                 ),
                 trend(
                     "Paused switches over time",
@@ -98,7 +99,7 @@ BOARD = Board(
                     "Marked by switches",
                     "Packets marked by queue, summed over the fabric.",
                     "pps",
-                    Query(f"sum by (queue) ({_MARKED})", "queue {{queue}}"),
+                    Query(_MARKED, "queue {{queue}}"),
                     width=8,
                 ),
                 trend(
@@ -149,20 +150,19 @@ BOARD = Board(
             [
                 rows(
                     "RNICs of a job that are set otherwise",
-                    "Than half of the job's: MTU, PFC, ECN, trust, bonds, firmware.",
+                    "Than half of the job's: MTU, PFC, ECN, trust, bonds, firmware. Empty: all are set alike.",
                     [
-                        Column("training_job", "Job", link=to_board("fabric-job", training_job="@Job")),
+                        Column("training_job", "Job", link=to_board("fabric-job", training_job="Job")),
                         Column("setting", "Setting"),
-                        Column("host", "Host", link=to_board("fabric-host", host="@Host")),
+                        Column("host", "Host", link=to_board("fabric-host", host="Host")),
                         Column("rnic", "RNIC"),
-                        Column("Value", "Value", "short"),
+                        Column("Value", "Is set to", "none"),
                     ],
                     Query(
                         "topk(100, max by (training_job, setting, host, rnic) (job_rnic:fabric_rnic_setting:drift"
                         '{training_job=~"$training_job"}))'
                     ),
                     width=14,
-                    nothing="all are set alike",
                 ),
                 rows(
                     "Values of each setting",
@@ -178,14 +178,13 @@ BOARD = Board(
                         '{training_job=~"$training_job"})'
                     ),
                     width=10,
-                    nothing="none told",
                 ),
             ],
         ),
     ],
     [
         several("training_job", "Job (training)", "label_values(fabric_job_path_info, training_job)"),
-        several("priority", "Priority", "label_values(fabric_switch_port_pfc_enabled, priority)"),
+        several("priority", "Priority", "label_values(switch_priority:fabric_switch_pfc_receive_pause:max, priority)"),
     ],
     runbook="FabricPfcCongestion.md",
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import FIRING, since
+from grafana.expressions import firing, named, since
 from grafana.panels import (
     BAD_ABOVE_ZERO,
     GREEN,
@@ -12,6 +13,7 @@ from grafana.panels import (
     RED,
     Column,
     Query,
+    counted,
     number,
     rows,
     states,
@@ -28,11 +30,24 @@ _TROUBLE = (
     f"port:fabric_switch_port_trouble:rate{_PORTS}"
     " * on (cluster, switch, switch_port) group_left (suspect) port:fabric_switch_port_suspect:info"
 )
-_SINCE = since('component_kind!="path", suspect=~".*$switch.*"')
+_ALERTS = firing('switch="$switch"', 'component="$switch"', f"suspect=~{named('switch')}")
+_UP = f"max by (cluster, switch_port) (fabric_switch_port_up{_PORTS})"
+_CHANGED = (
+    f"max by (cluster, switch_port) (increase(fabric_switch_port_status_changes_total{_PORTS}[$__range] @ end()) > 0)"
+)
 
 
-def _worst(metric: str, by: str = "switch_port", matchers: str = _PORTS) -> str:
-    return f"topk(12, sum by ({by}) (rate({metric}{matchers}[$__rate_interval])) > 0)"
+_UPDATES = (
+    f"topk(12, max by (cluster, peer) (rate(fabric_switch_bgp_receive_updates_total{_SESSIONS}[$__rate_interval])) > 0)"
+)
+_DROPPED = (
+    "topk(12, max by (cluster, class)"
+    f" (rate(fabric_switch_control_plane_dropped_packets_total{_SWITCH}[$__rate_interval])) > 0)"
+)
+
+
+def _worst(metric: str, matchers: str = _PORTS, labels: str = "", by: str = "cluster, switch_port") -> str:
+    return f"topk(12, {ports.rate(metric, matchers, labels, by)} > 0)"
 
 
 BOARD = Board(
@@ -71,44 +86,40 @@ BOARD = Board(
                     "Ports down",
                     "Enabled ports without carrier, which were up within a day.",
                     "short",
-                    Query(f"count(port:fabric_switch_port_fell:info{_SWITCH})"),
+                    Query(counted(f"port:fabric_switch_port_fell:info{_SWITCH}", f"fabric_switch_port_up{_SWITCH}")),
                     levels=BAD_ABOVE_ZERO,
                 ),
                 rows(
                     "Alerts",
-                    "What points at this switch, its ports and its links now.",
+                    "What points at this switch, its ports and its links now. Empty: nothing.",
                     [
                         Column("alertname", "Alert"),
                         Column("component", "Component"),
                         Column("Value", "Since", "dateTimeFromNow"),
                     ],
-                    Query(f"min by (alertname, component) ({_SINCE})"),
+                    Query(f"min by (alertname, component) ({since(_ALERTS)})"),
                     width=8,
                     height=4,
                     sort="Since",
                     descending=False,
-                    nothing="none",
                 ),
                 rows(
                     "Ports in trouble",
-                    "Ports that count errors, discards, pauses or marks now, the worst of each kind.",
+                    "Ports that count errors, discards, pauses or marks now, the worst of each kind. Empty: none.",
                     [
                         Column("switch_port", "Port", width=140),
                         Column("counter", "Counts", width=110),
                         Column("Value", "A second, or share of the time", "short"),
-                        Column("suspect", "Cable", link=to_board("fabric-link", link="@Cable")),
+                        Column("suspect", "Cable", link=to_board("fabric-link", link="Cable")),
                     ],
                     Query(f"topk by (counter) (20, max by (switch_port, counter, suspect) ({_TROUBLE}))"),
                     width=12,
-                    nothing="no port counts any",
                 ),
                 states(
                     "Ports",
                     "Up and down, of ports that changed within the time shown.",
                     Query(
-                        f"max by (switch_port) (fabric_switch_port_up{_PORTS})"
-                        f" and on (switch_port) max by (switch_port)"
-                        f" (increase(fabric_switch_port_status_changes_total{_PORTS}[$__range]) > 0)",
+                        f"{_UP} and on (cluster, switch_port) {_CHANGED}",
                         "{{switch_port}}",
                     ),
                     {"0": ("down", RED), "1": ("up", GREEN)},
@@ -172,7 +183,9 @@ BOARD = Board(
                     "Marked (ECN)",
                     "Packets that queues marked, the twelve ports that marked most.",
                     "pps",
-                    Query(_worst("fabric_switch_port_queue_ecn_marked_packets_total"), "{{switch_port}}"),
+                    Query(
+                        _worst("fabric_switch_port_queue_ecn_marked_packets_total", labels="queue"), "{{switch_port}}"
+                    ),
                     width=8,
                 ),
             ],
@@ -201,7 +214,7 @@ BOARD = Board(
                     "BGP updates received",
                     "Routes told by each peer: a burst is a route that moved.",
                     "cps",
-                    Query(_worst("fabric_switch_bgp_receive_updates_total", "peer", _SESSIONS), "{{peer}}"),
+                    Query(_UPDATES, "{{peer}}"),
                     width=8,
                 ),
                 trend(
@@ -209,10 +222,33 @@ BOARD = Board(
                     "By the policer of the control plane, by class: keepalives may be among them.",
                     "pps",
                     Query(
-                        _worst("fabric_switch_control_plane_dropped_packets_total", "class", _SWITCH),
+                        _DROPPED,
                         "{{class}}",
                     ),
                     width=8,
+                ),
+            ],
+        ),
+        Row(
+            "Whom it carries",
+            [
+                rows(
+                    "Jobs",
+                    "Jobs whose probed paths cross its ports: crossings, two for a path that passes through.",
+                    [
+                        Column("training_job", "Job", link=to_board("fabric-job", training_job="Job")),
+                        Column("Value", "Crossings", "short", decimals=0),
+                    ],
+                    Query(f"sum by (training_job) (job_switch_port:fabric_job_paths:count{_SWITCH})"),
+                    width=8,
+                    sort="Crossings",
+                ),
+                states(
+                    "Alerts over time",
+                    "When which alert pointed at this switch, its ports or its links.",
+                    Query(f"max by (alertname, component) ({_ALERTS})", "{{alertname}} {{component}}"),
+                    {"1": ("firing", RED)},
+                    width=16,
                 ),
             ],
         ),
@@ -225,7 +261,6 @@ BOARD = Board(
                     [Column("mtu", "MTU (bytes)"), Column("Value", "Ports", "short")],
                     Query(f'count_values("mtu", max by (switch_port) (fabric_switch_port_mtu_bytes{_PORTS}))'),
                     width=8,
-                    nothing="not told",
                 ),
                 rows(
                     "ECN thresholds",
@@ -240,7 +275,6 @@ BOARD = Board(
                         f" (fabric_switch_port_queue_ecn_low_threshold_bytes{_PORTS}))"
                     ),
                     width=8,
-                    nothing="not told",
                 ),
                 rows(
                     "Neighbours",
@@ -254,18 +288,21 @@ BOARD = Board(
                         f"max by (switch_port, neighbor, neighbor_port) (fabric_switch_neighbor_info{_PORTS})",
                     ),
                     width=8,
-                    nothing="not told",
                 ),
             ],
             collapsed=True,
         ),
     ],
     [
-        one("switch", "Switch", "label_values(fabric_switch_reachable, switch)"),
+        one("switch", "Switch", 'label_values(fabric_switch_reachable{cluster=~"$cluster"}, switch)'),
         several("switch_port", "Port", 'label_values(fabric_switch_port_up{switch="$switch"}, switch_port)'),
-        several("priority", "Priority", 'label_values(fabric_switch_port_pfc_enabled{switch="$switch"}, priority)'),
+        several(
+            "priority",
+            "Priority",
+            'label_values(port_priority:fabric_switch_port_pfc_receive_pause:ratio{switch="$switch"}, priority)',
+        ),
         several("peer", "BGP peer", 'label_values(fabric_switch_bgp_session_state{switch="$switch"}, peer)'),
     ],
-    alerts=FIRING.replace("}", ', suspect=~".*$switch.*"}'),
+    alerts=_ALERTS,
     runbook="FabricSwitchPortErrors.md",
 )

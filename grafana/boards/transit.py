@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
-from grafana.expressions import FIRING
-from grafana.panels import BAD_ABOVE_ZERO, GREEN, LOSS, ORANGE, Column, Query, number, rows, to_board, trend
+from grafana.expressions import firing
+from grafana.panels import BAD_ABOVE_ZERO, GREEN, LOSS, ORANGE, Column, Query, counted, number, rows, to_board, trend
 from grafana.variables import several
 
 _CHANGES = 'fabric_path_route_change_timestamp_seconds{hop=~"$hop"}'
@@ -25,12 +25,18 @@ BOARD = Board(
                     Query("count(path:fabric_path_transit:info)"),
                     levels=((None, GREEN),),
                     width=8,
+                    nothing="none",
                 ),
                 number(
                     "Moved within the hour",
                     "Paths whose route now has a hop that it had not.",
                     "short",
-                    Query("count(count by (cluster, path) (path:fabric_path_transit_moved:info))"),
+                    Query(
+                        counted(
+                            "group by (cluster, path) (path:fabric_path_transit_moved:info)",
+                            "path:fabric_path_transit:info",
+                        )
+                    ),
                     levels=((None, GREEN), (1e-9, ORANGE)),
                     width=8,
                 ),
@@ -38,15 +44,15 @@ BOARD = Board(
                     "Lossy",
                     "Paths that lose more than one probe in a hundred.",
                     "short",
-                    Query("count(path:fabric_path_transit_loss:ratio_rate > 0.01)"),
+                    Query(counted("path:fabric_path_transit_loss:ratio_rate > 0.01", "path:fabric_path_transit:info")),
                     levels=BAD_ABOVE_ZERO,
                     width=8,
                 ),
                 rows(
                     "Routes that changed",
-                    "Within the hour: the hops before and after, and the first that is new.",
+                    "Within the hour: the hops before and after, and the first that is new. Empty: none changed.",
                     [
-                        Column("path", "Path", link=to_board("fabric-path", path="@Path"), width=200),
+                        Column("path", "Path", link=to_board("fabric-path", path="Path"), width=200),
                         Column("before", "Before"),
                         Column("after", "After"),
                         Column("hop", "New hop", width=140),
@@ -54,7 +60,6 @@ BOARD = Board(
                     ],
                     Query(f"topk(50, max by (path, before, after, hop) ({_CHANGED}))"),
                     sort="When",
-                    nothing="no route changed",
                 ),
                 trend(
                     "Loss",
@@ -76,7 +81,7 @@ BOARD = Board(
                     "Received by the switches that receive most: a route that moved is told in the same minute.",
                     "cps",
                     Query(
-                        "topk(12, sum by (cluster, switch, peer)"
+                        "topk(12, max by (cluster, switch, peer)"
                         " (rate(fabric_switch_bgp_receive_updates_total[$__rate_interval])) > 0)",
                         "{{switch}} from {{peer}}",
                     ),
@@ -88,6 +93,6 @@ BOARD = Board(
     [
         several("hop", "New hop", "label_values(fabric_path_route_change_timestamp_seconds, hop)", everything=".*"),
     ],
-    alerts=FIRING.replace("}", ', alertname=~"FabricTransit.+"}'),
+    alerts=firing('alertname=~"FabricTransit.+"'),
     runbook="FabricTransitPathDegraded.md",
 )

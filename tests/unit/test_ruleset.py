@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promto
 JOB = 'gpt "7\\b'  # every quote of this has to survive YAML, PromQL and a Go template
 RUNBOOKS = "https://runbooks.example"
 BROKEN = "leaf-0:up0 -- spine-0:down0"
+OTHER = "leaf-0:up1 -- spine-1:down0"
 
 # Hosts a and b are on leaf-0, c on leaf-1, d on leaf-2. Each path names the spine it crosses.
 LEAF = {"a": 0, "b": 0, "c": 1, "d": 2}
@@ -299,6 +300,18 @@ def test_links_that_no_probe_tells_apart_are_both_named(tmp_path: Path) -> None:
     assert len(tied) == 3
     assert components(alerts, "FabricLinkLoss") == sorted(tied)
     assert set(components(alerts, "FabricPathLoss")) < set(tied)
+
+
+@pytest.mark.parametrize(("loss", "named"), [(0.98, {BROKEN, OTHER}), (0.9, {OTHER})])
+def test_links_whose_suspicions_differ_by_when_they_were_scraped_are_both_named(
+    loss: float, named: set[str], tmp_path: Path
+) -> None:
+    """Both uplinks of leaf-0 lose all; or, where nothing comes back over one of them, seem to."""
+    vote = Vote()
+    vote.loss = {key: value for key, value in vote.loss.items() if key[1] not in ("a>c", "b>c")}
+    vote.lose("udp", ["a>d", "c>a", "d>b"], loss)
+    alerts = vote.lose("udp", ["b>d", "d>a", "c>b"], 1.0).alerts(tmp_path)
+    assert set(components(alerts, "FabricLinkLoss")) & {BROKEN, OTHER} == named
 
 
 def test_full_size_probes_lost_while_small_ones_live_are_an_mtu_mismatch(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Whom alerts hurt: an alert of a cable names no job, but the job's paths cross it."""
+
+from __future__ import annotations
+
+from grafana.expressions import firing
+
+
+def _joined(job_label: str, paths: str) -> list[tuple[str, str, str]]:
+    """(alerts, labels that they share, paths of jobs): how an alert finds whom it hurts without naming them.
+
+    ``job_label`` is a matcher of the alerts, ``paths`` those of what counts a job's paths.
+    """
+    cables = f'label_replace(job_link:fabric_job_paths:count{paths}, "suspect", "$1", "link", "(.+)")'
+    ports = f"job_switch_port:fabric_job_paths:count{paths}"
+    return [
+        (firing(job_label), "cluster, suspect", cables),
+        (firing(f'{job_label}, rnic!=""'), "cluster, host, rnic", f"job_rnic:fabric_job_paths:count{paths}"),
+        (firing(f'{job_label}, switch_port!=""'), "cluster, switch, switch_port", ports),
+        (firing(f'{job_label}, switch!="", switch_port=""'), "cluster, switch", ports),
+    ]
+
+
+def of_job(job: str) -> str:
+    """Alerts that name a job, or something that its paths cross."""
+    crossed = (
+        f"{alerts} and on ({labels}) {paths}"
+        for alerts, labels, paths in _joined('training_job=""', f'{{training_job="{job}"}}')
+    )
+    return " or ".join((firing(f'training_job="{job}"'), *crossed))
+
+
+JOBS_HURT = " or ".join(
+    f"group by (cluster, training_job) ({each})"
+    for each in (
+        firing('training_job!=""'),
+        *(f"{paths} and on ({labels}) {alerts}" for alerts, labels, paths in _joined('training_job=""', "")),
+    )
+)
+"""1 for each job that an alert names, or whose paths cross what it names."""
+
+
+def principal() -> str:
+    """Of each suspect the gravest alert: critical before warning, a component before its paths."""
+    ranked = " or ".join(
+        f"{rank} * {each}"
+        for rank, each in (
+            (4, firing('severity="critical", component_kind!="path"')),
+            (3, firing('severity="critical", component_kind="path"')),
+            (2, firing('severity="warning", component_kind!="path"')),
+            (1, firing('severity="warning", component_kind="path"')),
+        )
+    )
+    labels = "suspect, component_kind, component, symptom, alertname, severity, training_job, link, switch, host"
+    return f"topk by (cluster, suspect) (1, max by (cluster, {labels}) ({ranked}))"
