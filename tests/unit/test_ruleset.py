@@ -302,11 +302,11 @@ def test_links_that_no_probe_tells_apart_are_both_named(tmp_path: Path) -> None:
     assert set(components(alerts, "FabricPathLoss")) < set(tied)
 
 
-@pytest.mark.parametrize(("loss", "named"), [(0.98, {BROKEN, OTHER}), (0.9, {OTHER})])
+@pytest.mark.parametrize(("loss", "named"), [(0.98, {BROKEN, OTHER}), (0.9, {BROKEN, OTHER}), (0.7, {OTHER})])
 def test_links_whose_suspicions_differ_by_when_they_were_scraped_are_both_named(
     loss: float, named: set[str], tmp_path: Path
 ) -> None:
-    """Both uplinks of leaf-0 lose all; or, where nothing comes back over one of them, seem to."""
+    """Both uplinks of leaf-0 lose all; or, where nothing comes back over one of them, seem to. All their paths vote."""
     vote = Vote()
     vote.loss = {key: value for key, value in vote.loss.items() if key[1] not in ("a>c", "b>c")}
     vote.lose("udp", ["a>d", "c>a", "d>b"], loss)
