@@ -209,6 +209,7 @@ def parser(with_demo: bool = False) -> argparse.ArgumentParser:
     watch.add_argument("--quiet", type=float, metavar="S", help="without any alert before the injection (default: 20)")
     watch.add_argument("--during", type=float, metavar="S", help="to the repair (default: the scenario's)")
     watch.add_argument("--moved", action="store_true", help="write down which series moved, to write rules on")
+    watch.add_argument("--keep", action="store_true", help="logs and what Prometheus stored too, if all went well")
     watch.add_argument("--resolved", type=float, metavar="S", help="to wait for the end of the alerts (default: 60)")
     replay = add("replay", _replay, "diagnose what `run` recorded and compare with the truth", of_a_lab=False)
     replay.add_argument("directory", type=Path)

@@ -56,7 +56,7 @@ def watch(arguments: argparse.Namespace) -> int:
     given = {option: getattr(arguments, option) for option in ("quiet", "during", "resolved")}
     more = [f"--{option}={value}" for option, value in given.items() if value is not None]
     more += ["--moved"] if arguments.moved else []
-    return _play(name, seed, output, "lab.scenarios.watch", more)
+    return _play(name, seed, output, "lab.scenarios.watch", more, keep=arguments.keep)
 
 
 def _make(output: Path) -> None:
@@ -68,12 +68,20 @@ def _make(output: Path) -> None:
         raise LabError(f"{output} cannot be written: {error.strerror}", "another --output") from error
 
 
-def _play(name: str, seed: int, output: Path, module: str = "lab.scenarios.runner", more: Sequence[str] = ()) -> int:
+def _play(
+    name: str,
+    seed: int,
+    output: Path,
+    module: str = "lab.scenarios.runner",
+    more: Sequence[str] = (),
+    *,
+    keep: bool = False,
+) -> int:
     # What runs needs short paths without spaces, and private ones; what is recorded goes where it is wanted.
     with tempfile.TemporaryDirectory(prefix="fabric-run-", ignore_cleanup_errors=True) as work:
         words = [sys.executable, "-m", module, name, f"--seed={seed}", f"--output={work}", *more]
         code = sandbox.run(words, show=[Path(work)])
-        if code == 0:
+        if code == 0 and not keep:
             shutil.rmtree(Path(work) / "run", ignore_errors=True)
         for file in Path(work).rglob("*"):
             if file.is_file():
