@@ -21,7 +21,7 @@ from benchmarks.simulated_fleet import (
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.topology import Topology
 from exporter.exposition import Renderer
-from exporter.joins import LinkJoin, PathInfo, RouteTexts, job_paths, rnic_info
+from exporter.joins import JobPaths, LinkJoin, PathInfo, RouteTexts, rnic_info
 from exporter.probing.process import Prober
 from exporter.probing.settings import ProberSettings, prober_tables
 from exporter.results import ResultRing
@@ -72,7 +72,8 @@ def _count_host(host: int, fabric_of: Topology, fabric: Fabric) -> tuple[int, in
         prober = Prober(settings, store, ResultRing(1024), theirs)
         prober.obey(plan)
         _answer_and_trace_all(prober)
-        joined = [rnic_info(host_name(host), fabric_of.hosts[host].rnics), job_paths(plan)]
+        (jobs := JobPaths()).follow(plan)
+        joined = [rnic_info(host_name(host), fabric_of.hosts[host].rnics), *jobs.series(store)]
         links, *coverage = LinkJoin(fabric).series(store)
         joined += [*PathInfo().series(store), links, *RouteTexts().series(links), *coverage]
         page = Renderer().render([store], joined).decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -267,18 +267,13 @@ class JobPaths(Join):
         self._plan, self._versions = plan, None
 
     def _make(self, *stores: Store) -> list[Series]:
-        return [job_paths(self._plan, {row.labels[0] for store in stores for row in store.read(PATH)})]
-
-
-def job_paths(plan: Plan | None, probed: Collection[str] = ()) -> Series:
-    """One sample for each target of the plan that is active, by the plan or since (``probed`` names its path)."""
-    if plan is None:
-        return Series(JOB_PATH_INFO, ())
-    targets = (target for target in plan.targets if target.active or target.path in probed)
-    return Series(
-        JOB_PATH_INFO,
-        [((plan.job, target.path, target.role, str(target.traffic_class >> 2)), 1.0) for target in targets],
-    )
+        if self._plan is None:
+            return [Series(JOB_PATH_INFO, ())]
+        told = {target.path: (target.role, str(target.traffic_class >> 2)) for target in self._plan.targets}
+        paths = (tuple(row.labels[: len(PATH.labels)]) for store in stores for row in store.read(PATH))
+        return [
+            Series(JOB_PATH_INFO, [((self._plan.job, *path, *told[path[0]]), 1.0) for path in paths if path[0] in told])
+        ]
 
 
 def rnic_info(host: str, rnics: Iterable[Rnic]) -> Series:

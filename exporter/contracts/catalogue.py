@@ -276,9 +276,8 @@ JOB_PATH_INFO = Metric(
     "fabric.job.path.info",
     "gauge",
     "",
-    ("training_job", "path", "role", "dscp"),
-    "1 for each path that the plan of a job probes, with its traffic class; joins path series, which outlive jobs, to "
-    "the job.",
+    ("training_job", *PATH_LABELS, "role", "dscp"),
+    "1 for each path that is probed for a job, with its traffic class; joins path series, which outlive jobs, to it.",
     "paths",
 )
 JOB_LINK_PATHS = Metric(

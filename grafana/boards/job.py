@@ -28,7 +28,7 @@ from grafana.variables import one, several
 
 _JOB = '{training_job="$training_job"}'
 _PATHS = f"job_dscp:fabric_job_paths:count{_JOB}"
-_SENT = f"job_path:fabric_path_probes_sent:rate{_JOB}"
+_PROBED = f"fabric_job_path_info{_JOB}"
 _LOST = f"job_path:fabric_path_forward_loss:ratio_rate{_JOB}"
 _SLOW = f"job_path:fabric_path_rtt_slow:seconds{_JOB}"
 _THRESHOLDS = f"fabric_path_rtt_threshold_seconds{_JOB}"
@@ -49,7 +49,7 @@ def _edges(source: str, destination: str, matchers: str = "") -> str:
         for weight, expression, colour in (
             (3, of(f"{_LOST} > 0.05"), RED),
             (2, of(_SLOW), ORANGE),
-            (1, of(_SENT), GREEN),
+            (1, of(_PROBED), GREEN),
         )
     )
     limited = f"topk({_MOST_EDGES}, {coloured})"

@@ -29,7 +29,7 @@ _DISCARDS = (
     + " + on (cluster, switch, switch_port) "
     + ports.rate("fabric_switch_port_transmit_discards_total")
 )
-_ENDS = f"job_path:fabric_path_probes_sent:rate{_PATH}"
+_ENDS = f"fabric_job_path_info{_PATH}"
 
 
 def _of_ends(record: str) -> str:
@@ -90,8 +90,7 @@ BOARD = Board(
                         Column("dscp", "DSCP"),
                     ],
                     Query(
-                        "max by (training_job, role, src_host, src_rnic, dst_host, dst_rnic, probe, dscp)"
-                        f" (job_path:fabric_path_probes_sent:rate{_PATH})"
+                        f"max by (training_job, role, src_host, src_rnic, dst_host, dst_rnic, probe, dscp) ({_ENDS})"
                     ),
                     width=12,
                     height=4,

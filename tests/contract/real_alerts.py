@@ -57,7 +57,8 @@ class Series:
         self.add("fabric_path_probes_sent_total", f"0+15x{_SAMPLES}", path=name, probe=probe, **ends)
         self.add("fabric_path_probes_lost_total", f"0+{15 * loss:g}x{_SAMPLES}", path=name, probe=probe, **ends)
         self.add("fabric_path_probes_lost_return_total", f"0x{_SAMPLES}", path=name, probe=probe, **ends)
-        self.add("fabric_job_path_info", f"1x{_SAMPLES}", path=name, training_job=job, role=role, dscp=dscp)
+        bound = {"training_job": job, "path": name, "role": role, "dscp": dscp, "probe": probe}
+        self.add("fabric_job_path_info", f"1x{_SAMPLES}", **bound, **ends)
         self.add("fabric_path_info", f"1x{_SAMPLES}", path=name, dscp=dscp, source_port="50000")
         probed = Probed(
             name, (ends["src_host"], ends["src_rnic"]), (ends["dst_host"], ends["dst_rnic"]), probe, dscp,

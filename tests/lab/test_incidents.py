@@ -115,7 +115,7 @@ def selected(replay: Replay, at: float) -> dict[str, str]:
     alerts = 'ALERTS{alertstate="firing", severity="critical", component_kind="%s"}'
     return {
         "training_job": of("training_job", "fabric_job_path_info"),
-        "path": of("path", worst, "job_path:fabric_path_probes_sent:rate"),
+        "path": of("path", worst, "fabric_job_path_info"),
         "link": of("link", "topk(1, job_link:fabric_link_suspicion:ratio)", "fabric_link_info"),
         "switch": of("component", alerts % "switch")
         if replay.vector(alerts % "switch", at)

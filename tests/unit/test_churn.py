@@ -19,7 +19,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import path_id
 from exporter.contracts.plan import Plan, Target
 from exporter.exposition import Renderer
-from exporter.joins import LinkJoin, PathInfo, RouteTexts, job_paths, rnic_info
+from exporter.joins import JobPaths, LinkJoin, PathInfo, RouteTexts, rnic_info
 from exporter.planfile import PlanFile, own_part
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REPLY, TRACE, Codec
@@ -111,6 +111,7 @@ class Host:
         )  # fmt: skip
         self.prober = Prober(settings, self.store, self.ring, theirs)
         self.records, self.renderer, self.links = RecordWriter(self.store, self.ring), Renderer(), LinkJoin(FABRIC)
+        self.jobs = JobPaths()
         self.plan: Plan | None = None
         gc.collect()
         self._descriptors = descriptors()
@@ -144,7 +145,8 @@ class Host:
 
     def series(self) -> Counter[str]:
         """Series on the page by family."""
-        joined = [rnic_info(HOST, FABRIC.topology.hosts[0].rnics), job_paths(self.plan)]
+        self.jobs.follow(self.plan)
+        joined = [rnic_info(HOST, FABRIC.topology.hosts[0].rnics), *self.jobs.series(self.store)]
         links, *coverage = self.links.series(self.store)
         joined += [*PathInfo().series(self.store), links, *RouteTexts().series(links), *coverage]
         count: Counter[str] = Counter()

@@ -10,7 +10,7 @@ import pytest
 from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_LINK_INFO, PATH_MTU_LIMIT, ROUTE
 from exporter.contracts.topology import Rnic
 from exporter.exposition import Series
-from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteTexts, job_paths, rnic_info
+from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteTexts, rnic_info
 from exporter.store import Store
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, address
 from tests.unit.test_plan_contract import PLAN, TARGET
@@ -128,21 +128,23 @@ def test_what_limits_a_path_is_named_by_port_or_rnic_and_by_its_address_where_no
 
 
 def test_no_plan_is_no_job() -> None:
-    assert list(job_paths(None).samples) == []
+    assert list(JobPaths().series(store(("p", "udp", "49152")))[0].samples) == []
 
 
-def test_a_waiting_target_is_bound_to_its_job_once_its_path_exists() -> None:
+def test_a_path_is_bound_to_its_job_with_its_ends_while_it_is_probed() -> None:
     made = store()
     writer = made.writer(PATH)
-    names = ("probed", "waiting")
-    waiting = tuple(msgspec.structs.replace(TARGET, path=name, active=False) for name in names)
     jobs = JobPaths()
-    jobs.follow(msgspec.structs.replace(PLAN, targets=(TARGET, *waiting)))
+    jobs.follow(msgspec.structs.replace(PLAN, targets=(TARGET, msgspec.structs.replace(TARGET, path="waits"))))
+    assert list(jobs.series(made)[0].samples) == []
+    for name in (TARGET.path, "of another plan"):
+        writer.add((name, "h", "r", "g", "s", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "106"))
     first = jobs.series(made)
-    assert [labels for labels, _ in first[0].samples] == [("j", TARGET.path, "basic", str(TARGET.traffic_class >> 2))]
+    bound = ("j", TARGET.path, "h", "r", "g", "s", "udp", "basic", str(TARGET.traffic_class >> 2))
+    assert [labels for labels, _ in first[0].samples] == [bound]
     assert jobs.series(made) is first
-    writer.add(("probed", "h", "r", "h", "r", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "106"))
-    assert [labels[1] for labels, _ in jobs.series(made)[0].samples] == [TARGET.path, "probed"]
+    jobs.follow(None)
+    assert list(jobs.series(made)[0].samples) == []
 
 
 def test_a_sprayed_path_has_each_link_that_it_may_cross_with_its_share() -> None:

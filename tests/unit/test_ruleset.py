@@ -107,7 +107,7 @@ class Vote:
             add("fabric_path_probes_lost_return_total", labels, f"0+{15 * back}x40")
             dscp = probe.split("/")[1] if "/" in probe else "26"
             for job, role in ((JOB, "dp"), ("other", "pp")):
-                add("fabric_job_path_info", {"training_job": job, "path": name, "role": role, "dscp": dscp}, "1x40")
+                add("fabric_job_path_info", {"training_job": job, **labels, "role": role, "dscp": dscp}, "1x40")
             probed.append(
                 Probed(
                     name, (path[0], "r0"), (path[2], "r0"), probe.split("/")[0], dscp,

@@ -71,7 +71,7 @@ class Fabric:
         self.add("fabric_path_rtt_seconds", {"path": path, **ends, **instance}, " ".join(map(str, rtts)))
         self.add("fabric_path_probes_sent_total", {"path": path, **ends, **instance}, f"0+15x{self.steps}")
         self.add("fabric_path_probes_lost_total", {"path": path, **ends, **instance}, f"0x{self.steps}")
-        job = {"training_job": JOB, "path": path, "role": "dp", "dscp": dscp}
+        job = {"training_job": JOB, "path": path, **ends, "role": "dp", "dscp": dscp}
         self.add("fabric_job_path_info", job, f"1x{self.steps}")
         self.probed.append(Probed(path, (path[0], "r0"), (path[2], "r0"), "udp", dscp, dict.fromkeys(links(path), 1.0)))
 
