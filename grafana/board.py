@@ -16,6 +16,7 @@ from grafana.panels import DATASOURCE, RUNBOOKS, Panel
 from grafana.variables import Variable, base
 
 TAG = "fabric"
+_COLUMNS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Board:
             if not row.collapsed:
                 for panel in row.panels:
                     made.with_panel(panel)
-        return _numbered(made.build())
+        return _numbered(_placed(made.build()))
 
 
 def _row(row: Row) -> builders.Row:
@@ -70,6 +71,34 @@ def _row(row: Row) -> builders.Row:
         for panel in row.panels:
             made.with_panel(panel)
     return made.collapsed(row.collapsed)
+
+
+def _placed(made: dashboard.Dashboard) -> dashboard.Dashboard:
+    """Each panel as high up below its row as it fits, left before right; a row that is closed takes no more than its
+    title."""
+    heights = [0] * _COLUMNS
+    for item in made.panels or ():
+        if isinstance(item, dashboard.RowPanel):
+            top = max(heights)
+            item.grid_pos = dashboard.GridPos(x=0, y=top, w=_COLUMNS, h=1)
+            heights = [top + 1] * _COLUMNS
+            below = list(heights)
+            for panel in item.panels or ():
+                below = _place(panel, below)
+        else:
+            heights = _place(item, heights)
+    return made
+
+
+def _place(panel: dashboard.Panel, heights: Sequence[int]) -> list[int]:
+    """Return how far down each column is taken then."""
+    at = panel.grid_pos
+    if at is None:
+        raise ValueError(f"panel {panel.title!r} has no size")
+    tops = [max(heights[x : x + at.w]) for x in range(_COLUMNS - at.w + 1)]
+    at.y = min(tops)
+    at.x = tops.index(at.y)
+    return [at.y + at.h if at.x <= x < at.x + at.w else height for x, height in enumerate(heights)]
 
 
 def _numbered(made: dashboard.Dashboard) -> dashboard.Dashboard:

@@ -105,6 +105,8 @@ def trend(
     )
     if least is not None:
         panel.axis_soft_min(least)
+    if unit == "percentunit":
+        panel.axis_soft_max(0.01)  # where all is 0 the axis would end at 10,000 %
     if stacked:
         panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
     if levels:

@@ -150,7 +150,7 @@ def _rendered(options: argparse.Namespace) -> Mapping[str, str]:
             raise ContractError(source, f"is of job {job!r}, as {jobs[job]} is", "give one skeleton a job")
         jobs[job] = source
         if not options.literal:
-            made |= job_rules(job, thresholds, links)
+            made |= job_rules(job, thresholds, links, skeleton)
     if options.literal:
         made |= _literal(options, list(jobs), thresholds, links)
     return dict(sorted(made.items()))

@@ -131,7 +131,7 @@ _MTU = Row(
                 Column("switch_port", "Port"),
                 Column("linecard", "Line card"),
                 Column("breakout_group", "Breakout"),
-                Column("Value", "MTU", "bytes"),
+                Column("Value", "MTU", "none"),
             ],
             Query(
                 "max by (switch, switch_port, linecard, breakout_group) (port:fabric_switch_port_mtu_low:bytes"
@@ -148,7 +148,7 @@ _MTU = Row(
                 Column("training_job", "Job"),
                 Column("kind", "How"),
                 Column("hop", "Says"),
-                Column("Value", "Passes", "bytes"),
+                Column("Value", "Bytes that pass", "none"),
             ],
             Query("topk(50, max by (path, training_job, kind, hop) (job_path:fabric_path_mtu_below_promise:bytes))"),
             height=6,

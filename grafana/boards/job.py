@@ -90,6 +90,7 @@ BOARD = Board(
                     Query(counted(f"count by (cluster, suspect) ({_ALERTS})", _PATHS)),
                     levels=BAD_ABOVE_ZERO,
                     nothing="not probed",
+                    width=3,
                 ),
                 number(
                     "Paths",
@@ -98,6 +99,7 @@ BOARD = Board(
                     Query(f"sum({_PATHS})"),
                     levels=((None, GREY),),
                     nothing="none",
+                    width=3,
                 ),
                 number(
                     "Losing",
@@ -106,6 +108,7 @@ BOARD = Board(
                     Query(counted(f"{_LOST} > 0.05", _PATHS)),
                     levels=BAD_ABOVE_ZERO,
                     nothing="not probed",
+                    width=3,
                 ),
                 number(
                     "Slow",
@@ -114,9 +117,10 @@ BOARD = Board(
                     Query(counted(_SLOW, _THRESHOLDS)),
                     levels=_WARN,
                     nothing="still learning",
+                    width=3,
                 ),
                 number(
-                    "Settings that differ",
+                    "Settings differ",
                     "Settings that not all RNICs of the job have alike: MTU, PFC, ECN, trust, bonds, firmware.",
                     "short",
                     Query(
@@ -126,6 +130,25 @@ BOARD = Board(
                         )
                     ),
                     levels=_WARN,
+                    width=3,
+                ),
+                number(
+                    "Iteration",
+                    "The job's period, as its traffic shows it. From the skeleton that its rules were made of.",
+                    "s",
+                    Query(f"max(job:fabric_skeleton_period:seconds{_JOB})"),
+                    levels=((None, GREY),),
+                    nothing="no skeleton",
+                    width=3,
+                ),
+                number(
+                    "Confidence",
+                    "In the skeleton that its rules were made of; under a half, the basic list is probed.",
+                    "percentunit",
+                    Query(f"max(job:fabric_skeleton_confidence:ratio{_JOB})"),
+                    levels=((None, ORANGE), (0.5, GREEN)),
+                    nothing="no skeleton",
+                    width=3,
                 ),
                 number(
                     "Hosts starved",
@@ -134,22 +157,19 @@ BOARD = Board(
                     Query(counted(f"job_host:fabric_prober_starved:info{_JOB}", _PATHS)),
                     levels=_WARN,
                     nothing="not probed",
+                    width=3,
                 ),
                 rows(
                     "What points at what",
                     "Alerts that name this job, or something that its paths cross; the oldest first. Empty: none.",
                     [
-                        Column("component_kind", "Kind", width=90),
-                        Column("component", "Component", width=280),
-                        Column("alertname", "Alert", width=200),
+                        Column("component", "Component", width=300),
+                        Column("alertname", "Alert", width=210),
                         Column("severity", "Severity", width=80),
                         Column("suspect", "Suspect"),
-                        Column("Value", "Since", "dateTimeFromNow", width=120),
+                        Column("Value", "Since", "dateTimeFromNow", width=140),
                     ],
-                    Query(
-                        "topk(50, min by (cluster, component_kind, component, alertname, severity, suspect)"
-                        f" ({since(_ALERTS)}))"
-                    ),
+                    Query(f"topk(50, min by (cluster, component, alertname, severity, suspect) ({since(_ALERTS)}))"),
                     sort="Since",
                     descending=False,
                     width=14,
@@ -169,6 +189,26 @@ BOARD = Board(
         Row(
             "Skeleton",
             [
+                rows(
+                    "Stages and groups",
+                    "Pipeline stages, with the groups of RNICs that talk to one another in each: data-parallel (dp), one "
+                    "a rail as a rule; or whole rails (basic) where no structure was found.",
+                    [
+                        Column("stage", "Stage", width=70),
+                        Column("role", "Role", width=90),
+                        Column("groups", "Groups", width=80),
+                        Column("Value", "RNICs", "short", decimals=0, width=80),
+                        Column("containers", "Containers"),
+                    ],
+                    Query(
+                        "max by (cluster, stage, role, groups, containers)"
+                        f" (job_stage:fabric_skeleton_rnics:count{_JOB})"
+                    ),
+                    sort="Stage",
+                    descending=False,
+                    width=24,
+                    height=6,
+                ),
                 graph(
                     "Who talks to whom",
                     "The job's hosts, and the pairs that its traffic takes. Red ones lose, orange ones are slow.",

@@ -184,8 +184,8 @@ BOARD = Board(
                 ),
                 trend(
                     "MTU",
-                    "Of the ports at its ends: two that differ are one that is wrong.",
-                    "bytes",
+                    "Bytes, of the ports at its ends: two that differ are one that is wrong.",
+                    "none",
                     Query(
                         ports.of("max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)", _PORTS),
                         ports.NAME,

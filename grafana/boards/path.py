@@ -70,8 +70,8 @@ BOARD = Board(
                 ),
                 number(
                     "Packets pass up to",
-                    "The largest IP packet that was shown to pass on the way there.",
-                    "bytes",
+                    "Bytes of the largest IP packet that was shown to pass on the way there.",
+                    "none",
                     Query(f"min(fabric_path_mtu_bytes{_PATH})"),
                     levels=((None, GREY),),
                     nothing="not searched",
@@ -123,8 +123,8 @@ BOARD = Board(
                 ),
                 trend(
                     "MTU",
-                    "The largest packet that passes, and what the fabric promises (dashed).",
-                    "bytes",
+                    "Bytes of the largest packet that passes, and of what the fabric promises (dashed).",
+                    "none",
                     Query(f"min(fabric_path_mtu_bytes{_PATH})", "passes"),
                     Query(f"max(fabric_path_mtu_promised_bytes{_PATH})", "promised"),
                     dashed="promised",
@@ -207,8 +207,8 @@ BOARD = Board(
                 ),
                 trend(
                     "MTU of the ports",
-                    "The least of them is what the path can carry.",
-                    "bytes",
+                    "Bytes. The least of them is what the path can carry.",
+                    "none",
                     Query(
                         ports.of("max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)", _ON_WAY),
                         ports.NAME,

@@ -64,7 +64,7 @@ class WatchedScene:
             if self.in_containers:
                 scene.sidecars.relay()
                 targets |= scene.sidecars.targets()
-            rules = {**static_rules(thresholds), **job_rules(scene.job.name, thresholds)}
+            rules = {**static_rules(thresholds), **job_rules(scene.job.name, thresholds, skeleton=scene.skeleton)}
             self.monitoring.start(targets, rules)
             self.until(lambda: self.scalar("count(up == 1)") == len(targets), SCRAPED_TIMEOUT, "all exporters scraped")
             # One trace a flow, and a container sees none of the switches below its overlay.

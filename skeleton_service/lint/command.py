@@ -128,10 +128,10 @@ def _pack(files: Sequence[RuleFile]) -> list[RuleFile]:
 
     if not unresolved(files):
         return []
-    from skeleton_service.ruleset import Thresholds, job_rules, resource  # noqa: PLC0415
+    from skeleton_service.ruleset import ANY_SKELETON, Thresholds, job_rules, resource  # noqa: PLC0415
 
     texts = {each.name: each.read_text(encoding="utf-8") for each in resource("static").iterdir()}
-    texts |= job_rules("any", Thresholds())
+    texts |= job_rules("any", Thresholds(), skeleton=ANY_SKELETON)
     return [read_rules(Source(name, text)) for name, text in sorted(texts.items()) if name.endswith((".yaml", ".yml"))]
 
 

@@ -6,12 +6,13 @@ Pure: the same input gives the same bytes. What reads and writes files is ``skel
 from __future__ import annotations
 
 from skeleton_service.alertlinks import GRAFANA, RUNBOOKS
-from skeleton_service.ruleset.job import job_rules, rule_file_name
+from skeleton_service.ruleset.job import ANY_SKELETON, job_rules, rule_file_name
 from skeleton_service.ruleset.rendering import Links, resource
 from skeleton_service.ruleset.static import static_rules
 from skeleton_service.ruleset.thresholds import Thresholds, read_thresholds, timing
 
 __all__ = [
+    "ANY_SKELETON",
     "GRAFANA",
     "RUNBOOKS",
     "Links",

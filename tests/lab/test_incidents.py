@@ -16,9 +16,9 @@ import pytest
 
 from grafana.__main__ import DIRECTORY
 from grafana.asking import Shown, asked, panels
+from grafana.replay import Replay, replayed, selected
 from lab.sandbox import environment
 from lab.scenarios.catalogue import scenarios
-from tests.lab.replay import Replay, replayed
 
 SEED = 7
 INCIDENTS = {each.name: each for each in scenarios() if each.alerts}
@@ -103,25 +103,6 @@ def replay(play: Play, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rep
 
 def dashboards() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))]
-
-
-def selected(replay: Replay, at: float) -> dict[str, str]:
-    """What somebody would choose on top of each page: the worst of each kind, else any."""
-
-    def of(label: str, *expressions: str) -> str:
-        return next((found[0][label] for each in expressions if (found := replay.vector(each, at))), "none")
-
-    worst = "topk(1, job_path:fabric_path_forward_loss:ratio_rate)"
-    alerts = 'ALERTS{alertstate="firing", severity="critical", component_kind="%s"}'
-    return {
-        "training_job": of("training_job", "fabric_job_path_info"),
-        "path": of("path", worst, "fabric_job_path_info"),
-        "link": of("link", "topk(1, job_link:fabric_link_suspicion:ratio)", "fabric_link_info"),
-        "switch": of("component", alerts % "switch")
-        if replay.vector(alerts % "switch", at)
-        else of("switch", alerts % "port", "fabric_switch_reachable"),
-        "host": of("host", alerts % "rnic", "fabric_rnic_info"),
-    }
 
 
 @pytest.mark.timeout(300)

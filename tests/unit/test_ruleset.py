@@ -10,12 +10,22 @@ from pathlib import Path
 
 import pytest
 import yaml
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.names import link_id
 from exporter.contracts.sizes import roce_packet_bytes
-from skeleton_service.ruleset import GRAFANA, Links, Thresholds, job_rules, read_thresholds, rule_file_name, timing
+from exporter.contracts.skeleton import Group
+from skeleton_service.ruleset import (
+    ANY_SKELETON,
+    GRAFANA,
+    Links,
+    Thresholds,
+    job_rules,
+    read_thresholds,
+    rule_file_name,
+    timing,
+)
 from skeleton_service.ruleset.bounds import BOUNDS, check_numbers
 from tests.routes import Probed, count_series, route_series
 
@@ -442,7 +452,7 @@ def test_small_and_full_size_probes_lost_alike_are_loss_and_no_mtu_mismatch(tmp_
     ],
 )  # fmt: skip
 def test_rules_of_any_job_name_pass_the_linter(job: str, tmp_path: Path) -> None:
-    for name, text in job_rules(job, Thresholds()).items():
+    for name, text in job_rules(job, Thresholds(), skeleton=ANY_SKELETON).items():
         (tmp_path / name).write_text(text)
         argv = ["promtool", "check", "rules", "--lint=all", "--lint-fatal", name]
         run = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -452,6 +462,43 @@ def test_rules_of_any_job_name_pass_the_linter(job: str, tmp_path: Path) -> None
         assert {json.loads(selector) for selector in selectors} == {job}
         for group in yaml.safe_load(text)["groups"]:
             assert group["name"].startswith(f"fabric-job-{job}-")
+
+
+def test_a_skeletons_stages_and_period_are_recorded() -> None:
+    names = [f"worker-{number}" for number in range(40)]
+    groups = [
+        Group(
+            role="dp", stage=stage, rail=rail, members=tuple(f"{name}/r{rail}" for name in names[begin : begin + many])
+        )
+        for stage, begin, many in ((1, 0, 2), (0, 2, 38))
+        for rail in (0, 1)
+    ]
+    odd = Group(role="storage", members=('st"ore\n{{x}}/r0',))
+    skeleton = replace(ANY_SKELETON, period_seconds=5.25, confidence=0.97, groups=(*groups, odd))
+    (text,) = job_rules("j", Thresholds(), skeleton=skeleton).values()
+    rules = yaml.safe_load(text)["groups"][-1]["rules"]
+    values = [(rule["record"].split(":")[1], float(rule["expr"].rpartition(" + ")[2])) for rule in rules]
+    assert values[:2] == [("fabric_skeleton_confidence", 0.97), ("fabric_skeleton_period", 5.25)]
+    stages = [
+        (
+            rule["labels"]["role"],
+            rule["labels"]["stage"],
+            rule["labels"]["groups"],
+            rule["labels"]["containers"],
+            number,
+        )
+        for rule, (_, number) in list(zip(rules, values, strict=True))[2:]
+    ]
+    first = ", ".join(names[2:34])
+    assert stages == [
+        ("dp", "0", "2", f"{first} and 6 more", 76),
+        ("dp", "1", "2", "worker-0, worker-1", 4),
+        ("storage", "", "1", 'st"ore\n{{x}}', 1),
+    ]
+    unknown = replace(skeleton, period_seconds=None, fallback="basic", groups=())
+    (text,) = job_rules("j", Thresholds(), skeleton=unknown).values()
+    (rule,) = yaml.safe_load(text)["groups"][-1]["rules"]
+    assert rule["labels"] == {"structure": "none"}
 
 
 def test_the_same_input_makes_the_same_bytes() -> None:

@@ -16,9 +16,15 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from grafana.asking import Asked, Shown
-from tests.unit.running import free_port
 
 STARTED_SECONDS = 60.0
+
+
+class RefusedError(Exception):
+    """Prometheus does not take a query, or doubts it."""
+
+    def __init__(self, query: Asked, why: str) -> None:
+        super().__init__(f"{query.board}, {query.panel}: {why}\n{query.expression}")
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Replay:
     url: str
 
     def ask(self, query: Asked, at: float, shown: Shown) -> list[dict[str, Any]]:
-        """Series of the answer; AssertionError where Prometheus refuses it or warns of it."""
+        """Series of the answer; raise RefusedError where Prometheus refuses it or warns of it."""
         words: dict[str, object] = {"query": query.expression}
         if query.instant:
             kind, words["time"] = "query", at
@@ -37,11 +43,9 @@ class Replay:
             with urlopen(f"{self.url}/api/v1/{kind}?{urlencode(words)}", timeout=60) as answer:  # noqa: S310
                 told = json.load(answer)
         except HTTPError as error:
-            raise AssertionError(
-                f"{query.board}, {query.panel}: {error.read().decode()}\n{query.expression}"
-            ) from error
-        assert not told.get("warnings"), (query, told["warnings"])
-        assert told["data"]["resultType"] in ("vector", "matrix", "scalar"), query
+            raise RefusedError(query, error.read().decode()) from error
+        if told.get("warnings"):
+            raise RefusedError(query, str(told["warnings"]))
         return list(told["data"]["result"])
 
     def vector(self, expression: str, at: float) -> list[dict[str, str]]:
@@ -50,12 +54,38 @@ class Replay:
         return [each["metric"] for each in found]
 
 
+def selected(replay: Replay, at: float) -> dict[str, str]:
+    """What somebody would choose on top of each page: the worst of each kind, else any, else ``none``."""
+
+    def of(label: str, *expressions: str) -> str:
+        return next((found[0][label] for each in expressions if (found := replay.vector(each, at))), "none")
+
+    worst = "topk(1, job_path:fabric_path_forward_loss:ratio_rate)"
+    alerts = 'ALERTS{alertstate="firing", severity="critical", component_kind="%s"}'
+    return {
+        "training_job": of("training_job", "fabric_job_path_info"),
+        "path": of("path", worst, "fabric_job_path_info"),
+        "link": of("link", "topk(1, job_link:fabric_link_suspicion:ratio)", "fabric_link_info"),
+        "switch": of("component", alerts % "switch")
+        if replay.vector(alerts % "switch", at)
+        else of("switch", 'ALERTS{alertstate="firing", severity="critical", switch!=""}', "fabric_switch_reachable"),
+        "host": of("host", alerts % "rnic", "fabric_rnic_info"),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextmanager
 def replayed(data: Path, directory: Path) -> Iterator[Replay]:
     """Of the directory that a Prometheus which has ended stored its samples in."""
     directory.mkdir(exist_ok=True)
     (directory / "nothing.yaml").write_text("{}\n")
-    url = f"127.0.0.1:{free_port(socket.SOCK_STREAM, '127.0.0.1')}"
+    url = f"127.0.0.1:{_free_port()}"
     argv = ["prometheus", f"--config.file={directory / 'nothing.yaml'}", f"--storage.tsdb.path={data}"]
     argv += [f"--web.listen-address={url}", "--log.level=warn"]
     with (directory / "log").open("w") as log:
@@ -67,8 +97,8 @@ def replayed(data: Path, directory: Path) -> Iterator[Replay]:
                 with urlopen(f"http://{url}/-/ready", timeout=2):
                     break
             except (URLError, OSError):
-                assert time.monotonic() < deadline, (directory / "log").read_text()
-                assert process.poll() is None, (directory / "log").read_text()
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise RuntimeError(f"Prometheus does not start: {(directory / 'log').read_text()}") from None
                 time.sleep(0.1)
         yield Replay(f"http://{url}")
     finally:
