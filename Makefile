@@ -13,7 +13,7 @@ PROMTOOLS = promtool $(wildcard .cache/prometheus/*/promtool)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel dashboards lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules bench-dashboards prometheus-versions victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel dashboards lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules bench-dashboards pictures prometheus-versions victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -56,6 +56,9 @@ lint: $(SETUP) ## ruff, mypy --strict, import-linter, dashboards, promtool, skel
 
 dashboards: $(SETUP) ## compile Grafana's dashboards from grafana/boards into grafana/dashboards
 	$(BIN)/python -m grafana
+
+pictures: $(SETUP) ## draw pictures of the dashboards from incidents of the lab (needs npm and chromium)
+	$(BIN)/python -m grafana.pictures
 
 rules-check: $(SETUP) ## each promtool at hand, the linter and amtool on what is shipped and on rules generated here and now
 	@PYTHON=$(BIN)/python PROMTOOLS="$(PROMTOOLS)" scripts/check-rules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
+from grafana.budget import budget
 from grafana.expressions import firing
 from grafana.panels import BAD_ABOVE_ZERO, GREEN, GREY, ORANGE, RED, Query, counted, number, trend
 from grafana.variables import several
@@ -144,7 +145,20 @@ BOARD = Board(
                         " and on (job, instance) rate(fabric_exporter_process_restarts_total[$__rate_interval])))",
                         "{{instance}}",
                     ),
-                    width=12,
+                    width=8,
+                ),
+                trend(
+                    "Of the budget",
+                    "Samples of one scrape, of the most that the formulas of docs/metrics.md give for what the exporter"
+                    " probes, reads and polls. The twelve largest; over 100 % something has labels that it should not.",
+                    "percentunit",
+                    Query(
+                        "topk(12, max by (job, instance) (scrape_samples_post_metric_relabeling)"
+                        f" / on (job, instance) {budget()})",
+                        "{{instance}}",
+                    ),
+                    levels=((None, GREEN), (1, RED)),
+                    width=8,
                 ),
                 trend(
                     "A scrape takes",
@@ -155,7 +169,7 @@ BOARD = Board(
                         " and on (job, instance) rate(fabric_exporter_process_restarts_total[$__rate_interval])))",
                         "{{instance}}",
                     ),
-                    width=12,
+                    width=8,
                 ),
                 trend(
                     "Rules take",

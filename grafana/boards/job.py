@@ -191,8 +191,8 @@ BOARD = Board(
             [
                 rows(
                     "Stages and groups",
-                    "Pipeline stages, with the groups of RNICs that talk to one another in each: data-parallel (dp), one "
-                    "a rail as a rule; or whole rails (basic) where no structure was found.",
+                    "Pipeline stages, and in each the groups of RNICs that talk to one another: data-parallel (dp), "
+                    "one a rail as a rule; or whole rails (basic) where no structure was found.",
                     [
                         Column("stage", "Stage", width=70),
                         Column("role", "Role", width=90),

@@ -12,9 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
+from exporter.contracts.catalogue import CATALOGUE, SERIES_TERMS
 from grafana.__main__ import DIRECTORY, main
 from grafana.asking import panels
 from grafana.boards import BOARDS
+from grafana.budget import COUNTED, MOST, series_each
 from grafana.expressions import is_scraped, scoped, with_durations
 from skeleton_service.lint.document import read_source
 from skeleton_service.lint.findings import Settings
@@ -259,3 +261,12 @@ class TestEach:
             assert not cells & taken, each["title"]
             taken |= cells
         assert "__inputs" not in DASHBOARDS[uid]
+
+
+def test_the_budget_knows_every_term_of_the_catalogues_formulas() -> None:
+    counted = [term for terms in COUNTED.values() for term in terms]
+    assert sorted([*counted, *MOST]) == sorted(SERIES_TERMS)
+    each, own = series_each()
+    table_of_paths = [metric for metric in CATALOGUE if metric.series == "paths"]
+    assert each["max by (job, instance) (fabric_exporter_paths)"] > len(table_of_paths)
+    assert own > 0
