@@ -92,7 +92,7 @@ function Page({ drawn }) {
     <div style={{ color: theme.colors.text.primary, font: `14px ${theme.typography.fontFamily}` }}>
       <div style={{ position: "absolute", left: MARGIN, top: 10, fontSize: 20, fontWeight: 500 }}>{board.title}</div>
       <div style={{ position: "absolute", right: MARGIN, top: 12, opacity: 0.8 }}>{told(from)} to {told(to)} UTC</div>
-      <div style={{ position: "absolute", right: MARGIN, top: 48, opacity: 0.6, fontSize: 12 }}>{said}</div>
+      <div style={{ position: "absolute", left: 330, top: 17, opacity: 0.6, fontSize: 12 }}>{said}</div>
       <div style={{ position: "absolute", left: MARGIN, top: 44, display: "flex", gap: 8 }}>
         {Object.entries(chosen).map(([name, value]) =>
           <div key={name} style={{ border: `1px solid ${theme.colors.border.medium}`, borderRadius: 2 }}>

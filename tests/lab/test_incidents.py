@@ -117,6 +117,24 @@ def test_every_query_of_the_dashboards_is_answered(play: Play, replay: Replay) -
                 SEEN.setdefault((query.board, query.panel), set()).add(play.name)
 
 
+def test_node_graphs_get_nodes_and_edges_between_them(play: Play, replay: Replay) -> None:
+    """One frame with ``id`` of nodes, one with ``id``, ``source`` and ``target`` of edges, which are such nodes."""
+    at = play.report["times"]["repaired"]
+    values = selected(replay, at)
+    for board in dashboards():
+        graphs = {panel["title"] for panel in panels(board) if panel["type"] == "nodeGraph"}
+        for title in graphs:
+            nodes, edges = (
+                [each["metric"] for each in replay.ask(query, at, SHOWN)]
+                for query in asked(board, values, SHOWN)
+                if query.panel == title
+            )
+            ids = [each["id"] for each in nodes]
+            assert len(ids) == len(set(ids)) > 1, title
+            assert len({each["id"] for each in edges}) == len(edges) > 0, title
+            assert {each[end] for each in edges for end in ("source", "target")} == set(ids), title
+
+
 def test_the_overviews_first_screen_names_the_component(play: Play, replay: Replay) -> None:
     (overview,) = (each for each in dashboards() if each["uid"] == "fabric-overview")
     (suspects,) = (each for each in asked(overview, {}, SHOWN) if (each.panel, each.ref) == ("Suspects", "rank"))
