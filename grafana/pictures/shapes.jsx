@@ -75,6 +75,7 @@ export function Graph({ frames, width, height, theme }) {
   const nodes = frames.find((frame) => frame !== edges);
   if (!nodes || !edges) throw new Error("a node graph needs a frame of nodes and one of edges");
   const ids = [...column(nodes, "id")].sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+  const below = new Map(column(nodes, "id").map((id, place) => [id, column(nodes, "subtitle")[place]]));
   const middle = [width / 2, height / 2], radius = [width / 2 - 90, height / 2 - 34];
   const places = new Map(ids.map((id, place) => {
     const angle = 2 * Math.PI * place / ids.length - Math.PI / 2;
@@ -91,6 +92,7 @@ export function Graph({ frames, width, height, theme }) {
     {[...places].map(([id, [x, y]]) => <g key={id}>
       <circle cx={x} cy={y} r="9" fill={theme.colors.background.primary} stroke={theme.colors.text.primary} />
       <text x={x} y={y + 22} fontSize="11" textAnchor="middle" fill={theme.colors.text.primary}>{id}</text>
+      <text x={x} y={y + 35} fontSize="10" textAnchor="middle" fill={theme.colors.text.secondary}>{below.get(id)}</text>
     </g>)}
   </svg>;
 }
