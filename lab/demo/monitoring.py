@@ -107,7 +107,6 @@ class Monitoring:
             f"--web.listen-address=127.0.0.1:{PROMETHEUS_PORT}",
             f"--web.external-url={self.external_url}",
             "--web.enable-lifecycle",
-            "--query.lookback-delta=30s",
             "--log.level=warn",
         ]
 
