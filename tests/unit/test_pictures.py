@@ -1,9 +1,8 @@
-"""Pictures of the dashboards: each page has one, of an incident that the lab plays. Drawing them takes npm and a Chromium."""
+"""Pictures of the dashboards: each page has one, of an incident that the lab plays."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
