@@ -848,9 +848,9 @@ def test_a_flood_of_deletions_is_left(
         yield notification(deleted=("COUNTERS/Ethernet9",) * 10_000)
         await asyncio.Event().wait()
 
+    # On a busy machine the switch may be silent for too long first; it is followed anew, and floods once more.
     followed = Followed(settings(serve(flood), certificates))
-    followed.run(followed.received, lambda: followed.reachable() == 0)
-    assert "sends more than is read of one switch" in capsys.readouterr().err
+    followed.run(followed.received, lambda: "sends more than is read of one switch" in capsys.readouterr().err)
 
 
 def test_more_ports_than_there_is_room_for(

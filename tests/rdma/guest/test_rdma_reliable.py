@@ -330,6 +330,7 @@ def port_of(port: Port) -> PortState:
     return state
 
 
+@pytest.mark.virtual_time  # a busy machine leaves probes unsent as well
 def test_cold_neighbours_hold_up_nothing() -> None:
     with Fabric(addresses(2), static_neighbours=False) as fabric:
         near, far = fabric.ports
