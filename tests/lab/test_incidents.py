@@ -136,9 +136,11 @@ def test_node_graphs_get_nodes_and_edges_between_them(play: Play, replay: Replay
 
 
 def test_the_overviews_first_screen_names_the_component(play: Play, replay: Replay) -> None:
+    """As it is when the notification comes: the first thing that is looked at."""
+    notified = play.report["times"]["injected"] + play.report["verdict"]["seconds"]
     (overview,) = (each for each in dashboards() if each["uid"] == "fabric-overview")
     (suspects,) = (each for each in asked(overview, {}, SHOWN) if (each.panel, each.ref) == ("Suspects", "rank"))
-    found = replay.ask(suspects, play.report["times"]["repaired"], SHOWN)
+    found = replay.ask(suspects, notified, SHOWN)
     assert len(found) <= ROWS_OF_THE_FIRST_SCREEN, found
     named = [[each["metric"]["component_kind"], each["metric"].get("component", "")] for each in found]
     assert any(each in play.report["right"] for each in named), named
