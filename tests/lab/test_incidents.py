@@ -90,7 +90,7 @@ NOT_IN_THE_LAB = {
     },
     "no incident of this kind": {
         "Damaged frames", "Discards", "Nothing answered in time", "Pauses", "RNICs of a job that are set otherwise",
-        "RNICs that pause",
+        "RNICs that pause", "Settings that differ",
     },
 }  # fmt: skip
 
