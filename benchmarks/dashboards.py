@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 from urllib.parse import urlencode
 
 from benchmarks.markdown import begin, head, row, say, verdict
@@ -24,7 +25,7 @@ from benchmarks.rule_fabric import PEERS, PROBES, RNICS
 from benchmarks.rule_profile import recording
 from benchmarks.rules import rendered
 from grafana.__main__ import DIRECTORY
-from grafana.asking import Asked, Shown, asked
+from grafana.asking import Asked, Shown, asked, chosen
 from skeleton_service.ruleset import Thresholds
 
 BAR_RNICS, BAR_SECONDS, MOST_SERIES = 512, 2.0, 2000
@@ -48,7 +49,7 @@ def selected(prometheus: Prometheus, at: float) -> Mapping[str, str]:
 
     def of(label: str, expression: str) -> str:
         (found, *_) = _ask(prometheus, Asked("", "", "", expression, instant=True), at, Shown())
-        return str(found["metric"][label])  # type: ignore[index]
+        return found["metric"][label]
 
     return {
         "training_job": of("training_job", "topk(1, job_link:fabric_link_suspicion:ratio)"),
@@ -60,20 +61,34 @@ def selected(prometheus: Prometheus, at: float) -> Mapping[str, str]:
 
 
 def answers(prometheus: Prometheus, at: float, shown: Shown) -> list[Answer]:
+    """Of panels, of annotations, and of what pages ask before either: variables that a query finds."""
     values = selected(prometheus, at)
-    found = []
+    found: list[Answer] = []
+
+    def answer(query: Asked) -> list[_Series]:
+        took, series = [], []
+        for _ in range(REPEATS):
+            begun = time.perf_counter()
+            series = _ask(prometheus, query, at, shown)
+            took.append(time.perf_counter() - begun)
+        found.append(Answer(query, sorted(took)[REPEATS // 2], len(series)))
+        return series
+
+    def labels(query: Asked) -> list[Mapping[str, str]]:
+        return [each["metric"] for each in answer(query)]
+
     for path in sorted(DIRECTORY.glob("*.json")):
-        for query in asked(json.loads(path.read_text()), values, shown):
-            took, series = [], 0
-            for _ in range(REPEATS):
-                begun = time.perf_counter()
-                series = len(_ask(prometheus, query, at, shown))
-                took.append(time.perf_counter() - begun)
-            found.append(Answer(query, sorted(took)[REPEATS // 2], series))
+        board = json.loads(path.read_text())
+        for query in asked(board, chosen(board, values, labels), shown):
+            answer(query)
     return found
 
 
-def _ask(prometheus: Prometheus, query: Asked, at: float, shown: Shown) -> list[dict[str, object]]:
+class _Series(TypedDict):
+    metric: dict[str, str]
+
+
+def _ask(prometheus: Prometheus, query: Asked, at: float, shown: Shown) -> list[_Series]:
     words: dict[str, object] = {"query": query.expression}
     if query.instant:
         kind, words["time"] = "query", at

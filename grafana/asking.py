@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::(\w+))?\}|([A-Za-z_]\w*))")
 """Not $1, by which label_replace names what a pattern found."""
+_QUOTED = r"\\\\\g<0>"
+"""As Grafana writes what is special to a pattern within quotes."""
+_SPECIAL = re.compile(r"[\\^$.|?*+()\[\]{}]")
+_QUERY_RESULT = re.compile(r"query_result\((.*)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,27 @@ class Shown:
         }
 
 
+def chosen(
+    dashboard: Mapping[str, Any], values: Mapping[str, str], ask: Callable[[Asked], Iterable[Mapping[str, str]]]
+) -> dict[str, str]:
+    """``values``, and those of variables that a query finds; ``ask`` tells the labels of its answer."""
+    known = dict(everything(dashboard)) | dict(values)
+    result = dict(values)
+    for each in dashboard["templating"]["list"]:
+        if query := _QUERY_RESULT.fullmatch(each.get("query") or ""):
+            name, pattern = each["name"], re.compile(each["regex"].strip("/"))
+            question = Asked(dashboard["uid"], f"${name}", "", interpolated(query[1], known), instant=True)
+            texts = (",".join(f'{label}="{value}"' for label, value in labels.items()) for labels in ask(question))
+            listed = sorted({match[1] for text in texts if (match := pattern.search(text))})
+            result[name] = "(" + "|".join(_SPECIAL.sub(_QUOTED, value) for value in listed) + ")"
+    return result
+
+
 def asked(dashboard: Mapping[str, Any], values: Mapping[str, str], shown: Shown = Shown()) -> Iterator[Asked]:
-    """Every query of its panels, collapsed rows and annotations too; what ``values`` has not is all there is."""
+    """Every query of its panels, collapsed rows and annotations too; what ``values`` has not is all there is.
+
+    Raise KeyError for a variable that only a query knows (``chosen``).
+    """
     known = dict(everything(dashboard)) | dict(shown.variables) | dict(values)
     for panel in panels(dashboard):
         for target in panel.get("targets", ()):
@@ -65,7 +88,7 @@ def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def everything(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(variable, what all of its values are asked by) of those that have such a thing."""
     for each in dashboard["templating"]["list"]:
-        if each.get("includeAll"):
+        if each.get("includeAll") and each.get("allValue"):
             yield each["name"], each["allValue"]
 
 

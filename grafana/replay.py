@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from grafana.asking import Asked, Shown
+from grafana.asking import Asked, Shown, chosen
 
 STARTED_SECONDS = 60.0
 
@@ -54,15 +54,15 @@ class Replay:
         return [each["metric"] for each in found]
 
 
-def selected(replay: Replay, at: float) -> dict[str, str]:
-    """What somebody would choose on top of each page: the worst of each kind, else any, else ``none``."""
+def selected(replay: Replay, board: Mapping[str, Any], at: float) -> dict[str, str]:
+    """What somebody would choose on top of a page: the worst of each kind, else any, else ``none``."""
 
     def of(label: str, *expressions: str) -> str:
         return next((found[0][label] for each in expressions if (found := replay.vector(each, at))), "none")
 
     worst = "topk(1, job_path:fabric_path_forward_loss:ratio_rate)"
     alerts = 'ALERTS{alertstate="firing", severity="critical", component_kind="%s"}'
-    return {
+    values = {
         "training_job": of("training_job", "fabric_job_path_info"),
         "path": of("path", worst, "fabric_job_path_info"),
         "link": of("link", "topk(1, job_link:fabric_link_suspicion:ratio)", "fabric_link_info"),
@@ -71,6 +71,7 @@ def selected(replay: Replay, at: float) -> dict[str, str]:
         else of("switch", 'ALERTS{alertstate="firing", severity="critical", switch!=""}', "fabric_switch_reachable"),
         "host": of("host", alerts % "rnic", "fabric_rnic_info"),
     }
+    return chosen(board, values, lambda query: replay.vector(query.expression, at))
 
 
 def _free_port() -> int:

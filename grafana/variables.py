@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import dashboard
 
+from grafana.expressions import scoped
 from grafana.panels import DATASOURCE
 
 Variable = builders.DatasourceVariable | builders.QueryVariable
@@ -40,6 +41,25 @@ def several(name: str, label: str, query: str, *, everything: str = ".+") -> bui
         .current(dashboard.VariableOption(selected=True, text="All", value="$__all"))
         .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
     )
+
+
+def found(name: str, label: str, expression: str) -> builders.QueryVariable:
+    """Values of a label of what ``expression`` finds, which nobody sees.
+
+    A matcher of them spares Prometheus what a join would throw away: all ports, read to show those of one path.
+    """
+    # Without a value for all, Grafana asks by the values themselves: (leaf-0|spine-1), or () where there are none.
+    variable = (
+        _query(name, name.capitalize(), f"query_result(group by ({label}) ({scoped(expression)}))")
+        .regex(f'/{label}="([^"]+)"/')
+        .multi(True)
+        .include_all(True)
+        .current(dashboard.VariableOption(selected=True, text="All", value="$__all"))
+        .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .hide(dashboard.VariableHide.HIDE_VARIABLE)
+    )
+    variable.build().skip_url_sync = True
+    return variable
 
 
 def one(name: str, label: str, query: str) -> builders.QueryVariable:

@@ -77,7 +77,11 @@ BOARD = Board(
                     "Probes sent",
                     "By all exporters, by type.",
                     "cps",
-                    Query(f"sum by (probe) (rate(fabric_path_probes_sent_total{_RATE}))", "{{probe}}"),
+                    Query(
+                        "sum by (probe) (instance_probe:fabric_path_probes_sent:rate"
+                        '{job=~"$job", instance=~"$instance"})',
+                        "{{probe}}",
+                    ),
                     width=8,
                 ),
                 trend(

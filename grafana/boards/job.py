@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from grafana.board import Board, Row
 from grafana.expressions import since
 from grafana.hurt import of_job
@@ -37,12 +39,12 @@ _WARN = ((None, GREEN), (1e-9, ORANGE))
 _MOST_EDGES = 500
 
 
-def _edges(source: str, destination: str, matchers: str = "") -> str:
-    """Pairs with a colour each, those that hurt first. Ends are named by these labels, after ``_ends``."""
+def _edges(source: str, destination: str, ends: Callable[[str], str], matchers: str = "") -> str:
+    """Pairs with a colour each, those that hurt first; ``ends`` gives a path's series these labels."""
     by = f"cluster, {source}, {destination}"
 
     def of(expression: str) -> str:
-        return _ends(expression.replace(_JOB, f"{_JOB[:-1]}{matchers}}}"))
+        return ends(expression.replace(_JOB, f"{_JOB[:-1]}{matchers}}}"))
 
     coloured = f" or on ({by}) ".join(
         f'label_replace({weight} * group by ({by}) ({expression}), "color", "{colour}", "", "")'
@@ -58,22 +60,28 @@ def _edges(source: str, destination: str, matchers: str = "") -> str:
     return f'label_replace({began}, "target", "$1", "{destination}", "(.+)")'
 
 
-def _ends(expression: str) -> str:
+def _rnics(expression: str) -> str:
     """With labels ``src`` and ``dst``: host:rnic."""
     joined = f'label_join({expression}, "src", ":", "src_host", "src_rnic")'
     return f'label_join({joined}, "dst", ":", "dst_host", "dst_rnic")'
 
 
-def _nodes(edges: str) -> str:
-    """The ends of these edges and no others: an edge whose end is no node is an error to Grafana."""
-    ends = " or ".join(
-        f'group by (id) (label_replace({edges}, "id", "$1", "{end}", "(.+)"))' for end in ("source", "target")
+def _nodes(ends: str) -> str:
+    """Of series with a label ``id``. Each edge needs both of its ends: one that is no node is an error to Grafana."""
+    return f'label_replace({ends}, "title", "$1", "id", "(.+)")'
+
+
+_HOSTS = _edges("src_host", "dst_host", str)
+_HOST_NODES = _nodes(f'label_replace(group by (host) (fabric_job_rnic_paths{_JOB}), "id", "$1", "host", "(.+)")')
+"""As exporters count the ends of the job's paths: to read all paths twice more, for either end, takes much longer."""
+_RNICS = _edges("src", "dst", _rnics, ', src_host=~"$host"')
+_RNIC_NODES = _nodes(
+    "("
+    + " or ".join(
+        f'group by (id) (label_replace({_RNICS}, "id", "$1", "{end}", "(.+)"))' for end in ("source", "target")
     )
-    return f'label_replace(({ends}), "title", "$1", "id", "(.+)")'
-
-
-_HOSTS = _edges("src_host", "dst_host")
-_RNICS = _edges("src", "dst", ', src_host=~"$host"')
+    + ")"
+)
 
 BOARD = Board(
     "fabric-job",
@@ -126,7 +134,8 @@ BOARD = Board(
                     Query(
                         counted(
                             f"count by (cluster, setting) (job_rnic:fabric_rnic_setting:drift{_JOB})",
-                            f"job_rnic:fabric_rnic_setting:value{_JOB}",
+                            # One setting stands for all twenty: each RNIC has an MTU.
+                            f'job_rnic:fabric_rnic_setting:value{_JOB[:-1]}, setting="mtu"}}',
                         )
                     ),
                     levels=_WARN,
@@ -212,7 +221,7 @@ BOARD = Board(
                 graph(
                     "Who talks to whom",
                     "The job's hosts, and the pairs that its traffic takes. Red ones lose, orange ones are slow.",
-                    _nodes(_HOSTS),
+                    _HOST_NODES,
                     _HOSTS,
                     width=14,
                 ),
@@ -257,7 +266,7 @@ BOARD = Board(
                 graph(
                     "RNICs of the chosen hosts",
                     "Pairs of RNICs whose source is on one of the hosts that are chosen on top.",
-                    _nodes(_RNICS),
+                    _RNIC_NODES,
                     _RNICS,
                 )
             ],
@@ -271,7 +280,7 @@ BOARD = Board(
                     "Probes within the fabric that leave RNICs of the job's hosts, by how many took how long.",
                     "s",
                     Query(
-                        'sum by (le) (rate(fabric_rtt_seconds_bucket{role!~"storage|external"}[$__rate_interval])'
+                        "sum by (le) (host_probe:fabric_rtt_seconds_bucket:rate"
                         " and on (cluster, src_host) label_replace("
                         f'job_rnic:fabric_job_paths:count{_JOB}, "src_host", "$1", "host", "(.+)"))',
                         "{{le}}",

@@ -20,9 +20,10 @@ from grafana.panels import (
     to_board,
     trend,
 )
-from grafana.variables import one
+from grafana.variables import found, one
 
 _LINK = '{link="$link"}'
+_OF_SWITCHES = '{switch=~"$switches"}'
 _PORTS = f"max by (cluster, switch, switch_port) (fabric_link_info{_LINK})"
 _ALERTS = firing('suspect="$link"', 'link="$link"')
 _PATHS = f"job_link:fabric_job_paths:count{_LINK}"
@@ -132,7 +133,9 @@ BOARD = Board(
                     "Up and down",
                     "State of the switch ports at its ends.",
                     Query(
-                        ports.of("max by (cluster, switch, switch_port) (fabric_switch_port_up)", _PORTS),
+                        ports.of(
+                            f"max by (cluster, switch, switch_port) (fabric_switch_port_up{_OF_SWITCHES})", _PORTS
+                        ),
                         ports.NAME,
                     ),
                     {"0": ("down", RED), "1": ("up", GREEN)},
@@ -143,7 +146,10 @@ BOARD = Board(
                     "Damaged frames",
                     "Received with errors: FCS, symbols and the like.",
                     "pps",
-                    Query(ports.of(ports.rate("fabric_switch_port_receive_errors_total"), _PORTS), ports.NAME),
+                    Query(
+                        ports.of(ports.rate("fabric_switch_port_receive_errors_total", _OF_SWITCHES), _PORTS),
+                        ports.NAME,
+                    ),
                     width=8,
                     height=6,
                 ),
@@ -151,7 +157,10 @@ BOARD = Board(
                     "Discards",
                     "Packets sent to the link that found no room.",
                     "pps",
-                    Query(ports.of(ports.rate("fabric_switch_port_transmit_discards_total"), _PORTS), ports.NAME),
+                    Query(
+                        ports.of(ports.rate("fabric_switch_port_transmit_discards_total", _OF_SWITCHES), _PORTS),
+                        ports.NAME,
+                    ),
                     width=8,
                     height=6,
                 ),
@@ -160,7 +169,7 @@ BOARD = Board(
                     "Share of the time for which the other end pauses the port, by priority.",
                     "percentunit",
                     Query(
-                        ports.of("port_priority:fabric_switch_port_pfc_receive_pause:ratio", _PORTS),
+                        ports.of(f"port_priority:fabric_switch_port_pfc_receive_pause:ratio{_OF_SWITCHES}", _PORTS),
                         ports.NAME + " priority {{priority}}",
                     ),
                     levels=((None, GREY), (0.1, ORANGE), (0.5, RED)),
@@ -172,11 +181,11 @@ BOARD = Board(
                     "Share of its speed that the port sends, and that it receives.",
                     "percentunit",
                     Query(
-                        ports.of("port:fabric_switch_port_transmit_utilization:ratio", _PORTS),
+                        ports.of(f"port:fabric_switch_port_transmit_utilization:ratio{_OF_SWITCHES}", _PORTS),
                         ports.NAME + " sends",
                     ),
                     Query(
-                        ports.of("port:fabric_switch_port_receive_utilization:ratio", _PORTS),
+                        ports.of(f"port:fabric_switch_port_receive_utilization:ratio{_OF_SWITCHES}", _PORTS),
                         ports.NAME + " receives",
                     ),
                     width=8,
@@ -187,7 +196,10 @@ BOARD = Board(
                     "Bytes, of the ports at its ends: two that differ are one that is wrong.",
                     "none",
                     Query(
-                        ports.of("max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)", _PORTS),
+                        ports.of(
+                            f"max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes{_OF_SWITCHES})",
+                            _PORTS,
+                        ),
                         ports.NAME,
                     ),
                     least=None,
@@ -239,7 +251,10 @@ BOARD = Board(
             ],
         ),
     ],
-    [one("link", "Link", 'label_values(fabric_link_info{cluster=~"$cluster"}, link)')],
+    [
+        one("link", "Link", 'label_values(fabric_link_info{cluster=~"$cluster"}, link)'),
+        found("switches", "switch", f"fabric_link_info{_LINK}"),
+    ],
     alerts=_ALERTS,
     runbook="FabricLinkLoss.md",
 )

@@ -18,16 +18,18 @@ from grafana.panels import (
     to_board,
     trend,
 )
-from grafana.variables import one
+from grafana.variables import found, one
 
 _PATH = '{path="$path"}'
-_PORTS = "max by (cluster, link, switch, switch_port) (fabric_link_info)"
-_ON_WAY = f"max by (cluster, switch, switch_port) ({_PORTS} and on (cluster, link) fabric_path_link_info{_PATH})"
+_LINKS = f"fabric_path_link_info{_PATH}"
+_OF_SWITCHES = '{switch=~"$switches"}'
+_PORTS = f"max by (cluster, link, switch, switch_port) (fabric_link_info{_OF_SWITCHES})"
+_ON_WAY = f"max by (cluster, switch, switch_port) ({_PORTS} and on (cluster, link) {_LINKS})"
 """1 for each switch port on the path's way."""
 _DISCARDS = (
-    ports.rate("fabric_switch_port_receive_discards_total")
+    ports.rate("fabric_switch_port_receive_discards_total", _OF_SWITCHES)
     + " + on (cluster, switch, switch_port) "
-    + ports.rate("fabric_switch_port_transmit_discards_total")
+    + ports.rate("fabric_switch_port_transmit_discards_total", _OF_SWITCHES)
 )
 _ENDS = f"fabric_job_path_info{_PATH}"
 
@@ -162,7 +164,10 @@ BOARD = Board(
                     "Errors",
                     "Frames received damaged: a cable, a transceiver, or a box further up.",
                     "pps",
-                    Query(ports.of(ports.rate("fabric_switch_port_receive_errors_total"), _ON_WAY), ports.NAME),
+                    Query(
+                        ports.of(ports.rate("fabric_switch_port_receive_errors_total", _OF_SWITCHES), _ON_WAY),
+                        ports.NAME,
+                    ),
                     width=8,
                 ),
                 trend(
@@ -180,7 +185,9 @@ BOARD = Board(
                     "Share of the time for which the neighbour pauses the port, by priority.",
                     "percentunit",
                     Query(
-                        ports.of("port_priority:fabric_switch_port_pfc_receive_pause:ratio > 0", _ON_WAY),
+                        ports.of(
+                            f"port_priority:fabric_switch_port_pfc_receive_pause:ratio{_OF_SWITCHES} > 0", _ON_WAY
+                        ),
                         ports.NAME + " priority {{priority}}",
                     ),
                     levels=((None, GREY), (0.1, ORANGE), (0.5, RED)),
@@ -192,7 +199,8 @@ BOARD = Board(
                     "pps",
                     Query(
                         ports.of(
-                            ports.rate("fabric_switch_port_queue_ecn_marked_packets_total", labels="queue"), _ON_WAY
+                            ports.rate("fabric_switch_port_queue_ecn_marked_packets_total", _OF_SWITCHES, "queue"),
+                            _ON_WAY,
                         ),
                         ports.NAME,
                     ),
@@ -202,7 +210,10 @@ BOARD = Board(
                     "Bytes sent",
                     "What the ports send, of everybody's traffic.",
                     "Bps",
-                    Query(ports.of(ports.rate("fabric_switch_port_transmit_bytes_total"), _ON_WAY), ports.NAME),
+                    Query(
+                        ports.of(ports.rate("fabric_switch_port_transmit_bytes_total", _OF_SWITCHES), _ON_WAY),
+                        ports.NAME,
+                    ),
                     width=8,
                 ),
                 trend(
@@ -210,7 +221,10 @@ BOARD = Board(
                     "Bytes. The least of them is what the path can carry.",
                     "none",
                     Query(
-                        ports.of("max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes)", _ON_WAY),
+                        ports.of(
+                            f"max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes{_OF_SWITCHES})",
+                            _ON_WAY,
+                        ),
                         ports.NAME,
                     ),
                     width=8,
@@ -245,7 +259,10 @@ BOARD = Board(
             ],
         ),
     ],
-    [one("path", "Path", 'label_values(fabric_path_probes_sent_total{cluster=~"$cluster"}, path)')],
+    [
+        one("path", "Path", 'label_values(fabric_path_probes_sent_total{cluster=~"$cluster"}, path)'),
+        found("switches", "switch", f"fabric_link_info and on (cluster, link) {_LINKS}"),
+    ],
     alerts=firing('path="$path"'),
     runbook="FabricPathLoss.md",
 )

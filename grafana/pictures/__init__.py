@@ -93,7 +93,7 @@ def play(incident: str, output: Path) -> None:
 
 def page(board: Mapping[str, Any], replay: Replay, shown: Shown, at: float, row: str = "") -> dict[str, Any]:
     """What the script draws: the panels of a page, or of one of its rows, with Prometheus' answers as of ``at``."""
-    chosen = selected(replay, at)
+    chosen = selected(replay, board, at)
     answers = [replay.ask(each, at, shown) for each in asked(board, chosen, shown)]
     panels, within = [], not row
     for panel in board["panels"]:

@@ -108,8 +108,8 @@ def dashboards() -> list[dict[str, Any]]:
 @pytest.mark.timeout(300)
 def test_every_query_of_the_dashboards_is_answered(play: Play, replay: Replay) -> None:
     at = play.report["times"]["repaired"]
-    values = selected(replay, at)
     for board in dashboards():
+        values = selected(replay, board, at)
         for query in asked(board, values, SHOWN):
             found = replay.ask(query, at, SHOWN)
             assert len(found) <= MOST_SERIES, query
@@ -120,8 +120,8 @@ def test_every_query_of_the_dashboards_is_answered(play: Play, replay: Replay) -
 def test_node_graphs_get_nodes_and_edges_between_them(play: Play, replay: Replay) -> None:
     """One frame with ``id`` of nodes, one with ``id``, ``source`` and ``target`` of edges, which are such nodes."""
     at = play.report["times"]["repaired"]
-    values = selected(replay, at)
     for board in dashboards():
+        values = selected(replay, board, at)
         graphs = {panel["title"] for panel in panels(board) if panel["type"] == "nodeGraph"}
         for title in graphs:
             nodes, edges = (

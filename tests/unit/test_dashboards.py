@@ -34,7 +34,10 @@ NO_CHECKS_OF_PANELS = ("rule/name", "promql/cluster", "promql/portable", "promql
 
 
 def targets(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(panel, expression), of annotations too."""
+    """(panel, expression), of annotations and of variables that a query finds too."""
+    for each in dashboard["templating"]["list"]:
+        if (each.get("query") or "").startswith("query_result("):
+            yield each["name"], each["query"].removeprefix("query_result(").removesuffix(")")
     for panel in panels(dashboard):
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
@@ -202,9 +205,10 @@ class TestEach:
                 assert each["datasource"]["uid"] == "${datasource}"
                 # But for what a page is about: Grafana would replace what a link brought once it is no longer listed.
                 assert each["refresh"] == (2 if each["includeAll"] else 1)
-                match = re.fullmatch(r"label_values\((.+), (\w+)\)", each["query"])
+                match = re.fullmatch(r"label_values\((.+), (\w+)\)|query_result\(.+\)", each["query"])
                 assert match, each["query"]
-                parse(match[1])
+                if match[1]:
+                    parse(match[1])
 
     def test_panel_rules(self, uid: str) -> None:
         assert DASHBOARDS[uid]["editable"] is False
