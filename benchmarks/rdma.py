@@ -27,12 +27,12 @@ import pyverbs.base
 
 from exporter.child import Child
 from exporter.contracts.catalogue import PATH, PROBES_LOST, PROBES_SENT, PROBES_UNSENT, RDMA, RDMA_STARVED
-from exporter.contracts.plan import Plan, Target
+from exporter.contracts.plan import Target
 from exporter.probing.loop import Loop
 from exporter.probing.settings import RESULT_CAPACITY
 from exporter.rdma.device import GLOBAL_ROUTE_BYTES, QKEY, Device
 from exporter.rdma.ports import PortState, read_port
-from exporter.rdma.settings import RdmaSettings, rdma_tables
+from exporter.rdma.settings import Orders, RdmaSettings, rdma_tables
 from exporter.rdma.verbs import MR, QP, SGE, QPAttr, QPCap, QPInitAttr, RecvWR, SendWR, constants
 from exporter.results import ResultRing
 from exporter.store import Store
@@ -67,10 +67,7 @@ class Prober:
         descriptors = (self._store.descriptor, self._results.descriptor)
         self._child = Child("exporter.rdma.process", descriptors, msgspec.msgpack.encode(settings))
         self._child.tick(time.monotonic())
-        plan = Plan(
-            version=1, job="bench", job_uid=None, phase="skeleton", generation=1, expires=9e9, targets=tuple(targets)
-        )  # fmt: skip
-        self._child.tell(msgspec.msgpack.encode(plan))
+        self._child.tell(msgspec.msgpack.encode(Orders(targets=tuple(targets))))
 
     def busy_seconds(self) -> float:
         """Of the processor, since it started (proc_pid_stat(5): the guest's kernel has no finer count)."""

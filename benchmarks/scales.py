@@ -12,7 +12,6 @@ from benchmarks.simulated_fleet import (
     RNICS,
     address,
     host_name,
-    plan_of,
     rnic_name,
     route,
     targets_between,
@@ -22,6 +21,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.topology import Topology
 from exporter.exposition import Renderer
 from exporter.joins import JobPaths, LinkJoin, PathInfo, RouteTexts, rnic_info
+from exporter.planfile import JobPath
 from exporter.probing.process import Prober
 from exporter.probing.settings import ProberSettings, prober_tables
 from exporter.results import ResultRing
@@ -55,7 +55,6 @@ def _count_host(host: int, fabric_of: Topology, fabric: Fabric) -> tuple[int, in
         for peer in peers
         for target in targets_between(host, peer, f"worker-{host}", f"worker-{peer}", "dp" if peer % 2 else "pp")
     ]
-    plan = plan_of(targets, "job", 1)
     store = Store(prober_tables(len(targets)))
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -70,15 +69,15 @@ def _count_host(host: int, fabric_of: Topology, fabric: Fabric) -> tuple[int, in
             trace_max_hops=8,
         )
         prober = Prober(settings, store, ResultRing(1024), theirs)
-        prober.obey(plan)
+        prober.obey(targets)
         _answer_and_trace_all(prober)
-        (jobs := JobPaths()).follow(plan)
+        (jobs := JobPaths()).follow({target.path: (JobPath.of("job", target),) for target in targets})
         joined = [rnic_info(host_name(host), fabric_of.hosts[host].rnics), *jobs.series(store)]
         links, *coverage = LinkJoin(fabric).series(store)
         joined += [*PathInfo().series(store), links, *RouteTexts().series(links), *coverage]
         page = Renderer().render([store], joined).decode()
-        prober.obey(plan_of([], "none", 2))
-    terms = terms_of(plan, RNICS, MOST_LINKS, 1)
+        prober.obey([])
+    terms = terms_of(targets, RNICS, MOST_LINKS, 1)
     counted = count_series(page)
     # What the control process adds of its own is the same on every host and not on this page.
     return counted.total(), sum(bound for name, bound in bounds(terms).items() if name in counted), len(targets)

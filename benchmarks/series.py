@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from exporter.contracts.catalogue import CATALOGUE, MOST_ROUTE_CHANGES, RTT, SERIES_TERMS
-from exporter.contracts.plan import Plan
+from exporter.contracts.plan import Target
 
 _HISTOGRAMS = {RTT.name + suffix: RTT.name for suffix in ("_bucket", "_sum", "_count")}
 _NAMES = {metric.name for metric in CATALOGUE}
@@ -23,9 +23,9 @@ def count_series(page: str) -> Counter[str]:
     return counted
 
 
-def terms_of(plan: Plan | None, rnics: int, links_a_path: int, processes: int) -> dict[str, int]:
-    """Values of the formulas' terms on a host that obeys ``plan`` and polls no switch."""
-    targets = [target for target in plan.targets if target.active] if plan is not None else []
+def terms_of(probed: Iterable[Target], rnics: int, links_a_path: int, processes: int) -> dict[str, int]:
+    """Values of the formulas' terms on a host that probes these and polls no switch."""
+    targets = [target for target in probed if target.active]
     return dict.fromkeys(SERIES_TERMS, 0) | {
         "paths": len(targets),
         "mtu paths": sum(target.probe == "mtu" for target in targets),

@@ -83,7 +83,7 @@ class WatchedExporter:
     def _obeyed(self) -> bool:
         """Whether paths and histograms are those of the plan; in the midst of a change there are old and new."""
         exporter = self._exporter
-        targets = exporter._plan.targets if exporter._plan is not None else ()
+        targets = exporter._work.targets
         paths = {row.labels[0] for row in exporter._probed.read(PATH)}
         histograms = {row.labels[1:] for row in exporter._probed.read(RTT_TABLE)}
         return (
@@ -108,7 +108,7 @@ class WatchedExporter:
         began = time.process_time()
         page = exporter._metrics(Query()).body
         seconds = time.process_time() - began
-        terms = terms_of(exporter._plan, len(exporter._config.rnics), MOST_LINKS, len(exporter._children))
+        terms = terms_of(exporter._work.targets, len(exporter._config.rnics), MOST_LINKS, len(exporter._children))
         return Scrape(seconds, len(page), dict(count_series(page.decode())), bounds(terms))
 
     def measure(self) -> Measurement:
@@ -128,7 +128,7 @@ class WatchedExporter:
         renderer, links = exporter._renderer, exporter._links
         return Measurement(
             scrape,
-            terms_of(exporter._plan, len(exporter._config.rnics), MOST_LINKS, len(exporter._children)),
+            terms_of(exporter._work.targets, len(exporter._config.rnics), MOST_LINKS, len(exporter._children)),
             memory_of(os.getpid()),
             memory_of(pid),
             {table.name: len(list(exporter._probed.read(table))) for table in (PATH, RTT_TABLE, ROUTE)},

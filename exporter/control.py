@@ -29,7 +29,6 @@ from exporter.contracts.catalogue import (
 from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.overlay_counters import OVERLAY_DUMPS_TABLE
-from exporter.contracts.plan import Plan
 from exporter.contracts.request import ThroughputRequest, read_request
 from exporter.contracts.topology import Topology, read_topology
 from exporter.dnsconfig import dns_settings
@@ -38,7 +37,7 @@ from exporter.gnmi.settings import Gnmi, GnmiSettings, gnmi_tables, target_setti
 from exporter.host.monitor import RnicMonitor
 from exporter.host.settings import Counters, counter_settings, counter_tables
 from exporter.host.throughput import Capture, throughput_csv
-from exporter.jobcounts import NO_CLASSES, JobEnds, JobLinks, classes
+from exporter.jobcounts import JobEnds, JobLinks
 from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteChangeTimes, RouteTexts, rnic_info
 from exporter.oneshot import OneShotError
 from exporter.otlp.encode import Encoder, Push
@@ -46,7 +45,7 @@ from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
 from exporter.overlay.dumps import Dumps
 from exporter.overlay.settings import Overlay, OverlaySettings, overlay_tables
-from exporter.planfile import PlanFile, own_part, split
+from exporter.planfile import NO_JOBS, PlanFiles, Work, own_part, split
 from exporter.probing.ceilings import Ceilings
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.rdma.settings import RdmaSettings, TraceSettings, rdma_tables
@@ -104,9 +103,8 @@ class Exporter:
             self._request_file = WatchedFile(config.throughput.request, read_request, "throughput request")
         self._reader: Child | None = None
         self._counters = self._own.writer(CONTROL).add(())
-        self._plan_file = PlanFile(config.plan) if config.plan else None
-        self._plan: Plan | None = None
-        self._plan_lapsed, self._plan_gone = False, False
+        self._plans = PlanFiles(config.plan) if config.plan else None
+        self._work = Work()
         topology = read_topology(config.topology) if config.topology else None
         self._fabric = Fabric(topology) if topology is not None else None
         self._links = LinkJoin(self._fabric) if self._fabric is not None else None
@@ -115,7 +113,7 @@ class Exporter:
         self._mtu_limits = MtuLimitJoin(self._fabric, config.host, config.rnics)
         self._fixed = [rnic_info(config.host, config.rnics)]
         self._job_paths, self._path_info, self._route_texts = JobPaths(), PathInfo(), RouteTexts()
-        self._job_ends, self._job_links, self._job_classes = JobEnds(), JobLinks(), NO_CLASSES
+        self._job_ends, self._job_links = JobEnds(), JobLinks()
         self._prober: Child | None = None
         self._own_paths: frozenset[str] = frozenset()
         self._overlay_paths: OverlayPaths | None = None
@@ -354,13 +352,13 @@ class Exporter:
             row.set(0, child.restarts)
         if self._prober is not None:
             self._records.remember()
-            self._follow_plan(self._prober)
+            self._follow_plans(self._prober)
         if self._rdma is not None:
             self._rdma_records.remember()
         self._follow_request(time.time())
         if self._overlay_paths is not None and self._overlay_paths.follow(time.time(), self._own_paths):
             self._tracer.tell(msgspec.msgpack.encode(self._overlay_paths.flows))
-        if watched := [each for each in (self._plan_file, self._overlay_paths) if each is not None]:
+        if watched := [each for each in (self._plans, self._overlay_paths) if each is not None]:
             self._counters.begin()
             self._counters.set(_REJECTED, sum(each.rejected for each in watched))
             self._counters.set(_REFUSED, float(any(each.refused for each in watched)))
@@ -383,37 +381,24 @@ class Exporter:
             self._capture.obey(request)
         self._capture.tick(now)
 
-    def _follow_plan(self, prober: Child) -> None:
-        """Hand on a new plan, or the end of one; a clock that was wrong and is set right brings it back."""
-        if self._plan_file is None or self._config.probing is None:
+    def _follow_plans(self, prober: Child) -> None:
+        """Hand on other plans, or the end of one."""
+        if self._plans is None or self._config.probing is None or not self._plans.follow(time.time()):
             return
-        changed = self._plan_file.changed()
-        plan, now = self._plan_file.plan, time.time()
-        if plan is None:
-            return
-        lapsed = plan.expires <= now
-        gone = lapsed and not self._plan_file.present  # taken away on purpose: nobody misses it
-        if not changed and (lapsed, gone) == (self._plan_lapsed, self._plan_gone):
-            return
-        newly_lapsed = lapsed and (changed or not self._plan_lapsed)
-        self._plan_lapsed, self._plan_gone = lapsed, gone
-        if newly_lapsed:
-            print(f"plan of job {plan.job} has expired: its paths are not probed", file=sys.stderr, flush=True)
         addresses = {address for rnic in self._config.rnics for address in rnic.addresses}
-        self._plan, over_limit = own_part(plan, addresses, now, self._config.probing.max_paths)
-        self._own_paths = frozenset(target.path for target in self._plan.targets)
-        self._job_paths.follow(self._plan)
-        self._job_classes = classes(self._plan)
-        self._job_ends.follow(self._job_classes)
-        rest = self._plan
+        self._work = own_part(self._plans.valid, addresses, self._config.probing.max_paths)
+        self._own_paths = frozenset(target.path for target in self._work.targets)
+        self._job_paths.follow(self._work.jobs)
+        self._job_ends.follow(self._work.jobs)
+        rest = self._work.targets
         if self._rdma is not None:
-            rest, own = split(self._plan, {rnic.ip for rnic in self._config.rnics})
+            rest, own = split(rest, {rnic.ip for rnic in self._config.rnics})
             self._rdma.tell(msgspec.msgpack.encode(orders(own, self._fabric)))
         prober.tell(msgspec.msgpack.encode(rest))
         self._counters.begin()
-        self._counters.set(_GENERATION, math.nan if gone else plan.generation)
-        self._counters.set(_EXPIRES, math.nan if gone else plan.expires)
-        self._counters.set(_OVER_LIMIT, over_limit)
+        self._counters.set(_GENERATION, self._plans.generation)
+        self._counters.set(_EXPIRES, self._plans.expires)
+        self._counters.set(_OVER_LIMIT, self._work.over_limit)
         self._counters.end()
 
     def _landing(self, _: Query) -> Response:
@@ -439,13 +424,13 @@ class Exporter:
             if self._links is not None:
                 links, *coverage = self._links.series(*probed)
                 joined += coverage
-        overlay = NO_CLASSES
+        overlay = NO_JOBS
         if self._overlay_paths is not None:
-            overlay = self._overlay_paths.classes
+            overlay = self._overlay_paths.jobs
             links = self._overlay_paths.series(self._outer_routes, links)
             changes = self._overlay_paths.changes(self._outer_routes, changes)
         joined += [links, *self._route_texts.series(links), changes]
-        joined += self._job_links.series(links, self._job_classes, overlay)
+        joined += self._job_links.series(links, self._work.jobs, overlay)
         return joined + self._process_metrics.series()
 
     def _throughput(self, query: Query) -> Response:
@@ -478,11 +463,11 @@ class Exporter:
             else []
         )
         if self._rdma is not None:
-            traced += self._rdma_records.records(since, self._plan)
+            traced += self._rdma_records.records(since, self._work)
         if form == "jsonl":
-            lines = to_jsonl(traced) if self._prober is None else self._records.jsonl(since, self._plan, traced)
+            lines = to_jsonl(traced) if self._prober is None else self._records.jsonl(since, self._work, traced)
             return Response(200, _RECORD_TYPES[form], lines)
-        text = to_csv(traced) if self._prober is None else self._records.csv(since, self._plan, traced)
+        text = to_csv(traced) if self._prober is None else self._records.csv(since, self._work, traced)
         if form == "csv":
             return Response(200, f"{_RECORD_TYPES[form]}; charset=utf-8", text)
         if not parquet.is_possible():

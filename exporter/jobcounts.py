@@ -7,47 +7,33 @@ fraction of the time, and no join.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 
 from exporter.contracts.catalogue import JOB_LINK_PATHS, JOB_LINK_PATHS_VARIANCE, JOB_RNIC_PATHS, PATH
-from exporter.contracts.plan import Plan
 from exporter.exposition import Series
 from exporter.joins import Join
+from exporter.planfile import NO_JOBS, JobsOfPaths
 from exporter.store import Store
-
-JobPath = tuple[str, str, str]
-"""Job, probe type and DSCP of a path."""
-
-NO_CLASSES: Mapping[str, JobPath] = {}
 
 _SOURCE = PATH.labels.index("src_host")
 _DESTINATION = PATH.labels.index("dst_host")
 
 
-def classes(plan: Plan | None) -> dict[str, JobPath]:
-    """{path: its job and class} of a plan's targets."""
-    if plan is None:
-        return {}
-    return {target.path: (plan.job, target.probe, str(target.traffic_class >> 2)) for target in plan.targets}
-
-
 class JobEnds(Join):
-    """Counts the paths of the plan's job that are probed, by the RNICs that they start and end at."""
+    """Counts the paths of each job that are probed, by the RNICs that they start and end at."""
 
     def __init__(self) -> None:
         super().__init__(PATH)
-        self._classes: Mapping[str, JobPath] = {}
+        self._jobs = NO_JOBS
 
-    def follow(self, known: Mapping[str, JobPath]) -> None:
-        self._classes, self._versions = known, None
+    def follow(self, jobs: JobsOfPaths) -> None:
+        self._jobs, self._versions = jobs, None
 
     def _make(self, *stores: Store) -> list[Series]:
         counts: dict[tuple[str, ...], int] = defaultdict(int)
         for row in (row for store in stores for row in store.read(PATH)):
-            if (known := self._classes.get(row.labels[0])) is not None:
-                job, _, dscp = known
+            for known in self._jobs.get(row.labels[0], ()):
                 for end, place in (("source", _SOURCE), ("destination", _DESTINATION)):
-                    counts[job, end, row.labels[place], row.labels[place + 1], dscp] += 1
+                    counts[known.job, end, row.labels[place], row.labels[place + 1], known.dscp] += 1
         return [Series(JOB_RNIC_PATHS, [(labels, float(count)) for labels, count in counts.items()])]
 
 
@@ -55,10 +41,10 @@ class JobLinks:
     """Sums the shares of paths' packets over each link, from the series of the links that paths cross."""
 
     def __init__(self) -> None:
-        self._seen: tuple[Series, tuple[Mapping[str, JobPath], ...]] | None = None
+        self._seen: tuple[Series, tuple[JobsOfPaths, ...]] | None = None
         self._series: list[Series] = []
 
-    def series(self, links: Series, *known: Mapping[str, JobPath]) -> list[Series]:
+    def series(self, links: Series, *known: JobsOfPaths) -> list[Series]:
         """Of PATH_LINK_INFO; ``known`` tells jobs and classes. The same objects again for the same arguments."""
         if (
             self._seen is None
@@ -69,15 +55,12 @@ class JobLinks:
         return self._series
 
     @staticmethod
-    def _make(links: Series, known: tuple[Mapping[str, JobPath], ...]) -> list[Series]:
+    def _make(links: Series, known: tuple[JobsOfPaths, ...]) -> list[Series]:
         paths: dict[tuple[str, ...], float] = defaultdict(float)
         variance: dict[tuple[str, ...], float] = defaultdict(float)
         for (path, link), share in links.samples:
-            found = next((each[path] for each in known if path in each), None)
-            if found is None:
-                continue
-            key = (*found, link)
-            paths[key] += share
-            if share != 1.0:
-                variance[key] += share - share * share
+            for job, _, probe, dscp in next((each[path] for each in known if path in each), ()):
+                paths[job, probe, dscp, link] += share
+                if share != 1.0:
+                    variance[job, probe, dscp, link] += share - share * share
         return [Series(JOB_LINK_PATHS, list(paths.items())), Series(JOB_LINK_PATHS_VARIANCE, list(variance.items()))]

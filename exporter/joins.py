@@ -31,9 +31,9 @@ from exporter.contracts.catalogue import (
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.metric import Table
 from exporter.contracts.names import port_id
-from exporter.contracts.plan import Plan
 from exporter.contracts.topology import Rnic
 from exporter.exposition import Series
+from exporter.planfile import NO_JOBS, JobsOfPaths
 from exporter.routetext import change_text
 from exporter.store import Store
 
@@ -257,23 +257,21 @@ class MtuLimitJoin(Join):
 
 
 class JobPaths(Join):
-    """Binds the paths that are probed to the plan's job; a target that waits for its destination is no path yet."""
+    """Binds the paths that are probed to their jobs; a target that waits for its destination is no path yet."""
 
     def __init__(self) -> None:
         super().__init__(PATH)
-        self._plan: Plan | None = None
+        self._jobs = NO_JOBS
 
-    def follow(self, plan: Plan | None) -> None:
-        self._plan, self._versions = plan, None
+    def follow(self, jobs: JobsOfPaths) -> None:
+        self._jobs, self._versions = jobs, None
 
     def _make(self, *stores: Store) -> list[Series]:
-        if self._plan is None:
-            return [Series(JOB_PATH_INFO, ())]
-        told = {target.path: (target.role, str(target.traffic_class >> 2)) for target in self._plan.targets}
         paths = (tuple(row.labels[: len(PATH.labels)]) for store in stores for row in store.read(PATH))
-        return [
-            Series(JOB_PATH_INFO, [((self._plan.job, *path, *told[path[0]]), 1.0) for path in paths if path[0] in told])
+        samples = [
+            ((known.job, *path, known.role, known.dscp), 1.0) for path in paths for known in self._jobs.get(path[0], ())
         ]
+        return [Series(JOB_PATH_INFO, samples)]
 
 
 def rnic_info(host: str, rnics: Iterable[Rnic]) -> Series:

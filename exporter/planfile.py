@@ -1,15 +1,53 @@
-"""The plan file as an exporter takes it: watched, checked, cut to what is ours and within our limits."""
+"""Plan files as an exporter takes them: watched, checked, cut to what is ours and within our limits."""
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import zlib
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from exporter.contracts.addresses import is_ipv6, is_link_local
 from exporter.contracts.plan import Plan, Target, read_plan
 from exporter.watchedfile import WatchedFile
+
+MOST_PLANS = 256
+"""Files of a directory; a host has fewer containers, and each is of one job."""
+_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+class JobPath(NamedTuple):
+    """What a path is to a job that it is probed for."""
+
+    job: str
+    role: str
+    probe: str
+    dscp: str
+
+    @classmethod
+    def of(cls, job: str, target: Target) -> JobPath:
+        return cls(job, target.role, target.probe, str(target.traffic_class >> 2))
+
+
+JobsOfPaths = Mapping[str, Sequence[JobPath]]
+"""{path: what it is to each job that it is probed for}"""
+NO_JOBS: JobsOfPaths = {}
+
+
+class Work(NamedTuple):
+    """What an exporter is to probe, for all jobs together."""
+
+    targets: tuple[Target, ...] = ()
+    """One a path and source port."""
+    jobs: JobsOfPaths = NO_JOBS
+    over_limit: int = 0
+    """Paths that are left out."""
 
 
 class PlanFile(WatchedFile[Plan]):
@@ -21,28 +59,127 @@ class PlanFile(WatchedFile[Plan]):
         return self.value
 
 
-def own_part(plan: Plan, addresses: set[str], now: float, limit: int) -> tuple[Plan, int]:
-    """The targets that start at one of our addresses, one a source port; none when the plan has expired.
+@dataclass(slots=True)
+class _Followed:
+    file: PlanFile
+    lapsed: bool = False
+    gone: bool = False
+    """Lapsed and taken away on purpose: nobody misses it."""
 
-    Return them with how many more there were than ``limit``.
+
+@dataclass
+class PlanFiles:
+    """One plan file, or a directory of them, as it is found to be: one for each job that has containers here.
+
+    A plan is obeyed until it expires, though its file may be gone; one that is removed from its directory, and so
+    taken back, no longer.
     """
-    targets: list[Target] = []
-    if plan.expires > now:
-        for target in plan.targets:
-            if target.source_address in addresses:
-                targets += one_per_port(target)
-    if len(targets) > limit:  # cut over all pairs alike, not the last RNICs whole
-        targets.sort(key=lambda target: zlib.crc32(target.path.encode()))
-    return msgspec.structs.replace(plan, targets=tuple(targets[:limit])), max(len(targets) - limit, 0)
+
+    path: str
+    valid: tuple[Plan, ...] = ()
+    """Plans that have not expired, as of the last look."""
+    rejected: int = 0
+    """Files that were refused, each time that they were."""
+    _files: dict[str, _Followed] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> bool:
+        """Whether a file is, now."""
+        return any(each.file.refused for each in self._files.values())
+
+    @property
+    def generation(self) -> float:
+        """The newest; NaN without a plan."""
+        return max((plan.generation for plan in self._missed()), default=math.nan)
+
+    @property
+    def expires(self) -> float:
+        """The first, Unix seconds; NaN without a plan."""
+        return min((plan.expires for plan in self._missed()), default=math.nan)
+
+    def _missed(self) -> list[Plan]:
+        return [each.file.plan for each in self._files.values() if each.file.plan is not None and not each.gone]
+
+    def follow(self, now: float) -> bool:
+        """Look at the files at Unix time ``now``; True when there is another plan, or the end of one.
+
+        A clock that was wrong and is set right brings a plan back.
+        """
+        names = self._names()
+        changed = False
+        for name in self._files.keys() - names:
+            changed |= self._files.pop(name).file.plan is not None
+        for name in names:
+            changed |= self._look(self._files.setdefault(name, _Followed(PlanFile(name))), now)
+        if changed:
+            plans = (self._files[name].file.plan for name in names)
+            self.valid = tuple(plan for plan in plans if plan is not None and plan.expires > now)
+        return changed
+
+    def _names(self) -> list[str]:
+        try:
+            listed = sorted(os.listdir(self.path))
+        except NotADirectoryError:
+            return [self.path]
+        except OSError:  # neither is there, now: what was known stays
+            return sorted(self._files) or [self.path]
+        names = [str(Path(self.path, name)) for name in listed if name.endswith(_SUFFIXES) and not name.startswith(".")]
+        if len(names) > MOST_PLANS and len(self._files) < MOST_PLANS:
+            print(f"plan: {self.path} holds {len(names)} files: {MOST_PLANS} are read", file=sys.stderr, flush=True)
+        return names[:MOST_PLANS]
+
+    def _look(self, followed: _Followed, now: float) -> bool:
+        file, before = followed.file, followed.file.rejected
+        changed = file.changed()
+        self.rejected += file.rejected - before
+        plan = file.plan
+        if plan is None:
+            return False
+        lapsed = plan.expires <= now
+        gone = lapsed and not file.present
+        if not changed and (lapsed, gone) == (followed.lapsed, followed.gone):
+            return False
+        if lapsed and (changed or not followed.lapsed):
+            print(f"plan of job {plan.job} has expired: its paths are not probed", file=sys.stderr, flush=True)
+        followed.lapsed, followed.gone = lapsed, gone
+        return True
 
 
-def split(plan: Plan, addresses: Set[str]) -> tuple[Plan, Plan]:
-    """The plan without the targets that are probed over RDMA, and with them alone; ``addresses`` can probe so."""
+def own_part(plans: Iterable[Plan], addresses: Set[str], limit: int) -> Work:
+    """What starts at one of our addresses, one target a source port, and no more than ``limit``.
+
+    A path of several jobs is probed once, as often as the most eager wants it, and belongs to all of them.
+    """
+    targets: dict[str, Target] = {}
+    jobs: dict[str, tuple[JobPath, ...]] = {}
+    for plan in plans:
+        ours = (target for target in plan.targets if target.source_address in addresses)
+        for target in (each for every in ours for each in one_per_port(every)):
+            path, known = target.path, targets.get(target.path)
+            targets[path] = target if known is None else _for_both(known, target)
+            others = jobs.get(path, ())
+            if all(other.job != plan.job for other in others):
+                jobs[path] = (*others, JobPath.of(plan.job, target))
+    own = list(targets.values())
+    if len(own) > limit:  # cut over all pairs alike, not the last RNICs whole
+        own.sort(key=lambda target: zlib.crc32(target.path.encode()))
+        for target in own[limit:]:
+            del jobs[target.path]
+    return Work(tuple(own[:limit]), jobs, max(len(own) - limit, 0))
+
+
+def _for_both(one: Target, other: Target) -> Target:
+    period = min(one.period_seconds, other.period_seconds)
+    return msgspec.structs.replace(one, period_seconds=period, active=one.active or other.active)
+
+
+def split(targets: Iterable[Target], addresses: Set[str]) -> tuple[tuple[Target, ...], tuple[Target, ...]]:
+    """Those that are not probed over RDMA, and those that are; ``addresses`` can probe so."""
     rdma: list[Target] = []
     rest: list[Target] = []
-    for target in plan.targets:
+    for target in targets:
         (rdma if target.source_address in addresses and is_probed_over_rdma(target) else rest).append(target)
-    return msgspec.structs.replace(plan, targets=tuple(rest)), msgspec.structs.replace(plan, targets=tuple(rdma))
+    return tuple(rest), tuple(rdma)
 
 
 def is_probed_over_rdma(target: Target) -> bool:

@@ -15,9 +15,10 @@ from itertools import chain
 import msgspec
 
 from exporter.contracts.catalogue import DNS, PATH
-from exporter.contracts.plan import UDP_HEADERS, Plan, Target
+from exporter.contracts.plan import UDP_HEADERS, Target
 from exporter.contracts.tables import ProbeRecord, TaskType
 from exporter.joins import Flow, failing_traces, flow_of_labels, routes
+from exporter.planfile import Work
 from exporter.results import (
     ANSWERED,
     LOOKUP,
@@ -81,27 +82,27 @@ class RecordWriter:
                 self._prune_at = len(labels) + _SLACK
             self._labels = labels
 
-    def csv(self, since: float, plan: Plan | None, others: Iterable[Record] = ()) -> bytes:
+    def csv(self, since: float, work: Work, others: Iterable[Record] = ()) -> bytes:
         """Records of probes sent after ``since`` (Unix seconds), a TRACEROUTE per traced flow, then ``others``.
 
         A path that loses probes, and whose trace does not come to its destination, has a failed one: how far it comes.
         """
         with self._formatting:
-            return to_csv(chain(self._records(since, plan), others))
+            return to_csv(chain(self._records(since, work), others))
 
-    def records(self, since: float, plan: Plan | None) -> list[Record]:
+    def records(self, since: float, work: Work) -> list[Record]:
         """Records of probes sent after ``since``, for another writer to put with its own."""
         with self._formatting:
-            return list(self._records(since, plan))
+            return list(self._records(since, work))
 
-    def jsonl(self, since: float, plan: Plan | None, others: Iterable[Record] = ()) -> bytearray:
+    def jsonl(self, since: float, work: Work, others: Iterable[Record] = ()) -> bytearray:
         """The same, an object a line; what is optional and absent is left out."""
         with self._formatting:
-            return to_jsonl(chain(self._records(since, plan), others))
+            return to_jsonl(chain(self._records(since, work), others))
 
-    def _records(self, since: float, plan: Plan | None) -> Iterator[Record]:
+    def _records(self, since: float, work: Work) -> Iterator[Record]:
         self.remember()
-        targets = {target.path: target for target in plan.targets} if plan is not None else {}
+        targets = {target.path: target for target in work.targets}
         lookups = self._lookups()
         latest: dict[Flow, Record] = {}
         latest_of: dict[int, Record] = {}
@@ -116,7 +117,9 @@ class RecordWriter:
             if labels is None:
                 continue
             target = targets.get(labels[0])
-            record = _path_columns(labels, target, plan.job if plan is not None and target is not None else None)
+            # One job's, of several that have the path: what a record tells is the same for all.
+            job = work.jobs[target.path][0].job if target is not None else None
+            record = _path_columns(labels, target, job)
             record |= self._real_columns(record)
             yield record | _outcome_columns(result, error)
             latest[flow_of_labels(labels)] = latest_of[result.path] = record

@@ -9,6 +9,7 @@ from exporter.contracts.catalogue import PATH, PATH_LINK_INFO
 from exporter.exposition import Series
 from exporter.jobcounts import JobEnds, JobLinks
 from exporter.joins import RouteTexts
+from exporter.planfile import JobPath
 from exporter.store import Store
 
 Sample = tuple[str, dict[str, str], float]
@@ -43,7 +44,7 @@ def count_series(job: str, paths: Iterable[Probed]) -> Iterator[Sample]:
     for each in paths:
         labels = (each.path, *each.source, *each.destination, each.probe)
         writer.add((*labels, *("0" * len(PATH.hidden_labels))))
-    known = {each.path: (job, each.probe, each.dscp) for each in paths}
+    known = {each.path: (JobPath(job, "dp", each.probe, each.dscp),) for each in paths}
     ends.follow(known)
     for series in (*ends.series(store), *JobLinks().series(_links(paths), known)):
         yield from _samples(series)

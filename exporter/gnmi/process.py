@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
-import sys
-
-import msgspec
 
 from exporter.gnmi.rows import SwitchRows, writers
 from exporter.gnmi.settings import GnmiSettings, gnmi_tables
-from exporter.messages import receive_message
+from exporter.inheritance import inherit
 from exporter.store import Store
 
 
@@ -40,14 +36,8 @@ async def stream(settings: GnmiSettings, store: Store, control: socket.socket) -
 
 
 def main() -> None:
-    store_descriptor, control_descriptor = map(int, sys.argv[1:3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=control_descriptor)
-    first = receive_message(control)
-    if first is None:
-        return
-    settings = msgspec.msgpack.decode(first, type=GnmiSettings)
-    asyncio.run(stream(settings, Store(gnmi_tables(len(settings.targets)), store_descriptor), control))
+    given = inherit(GnmiSettings)
+    asyncio.run(stream(given.settings, Store(gnmi_tables(len(given.settings.targets)), *given.memory), given.control))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -27,6 +26,7 @@ from exporter.host.reading import Reading, RnicReader
 from exporter.host.rows import RnicRows, Tables
 from exporter.host.settings import CounterSettings, RnicSettings, counter_tables
 from exporter.host.vlans import Vlan, read_vlans
+from exporter.inheritance import inherit
 from exporter.messages import receive_message
 from exporter.store import Store
 
@@ -221,14 +221,8 @@ def _obey(control: socket.socket, loop: CounterLoop) -> None:
 
 
 def main() -> None:
-    store_descriptor, control_descriptor = map(int, sys.argv[1:3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=control_descriptor)
-    first = receive_message(control)
-    if first is None:
-        return
-    settings = msgspec.msgpack.decode(first, type=CounterSettings)
-    loop = CounterLoop(settings, Store(counter_tables(len(settings.rnics)), store_descriptor))
+    given = inherit(CounterSettings)
+    loop = CounterLoop(given.settings, Store(counter_tables(len(given.settings.rnics)), *given.memory))
 
     def end(problem: threading.ExceptHookArgs) -> None:
         """A thread that dies by a bug takes the process along: the control process starts it again."""
@@ -238,7 +232,7 @@ def main() -> None:
         os._exit(1)
 
     threading.excepthook = end
-    threading.Thread(target=_obey, args=(control, loop), daemon=True).start()
+    threading.Thread(target=_obey, args=(given.control, loop), daemon=True).start()
     loop.run()
 
 

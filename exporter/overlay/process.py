@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import math
 import select
-import signal
-import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-
-import msgspec
 
 from exporter.contracts.overlay import LOCAL
 from exporter.contracts.overlay_counters import (
@@ -28,7 +24,7 @@ from exporter.contracts.overlay_counters import (
     OVERLAY_READ_FAILURES,
     OVERLAY_READ_TIME,
 )
-from exporter.messages import receive_message
+from exporter.inheritance import inherit
 from exporter.overlay.kernel import Forwarding, forwarding, read_tables
 from exporter.overlay.openvswitch import OpenVSwitch
 from exporter.overlay.settings import OverlaySettings, overlay_tables
@@ -130,18 +126,12 @@ class OverlayReader:
 
 
 def main() -> None:
-    store_descriptor, control_descriptor = map(int, sys.argv[1:3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=control_descriptor)
-    first = receive_message(control)
-    if first is None:
-        return
-    settings = msgspec.msgpack.decode(first, type=OverlaySettings)
-    reader = OverlayReader(settings, Store(overlay_tables(), store_descriptor))
+    given = inherit(OverlaySettings)
+    reader = OverlayReader(given.settings, Store(overlay_tables(), *given.memory))
     ended = select.poll()
-    ended.register(control, select.POLLIN)
+    ended.register(given.control, select.POLLIN)
     while True:
-        due = time.monotonic() + settings.period_seconds
+        due = time.monotonic() + given.settings.period_seconds
         reader.read()
         if ended.poll(max(due - time.monotonic(), 0.0) * 1000):
             return

@@ -6,14 +6,12 @@ imports nothing heavy and does nothing but probe, answer and trace. It ends when
 
 from __future__ import annotations
 
-import resource
 import secrets
-import signal
 import socket
 import sys
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -37,8 +35,8 @@ from exporter.contracts.catalogue import (
     RTT_TABLE,
 )
 from exporter.contracts.catalogue import PATH as PATH_TABLE
-from exporter.contracts.plan import Plan, Target
-from exporter.messages import receive_message
+from exporter.contracts.plan import Target
+from exporter.inheritance import inherit
 from exporter.probing.ceilings import Thinning, shares
 from exporter.probing.dns.prober import DnsProber
 from exporter.probing.limits import SourceLimit
@@ -147,7 +145,7 @@ class Prober:
         self._loop.run()
 
     def _on_message(self, message: bytes) -> None:
-        self.obey(msgspec.msgpack.decode(message, type=Plan))
+        self.obey(msgspec.msgpack.decode(message, type=tuple[Target, ...]))
 
     def _on_slot(self, delay_ns: int) -> None:
         if delay_ns > LATE_NS:
@@ -170,13 +168,13 @@ class Prober:
         self._counters.add(_DROPPED, packets)
         self._counters.end()
 
-    def obey(self, plan: Plan) -> None:
-        """Probe what the plan says: paths that stay keep their state, paths that left vanish.
+    def obey(self, targets: Sequence[Target]) -> None:
+        """Probe what the plans say: paths that stay keep their state, paths that left vanish.
 
         An inactive target waits until its destination has registered. One that has is not made to wait again by
         another plan that lists it: were its destination dead by then, nobody would be told.
         """
-        wanted = {target.path: target for target in plan.targets}
+        wanted = {target.path: target for target in targets}
         self._registered |= self._probing.keys()
         gone: list[_Probing] = []
         for name, probing in list(self._probing.items()):
@@ -188,15 +186,15 @@ class Prober:
         self._udp.forget({probing.path for probing in gone})
         for probing in gone:
             self._stop(probing)
-        self._phases = phases(plan.targets)
+        self._phases = phases(targets)
         supported: list[Target] = []
         refused: dict[str, list[str]] = {}
-        for target in plan.targets:
+        for target in targets:
             if reason := self._refusal(target):
                 refused.setdefault(reason, []).append(target.path)
             else:
                 supported.append(target)
-        self._unsupported = len(plan.targets) - len(supported)
+        self._unsupported = len(targets) - len(supported)
         for reason, names in refused.items():
             others = f" and {len(names) - 1} more" if names[1:] else ""
             print(f"cannot probe {names[0]}{others}: {reason}", file=sys.stderr, flush=True)
@@ -369,18 +367,10 @@ class Prober:
 
 
 def main() -> None:
-    store_descriptor, results_descriptor, control_descriptor = map(int, sys.argv[1:4])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the control process' to handle
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # a socket per source port and RNIC: more than 1,024 soon
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    control = socket.socket(fileno=control_descriptor)
-    first = receive_message(control)
-    if first is None:
-        return
-    settings = msgspec.msgpack.decode(first, type=ProberSettings)
-    store = Store(prober_tables(settings.max_paths, settings.dns), store_descriptor)
-    results = ResultRing(RESULT_CAPACITY, results_descriptor)
-    Prober(settings, store, results, control).run()
+    given = inherit(ProberSettings, many_files=True)  # a socket per source port and RNIC
+    memory, results = given.memory
+    store = Store(prober_tables(given.settings.max_paths, given.settings.dns), memory)
+    Prober(given.settings, store, ResultRing(RESULT_CAPACITY, results), given.control).run()
 
 
 if __name__ == "__main__":

@@ -109,14 +109,14 @@ class RdmaHost:
         self._loop.after(_CHECK_SECONDS / len(self._rnics), lambda: self._check((number + 1) % len(self._rnics)))
 
     def _obey(self, message: bytes) -> None:
-        """Probe what the plan says: paths that stay keep their state, paths that left vanish.
+        """Probe what the plans say: paths that stay keep their state, paths that left vanish.
 
         An inactive target waits until its destination has answered an introduction.
         """
-        plan = msgspec.msgpack.decode(message, type=Orders)
+        orders = msgspec.msgpack.decode(message, type=Orders)
         if self._traces is not None:
-            self._traces.follow(plan.ways)
-        wanted = {t.path: t for t in plan.targets if t.probe == "rdma" and t.source_address in self._rnics}
+            self._traces.follow(orders.ways)
+        wanted = {t.path: t for t in orders.targets if t.probe == "rdma" and t.source_address in self._rnics}
         before, self._paths = self._paths, {}
         for name, target in wanted.items():
             path = before.get(name)

@@ -7,13 +7,10 @@ the end, with every RNIC down. It ends when the pipe closes.
 
 from __future__ import annotations
 
-import signal
-import socket
 import sys
 
-import msgspec
-
 from exporter.contracts.catalogue import RDMA, RDMA_UP
+from exporter.inheritance import inherit
 from exporter.messages import receive_message
 from exporter.probing.loop import Loop
 from exporter.probing.settings import RESULT_CAPACITY
@@ -25,15 +22,10 @@ from exporter.store import Store
 
 
 def main() -> None:
-    store_descriptor, results_descriptor, control_descriptor = map(int, sys.argv[1:4])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the control process' to handle
-    control = socket.socket(fileno=control_descriptor)
-    first = receive_message(control)
-    if first is None:
-        return
-    settings = msgspec.msgpack.decode(first, type=RdmaSettings)
+    given = inherit(RdmaSettings)
+    settings, (memory, results) = given.settings, given.memory
     tables = rdma_tables(settings.max_paths, len(settings.rnics), reliable=settings.reliable is not None)
-    store = Store(tables, store_descriptor)
+    store = Store(tables, memory)
     try:
         from exporter.rdma.host import RdmaHost  # noqa: PLC0415 - imports pyverbs, which may not be there
     except VerbsError as error:
@@ -42,12 +34,12 @@ def main() -> None:
         rows = store.writer(RDMA)
         for name in settings.rnics:
             rows.add((settings.host, name)).set(RDMA.metrics.index(RDMA_UP), 0)
-        while receive_message(control) is not None:
+        while receive_message(given.control) is not None:
             pass
         return
     loop = Loop(run_delay=run_delay())
     loop.watch(Continuations(loop))
-    RdmaHost(settings, store, ResultRing(RESULT_CAPACITY, results_descriptor), control, loop).run()
+    RdmaHost(settings, store, ResultRing(RESULT_CAPACITY, results), given.control, loop).run()
 
 
 if __name__ == "__main__":

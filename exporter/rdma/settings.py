@@ -28,7 +28,7 @@ from exporter.contracts.catalogue import (
 )
 from exporter.contracts.codec import ContractError
 from exporter.contracts.metric import Table
-from exporter.contracts.plan import INTRODUCTION_PORT, Plan
+from exporter.contracts.plan import INTRODUCTION_PORT, Target
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 
 MAX_RELIABLE_BYTES = 262_144
@@ -92,9 +92,10 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     """From which the last of them may answer."""
 
 
-class Orders(Plan, frozen=True, kw_only=True):
-    """Every other message: a plan, and the ways of its paths, as far as they are known."""
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """Every other message: what to probe, and the ways of these paths, as far as they are known."""
 
+    targets: tuple[Target, ...]
     ways: tuple[Way, ...] = ()
 
 

@@ -8,16 +8,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import resource
-import signal
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-
-import msgspec
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.metric import Metric, Table
@@ -42,7 +38,7 @@ from exporter.contracts.switch_counters import (
     TABLE_ROWS,
     TABLE_TIME,
 )
-from exporter.messages import receive_message
+from exporter.inheritance import inherit
 from exporter.store import RowWriter, Store, StoreFullError, TableWriter
 from exporter.switches.block import Blocks, StoreTable
 from exporter.switches.decoding import clean
@@ -322,17 +318,10 @@ async def poll(settings: PollerSettings, store: Store, control: socket.socket) -
 
 
 def main() -> None:
-    store_descriptor, control_descriptor = map(int, sys.argv[1:3])
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # two sockets a switch: more than 1,024 soon
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=control_descriptor)
-    first = receive_message(control)
-    if first is None:
-        return
-    settings = msgspec.msgpack.decode(first, type=PollerSettings)
+    given = inherit(PollerSettings, many_files=True)  # two sockets a switch
+    store = Store(switch_tables(len(given.settings.switches)), *given.memory)
     try:
-        asyncio.run(poll(settings, Store(switch_tables(len(settings.switches)), store_descriptor), control))
+        asyncio.run(poll(given.settings, store, given.control))
     except ContractError as error:
         sys.exit(f"fabric-exporter: {error}")
 

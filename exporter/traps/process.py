@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
 import socket
 import struct
 import sys
 import time
 from contextlib import suppress
 
-import msgspec
-
 from exporter.contracts.addresses import canonical, is_ipv6
 from exporter.contracts.switch_counters import NOTIFICATIONS_REFUSED_TABLE, SWITCH_NOTIFICATION
-from exporter.messages import receive_message
+from exporter.inheritance import inherit
 from exporter.store import Store
 from exporter.traps.receiver import Receiver
 from exporter.traps.settings import TrapSettings, bind, bind_problem, trap_tables
@@ -88,20 +85,15 @@ def serve(settings: TrapSettings, store: Store, control: socket.socket, sock: so
 
 
 def main() -> None:
-    store_descriptor, control_descriptor = map(int, sys.argv[1:3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=control_descriptor)
-    first = receive_message(control)
-    if first is None:
-        return
-    settings = msgspec.msgpack.decode(first, type=TrapSettings)
+    given = inherit(TrapSettings)
+    settings = given.settings
     try:
         sock = bind(settings.address, settings.port)
     except OSError as error:
         problem, remedy = bind_problem(error, settings.port)
         sys.exit(f"traps: {settings.address}:{settings.port}/udp: {problem}: {remedy}")
     with sock:
-        serve(settings, Store(trap_tables(settings.switches), store_descriptor), control, sock)
+        serve(settings, Store(trap_tables(settings.switches), *given.memory), given.control, sock)
 
 
 if __name__ == "__main__":

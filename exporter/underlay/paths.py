@@ -6,7 +6,7 @@ import json
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from exporter.contracts.catalogue import (
     MOST_ROUTE_CHANGES,
@@ -19,8 +19,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import port_id, split_endpoint
 from exporter.contracts.plan import Plan, Target
 from exporter.exposition import Series
-from exporter.jobcounts import NO_CLASSES, JobPath
-from exporter.planfile import PlanFile, one_per_port
+from exporter.planfile import NO_JOBS, JobPath, PlanFile, one_per_port
 from exporter.routetext import change_text
 from exporter.store import Row, Store
 from exporter.underlay.encapsulation import Inner
@@ -66,7 +65,7 @@ class OverlayPaths:
 
     def __init__(self, underlay: Underlay, host: str, fabric: Fabric) -> None:
         self.flows: list[OverlayFlow] = []
-        self.classes: Mapping[str, JobPath] = NO_CLASSES
+        self.jobs = NO_JOBS
         self._host = host
         self._fabric = fabric
         self._most = underlay.max_flows
@@ -107,7 +106,7 @@ class OverlayPaths:
         self._valid, self._own = valid, own
         self._targets = self._sort(plans, own)
         served = (each for targets in self._targets.values() for each in targets)
-        self.classes = {target.path: (job, target.probe, str(target.traffic_class >> 2)) for job, target in served}
+        self.jobs = {target.path: (JobPath.of(job, target),) for job, target in served}
         self._version = self._changes_version = None  # at last: another thread may be at the series
         self.flows = [
             OverlayFlow(plan=number, inner=inner, period_seconds=min(target.period_seconds for _, target in served))

@@ -7,14 +7,12 @@ closes.
 
 from __future__ import annotations
 
-import signal
 import socket
-import sys
 
 import msgspec
 
 from exporter.contracts.catalogue import UNDERLAY, UNDERLAY_ROUTE, UNDERLAY_ROUTE_CHANGE
-from exporter.messages import receive_message
+from exporter.inheritance import inherit
 from exporter.probing.loop import Loop
 from exporter.probing.pipe import ControlPipe
 from exporter.probing.tracing.changes import RouteChanges
@@ -54,15 +52,9 @@ class UnderlayProcess:
 
 
 def main() -> None:
-    store_descriptor, control_descriptor = map(int, sys.argv[1:3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the control process' to handle
-    control = socket.socket(fileno=control_descriptor)
-    first = receive_message(control)
-    if first is None:
-        return
-    settings = msgspec.msgpack.decode(first, type=UnderlaySettings)
-    store = Store(underlay_tables(settings.max_flows), store_descriptor)
-    UnderlayProcess(settings, store, control).run()
+    given = inherit(UnderlaySettings)
+    store = Store(underlay_tables(given.settings.max_flows), *given.memory)
+    UnderlayProcess(given.settings, store, given.control).run()
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_a_fleet_counted_host_by_host_keeps_to_its_formula(monkeypatch: pytest.M
 
 
 def measurement(**sizes: int) -> Measurement:
-    terms = terms_of(None, RNICS, MOST_LINKS, 1)
+    terms = terms_of((), RNICS, MOST_LINKS, 1)
     names = [
         "paths", "histograms", "flow sockets", "probes outstanding", "probes by age", "probes awaiting a timestamp",
         "traced flows", "traces under way", "timers", "watched sockets", "responder streams", "connections held",

@@ -20,7 +20,7 @@ from exporter.contracts.names import path_id
 from exporter.contracts.plan import Plan, Target
 from exporter.exposition import Renderer
 from exporter.joins import JobPaths, LinkJoin, PathInfo, RouteTexts, rnic_info
-from exporter.planfile import PlanFile, own_part
+from exporter.planfile import PlanFile, Work, own_part
 from exporter.probing.loop import Loop
 from exporter.probing.packet import REPLY, TRACE, Codec
 from exporter.probing.paths import LOSSES, Path
@@ -112,7 +112,7 @@ class Host:
         self.prober = Prober(settings, self.store, self.ring, theirs)
         self.records, self.renderer, self.links = RecordWriter(self.store, self.ring), Renderer(), LinkJoin(FABRIC)
         self.jobs = JobPaths()
-        self.plan: Plan | None = None
+        self.work = Work()
         gc.collect()
         self._descriptors = descriptors()
 
@@ -124,8 +124,8 @@ class Host:
         write(File(self.file.path), encode(plan))
         assert self.file.changed()
         assert self.file.plan is not None
-        self.plan, _ = own_part(self.file.plan, set(self.addresses), 0.0, self.max_paths)
-        self.prober.obey(self.plan)
+        self.work = own_part([self.file.plan], set(self.addresses), self.max_paths)
+        self.prober.obey(self.work.targets)
         self.records.remember()
 
     def book(self) -> None:
@@ -145,7 +145,7 @@ class Host:
 
     def series(self) -> Counter[str]:
         """Series on the page by family."""
-        self.jobs.follow(self.plan)
+        self.jobs.follow(self.work.jobs)
         joined = [rnic_info(HOST, FABRIC.topology.hosts[0].rnics), *self.jobs.series(self.store)]
         links, *coverage = self.links.series(self.store)
         joined += [*PathInfo().series(self.store), links, *RouteTexts().series(links), *coverage]
@@ -160,7 +160,7 @@ class Host:
         return count
 
     def terms(self) -> dict[str, int]:
-        targets = self.plan.targets if self.plan is not None else ()
+        targets = self.work.targets
         return dict.fromkeys(SERIES_TERMS, 0) | {
             "paths": len(targets),
             "mtu paths": sum(target.probe == "mtu" for target in targets),
@@ -249,7 +249,7 @@ def test_the_formulas_are_sharp_once_every_path_was_heard_and_traced(host: Host)
         if metric.name in sharp - {"fabric_path_probes_lost_return_total"}:
             assert counted[metric.name] == metric.series_bound(terms), metric.name
     # handshakes are counted by no responder
-    assert counted["fabric_path_probes_lost_return_total"] == sum(target.probe != "tcp" for target in host.plan.targets)
+    assert counted["fabric_path_probes_lost_return_total"] == sum(target.probe != "tcp" for target in host.work.targets)
 
 
 def test_histograms_of_a_role_that_no_path_has_any_more_vanish_and_others_go_on(host: Host) -> None:

@@ -15,7 +15,7 @@ from exporter import control
 from exporter.config import Config, Probing
 from exporter.contracts.catalogue import PATH
 from exporter.contracts.codec import encode, write
-from exporter.contracts.plan import Plan
+from exporter.contracts.plan import Target
 from exporter.contracts.topology import Rnic
 from exporter.control import Exporter
 from exporter.server import Query
@@ -31,7 +31,7 @@ class Following:
         (directory / "key").write_bytes(b"k" * 32)
         self.plan = directory / "plan.json"
         self.now = 0.0
-        self.told: list[Plan] = []
+        self.told: list[tuple[Target, ...]] = []
         set_clock(SimpleNamespace(time=lambda: self.now, monotonic=time.monotonic))
         config = Config(
             host="h",
@@ -42,13 +42,13 @@ class Following:
         self.exporter = Exporter(config)
 
     def tell(self, message: bytes) -> None:
-        self.told.append(msgspec.msgpack.decode(message, type=Plan))
+        self.told.append(msgspec.msgpack.decode(message, type=tuple[Target, ...]))
 
     def at(self, now: float) -> list[str]:
         """Look at the plan file at this time; the paths that the prober was last told."""
         self.now = now
-        self.exporter._follow_plan(self)  # type: ignore[arg-type]
-        return [target.path for target in self.told[-1].targets]
+        self.exporter._follow_plans(self)  # type: ignore[arg-type]
+        return [target.path for target in self.told[-1]]
 
     @property
     def has_expires(self) -> bool:
@@ -123,3 +123,20 @@ def test_a_long_answer_of_records_holds_up_neither_the_plan_nor_the_metrics(tmp_
     finally:
         leave.set()
         answer.join(5)
+
+
+def test_the_plans_of_a_directory_are_probed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    following = Following(tmp_path, lambda clock: monkeypatch.setattr(control, "time", clock))
+    following.plan.mkdir()
+    other = msgspec.structs.replace(TARGET, path="other")
+    for job, targets in (("a", (TARGET,)), ("b", (TARGET, other))):
+        write(following.plan / f"{job}.json", encode(msgspec.structs.replace(PLAN, job=job, targets=targets)))
+    assert following.at(0) == [TARGET.path, "other"]
+    rows = following.exporter._probed.writer(PATH)
+    rows.add((TARGET.path, "h", "r0", "g", "r0", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "106"))
+    page = following.exporter._metrics({}).body.decode()
+    for job in ("a", "b"):
+        assert f'fabric_job_path_info{{training_job="{job}",path="{TARGET.path}"' in page
+    (following.plan / "b.json").unlink()
+    assert following.at(0) == [TARGET.path]
+    assert 'training_job="b"' not in following.exporter._metrics({}).body.decode()

@@ -16,6 +16,7 @@ import pytest
 from exporter.contracts.catalogue import CATALOGUE, DNS, DNS_ANSWER_TABLE, DNS_DURATION_TABLE, SERIES_TERMS
 from exporter.dnsconfig import candidates
 from exporter.exposition import Renderer
+from exporter.planfile import Work
 from exporter.probing.dns.message import encode_name, encode_query
 from exporter.probing.dns.prober import DnsProber
 from exporter.probing.loop import Loop
@@ -31,7 +32,7 @@ class Seen:
     """What a prober has written for its lookups, one resolver and one name taken together."""
 
     def __init__(self, store: Store, results: ResultRing) -> None:
-        text = RecordWriter(store, results).csv(0, None).decode()
+        text = RecordWriter(store, results).csv(0, Work()).decode()
         self.records = list(csv.DictReader(io.StringIO(text)))
         self._sums = [sum(values) for values in zip(*(row.values for row in store.read(DNS)), strict=True)]
         self.answers: dict[str, int] = {}

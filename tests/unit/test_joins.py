@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-import msgspec
 import pytest
 
 from exporter.contracts.catalogue import FAILING_TRACE, PATH, PATH_LINK_INFO, PATH_MTU_LIMIT, ROUTE
 from exporter.contracts.topology import Rnic
 from exporter.exposition import Series
 from exporter.joins import JobPaths, LastHops, LinkJoin, MtuLimitJoin, PathInfo, RouteTexts, rnic_info
+from exporter.planfile import JobPath
 from exporter.store import Store
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, address
-from tests.unit.test_plan_contract import PLAN, TARGET
+from tests.unit.test_plan_contract import TARGET
 
 SPRAYED: list[str] = []
 
@@ -135,7 +135,7 @@ def test_a_path_is_bound_to_its_job_with_its_ends_while_it_is_probed() -> None:
     made = store()
     writer = made.writer(PATH)
     jobs = JobPaths()
-    jobs.follow(msgspec.structs.replace(PLAN, targets=(TARGET, msgspec.structs.replace(TARGET, path="waits"))))
+    jobs.follow({TARGET.path: (JobPath.of("j", TARGET),), "waits": (JobPath.of("j", TARGET),)})
     assert list(jobs.series(made)[0].samples) == []
     for name in (TARGET.path, "of another plan"):
         writer.add((name, "h", "r", "g", "s", "udp", "10.0.0.1", "1", "10.0.0.2", "2", "106"))
@@ -143,7 +143,9 @@ def test_a_path_is_bound_to_its_job_with_its_ends_while_it_is_probed() -> None:
     bound = ("j", TARGET.path, "h", "r", "g", "s", "udp", "basic", str(TARGET.traffic_class >> 2))
     assert [labels for labels, _ in first[0].samples] == [bound]
     assert jobs.series(made) is first
-    jobs.follow(None)
+    jobs.follow({TARGET.path: (JobPath.of("j", TARGET), JobPath.of("k", TARGET))})
+    assert [labels for labels, _ in jobs.series(made)[0].samples] == [bound, ("k", *bound[1:])]
+    jobs.follow({})
     assert list(jobs.series(made)[0].samples) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from exporter.contracts.codec import encode, write
 from exporter.contracts.plan import Target
-from exporter.planfile import PlanFile, own_part, split
+from exporter.planfile import MOST_PLANS, JobPath, PlanFile, PlanFiles, own_part, split
 from tests.unit.test_plan_contract import PLAN, TARGET
 
 
@@ -38,28 +39,130 @@ def test_a_plan_is_taken_once_and_a_bad_one_changes_nothing(tmp_path: Path, caps
 def test_only_what_starts_here_is_taken_one_path_a_port() -> None:
     ours = msgspec.structs.replace(TARGET, path="ours", source_ports=(49152, 49153))
     theirs = msgspec.structs.replace(TARGET, path="theirs", source_address="10.0.0.9")
-    plan, _ = own_part(msgspec.structs.replace(PLAN, targets=(ours, theirs)), {"10.0.0.1"}, now=0, limit=10)
-    assert [(target.path, target.source_ports) for target in plan.targets] == [
+    work = own_part([msgspec.structs.replace(PLAN, targets=(ours, theirs))], {"10.0.0.1"}, limit=10)
+    assert [(target.path, target.source_ports) for target in work.targets] == [
         ("ours#49152", (49152,)),
         ("ours#49153", (49153,)),
     ]
+    assert set(work.jobs) == {"ours#49152", "ours#49153"}
 
 
 def test_a_single_port_keeps_its_name() -> None:
-    assert own_part(PLAN, {"10.0.0.1"}, now=0, limit=10)[0].targets == (TARGET,)
-
-
-def test_an_expired_plan_is_empty() -> None:
-    assert own_part(PLAN, {"10.0.0.1"}, now=PLAN.expires, limit=10)[0].targets == ()
+    work = own_part([PLAN], {"10.0.0.1"}, limit=10)
+    assert work.targets == (TARGET,)
+    assert work.jobs == {TARGET.path: (JobPath("j", TARGET.role, TARGET.probe, "26"),)}
 
 
 def test_a_plan_over_the_limit_is_cut_and_said() -> None:
     many = tuple(msgspec.structs.replace(TARGET, path=f"p{n}") for n in range(50))
-    plan, left_out = own_part(msgspec.structs.replace(PLAN, targets=many), {"10.0.0.1"}, now=0, limit=30)
-    kept = [int(target.path[1:]) for target in plan.targets]
+    work = own_part([msgspec.structs.replace(PLAN, targets=many)], {"10.0.0.1"}, limit=30)
+    kept = [int(target.path[1:]) for target in work.targets]
     assert len(set(kept)) == 30
-    assert left_out == 20
+    assert work.over_limit == 20
     assert max(kept) > 40  # cut over the whole plan, not its tail
+    assert {f"p{n}" for n in kept} == set(work.jobs)
+
+
+def test_a_path_of_two_jobs_is_probed_once_as_often_as_either_wants() -> None:
+    slow = msgspec.structs.replace(TARGET, period_seconds=5.0, active=False)
+    fast = msgspec.structs.replace(TARGET, period_seconds=1.0, active=True, role="pp")
+    plans = [msgspec.structs.replace(PLAN, job=job, targets=(each,)) for job, each in (("a", slow), ("b", fast))]
+    work = own_part(plans, {"10.0.0.1"}, limit=10)
+    (target,) = work.targets
+    assert (target.period_seconds, target.active) == (1.0, True)
+    assert [(each.job, each.role) for each in work.jobs[TARGET.path]] == [("a", slow.role), ("b", "pp")]
+    twice = own_part([PLAN, PLAN], {"10.0.0.1"}, limit=10)
+    assert (len(twice.targets), len(twice.jobs[TARGET.path])) == (1, 1)
+
+
+class Plans:
+    """A directory of plan files and who follows them; all expire at PLAN.expires but those told otherwise."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "plans"
+        self.directory.mkdir()
+        self.files = PlanFiles(str(self.directory))
+
+    def put(self, job: str, generation: int = 1, expires: float = PLAN.expires) -> None:
+        plan = msgspec.structs.replace(PLAN, job=job, generation=generation, expires=expires)
+        write(self.directory / f"{job}.json", encode(plan))
+
+    @property
+    def jobs(self) -> list[str]:
+        return [plan.job for plan in self.files.valid]
+
+
+def test_a_directory_holds_a_plan_for_each_job(tmp_path: Path) -> None:
+    plans = Plans(tmp_path)
+    now = PLAN.expires - 100
+    assert not plans.files.follow(now)
+    assert math.isnan(plans.files.generation)
+    plans.put("b", generation=7)
+    plans.put("a", expires=PLAN.expires + 50)
+    (plans.directory / ".a.json.half").write_text("{")
+    (plans.directory / "README").write_text("what the service wrote")
+    assert plans.files.follow(now)
+    assert plans.jobs == ["a", "b"]
+    assert (plans.files.generation, plans.files.expires) == (7, PLAN.expires)
+    assert not plans.files.follow(now)
+    plans.put("a", generation=9, expires=PLAN.expires + 50)
+    assert plans.files.follow(now)
+    assert plans.files.generation == 9
+
+
+def test_a_plan_that_is_taken_out_of_the_directory_ends_at_once(tmp_path: Path) -> None:
+    plans = Plans(tmp_path)
+    plans.put("a")
+    plans.put("b")
+    plans.files.follow(0)
+    (plans.directory / "a.json").unlink()
+    assert plans.files.follow(0)
+    assert plans.jobs == ["b"]
+
+
+def test_without_the_directory_its_plans_last_until_they_expire(tmp_path: Path) -> None:
+    plans = Plans(tmp_path)
+    plans.put("a")
+    plans.files.follow(0)
+    plans.directory.rename(tmp_path / "elsewhere")
+    assert not plans.files.follow(1)
+    assert plans.jobs == ["a"]
+    assert plans.files.follow(PLAN.expires)
+    assert plans.jobs == []
+    assert math.isnan(plans.files.expires)
+
+
+def test_one_job_expires_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = Plans(tmp_path)
+    plans.put("a")
+    plans.put("b", expires=PLAN.expires + 50)
+    plans.files.follow(0)
+    assert plans.files.follow(PLAN.expires + 1)
+    assert plans.jobs == ["b"]
+    assert plans.files.expires == PLAN.expires, "its file is there: somebody should renew it"
+    assert capsys.readouterr().err == "plan of job a has expired: its paths are not probed\n"
+
+
+def test_a_bad_file_of_the_directory_spoils_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = Plans(tmp_path)
+    plans.put("a")
+    (plans.directory / "b.json").write_text("{")
+    assert plans.files.follow(0)
+    assert (plans.jobs, plans.files.rejected, plans.files.refused) == (["a"], 1, True)
+    assert "b.json: is not valid JSON" in capsys.readouterr().err
+    (plans.directory / "b.json").unlink()
+    assert not plans.files.follow(0)
+    assert (plans.files.rejected, plans.files.refused) == (1, False)
+
+
+def test_a_flood_of_files_is_cut_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = Plans(tmp_path)
+    for number in range(MOST_PLANS + 5):
+        plans.put(f"j{number:03}")
+    plans.files.follow(0)
+    plans.files.follow(0)
+    assert len(plans.jobs) == MOST_PLANS
+    assert capsys.readouterr().err.count(f"holds {MOST_PLANS + 5} files: {MOST_PLANS} are read") == 1
 
 
 @pytest.mark.parametrize(
@@ -105,6 +208,6 @@ def test_rdma_probes_go_between_addresses_of_one_kind_from_those_that_can() -> N
         rdma("link-local", "fd00::1", "fe80::2"),
         rdma("second address", "10.0.1.1", "10.0.0.2"),
     )
-    rest, own = split(msgspec.structs.replace(PLAN, targets=targets), {"10.0.0.1", "fd00::1"})
-    assert [target.path for target in own.targets] == ["ipv4", "ipv6"]
-    assert [target.path for target in rest.targets] == [TARGET.path, "mixed", "link-local", "second address"]
+    rest, own = split(targets, {"10.0.0.1", "fd00::1"})
+    assert [target.path for target in own] == ["ipv4", "ipv6"]
+    assert [target.path for target in rest] == [TARGET.path, "mixed", "link-local", "second address"]

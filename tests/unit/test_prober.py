@@ -24,7 +24,7 @@ from exporter.contracts.catalogue import (
     RTT_TABLE,
 )
 from exporter.contracts.metric import Metric
-from exporter.contracts.plan import Plan, Target
+from exporter.contracts.plan import Target
 from exporter.messages import send_message
 from exporter.probing import sockets
 from exporter.probing.ceilings import Ceilings
@@ -104,8 +104,7 @@ class Running:
         self.thread.start()
 
     def obey(self, *targets: Target) -> None:
-        plan = Plan(version=1, job="j", job_uid=None, phase="skeleton", generation=1, expires=9e9, targets=targets)
-        send_message(self._pipe, msgspec.msgpack.encode(plan))
+        send_message(self._pipe, msgspec.msgpack.encode(targets))
 
     def paths(self) -> dict[str, dict[str, float]]:
         return {row.labels[0]: self._values(row) for row in self.store.read(PATH)}

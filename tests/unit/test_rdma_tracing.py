@@ -17,7 +17,7 @@ from exporter.rdma.settings import Orders
 from exporter.rdma.tracing import RoceCarrier, source_port
 from exporter.rdma.ways import orders
 from tests.unit.fabrics import leaf_spine
-from tests.unit.test_plan_contract import PLAN, TARGET
+from tests.unit.test_plan_contract import TARGET
 
 BARE = leaf_spine(pods=2, rails=1, spines=2, hosts_per_pod=2)
 FABRIC = Fabric(
@@ -78,13 +78,13 @@ def test_orders_say_of_each_pair_how_far_its_last_switch_is() -> None:
     near = target("host-p0-0", "host-p0-1")
     far = target("host-p0-0", "host-p1-0")
     unknown = msgspec.structs.replace(TARGET, path="?", destination_address="203.0.113.1")
-    plan = msgspec.structs.replace(PLAN, targets=(near, far, unknown))
-    told = msgspec.msgpack.decode(msgspec.msgpack.encode(orders(plan, FABRIC)), type=Orders)
-    assert told.targets == plan.targets
+    targets = (near, far, unknown)
+    told = msgspec.msgpack.decode(msgspec.msgpack.encode(orders(targets, FABRIC)), type=Orders)
+    assert told.targets == targets
     assert [way.hops for way in told.ways] == [1, 3]
     last = [FABRIC.switches[leaf].addresses for leaf in ("leaf-p0-r0", "leaf-p1-r0")]
     assert [way.last_addresses for way in told.ways] == last
-    assert orders(plan, None).ways == ()
+    assert orders(targets, None).ways == ()
 
 
 class Listening:

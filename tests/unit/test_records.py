@@ -14,8 +14,8 @@ import pytest
 
 from exporter.contracts.catalogue import FAILING_TRACE, PATH, ROUTE
 from exporter.contracts.codec import ContractError
-from exporter.contracts.plan import Plan
 from exporter.contracts.tables import ProbeRecord
+from exporter.planfile import JobPath, Work
 from exporter.records import COLUMNS, RecordWriter
 from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, ResultRing
 from exporter.store import Store
@@ -110,8 +110,8 @@ def test_an_exporters_records_are_read_by_the_service(tmp_path: Path) -> None:
     ring.append(kept.identity, 4_000_000_000, 0, REFUSED)
     paths.remove(gone)
     store.writer(ROUTE).add(("10.0.0.1", "49152", "10.0.0.2", "65300", "udp", '["10.9.0.1"]'))
-    plan = Plan(version=1, job="j", job_uid=None, phase="skeleton", generation=1, expires=9e9, targets=(TARGET,))
-    (tmp_path / "r.csv").write_bytes(writer.csv(0, plan))
+    work = Work((TARGET,), {TARGET.path: (JobPath.of("j", TARGET),)})
+    (tmp_path / "r.csv").write_bytes(writer.csv(0, work))
     rows = read_records([tmp_path / "r.csv"]).to_pylist()
     assert [(row["task_type"], row["dial"], row["latency"], row["error"], row["job"]) for row in rows] == [
         ("UDP_PING", "success", 15.5, None, "j"),
@@ -123,7 +123,7 @@ def test_an_exporters_records_are_read_by_the_service(tmp_path: Path) -> None:
     assert rows[1]["src_node_id"] == "h1"
     assert rows[0]["dscp"] == 26
     assert rows[3]["route"] == '["10.9.0.1"]'
-    assert writer.csv(3.5, plan).count(b"_PING") == 1
+    assert writer.csv(3.5, work).count(b"_PING") == 1
 
 
 def test_records_name_the_losses_that_a_restart_explains() -> None:
@@ -132,7 +132,7 @@ def test_records_name_the_losses_that_a_restart_explains() -> None:
     path = store.writer(PATH).add(labels("p")).identity
     for outcome in (LOST, ANSWERED, LOST, LOST, RESTARTED, RESTARTED, REPLY_LOST):
         ring.append(path, 1, 0, outcome)
-    rows = list(csv.DictReader(io.StringIO(RecordWriter(store, ring).csv(0, None).decode())))
+    rows = list(csv.DictReader(io.StringIO(RecordWriter(store, ring).csv(0, Work()).decode())))
     assert [row["error"] for row in rows] == ["reply lost", "", "restarted", "restarted"]
 
 
@@ -143,7 +143,7 @@ def test_a_failing_path_whose_trace_does_not_arrive_has_a_record_that_is_no_rout
         row = paths.add(labels(name, "tcp"))
         ring.append(row.identity, 2_000_000_000, 0, LOST)
         failing.add((str(row.identity), '["10.9.0.1", null]', "10.9.0.1", outcome))
-    (tmp_path / "r.csv").write_bytes(RecordWriter(store, ring).csv(0, None))
+    (tmp_path / "r.csv").write_bytes(RecordWriter(store, ring).csv(0, Work()))
     rows = [row for row in read_records([tmp_path / "r.csv"]).to_pylist() if row["task_type"] == "TRACEROUTE"]
     assert [(row["dial"], row["error"], row["route"], row["protocol"]) for row in rows] == [
         ("fail", "silent", '["10.9.0.1", null]', "tcp")
@@ -160,7 +160,7 @@ def test_records_of_a_path_that_stays_are_not_forgotten_for_those_that_come_and_
         records.remember()
         ring.append(comes.identity, 2_000_000_000, 0, LOST)
         ring.append(stays.identity, 2_000_000_000, 0, LOST)
-        assert records.csv(0, None).count(b"UDP_PING") == min(2 * (number + 1), 16)
+        assert records.csv(0, Work()).count(b"UDP_PING") == min(2 * (number + 1), 16)
         paths.remove(comes)
     assert len(records._labels) <= 17 + 1024
 
@@ -186,7 +186,7 @@ def test_a_path_that_records_still_speak_of_takes_little_memory() -> None:
 
 def test_the_header_is_the_contract() -> None:
     ring = ResultRing(4)
-    header = RecordWriter(Store([(PATH, 1), (ROUTE, 1), (FAILING_TRACE, 1)]), ring).csv(0, None)
+    header = RecordWriter(Store([(PATH, 1), (ROUTE, 1), (FAILING_TRACE, 1)]), ring).csv(0, Work())
     assert header.decode() == ",".join(COLUMNS) + "\n"
 
 

@@ -12,7 +12,7 @@ from exporter.child import Child
 from exporter.contracts.catalogue import PATH, RDMA, RELIABLE, RELIABLE_FAILURE, RELIABLE_OPERATION, RELIABLE_SERVING
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.metric import Metric
-from exporter.contracts.plan import Plan, Target
+from exporter.contracts.plan import Target
 from exporter.probing.settings import RESULT_CAPACITY
 from exporter.rdma.settings import RdmaSettings, Reliable, TraceSettings, rdma_tables
 from exporter.rdma.ways import orders
@@ -101,17 +101,7 @@ class Host:
         self.process.stop()
 
     def plan(self, targets: Iterable[Target]) -> None:
-        self._generation += 1
-        plan = Plan(
-            version=1,
-            job="j",
-            job_uid=None,
-            phase="skeleton",
-            generation=self._generation,
-            expires=9e9,
-            targets=tuple(targets),
-        )
-        self.process.tell(msgspec.msgpack.encode(orders(plan, self._fabric)))
+        self.process.tell(msgspec.msgpack.encode(orders(tuple(targets), self._fabric)))
 
     def paths(self) -> dict[str, dict[str, float]]:
         """{path: {metric: value}}; what is absent is not there."""

@@ -16,14 +16,14 @@ import pytest
 
 from exporter import results
 from exporter.contracts.catalogue import PATH
-from exporter.contracts.plan import Plan, Target
+from exporter.contracts.plan import Target
 from exporter.messages import send_message
 from exporter.probing.loop import Loop
 from exporter.probing.settings import RESULT_CAPACITY
 from exporter.rdma import rnic
 from exporter.rdma.device import AH, Device
 from exporter.rdma.host import RdmaHost
-from exporter.rdma.settings import RdmaSettings, rdma_tables
+from exporter.rdma.settings import Orders, RdmaSettings, rdma_tables
 from exporter.results import ANSWERED, Result, ResultRing
 from exporter.store import Store
 from lab.guest.network import Fabric, Port, addresses
@@ -141,8 +141,7 @@ class Inside:
         assert not self._thread.is_alive()
 
     def plan(self, *targets: Target) -> None:
-        plan = Plan(version=1, job="j", job_uid=None, phase="skeleton", generation=1, expires=9e9, targets=targets)
-        send_message(self._ours, msgspec.msgpack.encode(plan))
+        send_message(self._ours, msgspec.msgpack.encode(Orders(targets=targets)))
 
 
 class Window:
