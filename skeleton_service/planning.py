@@ -234,7 +234,7 @@ class Draft:
 
 def draft(
     skeleton: Skeleton,
-    topology: Topology,
+    topology: Topology | Fabric,
     *,
     phase: Phase,
     generation: int,
@@ -249,7 +249,7 @@ def draft(
     probes the skeleton's pairs, and off it a few same-rail pairs (role ``basic``); these and some source ports are
     others each ``generation``. Of its targets, those from or to an endpoint in ``inactive`` (not yet started) wait.
     Both phases add the fewest pairs that tell the links on those paths apart (role ``basic``). Every pair is probed in
-    both directions. ``expires`` is in seconds since the epoch.
+    both directions. ``expires`` is in seconds since the epoch. For many jobs of one topology, make its Fabric once.
 
     A group of more pairs than ``max_paths`` has room for is probed by a connected, redundant part of them
     (skeleton_service.mesh); the coverage says how many. Time and memory are linear in the pairs probed.
@@ -258,7 +258,7 @@ def draft(
     settings = settings or Settings()
     if phase == "preload":  # as many peers as there is room for; nothing else is worth as much before the job runs
         settings = replace(settings, default_traffic_class=None, rotation=0.0)
-    fabric = Fabric(topology)
+    fabric = topology if isinstance(topology, Fabric) else Fabric(topology)
     routes = Routes(fabric)
     if not skeleton.endpoints:
         raise ContractError("skeleton", "lists no endpoints", "infer it again with this release")

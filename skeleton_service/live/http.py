@@ -1,0 +1,285 @@
+"""The service's HTTP: what agents, people and CI ask. OpenAPI is made of these handlers: ``/openapi.json``."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Litestar, MediaType, Request, Response, delete, get, put
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException
+from litestar.handlers import BaseRouteHandler
+from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult, DefineMiddleware
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import Parameter
+from msgspec import Meta
+
+from exporter.contracts.codec import ContractError
+from exporter.contracts.job import Job, Name
+from exporter.contracts.plan import Plan, Unsigned
+from skeleton_service import __version__
+from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
+from skeleton_service.live.service import BusyError, ForeignJobError, Service, UnknownJobError
+from skeleton_service.live.state import StoredJob
+
+LONGEST_WAIT = 60.0
+"""Seconds that an agent may ask to be kept waiting: what lies between gives idle connections up later."""
+LARGEST_BODY = 32 << 20
+"""Bytes: a job of 65,536 containers."""
+_RETRY_SECONDS = 2.0
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a request is not answered, in a line."""
+
+    error: str
+    remedy: str = ""
+
+
+class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
+    rnic: Name
+    ready: bool
+    """Whether its responder answers."""
+    queue_pair: Unsigned | None = None
+    """Of the responder of RDMA probes."""
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent says of itself when it starts, and when that changes."""
+
+    boot_epoch: Unsigned
+    """Other than before: its queue pairs are new ones."""
+    version: Name
+    endpoints: Annotated[tuple[EndpointState, ...], Meta(max_length=256)] = ()
+
+
+class PlanEntry(msgspec.Struct, frozen=True):
+    job: str
+    generation: int
+
+
+class Plans(msgspec.Struct, frozen=True):
+    """Which plans a host has: one of another generation is to be fetched anew, one that is gone to be ended."""
+
+    plans: list[PlanEntry]
+
+
+class JobState(msgspec.Struct, frozen=True):
+    job: str
+    source: str
+    """``file`` or ``api``."""
+    began: float
+    """Unix seconds."""
+    phase: str
+    generation: int
+    expires: float
+    containers: int
+
+
+def _state_of(stored: StoredJob) -> JobState:
+    job = msgspec.json.decode(stored.document, type=Job)
+    return JobState(
+        stored.job, stored.source, stored.began, stored.phase, stored.generation, stored.expires, len(job.containers)
+    )
+
+
+# ---- who may
+
+
+class Authentication(AbstractAuthenticationMiddleware):
+    """Whoever presents a bearer token is who it names; others get no answer but of health."""
+
+    async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
+        kind, _, token = connection.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not token:
+            raise NotAuthorizedException("no bearer token", headers={"WWW-Authenticate": "Bearer"})
+        try:
+            identity = connection.app.state.signing.verify(token.strip())
+        except NotKnownError as error:
+            raise NotAuthorizedException(str(error), headers={"WWW-Authenticate": "Bearer"}) from error
+        return AuthenticationResult(user=identity, auth=None)
+
+
+def _identity(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
+    user = connection.user
+    assert isinstance(user, Identity)  # noqa: S101 - the middleware let nobody else through
+    return user
+
+
+def own_host(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """An agent learns and says what is its own host's, and nothing else."""
+    identity = _identity(connection)
+    if identity.role is not Role.AGENT or identity.name != connection.path_params["host"]:
+        raise PermissionDeniedException(f"{identity.role} {identity.name!r} is not the agent of this host")
+
+
+def operator(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    if _identity(connection).role is not Role.OPERATOR:
+        raise PermissionDeniedException("jobs are begun and ended by operators")
+
+
+def reader(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    if _identity(connection).role is Role.AGENT:
+        raise PermissionDeniedException("agents are told their own plans alone")
+
+
+_REFUSED = {
+    status: ResponseSpec(Problem, generate_examples=False, description=why)
+    for status, why in ((401, "no token, or one that is not believed"), (403, "another one's"))
+}
+_UNKNOWN = {404: ResponseSpec(Problem, generate_examples=False, description="no such job")}
+_BUSY = {429: ResponseSpec(Problem, generate_examples=False, description="again after Retry-After")}
+
+# ---- agents
+
+
+@get(
+    "/v1/agents/{host:str}/plans",
+    guards=[own_host],
+    responses={
+        **_REFUSED,
+        200: ResponseSpec(Plans, generate_examples=False, description="which plans this host has"),
+        304: ResponseSpec(None, description="the same as If-None-Match, for all of the time waited"),
+    },
+)
+async def plans(
+    request: Request[Identity, None, Any],
+    host: str,
+    if_none_match: Annotated[str | None, Parameter(header="If-None-Match", max_length=100)] = None,
+    wait: Annotated[float, Parameter(ge=0, le=LONGEST_WAIT)] = 0.0,
+) -> Response[Plans | None]:
+    """Which plans the host has; with If-None-Match, once they are other ones, or 304 after ``wait`` seconds."""
+    book = request.app.state.service.book
+    if not await book.other_than(host, if_none_match or "", wait):
+        return Response(None, status_code=304, headers={"ETag": if_none_match or ""})
+    told = Plans([PlanEntry(job, generation) for job, generation in book.plans(host)])
+    return Response(told, headers={"ETag": book.etag(host)})
+
+
+@get(
+    "/v1/agents/{host:str}/plans/{job:str}",
+    guards=[own_host],
+    responses={**_REFUSED, **_UNKNOWN, 200: ResponseSpec(Plan, generate_examples=False, description="the host's part")},
+)
+async def plan(request: Request[Identity, None, Any], host: str, job: str) -> Response[bytes]:
+    """What the host is to probe for this job: a plan file."""
+    part = await request.app.state.service.plan(host, job)
+    headers = {"ETag": f'"{part.generation}"', "Vary": "Accept-Encoding"}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(part.body, media_type=MediaType.JSON, headers={**headers, "Content-Encoding": "gzip"})
+    return Response(gzip.decompress(part.body), media_type=MediaType.JSON, headers=headers)
+
+
+@put("/v1/agents/{host:str}", guards=[own_host], status_code=204, responses={**_REFUSED, **_BUSY})
+async def register(request: Request[Identity, None, Any], host: str, data: Registration) -> None:
+    """What the host's agent says of itself; it is kept when this is answered."""
+    service: Service = request.app.state.service
+    await service.register(host, msgspec.json.encode(data))
+
+
+# ---- people and CI
+
+
+@get("/v1/jobs", guards=[reader], responses=_REFUSED)
+async def jobs(request: Request[Identity, None, Any]) -> list[JobState]:
+    service: Service = request.app.state.service
+    return [_state_of(job) for job in service.jobs]
+
+
+@get("/v1/jobs/{job:str}", guards=[reader], responses={**_REFUSED, **_UNKNOWN})
+async def job_of(request: Request[Identity, None, Any], job: str) -> JobState:
+    service: Service = request.app.state.service
+    return _state_of(service.job(job))
+
+
+@put("/v1/jobs/{job:str}", guards=[operator], status_code=200, responses={**_REFUSED, **_BUSY})
+async def put_job(request: Request[Identity, None, Any], job: str, data: Job) -> JobState:
+    """Begin a job, or say what it has become. Answered once its agents are told."""
+    if data.job != job:
+        raise ContractError("field 'job'", f"is {data.job!r}, and {job!r} is asked for", "write the same name twice")
+    service: Service = request.app.state.service
+    await service.put(data, "api")
+    return _state_of(service.job(job))
+
+
+@delete("/v1/jobs/{job:str}", guards=[operator], status_code=204, responses={**_REFUSED, **_UNKNOWN})
+async def end_job(request: Request[Identity, None, Any], job: str) -> None:
+    service: Service = request.app.state.service
+    await service.end(job, "api")
+
+
+# ---- operation
+
+
+@get("/healthz", media_type=MediaType.TEXT, include_in_schema=False, exclude_from_auth=True)
+async def health() -> str:
+    """The event loop turns."""
+    return "ok\n"
+
+
+@get("/readyz", media_type=MediaType.TEXT, include_in_schema=False, exclude_from_auth=True)
+async def ready(request: Request[Any, None, Any]) -> Response[str]:
+    service: Service = request.app.state.service
+    problem = service.not_ready
+    return Response(f"{problem}\n" if problem else "ready\n", status_code=503 if problem else 200)
+
+
+# ---- what goes wrong
+
+
+def _problem(status: int, error: str, remedy: str = "", **headers: str) -> Response[Problem]:
+    return Response(Problem(error, remedy), status_code=status, media_type=MediaType.JSON, headers=headers)
+
+
+def _on_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+    text = error.detail
+    if isinstance(error.extra, Sequence) and error.extra and isinstance(error.extra[0], dict):
+        text = "; ".join(f"{each.get('key', '')}: {each.get('message', '')}".lstrip(": ") for each in error.extra)
+    return _problem(error.status_code, text, **dict(error.headers or {}))
+
+
+def _on_contract(_: Request[Any, Any, Any], error: ContractError) -> Response[Problem]:
+    return _problem(400, f"{error.source}: {error.problem}", error.remedy)
+
+
+def _on_unknown(_: Request[Any, Any, Any], error: UnknownJobError) -> Response[Problem]:
+    return _problem(404, f"no job {error.args[0]!r} runs")
+
+
+def _on_foreign(_: Request[Any, Any, Any], error: ForeignJobError) -> Response[Problem]:
+    return _problem(409, str(error))
+
+
+def _on_busy(_: Request[Any, Any, Any], error: BusyError) -> Response[Problem]:
+    seconds = error.seconds + random.uniform(0, _RETRY_SECONDS)  # noqa: S311 - so that a herd comes back spread out
+    return _problem(429, str(error), **{"Retry-After": f"{max(1, round(seconds))}"})
+
+
+def application(service: Service, keys: Keys) -> Litestar:
+    app = Litestar(
+        [plans, plan, register, jobs, job_of, put_job, end_job, health, ready],
+        middleware=[DefineMiddleware(Authentication, exclude=["^/openapi"], exclude_from_auth_key="exclude_from_auth")],
+        exception_handlers={
+            HTTPException: _on_http, ContractError: _on_contract, UnknownJobError: _on_unknown,
+            ForeignJobError: _on_foreign, BusyError: _on_busy,
+        },
+        openapi_config=OpenAPIConfig(
+            title="skeleton-service",
+            version=__version__,
+            description=(__doc__ or "").splitlines()[0],
+            path="/",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            use_handler_docstrings=True,
+            components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
+            security=[{"bearer": []}],
+        ),
+        request_max_body_size=LARGEST_BODY,
+    )  # fmt: skip
+    app.state.service, app.state.signing = service, keys
+    return app

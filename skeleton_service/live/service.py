@@ -1,0 +1,205 @@
+"""The running service without its HTTP: jobs come and go, plans are made of them, agents are told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+
+from exporter.contracts.job import Job, check_job
+from exporter.contracts.skeleton import Skeleton
+from skeleton_service.live.book import Book
+from skeleton_service.live.state import Part, State, StoredJob
+
+T = TypeVar("T")
+
+FLUSH_SECONDS = 0.05
+"""Registrations of so long are one transaction: a herd of 500 is a few of them, one alone hardly waits."""
+MOST_PENDING = 10_000
+"""Registrations that wait to be stored; who comes then is told to come again."""
+
+
+class BusyError(Exception):
+    """More is asked than can be queued; ``seconds`` later there may be room."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"too much at once: again in {seconds:g} s")
+        self.seconds = seconds
+
+
+class UnknownJobError(KeyError):
+    """No job of this name runs."""
+
+
+class ForeignJobError(Exception):
+    """The job's file says what it is, so nobody else does."""
+
+
+Planning = Callable[[bytes, bytes | None, int, float], list[Part]]
+"""From a job's document, its skeleton, a generation and when that expires to the parts of a plan; or ContractError."""
+
+
+class Service:
+    """For one event loop; ``planning`` runs in ``planners``, which may be other processes."""
+
+    def __init__(
+        self,
+        state: State,
+        planning: Planning,
+        planners: Executor,
+        *,
+        valid_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._state, self._planning, self._planners = state, planning, planners
+        self._valid_seconds, self._clock = valid_seconds, clock
+        self._storing = ThreadPoolExecutor(1, "state")  # SQLite is for one thread at a time
+        self._jobs = {job.job: job for job in state.jobs()}
+        self._agents = {host: seen for host, (_, seen) in state.agents().items()}
+        self.book = Book(state.hosts())
+        self._pending: dict[str, tuple[bytes, list[asyncio.Future[None]]]] = {}
+        self._flushing: asyncio.Task[None] | None = None
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    @property
+    def not_ready(self) -> str:
+        """Why nobody should ask yet; empty when there is no reason."""
+        return ""
+
+    @property
+    def jobs(self) -> list[StoredJob]:
+        return [self._jobs[name] for name in sorted(self._jobs)]
+
+    def job(self, name: str) -> StoredJob:
+        try:
+            return self._jobs[name]
+        except KeyError:
+            raise UnknownJobError(name) from None
+
+    async def _store(self, action: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._storing, action)
+
+    # ---- jobs
+
+    async def put(self, job: Job, source: str) -> bool:
+        """Take a job on, or what it has become; True when that is new. Raise ContractError, ForeignJobError."""
+        check_job(job, f"job {job.job}")
+        encoded = msgspec.json.encode(job)
+        async with self._lock(job.job):
+            known = self._jobs.get(job.job)
+            if known is not None and known.source != source:
+                raise ForeignJobError(f"job {job.job} is known by its {known.source}")
+            if known is not None and known.document == encoded:
+                return False
+            now = self._clock()
+            began = known.began if known is not None else now
+            await self._plan(StoredJob(job.job, encoded, source, began, "", self._next(known), 0.0, None))
+        return True
+
+    async def observe(self, name: str, skeleton: Skeleton) -> None:
+        """From now on the job's plan is of the pairs that this skeleton has."""
+        async with self._lock(name):
+            known = self.job(name)
+            await self._plan(replace(known, generation=self._next(known), skeleton=msgspec.json.encode(skeleton)))
+
+    async def renew(self, name: str) -> None:
+        """The job's plan for another while; its rotated source ports are others."""
+        async with self._lock(name):
+            known = self._jobs.get(name)
+            if known is not None:
+                await self._plan(replace(known, generation=self._next(known)))
+
+    def due(self) -> list[str]:
+        """Jobs whose plans have less than half of their time left."""
+        limit = self._clock() + self._valid_seconds / 2
+        return [job.job for job in self._jobs.values() if job.expires < limit]
+
+    def _next(self, known: StoredJob | None) -> int:
+        """Generations grow, also over a job of the same name that ended, and over a clock that was set back."""
+        return max(int(self._clock() * 1000), known.generation + 1 if known is not None else 0)
+
+    async def _plan(self, job: StoredJob) -> None:
+        expires = self._clock() + self._valid_seconds
+        job = replace(job, expires=expires, phase="preload" if job.skeleton is None else "skeleton")
+        made = await asyncio.get_running_loop().run_in_executor(
+            self._planners, self._planning, job.document, job.skeleton, job.generation, expires
+        )
+        await self._store(lambda: self._state.put(job, made))
+        self._jobs[job.job] = job
+        self.book.change(job.job, {part.host: part.generation for part in made})
+
+    async def end(self, name: str, source: str) -> None:
+        """Forget a job and its plans. Raise UnknownJobError, ForeignJobError."""
+        async with self._lock(name):
+            if self.job(name).source != source:
+                raise ForeignJobError(f"job {name} is known by its {self.job(name).source}")
+            await self._store(lambda: self._state.end(name))
+            del self._jobs[name]
+            self.book.change(name, {})
+        self._locks.pop(name, None)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    # ---- agents
+
+    async def plan(self, host: str, job: str) -> Part:
+        """What the host is to probe for the job; raise UnknownJobError where that is nothing."""
+        part = await self._store(lambda: self._state.part(host, job))
+        if part is None:
+            raise UnknownJobError(job)
+        return part
+
+    async def register(self, host: str, said: bytes) -> None:
+        """Keep what a host's agent says of itself; it is stored when this returns. Raise BusyError."""
+        if host not in self._pending and len(self._pending) >= MOST_PENDING:
+            raise BusyError(1.0)
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        _, waiting = self._pending.get(host, (b"", []))
+        self._pending[host] = said, [*waiting, stored]
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
+        await stored
+
+    async def _flush(self) -> None:
+        while self._pending:
+            await asyncio.sleep(FLUSH_SECONDS)
+            batch, self._pending = self._pending, {}
+            waiting = [each for _, futures in batch.values() for each in futures]
+            try:
+                await self._keep({host: said for host, (said, _) in batch.items()}, self._clock())
+            except Exception as error:  # noqa: BLE001 - told to each that waits
+                _settle(waiting, error)
+            else:
+                _settle(waiting, None)
+
+    async def _keep(self, said: dict[str, bytes], now: float) -> None:
+        await self._store(lambda: self._state.register(said, now))
+        self._agents |= dict.fromkeys(said, now)
+
+    @property
+    def agents(self) -> dict[str, float]:
+        """{host: when its agent registered last, Unix seconds}"""
+        return self._agents
+
+    async def close(self) -> None:
+        self.book.close()
+        if self._flushing is not None:
+            await asyncio.gather(self._flushing, return_exceptions=True)
+        self._storing.shutdown()
+        self._state.close()
+
+
+def _settle(waiting: Iterable[asyncio.Future[None]], error: Exception | None) -> None:
+    for each in waiting:
+        if each.done():
+            continue
+        if error is None:
+            each.set_result(None)
+        else:
+            each.set_exception(error)
