@@ -10,10 +10,14 @@ def _joined(job_label: str, paths: str) -> list[tuple[str, str, str]]:
 
     ``job_label`` is a matcher of the alerts, ``paths`` those of what counts a job's paths.
     """
-    cables = f'label_replace(job_link:fabric_job_paths:count{paths}, "suspect", "$1", "link", "(.+)")'
+    alerts = firing(job_label)
+    # Of the links that alerts point at: all, given another label at each step, take ten times as long.
+    suspected = f'on (cluster, link) label_replace({alerts}, "link", "$1", "suspect", "(.+)")'
+    crossed = f"(job_link:fabric_job_paths:count{paths} and {suspected})"
+    cables = f'label_replace({crossed}, "suspect", "$1", "link", "(.+)")'
     ports = f"job_switch_port:fabric_job_paths:count{paths}"
     return [
-        (firing(job_label), "cluster, suspect", cables),
+        (alerts, "cluster, suspect", cables),
         (firing(f'{job_label}, rnic!=""'), "cluster, host, rnic", f"job_rnic:fabric_job_paths:count{paths}"),
         (firing(f'{job_label}, switch_port!=""'), "cluster, switch, switch_port", ports),
         (firing(f'{job_label}, switch!="", switch_port=""'), "cluster, switch", ports),

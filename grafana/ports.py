@@ -4,6 +4,8 @@ from __future__ import annotations
 
 NAME = "{{switch}}:{{switch_port}}"
 _PORT = "cluster, switch, switch_port"
+TROUBLE = 'port:fabric_switch_port_trouble:rate{{counter="{}"}}'
+"""A second, of ports that count any of: errors, discards, marks; of pauses the share of the time."""
 
 
 def rate(metric: str, matchers: str = "", labels: str = "", by: str = _PORT) -> str:

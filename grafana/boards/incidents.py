@@ -49,8 +49,7 @@ _PFC = Row(
             "Share of the time: what is paused and pauses nobody is a victim.",
             "percentunit",
             Query(
-                "topk(8, max by (cluster, switch, switch_port, priority)"
-                " (port_priority:fabric_switch_port_pfc_receive_pause:ratio) > 0)",
+                "topk(8, port_priority:fabric_switch_port_pfc_receive_pause:ratio > 0)",
                 _PORT + " {{priority}}",
             ),
             levels=_PAUSED,
@@ -61,8 +60,7 @@ _PFC = Row(
             "Share of the time: what pauses and is not paused is where it begins.",
             "percentunit",
             Query(
-                "topk(8, max by (cluster, switch, switch_port, priority)"
-                " (port_priority:fabric_switch_port_pfc_transmit_pause:ratio) > 0)",
+                "topk(8, port_priority:fabric_switch_port_pfc_transmit_pause:ratio > 0)",
                 _PORT + " {{priority}}",
             ),
             levels=_PAUSED,
@@ -79,8 +77,8 @@ _PFC = Row(
             "CNPs",
             "Of all RNICs: the surge before, and the fall when it is over.",
             "pps",
-            Query("sum(max by (cluster, host, rnic) (rnic:fabric_rnic_hw_np_cnp_sent:rate))", "sent"),
-            Query("sum(max by (cluster, host, rnic) (rnic:fabric_rnic_hw_rp_cnp_handled:rate))", "obeyed"),
+            Query("sum(rnic:fabric_rnic_hw_np_cnp_sent:rate)", "sent"),
+            Query("sum(rnic:fabric_rnic_hw_rp_cnp_handled:rate)", "obeyed"),
             width=8,
         ),
         trend(
@@ -95,8 +93,7 @@ _PFC = Row(
             "What must never be dropped, the eight worst ports.",
             "pps",
             Query(
-                "topk(8, max by (cluster, switch, switch_port, priority)"
-                " (port_priority:fabric_switch_port_lossless_drops:rate) > 0)",
+                "topk(8, port_priority:fabric_switch_port_lossless_drops:rate > 0)",
                 _PORT + " {{priority}}",
             ),
             width=8,
@@ -269,7 +266,7 @@ _BGP = Row(
             "Links full",
             "Share of their speed that the eight busiest ports between switches send: incast fills them.",
             "percentunit",
-            Query(f"topk(8, max by (cluster, switch, switch_port) ({_SENDING}))", _PORT),
+            Query(f"topk(8, {_SENDING})", _PORT),
             width=6,
         ),
         trend(

@@ -187,7 +187,7 @@ BOARD = Board(
                     "Links that explain it",
                     "What a link must lose to explain its paths, times the share of the job's loss that it explains.",
                     "percentunit",
-                    Query(f"topk(10, max by (link) (job_link:fabric_link_suspicion:ratio{_JOB}) > 0)", "{{link}}"),
+                    Query(f"topk(10, max by (link) (job_link:fabric_link_suspicion:ratio{_JOB} > 0))", "{{link}}"),
                     levels=LOSS,
                     width=10,
                     link=to_board("fabric-link", link="label.link"),
@@ -280,9 +280,7 @@ BOARD = Board(
                     "Probes within the fabric that leave RNICs of the job's hosts, by how many took how long.",
                     "s",
                     Query(
-                        "sum by (le) (host_probe:fabric_rtt_seconds_bucket:rate"
-                        " and on (cluster, src_host) label_replace("
-                        f'job_rnic:fabric_job_paths:count{_JOB}, "src_host", "$1", "host", "(.+)"))',
+                        f"sum by (le) (job:fabric_rtt_seconds_bucket:rate{_JOB})",
                         "{{le}}",
                     ),
                 ),
@@ -297,7 +295,7 @@ BOARD = Board(
                     "Loss of links",
                     "What a link must lose to explain the job's paths over it: the ten worst.",
                     "percentunit",
-                    Query(f"topk(10, max by (link) (job_link:fabric_link_loss:ratio_rate{_JOB}) > 0)", "{{link}}"),
+                    Query(f"topk(10, max by (link) (job_link:fabric_link_loss:ratio_rate{_JOB} > 0))", "{{link}}"),
                     levels=LOSS,
                 ),
                 states(

@@ -23,7 +23,7 @@ from grafana.panels import (
 from grafana.variables import found, one
 
 _LINK = '{link="$link"}'
-_OF_SWITCHES = '{switch=~"$switches"}'
+_ENDS = '{switch=~"$switches", switch_port=~"$ports"}'
 _PORTS = f"max by (cluster, switch, switch_port) (fabric_link_info{_LINK})"
 _ALERTS = firing('suspect="$link"', 'link="$link"')
 _PATHS = f"job_link:fabric_job_paths:count{_LINK}"
@@ -32,7 +32,7 @@ _RNIC = f"max by (cluster, host, rnic) (fabric_rnic_attachment_info{_LINK})"
 
 def _of_rnic(record: str) -> str:
     """A record of RNICs, of the one at the link's end, if there is one."""
-    return f"max by (cluster, host, rnic) ({record}) and on (cluster, host, rnic) {_RNIC}"
+    return f'{record}{{host=~"$hosts"}} and on (cluster, host, rnic) {_RNIC}'
 
 
 BOARD = Board(
@@ -133,9 +133,7 @@ BOARD = Board(
                     "Up and down",
                     "State of the switch ports at its ends.",
                     Query(
-                        ports.of(
-                            f"max by (cluster, switch, switch_port) (fabric_switch_port_up{_OF_SWITCHES})", _PORTS
-                        ),
+                        ports.of(f"max by (cluster, switch, switch_port) (fabric_switch_port_up{_ENDS})", _PORTS),
                         ports.NAME,
                     ),
                     {"0": ("down", RED), "1": ("up", GREEN)},
@@ -147,7 +145,7 @@ BOARD = Board(
                     "Received with errors: FCS, symbols and the like.",
                     "pps",
                     Query(
-                        ports.of(ports.rate("fabric_switch_port_receive_errors_total", _OF_SWITCHES), _PORTS),
+                        ports.of(ports.rate("fabric_switch_port_receive_errors_total", _ENDS), _PORTS),
                         ports.NAME,
                     ),
                     width=8,
@@ -158,7 +156,7 @@ BOARD = Board(
                     "Packets sent to the link that found no room.",
                     "pps",
                     Query(
-                        ports.of(ports.rate("fabric_switch_port_transmit_discards_total", _OF_SWITCHES), _PORTS),
+                        ports.of(ports.rate("fabric_switch_port_transmit_discards_total", _ENDS), _PORTS),
                         ports.NAME,
                     ),
                     width=8,
@@ -169,7 +167,7 @@ BOARD = Board(
                     "Share of the time for which the other end pauses the port, by priority.",
                     "percentunit",
                     Query(
-                        ports.of(f"port_priority:fabric_switch_port_pfc_receive_pause:ratio{_OF_SWITCHES}", _PORTS),
+                        ports.of(f"port_priority:fabric_switch_port_pfc_receive_pause:ratio{_ENDS}", _PORTS),
                         ports.NAME + " priority {{priority}}",
                     ),
                     levels=((None, GREY), (0.1, ORANGE), (0.5, RED)),
@@ -181,11 +179,11 @@ BOARD = Board(
                     "Share of its speed that the port sends, and that it receives.",
                     "percentunit",
                     Query(
-                        ports.of(f"port:fabric_switch_port_transmit_utilization:ratio{_OF_SWITCHES}", _PORTS),
+                        ports.of(f"port:fabric_switch_port_transmit_utilization:ratio{_ENDS}", _PORTS),
                         ports.NAME + " sends",
                     ),
                     Query(
-                        ports.of(f"port:fabric_switch_port_receive_utilization:ratio{_OF_SWITCHES}", _PORTS),
+                        ports.of(f"port:fabric_switch_port_receive_utilization:ratio{_ENDS}", _PORTS),
                         ports.NAME + " receives",
                     ),
                     width=8,
@@ -197,7 +195,7 @@ BOARD = Board(
                     "none",
                     Query(
                         ports.of(
-                            f"max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes{_OF_SWITCHES})",
+                            f"max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes{_ENDS})",
                             _PORTS,
                         ),
                         ports.NAME,
@@ -227,8 +225,7 @@ BOARD = Board(
                     "RNIC: up and down",
                     "State of the RNIC at its end.",
                     Query(
-                        "min by (cluster, host, rnic) (rnic:fabric_rnic_active:state)"
-                        f" and on (cluster, host, rnic) {_RNIC}",
+                        _of_rnic("rnic:fabric_rnic_active:state"),
                         "{{host}}:{{rnic}}",
                     ),
                     {"0": ("down", RED), "1": ("active", GREEN)},
@@ -254,6 +251,8 @@ BOARD = Board(
     [
         one("link", "Link", 'label_values(fabric_link_info{cluster=~"$cluster"}, link)'),
         found("switches", "switch", f"fabric_link_info{_LINK}"),
+        found("ports", "switch_port", f"fabric_link_info{_LINK}"),
+        found("hosts", "host", f"fabric_rnic_attachment_info{_LINK}"),
     ],
     alerts=_ALERTS,
     runbook="FabricLinkLoss.md",

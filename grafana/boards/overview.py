@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grafana import ports
 from grafana.board import Board, Row
 from grafana.expressions import FIRING
 from grafana.hurt import JOBS_HURT, principal
@@ -29,11 +30,7 @@ _PATHS = "job_dscp:fabric_job_paths:count"
 _LOST = "job_path:fabric_path_forward_loss:ratio_rate"
 _SLOW = "job_path:fabric_path_rtt_slow:seconds"
 _SUSPICION = 'label_replace(job_link:fabric_link_suspicion:ratio, "suspect", "$1", "link", "(.+)")'
-_MARKED = (
-    "sum by (cluster, switch) (max by (cluster, switch, switch_port, queue)"
-    " (rate(fabric_switch_port_queue_ecn_marked_packets_total[$__rate_interval])))"
-)
-_RNICS = "sum(max by (cluster, host, rnic) ({}))"
+_MARKED = f"sum by (cluster, switch) ({ports.TROUBLE.format('marks')})"
 
 
 def _leaf(end: str, name: str) -> str:
@@ -194,7 +191,7 @@ _FLEET = Row(
             "Links that lose",
             "What each suspected link, and those nearly suspected, must lose to explain the paths over it.",
             "percentunit",
-            Query("topk(10, max by (cluster, link) (job_link:fabric_link_suspicion:ratio) > 0)", "{{link}}"),
+            Query("topk(10, max by (cluster, link) (job_link:fabric_link_suspicion:ratio > 0))", "{{link}}"),
             levels=LOSS,
             link=to_board("fabric-link", link="label.link"),
             nothing="no link is suspected",
@@ -219,15 +216,15 @@ _CONGESTION = Row(
             "CNPs",
             "Congestion notification packets of all RNICs: sent by receivers of marked packets, obeyed by senders.",
             "pps",
-            Query(_RNICS.format("rnic:fabric_rnic_hw_np_cnp_sent:rate"), "sent"),
-            Query(_RNICS.format("rnic:fabric_rnic_hw_rp_cnp_handled:rate"), "obeyed"),
+            Query("sum(rnic:fabric_rnic_hw_np_cnp_sent:rate)", "sent"),
+            Query("sum(rnic:fabric_rnic_hw_rp_cnp_handled:rate)", "obeyed"),
             width=6,
         ),
         trend(
             "Marked by switches",
             "Packets marked with congestion experienced (ECN), the ten switches that marked most.",
             "pps",
-            Query(f"topk(10, {_MARKED} > 0)", "{{switch}}"),
+            Query(f"topk(10, {_MARKED})", "{{switch}}"),
             width=6,
         ),
         trend(

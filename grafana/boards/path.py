@@ -22,25 +22,28 @@ from grafana.variables import found, one
 
 _PATH = '{path="$path"}'
 _LINKS = f"fabric_path_link_info{_PATH}"
-_OF_SWITCHES = '{switch=~"$switches"}'
-_PORTS = f"max by (cluster, link, switch, switch_port) (fabric_link_info{_OF_SWITCHES})"
+_OF_PORTS = '{switch=~"$switches", switch_port=~"$ports"}'
+_PORTS = f"max by (cluster, link, switch, switch_port) (fabric_link_info{_OF_PORTS})"
 _ON_WAY = f"max by (cluster, switch, switch_port) ({_PORTS} and on (cluster, link) {_LINKS})"
 """1 for each switch port on the path's way."""
 _DISCARDS = (
-    ports.rate("fabric_switch_port_receive_discards_total", _OF_SWITCHES)
+    ports.rate("fabric_switch_port_receive_discards_total", _OF_PORTS)
     + " + on (cluster, switch, switch_port) "
-    + ports.rate("fabric_switch_port_transmit_discards_total", _OF_SWITCHES)
+    + ports.rate("fabric_switch_port_transmit_discards_total", _OF_PORTS)
 )
 _ENDS = f"fabric_job_path_info{_PATH}"
 
 
+_RNICS = " or ".join(
+    f'label_replace(label_replace({_ENDS}, "host", "$1", "{end}_host", "(.+)"), "rnic", "$1", "{end}_rnic", "(.+)")'
+    for end in ("src", "dst")
+)
+"""1 for each RNIC at the path's ends."""
+
+
 def _of_ends(record: str) -> str:
     """A record of RNICs, of the two at the path's ends."""
-    ends = " or ".join(
-        f'label_replace(label_replace({_ENDS}, "host", "$1", "{end}_host", "(.+)"), "rnic", "$1", "{end}_rnic", "(.+)")'
-        for end in ("src", "dst")
-    )
-    return f"max by (cluster, host, rnic) ({record}) and on (cluster, host, rnic) ({ends})"
+    return f'{record}{{host=~"$hosts"}} and on (cluster, host, rnic) ({_RNICS})'
 
 
 BOARD = Board(
@@ -165,7 +168,7 @@ BOARD = Board(
                     "Frames received damaged: a cable, a transceiver, or a box further up.",
                     "pps",
                     Query(
-                        ports.of(ports.rate("fabric_switch_port_receive_errors_total", _OF_SWITCHES), _ON_WAY),
+                        ports.of(ports.rate("fabric_switch_port_receive_errors_total", _OF_PORTS), _ON_WAY),
                         ports.NAME,
                     ),
                     width=8,
@@ -185,9 +188,7 @@ BOARD = Board(
                     "Share of the time for which the neighbour pauses the port, by priority.",
                     "percentunit",
                     Query(
-                        ports.of(
-                            f"port_priority:fabric_switch_port_pfc_receive_pause:ratio{_OF_SWITCHES} > 0", _ON_WAY
-                        ),
+                        ports.of(f"port_priority:fabric_switch_port_pfc_receive_pause:ratio{_OF_PORTS} > 0", _ON_WAY),
                         ports.NAME + " priority {{priority}}",
                     ),
                     levels=((None, GREY), (0.1, ORANGE), (0.5, RED)),
@@ -199,7 +200,7 @@ BOARD = Board(
                     "pps",
                     Query(
                         ports.of(
-                            ports.rate("fabric_switch_port_queue_ecn_marked_packets_total", _OF_SWITCHES, "queue"),
+                            ports.rate("fabric_switch_port_queue_ecn_marked_packets_total", _OF_PORTS, "queue"),
                             _ON_WAY,
                         ),
                         ports.NAME,
@@ -211,7 +212,7 @@ BOARD = Board(
                     "What the ports send, of everybody's traffic.",
                     "Bps",
                     Query(
-                        ports.of(ports.rate("fabric_switch_port_transmit_bytes_total", _OF_SWITCHES), _ON_WAY),
+                        ports.of(ports.rate("fabric_switch_port_transmit_bytes_total", _OF_PORTS), _ON_WAY),
                         ports.NAME,
                     ),
                     width=8,
@@ -222,7 +223,7 @@ BOARD = Board(
                     "none",
                     Query(
                         ports.of(
-                            f"max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes{_OF_SWITCHES})",
+                            f"max by (cluster, switch, switch_port) (fabric_switch_port_mtu_bytes{_OF_PORTS})",
                             _ON_WAY,
                         ),
                         ports.NAME,
@@ -262,6 +263,8 @@ BOARD = Board(
     [
         one("path", "Path", 'label_values(fabric_path_probes_sent_total{cluster=~"$cluster"}, path)'),
         found("switches", "switch", f"fabric_link_info and on (cluster, link) {_LINKS}"),
+        found("ports", "switch_port", f"fabric_link_info and on (cluster, link) {_LINKS}"),
+        found("hosts", "host", _RNICS),
     ],
     alerts=firing('path="$path"'),
     runbook="FabricPathLoss.md",

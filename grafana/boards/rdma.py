@@ -11,13 +11,10 @@ _PAUSED = ((None, GREEN), (0.1, ORANGE), (0.5, RED))
 _PRIORITY = '{priority=~"$priority"}'
 _PORT = "{{switch}}:{{switch_port}} priority {{priority}}"
 _RNIC = "{{host}}:{{rnic}}"
-_PORTS = "cluster, switch, switch_port, priority"
-_DROPS = f"port_priority:fabric_switch_port_lossless_drops:rate{_PRIORITY}"
-_MARKED = ports.rate("fabric_switch_port_queue_ecn_marked_packets_total", labels="queue", by="queue")
 
 
-def _rnics(record: str) -> str:
-    return f"topk(12, max by (cluster, host, rnic) ({record}) > 0)"
+def _worst(record: str) -> str:
+    return f"topk(12, {record} > 0)"
 
 
 BOARD = Board(
@@ -32,11 +29,7 @@ BOARD = Board(
                     "Most paused ports",
                     "Share of the time for which their neighbour makes them wait.",
                     "percentunit",
-                    Query(
-                        f"topk(12, max by ({_PORTS})"
-                        f" (port_priority:fabric_switch_port_pfc_receive_pause:ratio{_PRIORITY}) > 0)",
-                        _PORT,
-                    ),
+                    Query(_worst(f"port_priority:fabric_switch_port_pfc_receive_pause:ratio{_PRIORITY}"), _PORT),
                     levels=_PAUSED,
                     width=12,
                     nothing="no port is paused",
@@ -46,11 +39,7 @@ BOARD = Board(
                     "Ports that pause most",
                     "Share of the time for which they make their neighbour wait. Not paused itself: the origin.",
                     "percentunit",
-                    Query(
-                        f"topk(12, max by ({_PORTS})"
-                        f" (port_priority:fabric_switch_port_pfc_transmit_pause:ratio{_PRIORITY}) > 0)",
-                        _PORT,
-                    ),
+                    Query(_worst(f"port_priority:fabric_switch_port_pfc_transmit_pause:ratio{_PRIORITY}"), _PORT),
                     levels=_PAUSED,
                     width=12,
                     nothing="no port pauses",
@@ -61,8 +50,7 @@ BOARD = Board(
                     "The worst port of each of the twelve most paused switches.",
                     "percentunit",
                     Query(
-                        "topk(12, max by (cluster, switch, priority)"
-                        f" (switch_priority:fabric_switch_pfc_receive_pause:max{_PRIORITY}) > 0)",
+                        _worst(f"switch_priority:fabric_switch_pfc_receive_pause:max{_PRIORITY}"),
                         "{{switch}} priority {{priority}}",
                     ),
                     levels=_PAUSED,
@@ -73,8 +61,7 @@ BOARD = Board(
                     "Share of the time for which an RNIC makes its leaf wait: a slow receiver.",
                     "percentunit",
                     Query(
-                        "topk(12, max by (cluster, host, rnic, priority)"
-                        f" (rnic_priority:fabric_rnic_pfc_transmit_pause:ratio{_PRIORITY}) > 0)",
+                        _worst(f"rnic_priority:fabric_rnic_pfc_transmit_pause:ratio{_PRIORITY}"),
                         _RNIC + " priority {{priority}}",
                     ),
                     levels=_PAUSED,
@@ -84,10 +71,7 @@ BOARD = Board(
                     "Drops of lossless priorities",
                     "What must never be dropped, the twelve worst ports.",
                     "pps",
-                    Query(
-                        f"topk(12, max by ({_PORTS}) ({_DROPS}) > 0)",
-                        _PORT,
-                    ),
+                    Query(_worst(f"port_priority:fabric_switch_port_lossless_drops:rate{_PRIORITY}"), _PORT),
                     width=8,
                 ),
             ],
@@ -97,24 +81,24 @@ BOARD = Board(
             [
                 trend(
                     "Marked by switches",
-                    "Packets marked by queue, summed over the fabric.",
+                    "Packets marked with congestion experienced, the twelve ports that mark most.",
                     "pps",
-                    Query(_MARKED, "queue {{queue}}"),
+                    Query(f"topk(12, {ports.TROUBLE.format('marks')})", ports.NAME),
                     width=8,
                 ),
                 trend(
                     "CNPs sent",
                     "What receivers of marked packets answer, the twelve that answer most.",
                     "pps",
-                    Query(_rnics("rnic:fabric_rnic_hw_np_cnp_sent:rate"), _RNIC),
+                    Query(_worst("rnic:fabric_rnic_hw_np_cnp_sent:rate"), _RNIC),
                     width=8,
                 ),
                 trend(
                     "CNPs obeyed and ignored",
                     "By senders. Ignored ones are a setting that is wrong.",
                     "pps",
-                    Query(_rnics("rnic:fabric_rnic_hw_rp_cnp_handled:rate"), _RNIC + " obeys"),
-                    Query(_rnics("rnic:fabric_rnic_hw_rp_cnp_ignored:rate"), _RNIC + " ignores"),
+                    Query(_worst("rnic:fabric_rnic_hw_rp_cnp_handled:rate"), _RNIC + " obeys"),
+                    Query(_worst("rnic:fabric_rnic_hw_rp_cnp_ignored:rate"), _RNIC + " ignores"),
                     width=8,
                 ),
             ],
@@ -126,21 +110,21 @@ BOARD = Board(
                     "Negative acknowledgements",
                     "Received by senders: something that they sent was lost.",
                     "cps",
-                    Query(_rnics("rnic:fabric_rnic_hw_packet_seq_err:rate"), _RNIC),
+                    Query(_worst("rnic:fabric_rnic_hw_packet_seq_err:rate"), _RNIC),
                     width=8,
                 ),
                 trend(
                     "Nothing answered in time",
                     "Requests whose timer ran out: the last packets were lost, or a black hole.",
                     "cps",
-                    Query(_rnics("rnic:fabric_rnic_hw_local_ack_timeout_err:rate"), _RNIC),
+                    Query(_worst("rnic:fabric_rnic_hw_local_ack_timeout_err:rate"), _RNIC),
                     width=8,
                 ),
                 trend(
                     "Out of sequence",
                     "Packets that arrived after a gap.",
                     "pps",
-                    Query(_rnics("rnic:fabric_rnic_hw_out_of_sequence:rate"), _RNIC),
+                    Query(_worst("rnic:fabric_rnic_hw_out_of_sequence:rate"), _RNIC),
                     width=8,
                 ),
             ],

@@ -60,4 +60,4 @@ def test_each_panel_gets_the_answers_of_its_own_queries(picture: Picture, monkey
         assert [each["panel"]["title"] for each in drawn["panels"] if each["panel"]["type"] == "row"] != []
 
 
-_VARIABLES = ("training_job", "path", "link", "switch", "host", "switches")
+_VARIABLES = ("training_job", "path", "link", "switch", "host", "switches", "ports", "hosts")

@@ -127,7 +127,7 @@ class Fabric:
         return found, re.findall(r"\n\s+got: *(?!\[)(.*)", output)
 
 
-_STATIC = ("fabric-ports.yaml", "fabric-topology.yaml")
+_STATIC = ("fabric-fleet.yaml", "fabric-ports.yaml", "fabric-topology.yaml")
 _ALERTS = ("FabricLinkLoss", "FabricLinkSlow", "FabricPathCongested", "FabricPathLoss", "FabricPathSlow")
 
 
@@ -256,6 +256,20 @@ def test_starved_probers_measure_themselves(tmp_path: Path) -> None:
     assert starved.judged(tmp_path, LEARNT + 5)[0] == []
     few = Fabric(slow_from(LEARNT, slow), LEARNT + 5).starve("a", 0.05)
     assert named(few.judged(tmp_path, LEARNT + 5)[0], "FabricLinkSlow") == [link_id("a:r0", "leaf-0:a")]
+
+
+def test_round_trips_of_a_jobs_dashboard_are_of_its_hosts_alone(tmp_path: Path) -> None:
+    fabric = Fabric(slow_from(LEARNT, set()), 5)
+    for host, rate in (("a", 1), ("a", 2), ("b", 4), ("of-another-job", 8)):
+        labels = {"src_host": host, "src_rnic": f"r{rate}", "role": "dp", "probe": "udp", "instance": f"{host}:9100"}
+        for le, share in (("0.00001", 0.5), ("+Inf", 1)):
+            values = f"0+{rate * share * STEP}x{fabric.steps}"
+            fabric.add("fabric_rtt_seconds_bucket", {**labels, "le": le}, values)
+    _, (found,) = fabric.judged(tmp_path, 5, ("sort(job:fabric_rtt_seconds_bucket:rate)",))
+    assert found.count("{") == 2
+    for le, rate in (("0.00001", "3.5E+00"), ("+Inf", "7E+00")):
+        labels = f'cluster="c1", le="{le}", training_job={json.dumps(JOB)}'
+        assert f'{{__name__="job:fabric_rtt_seconds_bucket:rate", {labels}}} {rate}' in found
 
 
 def test_where_all_is_slow_no_link_is_named(tmp_path: Path) -> None:
