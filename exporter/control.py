@@ -31,6 +31,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.overlay_counters import OVERLAY_DUMPS_TABLE
 from exporter.contracts.request import ThroughputRequest, read_request
 from exporter.contracts.topology import Topology, read_topology
+from exporter.contracts.watchedfile import WatchedFile
 from exporter.dnsconfig import dns_settings
 from exporter.exposition import CONTENT_TYPE, Renderer, Series
 from exporter.gnmi.settings import Gnmi, GnmiSettings, gnmi_tables, target_settings
@@ -65,7 +66,6 @@ from exporter.traps.settings import Traps, require_port, trap_settings, trap_tab
 from exporter.underlay.capture import require_capability
 from exporter.underlay.paths import NO_CHANGES, NO_LINKS, OverlayPaths, underlay_settings
 from exporter.underlay.settings import Underlay, underlay_tables
-from exporter.watchedfile import WatchedFile
 
 _GENERATION = CONTROL.metrics.index(PLAN_GENERATION)
 _EXPIRES = CONTROL.metrics.index(PLAN_EXPIRES)

@@ -15,7 +15,7 @@ import msgspec
 
 from exporter.contracts.addresses import is_ipv6, is_link_local
 from exporter.contracts.plan import Plan, Target, read_plan
-from exporter.watchedfile import WatchedFile
+from exporter.contracts.watchedfile import WatchedFile
 
 MOST_PLANS = 256
 """Files of a directory; a host has fewer containers, and each is of one job."""

@@ -232,6 +232,28 @@ def _verify(options: argparse.Namespace) -> int:
     return int(not result.agrees or (options.strict and bool(result.not_told)))
 
 
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from skeleton_service.live.serving import serve  # noqa: PLC0415
+        from skeleton_service.live.settings import read_settings  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ContractError("serve", f"needs {error.name}", "pip install 'fabric-skeleton[serve]'") from error
+    if options.check:
+        read_settings(options.config)
+        print(f"{options.config}: good")
+        return 0
+    return serve(options.config, options.log_format)
+
+
+def _token(options: argparse.Namespace) -> int:
+    try:
+        from skeleton_service.live.identity import Identity, Keys, Role  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ContractError("token", f"needs {error.name}", "pip install 'fabric-skeleton[serve]'") from error
+    print(Keys(Path(options.keys)).sign(Identity(Role(options.role), options.name), options.valid))
+    return 0
+
+
 _MOST_COMPARED = 100
 
 
@@ -431,6 +453,19 @@ def _parser() -> argparse.ArgumentParser:
     topology.add_argument("--strict", action="store_true", help="with --check, exit 1 also where one tells nothing")
     topology.add_argument("--output", metavar="FILE", help="YAML by its name's end, .yaml or .yml; else JSON")
     topology.set_defaults(run=_topology)
+
+    serve = commands.add_parser("serve", help="run as a service: jobs, plans for agents, verdicts for people")
+    serve.add_argument("--config", required=True, metavar="FILE")
+    serve.add_argument("--check", action="store_true", help="read the configuration, say what is wrong with it, end")
+    serve.add_argument("--log-format", choices=("text", "json"), default="text", help="of what it says (default: text)")
+    serve.set_defaults(run=_serve)
+
+    token = commands.add_parser("token", help="a bearer token for an agent, a reader or an operator of the service")
+    token.add_argument("--keys", required=True, metavar="FILE", help="the service's; the first key signs")
+    token.add_argument("--role", required=True, choices=("agent", "reader", "operator"))
+    token.add_argument("--name", required=True, metavar="NAME", help="of the host for an agent; else whose it is")
+    token.add_argument("--valid", type=_seconds, default=90 * 86400.0, metavar="90d", help="default: 90 days")
+    token.set_defaults(run=_token)
 
     lint_command.add(commands)
     return parser

@@ -37,6 +37,10 @@ class ContractError(ValueError):
         self.remedy = remedy
         super().__init__(f"{source}: {problem}" + (f" ({remedy})" if remedy else ""))
 
+    def __reduce__(self) -> tuple[type[ContractError], tuple[str, str, str]]:
+        """From one process to another."""
+        return type(self), (self.source, self.problem, self.remedy)
+
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of everything that crosses a boundary: immutable, keyword-only, optional fields left out."""

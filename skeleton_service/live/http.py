@@ -27,6 +27,7 @@ from skeleton_service import __version__
 from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
 from skeleton_service.live.service import BusyError, ForeignJobError, Service, UnknownJobError
 from skeleton_service.live.state import StoredJob
+from skeleton_service.live.tls import bearer_of
 
 LONGEST_WAIT = 60.0
 """Seconds that an agent may ask to be kept waiting: what lies between gives idle connections up later."""
@@ -93,17 +94,23 @@ def _state_of(stored: StoredJob) -> JobState:
 
 
 class Authentication(AbstractAuthenticationMiddleware):
-    """Whoever presents a bearer token is who it names; others get no answer but of health."""
+    """Whoever presents a bearer token, or a certificate, is who it names; others get no answer but of health."""
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
-        kind, _, token = connection.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not token:
-            raise NotAuthorizedException("no bearer token", headers={"WWW-Authenticate": "Bearer"})
         try:
-            identity = connection.app.state.signing.verify(token.strip())
+            return AuthenticationResult(user=_bearer(connection), auth=None)
         except NotKnownError as error:
             raise NotAuthorizedException(str(error), headers={"WWW-Authenticate": "Bearer"}) from error
-        return AuthenticationResult(user=identity, auth=None)
+
+
+def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
+    keys: Keys | None = connection.app.state.signing
+    kind, _, token = connection.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer" and token and keys is not None:
+        return keys.verify(token.strip())
+    if certificate := connection.scope["state"].get("certificate"):
+        return bearer_of(certificate)
+    raise NotKnownError("no bearer token" if keys is not None else "no client certificate")
 
 
 def _identity(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
@@ -261,7 +268,7 @@ def _on_busy(_: Request[Any, Any, Any], error: BusyError) -> Response[Problem]:
     return _problem(429, str(error), **{"Retry-After": f"{max(1, round(seconds))}"})
 
 
-def application(service: Service, keys: Keys) -> Litestar:
+def application(service: Service, keys: Keys | None) -> Litestar:
     app = Litestar(
         [plans, plan, register, jobs, job_of, put_job, end_job, health, ready],
         middleware=[DefineMiddleware(Authentication, exclude=["^/openapi"], exclude_from_auth_key="exclude_from_auth")],
@@ -280,6 +287,7 @@ def application(service: Service, keys: Keys) -> Litestar:
             security=[{"bearer": []}],
         ),
         request_max_body_size=LARGEST_BODY,
+        logging_config=None,
     )  # fmt: skip
     app.state.service, app.state.signing = service, keys
     return app

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 FLUSH_SECONDS = 0.05
 """Registrations of so long are one transaction: a herd of 500 is a few of them, one alone hardly waits."""
+MOST_PLANNING = 256
+"""Plans that are made, or wait to be; whoever wants another is told to come again."""
 MOST_PENDING = 10_000
 """Registrations that wait to be stored; who comes then is told to come again."""
 
@@ -40,23 +42,22 @@ class ForeignJobError(Exception):
     """The job's file says what it is, so nobody else does."""
 
 
-Planning = Callable[[bytes, bytes | None, int, float], list[Part]]
+Planning = Callable[[bytes, bytes | None, int, float], Awaitable[list[Part]]]
 """From a job's document, its skeleton, a generation and when that expires to the parts of a plan; or ContractError."""
 
 
 class Service:
-    """For one event loop; ``planning`` runs in ``planners``, which may be other processes."""
+    """For one event loop."""
 
     def __init__(
         self,
         state: State,
         planning: Planning,
-        planners: Executor,
         *,
         valid_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._state, self._planning, self._planners = state, planning, planners
+        self._state, self.planning = state, planning
         self._valid_seconds, self._clock = valid_seconds, clock
         self._storing = ThreadPoolExecutor(1, "state")  # SQLite is for one thread at a time
         self._jobs = {job.job: job for job in state.jobs()}
@@ -65,6 +66,7 @@ class Service:
         self._pending: dict[str, tuple[bytes, list[asyncio.Future[None]]]] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._locks: dict[str, asyncio.Lock] = {}
+        self._planning_now = 0
 
     @property
     def not_ready(self) -> str:
@@ -126,12 +128,19 @@ class Service:
     async def _plan(self, job: StoredJob) -> None:
         expires = self._clock() + self._valid_seconds
         job = replace(job, expires=expires, phase="preload" if job.skeleton is None else "skeleton")
-        made = await asyncio.get_running_loop().run_in_executor(
-            self._planners, self._planning, job.document, job.skeleton, job.generation, expires
-        )
+        made = await self._planned(job, expires)
         await self._store(lambda: self._state.put(job, made))
         self._jobs[job.job] = job
         self.book.change(job.job, {part.host: part.generation for part in made})
+
+    async def _planned(self, job: StoredJob, expires: float) -> list[Part]:
+        if self._planning_now >= MOST_PLANNING:
+            raise BusyError(1.0)
+        self._planning_now += 1
+        try:
+            return await self.planning(job.document, job.skeleton, job.generation, expires)
+        finally:
+            self._planning_now -= 1
 
     async def end(self, name: str, source: str) -> None:
         """Forget a job and its plans. Raise UnknownJobError, ForeignJobError."""

@@ -1,0 +1,85 @@
+"""A directory of job files: a job begins when its file appears, and ends when that is gone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from exporter.contracts.codec import ContractError
+from exporter.contracts.job import Job, read_job
+from exporter.contracts.watchedfile import WatchedFile
+
+SUFFIXES = (".json", ".yaml", ".yml")
+_log = logging.getLogger(__name__)
+
+
+class Changes(NamedTuple):
+    jobs: dict[str, Job]
+    """New ones, and those that are others than before."""
+    there: frozenset[str]
+    """All that a file says."""
+
+
+class JobFiles:
+    """What the files of a directory say. A file that is wrong is refused, and its job stays what it was."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._files: dict[str, WatchedFile[Job]] = {}
+        self._jobs: dict[str, Job] = {}
+        self._told: set[str] = set()
+        self._absent = False
+
+    @property
+    def refused(self) -> int:
+        """Files that are wrong now."""
+        return sum(file.refused for file in self._files.values()) + len(self._told)
+
+    def look(self) -> Changes | None:
+        """What is new; None while the directory itself cannot be read, which ends no job."""
+        try:
+            names = sorted(name for name in os.listdir(self._directory) if _is_job_file(name))
+        except OSError as error:
+            if not self._absent:
+                _log.error("jobs: %s: %s; all jobs of files go on", self._directory, error.strerror)
+            self._absent = True
+            return None
+        self._absent = False
+        for name in self._files.keys() - set(names):
+            del self._files[name]
+        for name in names:
+            path = str(Path(self._directory, name))
+            self._files.setdefault(name, WatchedFile(path, read_job, "job")).changed()
+        before, self._jobs = self._jobs, self._said()
+        new = {name: job for name, job in self._jobs.items() if before.get(name) is not job}
+        return Changes(new, frozenset(self._jobs))
+
+    def _said(self) -> dict[str, Job]:
+        """Jobs by name, each as the first file says that names it."""
+        first: dict[str, str] = {}
+        jobs: dict[str, Job] = {}
+        twice = set()
+        for name, file in sorted(self._files.items()):
+            if (job := file.value) is None:
+                continue
+            owner = first.setdefault(job.job, name)
+            if owner == name:
+                jobs[job.job] = job
+            else:
+                twice.add(f"{name}: job {job.job!r} is that of {owner} already")
+        for problem in sorted(twice - self._told):
+            _log.error("jobs: %s", ContractError(self._directory, problem, "take one of them away"))
+        self._told = twice
+        return jobs
+
+
+def _is_job_file(name: str) -> bool:
+    return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def ended(known: Mapping[str, str], there: frozenset[str]) -> list[str]:
+    """Jobs of files, of ``known`` {job: source}, that no file says any more."""
+    return [job for job, source in known.items() if source == "file" and job not in there]

@@ -1,0 +1,134 @@
+"""The service's configuration file: strict, so that a misspelt key is an error with the right name beside it."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from exporter.contracts.codec import ContractError, decode, read_bytes
+from exporter.contracts.strict import convert_strictly
+from exporter.contracts.topology import read_topology
+from skeleton_service.live.identity import read_keys
+from skeleton_service.live.tls import Certificates
+from skeleton_service.planning import Settings, SmallProbe
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+DEFAULT_PORT = 9106
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: unknown keys are errors."""
+
+
+class Listen(_Section, frozen=True, kw_only=True):
+    address: str = "0.0.0.0"  # noqa: S104 - agents of all hosts ask
+    port: Port = DEFAULT_PORT
+    plain: bool = False
+    """Without TLS though not on loopback: where something before it, or a mesh, has it."""
+
+
+class Tls(_Section, frozen=True, kw_only=True):
+    """Files in PEM, looked at again when they change."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+    """Who signs client certificates that are believed; without it none is asked for."""
+
+
+class Plans(_Section, frozen=True, kw_only=True):
+    """What each plan is to be like; as the options of ``skeleton-service plan``."""
+
+    probes: frozenset[SmallProbe] = frozenset({"udp"})
+    coverage: Annotated[float, Meta(gt=0, lt=1)] = 0.99
+    max_paths: Annotated[int, Meta(ge=1, le=100_000)] = 4096
+    exploration: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    rotation: Annotated[float, Meta(ge=0, le=1)] = 0.25
+    traffic_class: int = Settings().traffic_class
+    default_traffic_class: int | None = Settings().default_traffic_class
+    valid_seconds: Annotated[float, Meta(ge=60, le=7 * 86400)] = 3600.0
+    """How long agents go on probing for a job when they hear nothing more of it."""
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1
+    """That make plans: beside the one that answers."""
+
+    @property
+    def settings(self) -> Settings:
+        """Raise ContractError for traffic classes that would measure something else than the fabric."""
+        return Settings(
+            probes=self.probes,
+            path_probability=self.coverage,
+            max_paths=self.max_paths,
+            exploration=self.exploration,
+            rotation=self.rotation,
+            traffic_class=self.traffic_class,
+            default_traffic_class=self.default_traffic_class,
+        )
+
+
+class ServiceSettings(_Section, frozen=True, kw_only=True):
+    """A whole configuration. Paths are absolute once read."""
+
+    topology: str
+    state: str
+    """The file that outlives the service."""
+    jobs: str | None = None
+    """A directory of job files; without it jobs come over HTTP alone."""
+    listen: Listen = msgspec.field(default_factory=Listen)
+    tls: Tls | None = None
+    keys: str | None = None
+    """Keys that sign bearer tokens, one a line, the newest first."""
+    metrics_protected: bool = False
+    """Whether ``/metrics`` takes a reader's token or certificate."""
+    plans: Plans = msgspec.field(default_factory=Plans)
+
+
+def read_settings(path: Path | str) -> ServiceSettings:
+    """Read and check a configuration; relative paths in it are relative to it. Raise ContractError."""
+    source = str(path)
+    settings = convert_strictly(decode(read_bytes(path), dict, source), ServiceSettings, source)
+    base = Path(path).absolute().parent
+
+    def resolve(name: str | None) -> str | None:
+        return None if name is None else str(base / name)
+
+    tls = settings.tls
+    if tls is not None:
+        tls = Tls(certificate=str(base / tls.certificate), key=str(base / tls.key), client_ca=resolve(tls.client_ca))
+    settings = msgspec.structs.replace(
+        settings,
+        topology=str(base / settings.topology),
+        state=str(base / settings.state),
+        jobs=resolve(settings.jobs),
+        keys=resolve(settings.keys),
+        tls=tls,
+    )
+    _check(settings, source)
+    return settings
+
+
+def _check(settings: ServiceSettings, source: str) -> None:
+    if settings.keys is None and (settings.tls is None or settings.tls.client_ca is None):
+        remedy = "name the 'keys' of bearer tokens, or a 'tls.client_ca'"
+        raise ContractError(source, "says not whom to believe", remedy)
+    address = settings.listen.address
+    try:
+        own = ipaddress.ip_address(address)
+    except ValueError as error:
+        problem = f"field 'listen.address': {address!r} is no IP address"
+        raise ContractError(source, problem, "0.0.0.0 is every IPv4 address, :: every address") from error
+    if settings.tls is None and not own.is_loopback and not settings.listen.plain:
+        problem = f"tokens would go over the network in the clear, to {address}"
+        raise ContractError(source, problem, "add a section 'tls', or 'listen.plain: true' where another has it")
+    if settings.keys is not None:
+        read_keys(Path(settings.keys))
+    if settings.tls is not None:
+        Certificates(settings.tls.certificate, settings.tls.key, settings.tls.client_ca)
+    read_topology(settings.topology)
+    try:
+        _ = settings.plans.settings
+    except ContractError as error:
+        raise ContractError(source, f"section 'plans': {error.problem}", error.remedy) from error
