@@ -26,6 +26,7 @@ from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 from exporter.rdma.settings import Reliable, check_reliable
 from exporter.secrets import read_key
+from exporter.service.settings import Service, check_service
 from exporter.switches.section import Switches, check_switches
 from exporter.traps.settings import Traps, check_traps
 from exporter.underlay.settings import Underlay
@@ -105,10 +106,14 @@ class Config(_Section, frozen=True, kw_only=True):
     underlay: Underlay | None = None
     rdma: Rdma | None = None
     traps: Traps | None = None
+    service: Service | None = None
+    """Who hands out plans; then ``plan`` is left out."""
     sysfs: str = "/sys"
 
 
-_SWITCHES = ("probing", "counters", "switches", "gnmi", "otlp", "dns", "overlay", "underlay", "rdma", "traps")
+_SWITCHES = (
+    "probing", "counters", "switches", "gnmi", "otlp", "dns", "overlay", "underlay", "rdma", "traps", "service",
+)  # fmt: skip
 """Sections that switch a part on by being there."""
 
 
@@ -154,6 +159,14 @@ def read_config(path: Path | str) -> Config:
         switches = config.switches.resolve(base)
         check_switches(switches, source)
         config = msgspec.structs.replace(config, switches=switches)
+    if config.service is not None:
+        service = config.service.resolve(base)
+        check_service(service, source)
+        if config.plan is not None:
+            raise ContractError(source, "both 'plan' and section 'service' name plans", "leave one out")
+        if config.probing is None:
+            raise ContractError(source, "section 'service' is asked for what to probe", "add a section 'probing'")
+        config = msgspec.structs.replace(config, service=service, plan=service.plans)
     if config.traps is not None:
         traps = config.traps.resolve(base)
         check_traps(traps, source)

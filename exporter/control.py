@@ -56,6 +56,7 @@ from exporter.results import ResultRing
 from exporter.secrets import read_key
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
 from exporter.server import Query, Response, Server, format_of, number_of
+from exporter.service.settings import Service, ServiceSettings, Told, service_tables
 from exporter.snapshot import Snapshots
 from exporter.stopping import Stopping
 from exporter.store import Store
@@ -88,6 +89,7 @@ class Exporter:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stopping = Stopping()
+        self._began = int(time.time() * 1000)
         self._snapshots = Snapshots()
         self._renderer = Renderer(self._snapshots)
         self._rendering = threading.Lock()  # for what scrapes and pushes share; nobody waits for the network with it
@@ -131,6 +133,10 @@ class Exporter:
             self._start_overlay(config, config.overlay, topology)
         if config.switches is not None:
             self._start_poller(config, topology)
+        self._service: Child | None = None
+        self._told: Told | None = None
+        if config.service is not None:
+            self._start_service(config.host, config.service)
         if config.traps is not None:
             self._start_traps(config, config.traps, topology)
         if config.gnmi is not None:
@@ -266,6 +272,22 @@ class Exporter:
         self._stores.append(store)
         self._children.append(Child("exporter.switches.process", (store.descriptor,), msgspec.msgpack.encode(settings)))
 
+    def _start_service(self, host: str, service: Service) -> None:
+        store = Store(service_tables())
+        settings = ServiceSettings(service, host, __version__)
+        self._service = Child("exporter.service.process", (store.descriptor,), msgspec.msgpack.encode(settings))
+        self._stores.append(store)
+        self._children.append(self._service)
+
+    def _tell_service(self, service: Child) -> None:
+        """What the service knows of this exporter is what it is now; its boot epoch is when it began, in ms."""
+        prober, probing = self._prober, self._config.probing
+        answers = prober is not None and prober.running and probing is not None and probing.responder
+        told = Told(self._began, {rnic.name: answers for rnic in self._config.rnics})
+        if told != self._told:
+            self._told = told
+            service.tell(msgspec.msgpack.encode(told))
+
     def _start_traps(self, config: Config, traps: Traps, topology: Topology | None) -> None:
         require_port(traps)
         targets = config.switches.targets if config.switches is not None else ()
@@ -355,6 +377,8 @@ class Exporter:
             self._follow_plans(self._prober)
         if self._rdma is not None:
             self._rdma_records.remember()
+        if self._service is not None:
+            self._tell_service(self._service)
         self._follow_request(time.time())
         if self._overlay_paths is not None and self._overlay_paths.follow(time.time(), self._own_paths):
             self._tracer.tell(msgspec.msgpack.encode(self._overlay_paths.flows))

@@ -22,6 +22,7 @@ from exporter.contracts.rnic_counters import (
     RNIC_READING,
     RNIC_VLAN_INFO,
 )
+from exporter.contracts.service_metrics import SERVICE
 from exporter.contracts.switch_counters import SWITCH_TABLES
 
 PATH_LABELS = ("path", "src_host", "src_rnic", "dst_host", "dst_rnic", "probe")
@@ -842,6 +843,7 @@ CATALOGUE: tuple[Metric, ...] = (
     RNIC_GID_INFO,
     RNIC_VLAN_INFO,
     RNIC_COVERAGE,
+    *SERVICE.metrics,
     *OVERLAY.metrics,
     OVERLAY_INCONSISTENT,
     OVERLAY_DUMPS,

@@ -15,6 +15,7 @@ import msgspec
 from exporter.contracts.codec import encode, write
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.intent import Intent
+from exporter.contracts.job import Job
 from exporter.contracts.neighbors import Neighbors
 from exporter.contracts.overlay import OverlayState
 from exporter.contracts.plan import Plan
@@ -37,6 +38,7 @@ CONTRACTS: dict[str, type] = {
     "intent": Intent,
     "verification": Verification,
     "neighbors": Neighbors,
+    "job": Job,
 }
 
 

@@ -43,7 +43,7 @@ class Problem(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-class EndpointState(msgspec.Struct, frozen=True, kw_only=True):
+class EndpointState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rnic: Name
     ready: bool
     """Whether its responder answers."""
@@ -69,6 +69,13 @@ class Plans(msgspec.Struct, frozen=True):
     """Which plans a host has: one of another generation is to be fetched anew, one that is gone to be ended."""
 
     plans: list[PlanEntry]
+
+
+class AgentState(msgspec.Struct, frozen=True):
+    host: str
+    registered: float
+    """Unix seconds."""
+    registration: Registration
 
 
 class JobState(msgspec.Struct, frozen=True):
@@ -193,6 +200,16 @@ async def register(request: Request[Identity, None, Any], host: str, data: Regis
 # ---- people and CI
 
 
+@get("/v1/agents", guards=[reader], responses=_REFUSED)
+async def agents(request: Request[Identity, None, Any]) -> list[AgentState]:
+    """What the agents of hosts said last of themselves, and when."""
+    service: Service = request.app.state.service
+    return [
+        AgentState(host, time, msgspec.json.decode(said, type=Registration))
+        for host, (said, time) in sorted(service.agents.items())
+    ]
+
+
 @get("/v1/jobs", guards=[reader], responses=_REFUSED)
 async def jobs(request: Request[Identity, None, Any]) -> list[JobState]:
     service: Service = request.app.state.service
@@ -270,7 +287,7 @@ def _on_busy(_: Request[Any, Any, Any], error: BusyError) -> Response[Problem]:
 
 def application(service: Service, keys: Keys | None) -> Litestar:
     app = Litestar(
-        [plans, plan, register, jobs, job_of, put_job, end_job, health, ready],
+        [plans, plan, register, agents, jobs, job_of, put_job, end_job, health, ready],
         middleware=[DefineMiddleware(Authentication, exclude=["^/openapi"], exclude_from_auth_key="exclude_from_auth")],
         exception_handlers={
             HTTPException: _on_http, ContractError: _on_contract, UnknownJobError: _on_unknown,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -61,7 +61,7 @@ class Service:
         self._valid_seconds, self._clock = valid_seconds, clock
         self._storing = ThreadPoolExecutor(1, "state")  # SQLite is for one thread at a time
         self._jobs = {job.job: job for job in state.jobs()}
-        self._agents = {host: seen for host, (_, seen) in state.agents().items()}
+        self._agents = state.agents()
         self.book = Book(state.hosts())
         self._pending: dict[str, tuple[bytes, list[asyncio.Future[None]]]] = {}
         self._flushing: asyncio.Task[None] | None = None
@@ -189,11 +189,11 @@ class Service:
 
     async def _keep(self, said: dict[str, bytes], now: float) -> None:
         await self._store(lambda: self._state.register(said, now))
-        self._agents |= dict.fromkeys(said, now)
+        self._agents |= {host: (document, now) for host, document in said.items()}
 
     @property
-    def agents(self) -> dict[str, float]:
-        """{host: when its agent registered last, Unix seconds}"""
+    def agents(self) -> Mapping[str, tuple[bytes, float]]:
+        """{host: what its agent said last, and when, Unix seconds}"""
         return self._agents
 
     async def close(self) -> None:

@@ -25,6 +25,7 @@ DOCUMENTS = {
     "diagnosis.json": "diagnosis",
     "intent.yaml": "intent",
     "neighbors.json": "neighbors",
+    "job.yaml": "job",
 }
 TABLES = {
     "throughput.csv": ("throughput", ThroughputRow),

@@ -48,16 +48,19 @@ def alive(pid: int) -> bool:
 class RunningExporter:
     """``fabric-exporter run`` with the configuration ``extra`` in ``directory``; give it a plan with ``plan``."""
 
-    def __init__(self, directory: Path, extra: str, *, address: str = HERE, probing: str = "", key: bytes = b"k" * 32):
+    def __init__(
+        self, directory: Path, extra: str, *, address: str = HERE, probing: str = "", key: bytes = b"k" * 32,
+        plan: str = "plan: plan.json", responder: int | None = None,
+    ):  # fmt: skip
         self.directory = directory
         directory.mkdir(exist_ok=True)
         self.address = address
         self.http = free_port(socket.SOCK_STREAM, "127.0.0.1")
-        self.responder = free_port(socket.SOCK_STREAM, address)
+        self.responder = responder or free_port(socket.SOCK_STREAM, address)
         (directory / "key").write_bytes(key)
         self.config = directory / "config.yaml"
         self.config.write_text(
-            f"host: host-{address}\nplan: plan.json\nlisten: {{address: 127.0.0.1, port: {self.http}}}\n"
+            f"host: host-{address}\n{plan}\nlisten: {{address: 127.0.0.1, port: {self.http}}}\n"
             + ("" if "throughput:" in extra else "throughput: {step_seconds: 0.1}\n")
             + (
                 f"rnics: [{{name: r0, ip: {address}, netdev: lo}}]\n"
@@ -129,7 +132,8 @@ class RunningExporter:
     def children(self) -> dict[str, int]:
         """Process identifiers by module."""
         listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return {Path(f"/proc/{pid}/cmdline").read_text().split("\0")[2]: int(pid) for pid in listing}
+        lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in listing}
+        return {line[2]: pid for pid, line in lines.items() if len(line) > 2}  # not those that are about to be one
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

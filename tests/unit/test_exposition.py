@@ -69,6 +69,7 @@ from exporter.contracts.rnic_counters import (
     RNIC_READING,
     RNIC_VLAN_TABLE,
 )
+from exporter.contracts.service_metrics import SERVICE
 from exporter.contracts.switch_counters import SWITCH, SWITCH_TABLES
 from exporter.exposition import Renderer, Series, label_text, number
 from exporter.store import Store, column_count
@@ -85,7 +86,7 @@ COUNTER_TABLES = [
 OVERLAY_TABLES = [OVERLAY, OVERLAY_INCONSISTENT_TABLE, OVERLAY_DUMPS_TABLE]
 TABLES = [
     PATH, RTT_TABLE, RNIC, *COUNTER_TABLES, *OVERLAY_TABLES, *SWITCH_TABLES, *DNS_TABLES, PROBER, *RDMA_TABLES,
-    UNDERLAY, CONTROL, CHILDREN, OTLP,
+    UNDERLAY, CONTROL, CHILDREN, OTLP, SERVICE,
 ]  # fmt: skip
 INFO = [
     PATH_LINK_INFO, PATH_ROUTE_INFO, PATH_LINK_SHARE, TRACE_LAST_HOP_INFO, PATH_INFO, PATH_MTU_LIMIT_INFO,
