@@ -39,7 +39,9 @@ class Certificates:
     def _load(self) -> ssl.SSLContext:
         certificate, key, client_ca = self._files
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # A session taken up again would be believed by the authorities of its first handshake.
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.num_tickets = 0
         for name in filter(None, self._files):
             try:
                 with open(name, "rb"):

@@ -62,7 +62,7 @@ class RunningService:
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:
-                if self.client().get("/readyz").status_code == 200:
+                if self.client(context=False).get("/readyz").status_code == 200:
                     return
             except httpx.TransportError:
                 pass
