@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from exporter.contracts.catalogue import CATALOGUE, RECORDED, SERIES_TERMS
 from exporter.contracts.label_values import LABEL_VALUES
+from exporter.contracts.service_metrics import SERVED
 
 _HEAD = """# Metrics
 
@@ -33,6 +34,14 @@ The [rules of a job](rules.md) record this under a name such as an exporter's; t
 | Prometheus name | unit | labels | |
 |---|---|---|---|
 """
+_SERVED = """
+## Of the service
+
+[`skeleton-service serve`](service.md) tells of itself, on its own `/metrics`:
+
+| Prometheus name | type | unit | labels | |
+|---|---|---|---|---|
+"""
 _VALUES = """
 ## Values of labels
 
@@ -52,7 +61,11 @@ def markdown() -> str:
     ]
     terms = "".join(f"| {term} | {meaning} |\n" for term, meaning in SERIES_TERMS.items())
     recorded = "".join(f"| `{m.name}` | {m.unit} | {_code(m.labels)} | {m.help} |\n" for m in RECORDED)
-    return _HEAD.format(terms=terms) + "".join(rows) + _RECORDED + recorded + _VALUES + "".join(_values())
+    served = "".join(
+        f"| `{m.name}` | {m.kind} | {m.unit or '–'} | {_code(m.labels) or '–'} | {m.help} |\n" for m in SERVED
+    )
+    parts = (_HEAD.format(terms=terms), *rows, _RECORDED, recorded, _SERVED, served, _VALUES, *_values())
+    return "".join(parts)
 
 
 def _code(words: Iterable[str]) -> str:

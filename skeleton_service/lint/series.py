@@ -14,6 +14,7 @@ import yaml
 
 from exporter.contracts.catalogue import CATALOGUE
 from exporter.contracts.label_values import LABEL_VALUES
+from exporter.contracts.service_metrics import SERVED
 from skeleton_service.lint.nearest import nearest
 
 Kind = Literal["counter", "gauge", "histogram", "unknown"]
@@ -67,8 +68,9 @@ def _known() -> tuple[Mapping[str, Info], Mapping[str, Info], frozenset[str]]:
     histograms = {
         name for tables in document["metrics"].values() for table in tables for name in table.get("histogram", ())
     }
-    for metric in CATALOGUE:
-        known |= dict(_series(metric.name, Info(metric.kind, frozenset(metric.labels), "fabric-exporter")))
+    own = [(metric, "fabric-exporter") for metric in CATALOGUE] + [(metric, "skeleton-service") for metric in SERVED]
+    for metric, source in own:
+        known |= dict(_series(metric.name, Info(metric.kind, frozenset(metric.labels), source)))
         if metric.kind == "histogram":
             histograms.add(metric.name)
     families = {prefix: Info("unknown", None, dialect) for dialect, prefix in document["families"].items()}

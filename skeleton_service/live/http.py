@@ -19,6 +19,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import Parameter
 from msgspec import Meta
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job, Name
@@ -285,10 +286,29 @@ def _on_busy(_: Request[Any, Any, Any], error: BusyError) -> Response[Problem]:
     return _problem(429, str(error), **{"Retry-After": f"{max(1, round(seconds))}"})
 
 
-def application(service: Service, keys: Keys | None) -> Litestar:
+@get("/metrics", media_type=MediaType.TEXT, include_in_schema=False, exclude_from_auth=True)
+async def metrics(request: Request[Any, None, Any]) -> Response[bytes]:
+    """For Prometheus; nobody is named in it."""
+    return _metrics_of(request)
+
+
+@get("/metrics", media_type=MediaType.TEXT, include_in_schema=False, guards=[reader])
+async def protected_metrics(request: Request[Identity, None, Any]) -> Response[bytes]:
+    return _metrics_of(request)
+
+
+def _metrics_of(request: Request[Any, None, Any]) -> Response[bytes]:
+    service: Service = request.app.state.service
+    return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def application(service: Service, keys: Keys | None, *, metrics_protected: bool = False) -> Litestar:
+    told = protected_metrics if metrics_protected else metrics
+    who = DefineMiddleware(Authentication, exclude=["^/openapi"], exclude_from_auth_key="exclude_from_auth")
     app = Litestar(
-        [plans, plan, register, agents, jobs, job_of, put_job, end_job, health, ready],
-        middleware=[DefineMiddleware(Authentication, exclude=["^/openapi"], exclude_from_auth_key="exclude_from_auth")],
+        [plans, plan, register, agents, jobs, job_of, put_job, end_job, health, ready, told],
+        before_send=[service.metrics.count],
+        middleware=[service.metrics.middleware, who],
         exception_handlers={
             HTTPException: _on_http, ContractError: _on_contract, UnknownJobError: _on_unknown,
             ForeignJobError: _on_foreign, BusyError: _on_busy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ from typing import TypeVar
 import msgspec
 
 from exporter.contracts.job import Job, check_job
+from exporter.contracts.service_metrics import AGENTS, FIRST_EXPIRES, JOBS, PLAN_QUEUE, WAITING
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service.live.book import Book
+from skeleton_service.live.metrics import Metrics
 from skeleton_service.live.state import Part, State, StoredJob
 
 T = TypeVar("T")
@@ -54,10 +57,11 @@ class Service:
         state: State,
         planning: Planning,
         *,
+        metrics: Metrics,
         valid_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._state, self.planning = state, planning
+        self._state, self.planning, self.metrics = state, planning, metrics
         self._valid_seconds, self._clock = valid_seconds, clock
         self._storing = ThreadPoolExecutor(1, "state")  # SQLite is for one thread at a time
         self._jobs = {job.job: job for job in state.jobs()}
@@ -67,6 +71,14 @@ class Service:
         self._flushing: asyncio.Task[None] | None = None
         self._locks: dict[str, asyncio.Lock] = {}
         self._planning_now = 0
+        for declared, value in (
+            (JOBS, lambda: len(self._jobs)),
+            (AGENTS, lambda: len(self._agents)),
+            (WAITING, lambda: self.book.waiting),
+            (PLAN_QUEUE, lambda: self._planning_now),
+            (FIRST_EXPIRES, lambda: min((job.expires for job in self._jobs.values()), default=math.nan)),
+        ):
+            metrics.gauge(declared, value)
 
     @property
     def not_ready(self) -> str:
@@ -138,7 +150,8 @@ class Service:
             raise BusyError(1.0)
         self._planning_now += 1
         try:
-            return await self.planning(job.document, job.skeleton, job.generation, expires)
+            with self.metrics.planning():
+                return await self.planning(job.document, job.skeleton, job.generation, expires)
         finally:
             self._planning_now -= 1
 

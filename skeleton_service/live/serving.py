@@ -17,11 +17,13 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from exporter.contracts.codec import ContractError
+from exporter.contracts.service_metrics import REFUSED_FILES, RELOAD_REFUSED
 from exporter.contracts.topology import read_topology
 from skeleton_service.live.http import application
 from skeleton_service.live.identity import Keys
 from skeleton_service.live.jobfiles import JobFiles, ended
 from skeleton_service.live.logs import Form, log_to_stderr
+from skeleton_service.live.metrics import Metrics
 from skeleton_service.live.planners import Planners
 from skeleton_service.live.service import BusyError, ForeignJobError, Service, UnknownJobError
 from skeleton_service.live.settings import ServiceSettings, read_settings
@@ -71,8 +73,11 @@ class Running:
 
     async def run(self) -> None:
         settings = self._settings
-        service = Service(self._state, self._planners.plan, valid_seconds=settings.plans.valid_seconds)
-        app = application(service, self._keys)
+        metrics = Metrics()
+        metrics.gauge(RELOAD_REFUSED, lambda: self.reload_refused)
+        metrics.gauge(REFUSED_FILES, lambda: self._files.refused if self._files is not None else 0)
+        service = Service(self._state, self._planners.plan, metrics=metrics, valid_seconds=settings.plans.valid_seconds)
+        app = application(service, self._keys, metrics_protected=settings.metrics_protected)
         certificates = self._certificates
         config = uvicorn.Config(
             app,

@@ -12,8 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.contracts.plan import Plan, check_plan
+from exporter.contracts.service_metrics import SERVED
 from tests.unit.serving import RunningService, decoded, job
 
 
@@ -192,3 +194,40 @@ def test_a_planner_that_dies_is_started_again(service: RunningService) -> None:
     for child in children:
         os.kill(int(child), signal.SIGKILL)
     assert operator.put("/v1/jobs/k", json=job("k")).status_code == 200
+
+
+def samples(text: str) -> dict[str, float]:
+    return {
+        sample.name
+        + "".join(f"|{value}" for name, value in sorted(sample.labels.items()) if name != "le"): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_it_tells_of_itself(service: RunningService) -> None:
+    operator = service.client("operator", "ci")
+    operator.put("/v1/jobs/j", json=job())
+    operator.put("/v1/jobs/k", json=job("k", ("host-p9-9",)))
+    service.client().get("/v1/jobs")
+    text = service.client().get("/metrics").text
+    found = samples(text)
+    assert found["fabric_service_requests_total|put_job|200"] == 1
+    assert found["fabric_service_requests_total|put_job|400"] == 1
+    assert found["fabric_service_requests_total|jobs|401"] == 1
+    assert found["fabric_service_jobs"] == found["fabric_service_plans_total"] == 1
+    assert found["fabric_service_plan_failures_total"] == 1
+    assert found["fabric_service_plan_duration_seconds_count"] == 1
+    assert abs(found["fabric_service_plan_expires_timestamp_seconds"] - time.time() - 3600) < 60
+    ours = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE fabric_")}
+    assert ours == {metric.name for metric in SERVED}
+
+
+def test_what_it_tells_of_itself_can_be_protected(tmp_path: Path) -> None:
+    service = RunningService(tmp_path, metrics_protected=True)
+    try:
+        assert service.client().get("/metrics").status_code == 401
+        assert service.client("agent", "host-p0-0").get("/metrics").status_code == 403
+        assert "fabric_service_jobs 0.0" in service.client("reader", "prometheus").get("/metrics").text
+    finally:
+        assert service.stop() == 0, service.log
