@@ -23,7 +23,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        disable_created_metrics()  # a series beside each counter, which nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each counter, which nobody asks for
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         self.requests = self._counter(declared.REQUESTS)
