@@ -13,7 +13,7 @@ PROMTOOLS = promtool $(wildcard .cache/prometheus/*/promtool)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rdma test-slow uml-kernel dashboards lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules bench-dashboards pictures prometheus-versions victoria-metrics lock clean
+.PHONY: help setup demo test test-rdma test-slow uml-kernel dashboards lint format schemas docs rules-check scenarios bench-lab bench-alerts bench-churn bench-plan bench-inference bench-diagnosis bench-probes bench-rdma bench-host-counters bench-render bench-rtt-while-rendering bench-switch bench-rules bench-dashboards bench-service pictures prometheus-versions victoria-metrics lock clean
 
 help: ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -118,6 +118,9 @@ bench-rules: $(SETUP) ## rule evaluation at 1,000, 10,000 and 50,000 paths in re
 bench-dashboards: $(SETUP) ## every query of Grafana's pages, of 512 RNICs in real Prometheus: seconds, series (ARGS="--minutes 5")
 	@scripts/setup --check
 	$(BIN)/python -m benchmarks.dashboards $(ARGS)
+
+bench-service: $(SETUP) ## the live service: 5,000 exporters over TLS, a herd, 2,000 containers a minute (ARGS="--agents 500 --minutes 1")
+	$(BIN)/python -m benchmarks.service $(ARGS)
 
 prometheus-versions: ## fetch later versions of Prometheus into .cache, for rules-check, tests of rules and bench-rules
 	scripts/fetch-prometheus

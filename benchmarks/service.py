@@ -1,0 +1,325 @@
+"""The live service under load: ``make bench-service``.
+
+Simulated exporters of 5,000 hosts of eight RNICs hold a connection each, with TLS, to a real service that is pinned to
+one core with all of its processes; they and what starts jobs are on another. First they come, then 500 more register
+within a second, then 2,000 containers are created a minute for ten minutes, in jobs of 20, half of them in one pod.
+Exit status 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import heapq
+import os
+import random
+import resource
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import uvloop
+import yaml
+
+from benchmarks.markdown import begin, head, row, say, verdict
+from benchmarks.service_load import Connection, Herd, agent
+from benchmarks.simulated_fleet import CREATIONS_PER_MINUTE, host_name, topology
+from exporter.contracts.codec import encode, write
+from skeleton_service.live.identity import Identity, Keys, Role
+
+HOSTS, HERD, JOB_CONTAINERS = 5000, 500, 20
+POLL_P99, MOST_MIB, HERD_SECONDS, ACTIVATION_SECONDS = 0.25, 400.0, 5.0, 5.0
+_MEAN_LIFETIME = 100.0
+"""Seconds: the longest that so many hosts allow at so many creations, nearly."""
+_SERVICE_CORE, _LOAD_CORE = "0", "1"
+
+
+@dataclass
+class Service:
+    """A running one, and what it takes."""
+
+    directory: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def pids(self) -> list[int]:
+        return _with_children(self.process.pid)
+
+    def mebibytes(self) -> float:
+        """Of all of its processes, what is shared counted once for each that shares it (proportional set size)."""
+        total = 0
+        for pid in self.pids():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        return total / 1024
+
+    def processor_seconds(self) -> float:
+        ticks = 0
+        for pid in self.pids():
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _with_children(pid: int) -> list[int]:
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += _with_children(int(child))
+    return found
+
+
+def certificate(directory: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=service", "-keyout", str(directory / "key.pem"), "-out", str(directory / "certificate.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def configure(directory: Path, port: int, hosts: int, *, tls: bool) -> Keys:
+    write(directory / "topology.json", encode(topology(hosts)))
+    (directory / "keys").write_bytes(base64.b64encode(os.urandom(32)))
+    settings: dict[str, object] = {
+        "topology": "topology.json", "state": "state.db", "keys": "keys",
+        "listen": {"address": "127.0.0.1", "port": port},
+    }  # fmt: skip
+    if tls:
+        certificate(directory)
+        settings["tls"] = {"certificate": "certificate.pem", "key": "key.pem"}
+    (directory / "service.yaml").write_text(yaml.safe_dump(settings))
+    return Keys(directory / "keys")
+
+
+@contextmanager
+def running(directory: Path, port: int) -> Iterator[Service]:
+    argv = ["taskset", "--cpu-list", _SERVICE_CORE, sys.executable, "-m", "skeleton_service.cli", "serve"]
+    with open(directory / "log", "ab") as log:
+        process = subprocess.Popen([*argv, "--config", str(directory / "service.yaml")], stdout=log, stderr=log)
+        try:
+            yield Service(directory, port, process)
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+
+
+@dataclass
+class Figures:
+    mebibytes: list[float] = field(default_factory=list)
+    cores: list[float] = field(default_factory=list)
+    created: int = 0
+    activations: list[float] = field(default_factory=list)
+    late: int = 0
+    refused: int = 0
+
+
+async def watch(service: Service, figures: Figures) -> None:
+    used, at = service.processor_seconds(), time.monotonic()
+    while True:
+        await asyncio.sleep(5)
+        now, then = service.processor_seconds(), time.monotonic()
+        figures.cores.append((now - used) / (then - at))
+        figures.mebibytes.append(service.mebibytes())
+        used, at = now, then
+
+
+class Churn:
+    """Jobs that begin and end; each takes its hosts whole."""
+
+    def __init__(self, hosts: int, herd: Herd, operators: Sequence[Connection], figures: Figures) -> None:
+        self._herd, self._figures = herd, figures
+        self._operators: asyncio.Queue[Connection] = asyncio.Queue()
+        for each in operators:
+            self._operators.put_nowait(each)
+        self._free = list(range(hosts))
+        self._dice = random.Random(12)
+        self._ends: list[tuple[float, str, list[int]]] = []
+        self._number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, seconds: float, creations_per_minute: float) -> None:
+        begun, due = time.monotonic(), 0.0
+        while (passed := time.monotonic() - begun) < seconds:
+            while self._ends and self._ends[0][0] < passed:
+                _, job, hosts = heapq.heappop(self._ends)
+                self._spawn(self._end(job, hosts))
+            if passed >= due and len(self._free) >= JOB_CONTAINERS:
+                due += 60 * JOB_CONTAINERS / creations_per_minute
+                self._spawn(self._create(passed))
+            await asyncio.sleep(0.01)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _hosts(self) -> list[int]:
+        """Half of the jobs are in neighbouring hosts, half anywhere."""
+        if self._number % 2:
+            self._free.sort()
+            first = self._dice.randrange(len(self._free) - JOB_CONTAINERS + 1)
+            taken = self._free[first : first + JOB_CONTAINERS]
+        else:
+            taken = self._dice.sample(self._free, JOB_CONTAINERS)
+        gone = set(taken)
+        self._free = [host for host in self._free if host not in gone]
+        return taken
+
+    async def _create(self, now: float) -> None:
+        self._number += 1
+        name, hosts = f"job-{self._number:05d}", self._hosts()
+        containers = [{"name": f"{name}-{host}", "host": host_name(host)} for host in hosts]
+        body = msgspec.json.encode({"version": 1, "job": name, "containers": containers})
+        begun = time.monotonic()
+        operator = await self._operators.get()
+        try:
+            answer = await operator.ask("PUT", f"/v1/jobs/{name}", body)
+        finally:
+            self._operators.put_nowait(operator)
+        if answer.status != 200:
+            self._figures.refused += 1
+            self._free += hosts
+            return
+        there = await self._herd.until_all_have(name, {host_name(host): None for host in hosts}, 30)
+        took = time.monotonic() - begun
+        self._figures.created += len(hosts)
+        self._figures.activations.append(took)
+        self._figures.late += not there or took > ACTIVATION_SECONDS
+        lifetime = min(5 + self._dice.expovariate(1 / (_MEAN_LIFETIME - 5)), 10 * _MEAN_LIFETIME)
+        heapq.heappush(self._ends, (now + lifetime, name, hosts))
+
+    async def _end(self, job: str, hosts: list[int]) -> None:
+        operator = await self._operators.get()
+        try:
+            await operator.ask("DELETE", f"/v1/jobs/{job}")
+        finally:
+            self._operators.put_nowait(operator)
+        self._free += hosts
+
+
+async def ready(connection: Connection) -> None:
+    for _ in range(600):
+        try:
+            if (await connection.ask("GET", "/readyz")).status == 200:
+                return
+        except (OSError, EOFError):
+            pass
+        await asyncio.sleep(0.1)
+    raise SystemExit("the service did not become ready within a minute")
+
+
+async def load(service: Service, keys: Keys, options: argparse.Namespace) -> list[str]:
+    context = None
+    if not options.plain:
+        context = ssl.create_default_context(cafile=str(service.directory / "certificate.pem"))
+        context.check_hostname = False
+
+    def connection(role: Role, name: str) -> Connection:
+        return Connection(service.port, keys.sign(Identity(role, name), 7200), context)
+
+    await ready(connection(Role.READER, "ready"))
+    herd, figures = Herd(), Figures()
+    first = options.agents - HERD
+    agents = [
+        asyncio.create_task(agent(host_name(n), connection(Role.AGENT, host_name(n)), herd, options.ramp * n / first))
+        for n in range(first)
+    ]
+    while len(herd.registered) < first:
+        await asyncio.sleep(0.1)
+    watching = asyncio.create_task(watch(service, figures))
+    await asyncio.sleep(10)
+
+    begun = time.monotonic()
+    agents += [
+        asyncio.create_task(agent(host_name(n), connection(Role.AGENT, host_name(n)), herd, (n - first) / HERD))
+        for n in range(first, options.agents)
+    ]
+    while len(herd.registered) < options.agents and time.monotonic() < begun + 60:
+        await asyncio.sleep(0.02)
+    herd_took = time.monotonic() - begun
+    reader = connection(Role.READER, "grafana")
+    kept = {each["host"] for each in msgspec.json.decode((await reader.ask("GET", "/v1/agents")).body)}
+    lost = options.agents - len(kept)
+
+    operators = [connection(Role.OPERATOR, "ci") for _ in range(16)]
+    await Churn(options.agents, herd, operators, figures).run(options.minutes * 60, options.creations)
+    for task in (*agents, watching):
+        task.cancel()
+    await asyncio.gather(*agents, watching, return_exceptions=True)
+    return report(herd, figures, herd_took, lost, options)
+
+
+def report(herd: Herd, figures: Figures, herd_took: float, lost: int, options: argparse.Namespace) -> list[str]:
+    polls, activations = sorted(herd.answers), sorted(figures.activations)
+    head("", "p50", "p99", "max")
+    for name, values in (("plan polls", polls), ("activations", activations)):
+        row(f"{name} ({len(values):,}), s", *(f"{value:.3f}" for value in _quantiles(values)))
+    row("processor, cores", *(f"{value:.2f}" for value in _quantiles(sorted(figures.cores))))
+    row("memory, MiB", *(f"{value:.0f}" for value in _quantiles(sorted(figures.mebibytes))))
+    say(
+        f"{herd.waited_out:,} polls were waited out, {herd.plan_bytes / 1e6:.0f} MB of plans were fetched; "
+        f"{herd.failures} connections failed, {herd.refusals} requests were refused."
+    )
+    rate = figures.created / options.minutes if options.minutes else 0.0
+    return [
+        verdict(_quantiles(polls)[1] <= POLL_P99, f"plan polls of {options.agents:,} exporters: p99 "
+                f"{1e3 * _quantiles(polls)[1]:.0f} ms (bar: {1e3 * POLL_P99:.0f} ms)"),
+        verdict(statistics.fmean(figures.cores) <= 1.0, f"{statistics.fmean(figures.cores):.2f} cores (bar: 1)"),
+        verdict(max(figures.mebibytes) <= MOST_MIB, f"{max(figures.mebibytes):.0f} MiB (bar: {MOST_MIB:.0f})"),
+        verdict(herd_took <= HERD_SECONDS and not lost, f"{HERD} registrations within a second: all stored after "
+                f"{herd_took:.1f} s, {lost} lost (bars: {HERD_SECONDS:.0f} s, none)"),
+        verdict(rate >= 0.98 * options.creations and not figures.late and not figures.refused,
+                f"{rate:,.0f} containers created a minute for {options.minutes:g} minutes: {figures.late} of "
+                f"{len(activations):,} jobs at their hosts later than {ACTIVATION_SECONDS:.0f} s, {figures.refused} "
+                "refused (bars: none)"),
+    ]  # fmt: skip
+
+
+def _quantiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, 99 in 100 and the largest; NaN of none."""
+    if not values:
+        return (float("nan"),) * 3
+    return values[len(values) // 2], values[min(int(0.99 * len(values)), len(values) - 1)], values[-1]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
+    parser.add_argument("--agents", type=int, default=HOSTS)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of containers that are created")
+    parser.add_argument("--creations", type=float, default=CREATIONS_PER_MINUTE, help="containers a minute")
+    parser.add_argument("--ramp", type=float, default=30.0, help="seconds within which the first exporters come")
+    parser.add_argument("--plain", action="store_true", help="without TLS")
+    options = parser.parse_args(words)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    os.sched_setaffinity(0, {int(_LOAD_CORE)})
+    begin(
+        "The service",
+        f"{options.agents:,} simulated exporters{'' if options.plain else ' over TLS'}; the service and its planner "
+        f"on one core, they on another. {options.creations:,.0f} containers a minute, in jobs of {JOB_CONTAINERS}.",
+    )
+    with tempfile.TemporaryDirectory(prefix="bench-service-") as name:
+        port = 19_106
+        keys = configure(Path(name), port, options.agents, tls=not options.plain)
+        with running(Path(name), port) as service:
+            verdicts = uvloop.run(load(service, keys, options))
+    say(*verdicts, f"Load {os.getloadavg()[0]:.1f}.")
+    return int(any(text.startswith("MISSED") for text in verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
