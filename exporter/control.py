@@ -46,7 +46,7 @@ from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
 from exporter.overlay.dumps import Dumps
 from exporter.overlay.settings import Overlay, OverlaySettings, overlay_tables
-from exporter.planfile import NO_JOBS, PlanFiles, Work, own_part, split
+from exporter.planfile import NO_JOBS, PlanFiles, Work, own_part, split, workloads_of
 from exporter.probing.ceilings import Ceilings
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.rdma.settings import RdmaSettings, TraceSettings, rdma_tables
@@ -106,7 +106,7 @@ class Exporter:
         self._reader: Child | None = None
         self._counters = self._own.writer(CONTROL).add(())
         self._plans = PlanFiles(config.plan) if config.plan else None
-        self._work = Work()
+        self._work, self._workloads = Work(), config.workloads
         topology = read_topology(config.topology) if config.topology else None
         self._fabric = Fabric(topology) if topology is not None else None
         self._links = LinkJoin(self._fabric) if self._fabric is not None else None
@@ -394,7 +394,7 @@ class Exporter:
             return
         if self._request_file.changed():
             request = self._request_file.value
-            jobs = sorted({workload.job for workload in self._config.workloads})
+            jobs = sorted({workload.job for workload in self._workloads})
             if request is not None and request.job is not None and request.job not in jobs:
                 told = f"no workload of job {request.job!r} here, only of {', '.join(jobs) or 'none'}"
                 request = None
@@ -411,6 +411,11 @@ class Exporter:
             return
         addresses = {address for rnic in self._config.rnics for address in rnic.addresses}
         self._work = own_part(self._plans.valid, addresses, self._config.probing.max_paths)
+        named = {(each.job, each.container) for each in self._config.workloads}
+        rnics = {address: rnic.name for rnic in self._config.rnics for address in rnic.addresses}
+        planned = workloads_of(self._plans.valid, rnics)
+        more = (each for each in planned if (each.job, each.container) not in named)
+        self._workloads = (*self._config.workloads, *more)
         self._own_paths = frozenset(target.path for target in self._work.targets)
         self._job_paths.follow(self._work.jobs)
         self._job_ends.follow(self._work.jobs)
@@ -471,7 +476,7 @@ class Exporter:
                 return Response(404, "text/plain", problem.encode())
             rings = self._capture.rings
         job = query.get("job")
-        workloads = [each for each in self._config.workloads if job in (None, each.job)]
+        workloads = [each for each in self._workloads if job in (None, each.job)]
         since, until = number_of(query, "since", 0.0), number_of(query, "until", math.inf)
         return Response(
             200, "text/csv; charset=utf-8", throughput_csv(rings, self._config.host, workloads, since, until)

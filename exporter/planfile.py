@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from exporter.config import Workload
 from exporter.contracts.addresses import is_ipv6, is_link_local
 from exporter.contracts.plan import Plan, Target, read_plan
 from exporter.contracts.watchedfile import WatchedFile
@@ -166,6 +167,19 @@ def own_part(plans: Iterable[Plan], addresses: Set[str], limit: int) -> Work:
         for target in own[limit:]:
             del jobs[target.path]
     return Work(tuple(own[:limit]), jobs, max(len(own) - limit, 0))
+
+
+def workloads_of(plans: Iterable[Plan], rnics: Mapping[str, str]) -> tuple[Workload, ...]:
+    """Whose traffic our RNICs carry, as plans tell by their targets' sources; ``rnics`` are ours by address."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for plan in plans:
+        for target in plan.targets:
+            if (rnic := rnics.get(target.source_address)) is not None:
+                container = target.source.rpartition("/")[0]
+                found.setdefault((plan.job, container), {})[rnic] = None
+    return tuple(
+        Workload(job=job, container=container, rnics=tuple(names)) for (job, container), names in found.items()
+    )
 
 
 def _for_both(one: Target, other: Target) -> Target:

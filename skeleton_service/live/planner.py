@@ -61,6 +61,26 @@ def unobserved(job: Job, fabric: Fabric) -> Skeleton:
     )
 
 
+def observed(skeleton: Skeleton, job: Job, fabric: Fabric) -> Skeleton:
+    """What was inferred, with what the job says of its containers; raise ContractError where some were not seen.
+
+    A plan of a part of a job would take the other containers' paths away.
+    """
+    known = {each.id: each for each in unobserved(job, fabric).endpoints}
+    unseen = known.keys() - {each.id for each in skeleton.endpoints}
+    if unseen:
+        problem = f"nothing was told of {len(unseen)} of {len(known)} endpoints, as of {min(unseen)}"
+        raise ContractError(f"job {job.job}", problem, "do all of its exporters answer?")
+    if skeleton.fallback is not None:
+        raise ContractError(f"job {job.job}", "its traffic shows no structure", "it is looked at again later")
+    endpoints = tuple(
+        msgspec.structs.replace(each, rank=known[each.id].rank, tenant=job.tenant)
+        for each in skeleton.endpoints
+        if each.id in known
+    )
+    return msgspec.structs.replace(skeleton, job_uid=job.job_uid, endpoints=endpoints)
+
+
 def parts(
     skeleton: Skeleton, fabric: Fabric, *, observed: bool, generation: int, expires: float, settings: Settings
 ) -> list[Part]:

@@ -71,6 +71,8 @@ class Service:
         self._flushing: asyncio.Task[None] | None = None
         self._locks: dict[str, asyncio.Lock] = {}
         self._planning_now = 0
+        self.files_looked_at = asyncio.Event()
+        """Until then jobs of files are what they were when the last process ended."""
         for declared, value in (
             (JOBS, lambda: len(self._jobs)),
             (AGENTS, lambda: len(self._agents)),
@@ -83,7 +85,7 @@ class Service:
     @property
     def not_ready(self) -> str:
         """Why nobody should ask yet; empty when there is no reason."""
-        return ""
+        return "" if self.files_looked_at.is_set() else "job files have not been looked at"
 
     @property
     def jobs(self) -> list[StoredJob]:
@@ -115,11 +117,14 @@ class Service:
             await self._plan(StoredJob(job.job, encoded, source, began, "", self._next(known), 0.0, None))
         return True
 
-    async def observe(self, name: str, skeleton: Skeleton) -> None:
-        """From now on the job's plan is of the pairs that this skeleton has."""
+    async def observe(self, name: str, skeleton: bytes, of: bytes) -> bool:
+        """Plan for the pairs of this skeleton; False where they are those of before, or the job is no longer ``of``."""
         async with self._lock(name):
             known = self.job(name)
-            await self._plan(replace(known, generation=self._next(known), skeleton=msgspec.json.encode(skeleton)))
+            if known.document != of or (known.skeleton is not None and _same_pairs(known.skeleton, skeleton)):
+                return False
+            await self._plan(replace(known, generation=self._next(known), skeleton=skeleton))
+        return True
 
     async def renew(self, name: str) -> None:
         """The job's plan for another while; its rotated source ports are others."""
@@ -215,6 +220,11 @@ class Service:
             await asyncio.gather(self._flushing, return_exceptions=True)
         self._storing.shutdown()
         self._state.close()
+
+
+def _same_pairs(one: bytes, other: bytes) -> bool:
+    before, after = (msgspec.json.decode(each, type=Skeleton) for each in (one, other))
+    return (before.groups, before.edges) == (after.groups, after.edges)
 
 
 def _settle(waiting: Iterable[asyncio.Future[None]], error: Exception | None) -> None:

@@ -12,9 +12,12 @@ from msgspec import Meta
 from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import read_topology
+from skeleton_service.alertlinks import GRAFANA, RUNBOOKS
 from skeleton_service.live.identity import read_keys
 from skeleton_service.live.tls import Certificates
+from skeleton_service.live.workers import Knowledge
 from skeleton_service.planning import Settings, SmallProbe
+from skeleton_service.ruleset import Links, Thresholds, read_thresholds
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 DEFAULT_PORT = 9106
@@ -69,6 +72,29 @@ class Plans(_Section, frozen=True, kw_only=True):
         )
 
 
+class Inference(_Section, frozen=True, kw_only=True):
+    """From jobs' traffic to their skeletons."""
+
+    exporters: str
+    """URL of a host's exporter: ``{host}`` stands for its name, as in ``http://{host}:9105``."""
+    after_seconds: Annotated[float, Meta(ge=10, le=86400)] = 300.0
+    """From a job's beginning, or its last change, to the first look at its traffic."""
+    every_seconds: Annotated[float, Meta(ge=10, le=86400)] = 900.0
+
+
+class Rules(_Section, frozen=True, kw_only=True):
+    """Rule files of jobs, for a Prometheus beside the service."""
+
+    directory: str
+    after_seconds: Annotated[float, Meta(ge=0, le=86400)] = 60.0
+    """Jobs that end sooner get none."""
+    reload: str | None = None
+    """What is posted to when files have changed: ``http://prometheus:9090/-/reload``."""
+    thresholds: str | None = None
+    runbooks: str = RUNBOOKS
+    grafana: str = GRAFANA
+
+
 class ServiceSettings(_Section, frozen=True, kw_only=True):
     """A whole configuration. Paths are absolute once read."""
 
@@ -84,6 +110,15 @@ class ServiceSettings(_Section, frozen=True, kw_only=True):
     metrics_protected: bool = False
     """Whether ``/metrics`` takes a reader's token or certificate."""
     plans: Plans = msgspec.field(default_factory=Plans)
+    inference: Inference | None = None
+    rules: Rules | None = None
+
+    def knowledge(self) -> Knowledge:
+        """What work is done by, read from its files. Raise ContractError."""
+        topology = msgspec.msgpack.encode(read_topology(self.topology))
+        thresholds = read_thresholds(self.rules.thresholds) if self.rules and self.rules.thresholds else Thresholds()
+        links = Links(self.rules.runbooks, self.rules.grafana) if self.rules is not None else Links()
+        return Knowledge(topology, self.plans.settings, thresholds, links)
 
 
 def read_settings(path: Path | str) -> ServiceSettings:
@@ -98,6 +133,10 @@ def read_settings(path: Path | str) -> ServiceSettings:
     tls = settings.tls
     if tls is not None:
         tls = Tls(certificate=str(base / tls.certificate), key=str(base / tls.key), client_ca=resolve(tls.client_ca))
+    rules = settings.rules
+    if rules is not None:
+        thresholds = resolve(rules.thresholds)
+        rules = msgspec.structs.replace(rules, directory=str(base / rules.directory), thresholds=thresholds)
     settings = msgspec.structs.replace(
         settings,
         topology=str(base / settings.topology),
@@ -105,6 +144,7 @@ def read_settings(path: Path | str) -> ServiceSettings:
         jobs=resolve(settings.jobs),
         keys=resolve(settings.keys),
         tls=tls,
+        rules=rules,
     )
     _check(settings, source)
     return settings
@@ -127,8 +167,11 @@ def _check(settings: ServiceSettings, source: str) -> None:
         read_keys(Path(settings.keys))
     if settings.tls is not None:
         Certificates(settings.tls.certificate, settings.tls.key, settings.tls.client_ca)
-    read_topology(settings.topology)
+    if settings.inference is not None and "{host}" not in settings.inference.exporters:
+        problem = f"field 'inference.exporters': {settings.inference.exporters!r} is the same for all hosts"
+        raise ContractError(source, problem, "write {host} where its name goes: http://{host}:9105")
     try:
         _ = settings.plans.settings
     except ContractError as error:
         raise ContractError(source, f"section 'plans': {error.problem}", error.remedy) from error
+    settings.knowledge()
