@@ -10,6 +10,8 @@ def read_secret(path: str) -> str:
     text = read_bytes(path).decode("utf-8", "replace").split("\n", 1)[0].strip()
     if not text:
         raise ContractError(path, "holds no secret on its first line")
+    if not text.isprintable():
+        raise ContractError(path, "holds something unprintable on its first line", "write the secret alone")
     return text
 
 

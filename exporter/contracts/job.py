@@ -12,13 +12,15 @@ from exporter.contracts.codec import Contract, ContractError, Version, read
 
 Name = Annotated[str, Meta(min_length=1, max_length=253)]
 """As long as a name of Kubernetes may be."""
+PathName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[!-.0-~]{1,253}$")]
+"""One that can be a part of a URL's path, and a file's name: printable, without a space or a slash."""
 
 
 class Container(Contract, frozen=True, kw_only=True):
     """One container of a job. ``rnics`` are those that it was given; without any, all of its host's."""
 
     name: Name
-    host: Name
+    host: PathName
     rnics: tuple[Name, ...] = ()
     rank: Annotated[int, Meta(ge=0)] | None = None
     """Node rank, or completion index."""
@@ -28,7 +30,7 @@ class Job(Contract, frozen=True, kw_only=True):
     """A job for as long as its file is there."""
 
     version: Version
-    job: Name
+    job: PathName
     job_uid: str | None = None
     tenant: str | None = None
     containers: Annotated[tuple[Container, ...], Meta(min_length=1, max_length=65_536)]

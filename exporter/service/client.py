@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -17,7 +19,7 @@ from msgspec import Meta
 from urllib3.exceptions import HTTPError
 
 from exporter.contracts.codec import ContractError, decode, write
-from exporter.contracts.plan import Plan, check_plan
+from exporter.contracts.plan import Plan, check_plan, read_plan
 from exporter.secrets import read_secret
 from exporter.service.settings import Service, Told
 
@@ -28,6 +30,7 @@ _LARGEST_INDEX, _LARGEST_PLAN = 1 << 20, 256 << 20
 _PIECE = 1 << 16
 _LONGEST_RETRY = 60.0
 _MOST_SAID = 200
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -36,7 +39,18 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class _Index(msgspec.Struct, frozen=True):
+    state: Annotated[str, Meta(max_length=100)]
     plans: Annotated[list[_Entry], Meta(max_length=4096)]
+
+
+class Listed(NamedTuple):
+    """Which plans a host has."""
+
+    tag: str
+    state: str
+    """Which state of the service says so: one that was made anew knows nothing of what was before."""
+    generations: Mapping[str, int]
+    """Of each job's plan."""
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -65,8 +79,8 @@ class Client:
         said = {"boot_epoch": told.boot_epoch, "version": version, "endpoints": endpoints}
         self._ask("PUT", "", (204,), 0, body=msgspec.json.encode(said))
 
-    def plans(self, tag: str, wait: float) -> tuple[str, Mapping[str, int]] | None:
-        """(tag, {job: generation}) once it is other than that of ``tag``; None when it was not for so long.
+    def plans(self, tag: str, wait: float) -> Listed | None:
+        """Which plans there are, once they are others than those of ``tag``; None when they were not for so long.
 
         Raise UnansweredError.
         """
@@ -76,9 +90,9 @@ class Client:
             return None
         try:
             index = msgspec.json.decode(body, type=_Index)
-        except msgspec.DecodeError as error:
+        except _UNREADABLE as error:
             raise UnansweredError(f"its list of plans is none: {error}") from error
-        return told.get("ETag", ""), {each.job: each.generation for each in index.plans}
+        return Listed(told.get("ETag", ""), index.state, {each.job: each.generation for each in index.plans})
 
     def plan(self, job: str) -> Plan | None:
         """The host's part of a job's plan; None where it has none. Raise UnansweredError."""
@@ -154,14 +168,15 @@ def _bounded(answer: urllib3.BaseHTTPResponse, largest: int) -> bytes:
 
 
 def _reason(body: bytes) -> str:
-    with suppress(msgspec.DecodeError):
+    with suppress(*_UNREADABLE):
         return msgspec.json.decode(body, type=_Problem).error
     return ""
 
 
 def _seconds(text: str | None) -> float:
     with suppress(TypeError, ValueError):
-        return min(max(float(text or 0), 0.0), _LONGEST_RETRY)
+        seconds = float(text or 0)
+        return min(max(seconds, 0.0), _LONGEST_RETRY) if math.isfinite(seconds) else 0.0
     return 0.0
 
 
@@ -180,26 +195,41 @@ class Backoff:
         return at_least + random.uniform(limit / 2, limit)  # noqa: S311 - spread, not secret
 
 
+class _Memory(msgspec.Struct):
+    """What a directory of plans remembers beside them."""
+
+    state: str = ""
+    """Which state of the service listed them last."""
+    lapsing: dict[str, float] = {}
+    """{job: Unix time when its plan expires} of those that an earlier state listed, and this one knows nothing of."""
+
+
 class PlanDirectory:
     """A file for each job. What is in it that no job has is taken away."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
         """Raise OSError where it cannot be made."""
-        self._path = Path(path)
+        self._path, self._clock = Path(path), clock
         self._path.mkdir(parents=True, exist_ok=True)
         for unfinished in self._path.glob(".*.json.*"):  # a process was killed as it wrote one
             unfinished.unlink(missing_ok=True)
-        self.generations: dict[str, int] = dict(self._kept())
+        self._remembered = self._path / ".state"
+        self._memory = _Memory()
+        with suppress(FileNotFoundError, *_UNREADABLE):
+            self._memory = msgspec.json.decode(self._remembered.read_bytes(), type=_Memory)
+        kept = list(self._kept())
+        self.generations = {plan.job: plan.generation for plan in kept}
+        self._expires = {plan.job: plan.expires for plan in kept}
 
-    def _kept(self) -> Iterator[tuple[str, int]]:
-        """(job, generation) of files that an earlier process left."""
+    def _kept(self) -> Iterator[Plan]:
+        """Those that an earlier process left."""
         for file in self._path.glob("*.json"):
             try:
-                plan = decode(file.read_bytes(), Plan, str(file))
-            except (ContractError, OSError):
+                plan = read_plan(file)
+            except ContractError:
                 continue
             if file == self._file(plan.job):
-                yield plan.job, plan.generation
+                yield plan
 
     def _file(self, job: str) -> Path:
         name = quote(job, safe="")
@@ -207,14 +237,33 @@ class PlanDirectory:
             name = hashlib.blake2b(job.encode(), digest_size=20).hexdigest()
         return self._path / f"{name}.json"
 
-    def keep(self, plan: Plan) -> None:
-        """Raise OSError, as of a full disk: the plan before stays."""
-        write(self._file(plan.job), msgspec.json.encode(plan))
-        self.generations[plan.job] = plan.generation
+    def has(self, job: str, generation: int) -> bool:
+        return self.generations.get(job) == generation and self._file(job).exists()
 
-    def keep_only(self, jobs: Mapping[str, int]) -> None:
-        names = {self._file(job) for job in jobs}
+    def keep(self, plan: Plan) -> None:
+        """Raise ContractError, as of a full disk: the plan before stays."""
+        write(self._file(plan.job), msgspec.json.encode(plan))
+        self.generations[plan.job], self._expires[plan.job] = plan.generation, plan.expires
+
+    def keep_only(self, jobs: Mapping[str, int], state: str) -> None:
+        """Take the plans of other jobs away; but those that another state of the service listed lapse by themselves.
+
+        A service whose state was lost does not know that they have ended. Raise ContractError, OSError.
+        """
+        before = self._memory
+        lapsing = dict(before.lapsing)
+        if before.state not in ("", state):
+            lapsing |= self._expires
+        now = self._clock()
+        lapsing = {job: expires for job, expires in lapsing.items() if job not in jobs and expires > now}
+        memory = _Memory(state, lapsing)
+        if memory != before:
+            write(self._remembered, msgspec.json.encode(memory))
+            self._memory = memory
+        kept = jobs.keys() | lapsing.keys()
+        names = {self._file(job) for job in kept}
         for file in self._path.glob("*.json"):
             if file not in names:
                 file.unlink(missing_ok=True)
-        self.generations = {job: number for job, number in self.generations.items() if job in jobs}
+        self.generations = {job: number for job, number in self.generations.items() if job in kept}
+        self._expires = {job: expires for job, expires in self._expires.items() if job in kept}

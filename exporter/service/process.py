@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import select
 import sys
 import threading
@@ -20,10 +21,12 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.service_metrics import SERVICE, SERVICE_ANSWERED, SERVICE_FAILURES, SERVICE_PLANS
 from exporter.inheritance import inherit
 from exporter.messages import receive_message
-from exporter.service.client import WAIT_SECONDS, Backoff, Client, PlanDirectory, UnansweredError
+from exporter.service.client import WAIT_SECONDS, Backoff, Client, Listed, PlanDirectory, UnansweredError
 from exporter.service.settings import ServiceSettings, Told, service_tables
 from exporter.store import Store
 
+AGAIN_SECONDS = 600.0
+"""What is registered is said again so often: a service whose state was lost learns of it."""
 _COLUMN = {metric: column for column, metric in enumerate(SERVICE.metrics)}
 
 
@@ -66,34 +69,43 @@ def follow(client: Client, directory: PlanDirectory, report: Report) -> None:
     """Keep the plans of this host, for ever."""
     tag, backoff = "", Backoff()
     while True:
+        begun = time.monotonic()
         try:
             # Before the first answer nothing is waited for: what was kept may be of another time.
-            changed = client.plans(tag, WAIT_SECONDS if tag else 0.0)
-            if changed is not None:
-                new_tag, listed = changed
-                take(client, directory, dict(listed))
-                tag = new_tag
+            listed = client.plans(tag, WAIT_SECONDS if tag else 0.0)
+            if listed is not None:
+                take(client, directory, listed)
+                tag = listed.tag
         except UnansweredError as error:
             report.failed("plans", str(error))
             time.sleep(backoff.seconds(error.retry_after))
-        except (ContractError, OSError) as error:  # a full disk
-            report.failed("plans", str(error))
+        except Exception as error:  # noqa: BLE001 - a full disk, or what nobody thought of: plans are needed after it
+            report.failed("plans", str(error) or type(error).__name__)
             time.sleep(backoff.seconds())
         else:
             backoff.well()
             report.well("plans", len(directory.generations))
+            # What lies between may answer at once, or take the tag away: no reason to ask without a pause.
+            time.sleep(max(random.uniform(0.5, 1) - (time.monotonic() - begun), 0))  # noqa: S311
 
 
-def take(client: Client, directory: PlanDirectory, listed: dict[str, int]) -> None:
-    """Bring the directory to what the service listed. Raise UnansweredError, ContractError, OSError."""
-    for job, generation in sorted(listed.items()):
-        if directory.generations.get(job) != generation:
-            plan = client.plan(job)
-            if plan is None:  # it ended in between, which the next list says
-                del listed[job]
-            else:
+def take(client: Client, directory: PlanDirectory, listed: Listed) -> None:
+    """Bring the directory to what the service listed; what is wrong with one plan is no reason to leave the others.
+
+    Raise UnansweredError or ContractError of the first that was wrong.
+    """
+    problems: list[Exception] = []
+    for job, generation in sorted(listed.generations.items()):
+        if directory.has(job, generation):
+            continue
+        try:
+            if (plan := client.plan(job)) is not None:  # else it ended in between, which the next list says
                 directory.keep(plan)
-    directory.keep_only(listed)
+        except (UnansweredError, ContractError) as error:
+            problems.append(error)
+    directory.keep_only(listed.generations, listed.state)
+    if problems:
+        raise problems[0]
 
 
 def main() -> None:
@@ -109,25 +121,25 @@ def main() -> None:
     ended = select.poll()
     ended.register(given.control, select.POLLIN)
     client, backoff = Client(settings.service, settings.host), Backoff()
-    pending: Told | None = None
-    wait = math.inf
+    told: Told | None = None
+    wait: float | None = None
     while True:
-        if ended.poll(None if wait == math.inf else wait * 1000):
+        if ended.poll(None if wait is None else wait * 1000):
             message = receive_message(given.control)
             if message is None:
                 os._exit(0)  # the other thread may be waiting for the service
-            pending = msgspec.msgpack.decode(message, type=Told)
-        if pending is None:
+            told = msgspec.msgpack.decode(message, type=Told)
+        if told is None:
             continue
         try:
-            client.register(pending, settings.version)
+            client.register(told, settings.version)
         except UnansweredError as error:
             report.failed("registration", str(error))
             wait = backoff.seconds(error.retry_after)
         else:
             report.well("registration")
             backoff.well()
-            pending, wait = None, math.inf
+            wait = AGAIN_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - no two at once
 
 
 if __name__ == "__main__":

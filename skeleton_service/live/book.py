@@ -8,27 +8,32 @@ from collections.abc import Iterable, Mapping, Sequence
 
 Generations = Sequence[tuple[str, int]]
 """Job and generation of each plan of a host, in the order of jobs."""
-
-
-def etag(generations: Generations) -> str:
-    """An entity tag (RFC 9110, section 8.8.3): the same for the same plans, whichever process says so."""
-    digest = hashlib.blake2b(digest_size=12)
-    for job, generation in generations:
-        digest.update(f"{job}\0{generation}\0".encode())
-    return f'"{digest.hexdigest()}"'
-
-
-_NO_PLANS = etag(())
+MOST_WAITING = 4
+"""Requests of one host that wait; one more ends the oldest, whose sender has gone as a rule."""
 
 
 class Book:
     """For one event loop. Memory: names and numbers of plans, not the plans, and what waits."""
 
-    def __init__(self, hosts: Mapping[str, Generations]) -> None:
+    def __init__(self, hosts: Mapping[str, Generations], identity: str = "") -> None:
+        """``identity`` is that of the state: what another one has not listed has not ended."""
+        self.identity = identity
         self._hosts = dict(hosts)
-        self._etags = {host: etag(generations) for host, generations in hosts.items()}
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._etags = {host: self._etag(generations) for host, generations in hosts.items()}
+        self._none = self._etag(())
+        self._of_job: dict[str, set[str]] = {}
+        for host, generations in hosts.items():
+            for job, _ in generations:
+                self._of_job.setdefault(job, set()).add(host)
+        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}
         self._closed = False
+
+    def _etag(self, generations: Generations) -> str:
+        """An entity tag (RFC 9110, section 8.8.3): the same for the same plans, whichever process says so."""
+        digest = hashlib.blake2b(self.identity.encode(), digest_size=12)
+        for job, generation in generations:
+            digest.update(f"{job}\0{generation}\0".encode())
+        return f'"{digest.hexdigest()}"'
 
     @property
     def waiting(self) -> int:
@@ -38,20 +43,21 @@ class Book:
         return self._hosts.get(host, ())
 
     def etag(self, host: str) -> str:
-        return self._etags.get(host, _NO_PLANS)
+        return self._etags.get(host, self._none)
 
     def change(self, job: str, hosts: Mapping[str, int]) -> None:
         """These hosts have these generations of the job's plan, and no others have one; wake whoever waits for it."""
-        before = {host for host, known in self._hosts.items() if any(name == job for name, _ in known)}
+        before = self._of_job.pop(job, set())
+        if hosts:
+            self._of_job[job] = set(hosts)
         for host in before | hosts.keys():
             known = [each for each in self.plans(host) if each[0] != job]
             if host in hosts:
                 known = sorted([*known, (job, hosts[host])])
-            tag = etag(known)
-            if tag == self.etag(host):
+            if known == self.plans(host):
                 continue
             if known:
-                self._hosts[host], self._etags[host] = known, tag
+                self._hosts[host], self._etags[host] = known, self._etag(known)
             else:
                 del self._hosts[host], self._etags[host]
             self._wake(self._waiting.pop(host, ()))
@@ -70,12 +76,18 @@ class Book:
 
     async def other_than(self, host: str, known: str, seconds: float) -> bool:
         """Wait until the host has other plans than those of the tag ``known``; False when it had not for so long."""
+        known = known.removeprefix("W/")  # what lies between may have weakened it as it compressed the answer
         if self.etag(host) != known:
             return True
         if self._closed or seconds <= 0:
             return False
         woken = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(host, set()).add(woken)
+        own = self._waiting.setdefault(host, {})
+        own[woken] = None
+        if len(own) > MOST_WAITING:
+            oldest = next(iter(own))
+            del own[oldest]
+            self._wake((oldest,))
         try:
             async with asyncio.timeout(seconds):
                 await woken
@@ -83,7 +95,7 @@ class Book:
             return False
         finally:
             if waiting := self._waiting.get(host):
-                waiting.discard(woken)
+                waiting.pop(woken, None)
                 if not waiting:
                     del self._waiting[host]
         return self.etag(host) != known

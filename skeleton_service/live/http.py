@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import logging
 import random
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -24,17 +26,23 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job, Name
 from exporter.contracts.plan import Plan, Unsigned
+from exporter.contracts.skeleton import Skeleton
 from skeleton_service import __version__
+from skeleton_service.live.errors import BrokenError, BusyError, ForeignJobError, UnknownJobError
 from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
-from skeleton_service.live.service import BusyError, ForeignJobError, Service, UnknownJobError
+from skeleton_service.live.planner import joined
+from skeleton_service.live.service import Service
 from skeleton_service.live.state import StoredJob
 from skeleton_service.live.tls import bearer_of
+from skeleton_service.live.upkeep import RuleKeeper
 
 LONGEST_WAIT = 60.0
 """Seconds that an agent may ask to be kept waiting: what lies between gives idle connections up later."""
+_LARGEST_REGISTRATION = 64 << 10
 LARGEST_BODY = 32 << 20
 """Bytes: a job of 65,536 containers."""
 _RETRY_SECONDS = 2.0
+_log = logging.getLogger(__name__)
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -67,8 +75,12 @@ class PlanEntry(msgspec.Struct, frozen=True):
 
 
 class Plans(msgspec.Struct, frozen=True):
-    """Which plans a host has: one of another generation is to be fetched anew, one that is gone to be ended."""
+    """Which plans a host has: one of another generation is to be fetched anew, one that is gone to be ended.
 
+    But only where ``state`` is that of before: a service whose state was lost knows of no job that it had.
+    """
+
+    state: str
     plans: list[PlanEntry]
 
 
@@ -91,11 +103,8 @@ class JobState(msgspec.Struct, frozen=True):
     containers: int
 
 
-def _state_of(stored: StoredJob) -> JobState:
-    job = msgspec.json.decode(stored.document, type=Job)
-    return JobState(
-        stored.job, stored.source, stored.began, stored.phase, stored.generation, stored.expires, len(job.containers)
-    )
+def _state_of(job: StoredJob) -> JobState:
+    return JobState(job.job, job.source, job.began, job.phase, job.generation, job.expires, job.containers)
 
 
 # ---- who may
@@ -170,10 +179,13 @@ async def plans(
     wait: Annotated[float, Parameter(ge=0, le=LONGEST_WAIT)] = 0.0,
 ) -> Response[Plans | None]:
     """Which plans the host has; with If-None-Match, once they are other ones, or 304 after ``wait`` seconds."""
-    book = request.app.state.service.book
+    service: Service = request.app.state.service
+    if service.not_ready:
+        raise BrokenError(service.not_ready)
+    book = service.book
     if not await book.other_than(host, if_none_match or "", wait):
         return Response(None, status_code=304, headers={"ETag": if_none_match or ""})
-    told = Plans([PlanEntry(job, generation) for job, generation in book.plans(host)])
+    told = Plans(book.identity, [PlanEntry(job, generation) for job, generation in book.plans(host)])
     return Response(told, headers={"ETag": book.etag(host)})
 
 
@@ -191,7 +203,13 @@ async def plan(request: Request[Identity, None, Any], host: str, job: str) -> Re
     return Response(gzip.decompress(part.body), media_type=MediaType.JSON, headers=headers)
 
 
-@put("/v1/agents/{host:str}", guards=[own_host], status_code=204, responses={**_REFUSED, **_BUSY})
+@put(
+    "/v1/agents/{host:str}",
+    guards=[own_host],
+    status_code=204,
+    responses={**_REFUSED, **_BUSY},
+    request_max_body_size=_LARGEST_REGISTRATION,
+)
 async def register(request: Request[Identity, None, Any], host: str, data: Registration) -> None:
     """What the host's agent says of itself; it is kept when this is answered."""
     service: Service = request.app.state.service
@@ -223,13 +241,52 @@ async def job_of(request: Request[Identity, None, Any], job: str) -> JobState:
     return _state_of(service.job(job))
 
 
+@get(
+    "/v1/jobs/{job:str}/skeleton",
+    guards=[reader],
+    responses={**_REFUSED, **_UNKNOWN, 200: ResponseSpec(Skeleton, generate_examples=False, description="skeleton")},
+)
+async def skeleton_of(request: Request[Identity, None, Any], job: str) -> Response[bytes]:
+    """Whom the job's traffic was seen to connect; 404 while it was not."""
+    service: Service = request.app.state.service
+    found = service.job(job).skeleton
+    if found is None:
+        raise UnknownJobError(f"{job} with a skeleton")
+    return Response(found, media_type=MediaType.JSON)
+
+
+@get(
+    "/v1/jobs/{job:str}/plan",
+    guards=[reader],
+    responses={**_REFUSED, **_UNKNOWN, 200: ResponseSpec(Plan, generate_examples=False, description="of all hosts")},
+)
+async def whole_plan(request: Request[Identity, None, Any], job: str) -> Response[bytes]:
+    """What all hosts together probe for the job: a plan file."""
+    service: Service = request.app.state.service
+    parts = await service.parts(job)
+    return Response(await asyncio.to_thread(joined, parts), media_type=MediaType.JSON)
+
+
+@get("/v1/jobs/{job:str}/rules", guards=[reader], media_type=MediaType.TEXT, responses={**_REFUSED, **_UNKNOWN})
+async def rules_of(request: Request[Identity, None, Any], job: str) -> str:
+    """The job's rules, as Prometheus reads them; 404 while it has none."""
+    service: Service = request.app.state.service
+    keeper: RuleKeeper | None = request.app.state.rules
+    service.job(job)
+    text = await asyncio.to_thread(keeper.files.text, job) if keeper is not None else ""
+    if not text:
+        raise UnknownJobError(f"{job} with rules")
+    return text
+
+
 @put("/v1/jobs/{job:str}", guards=[operator], status_code=200, responses={**_REFUSED, **_BUSY})
 async def put_job(request: Request[Identity, None, Any], job: str, data: Job) -> JobState:
     """Begin a job, or say what it has become. Answered once its agents are told."""
     if data.job != job:
         raise ContractError("field 'job'", f"is {data.job!r}, and {job!r} is asked for", "write the same name twice")
     service: Service = request.app.state.service
-    await service.put(data, "api")
+    if await service.put(data, "api"):
+        _log.info("asked for", extra={"job": job, "by": _identity(request).name})
     return _state_of(service.job(job))
 
 
@@ -274,7 +331,7 @@ def _on_contract(_: Request[Any, Any, Any], error: ContractError) -> Response[Pr
 
 
 def _on_unknown(_: Request[Any, Any, Any], error: UnknownJobError) -> Response[Problem]:
-    return _problem(404, f"no job {error.args[0]!r} runs")
+    return _problem(404, f"no job {error.args[0]} runs")
 
 
 def _on_foreign(_: Request[Any, Any, Any], error: ForeignJobError) -> Response[Problem]:
@@ -284,6 +341,21 @@ def _on_foreign(_: Request[Any, Any, Any], error: ForeignJobError) -> Response[P
 def _on_busy(_: Request[Any, Any, Any], error: BusyError) -> Response[Problem]:
     seconds = error.seconds + random.uniform(0, _RETRY_SECONDS)  # noqa: S311 - so that a herd comes back spread out
     return _problem(429, str(error), **{"Retry-After": f"{max(1, round(seconds))}"})
+
+
+def _on_broken(_: Request[Any, Any, Any], error: BrokenError) -> Response[Problem]:
+    seconds = random.uniform(1, 1 + _RETRY_SECONDS)  # noqa: S311 - the same
+    return _problem(503, str(error), "again after Retry-After", **{"Retry-After": f"{round(seconds)}"})
+
+
+def _on_unreadable(_: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """Bytes that are no text, or JSON that is nested without end: msgspec does not say so itself."""
+    return _problem(400, f"the body cannot be read: {type(error).__name__}")
+
+
+def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    _log.error("%s failed", request.scope["route_handler"].handler_name, exc_info=error)
+    return _problem(500, "a defect of the service; its log has more")
 
 
 @get("/metrics", media_type=MediaType.TEXT, include_in_schema=False, exclude_from_auth=True)
@@ -302,16 +374,23 @@ def _metrics_of(request: Request[Any, None, Any]) -> Response[bytes]:
     return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def application(service: Service, keys: Keys | None, *, metrics_protected: bool = False) -> Litestar:
+def application(
+    service: Service, keys: Keys | None, rules: RuleKeeper | None = None, *, metrics_protected: bool = False
+) -> Litestar:
     told = protected_metrics if metrics_protected else metrics
     who = DefineMiddleware(Authentication, exclude=["^/openapi"], exclude_from_auth_key="exclude_from_auth")
     app = Litestar(
-        [plans, plan, register, agents, jobs, job_of, put_job, end_job, health, ready, told],
+        [
+            plans, plan, register, agents,
+            jobs, job_of, skeleton_of, whole_plan, rules_of, put_job, end_job,
+            health, ready, told,
+        ],
         before_send=[service.metrics.count],
         middleware=[service.metrics.middleware, who],
         exception_handlers={
             HTTPException: _on_http, ContractError: _on_contract, UnknownJobError: _on_unknown,
-            ForeignJobError: _on_foreign, BusyError: _on_busy,
+            ForeignJobError: _on_foreign, BusyError: _on_busy, BrokenError: _on_broken,
+            UnicodeDecodeError: _on_unreadable, RecursionError: _on_unreadable, Exception: _on_defect,
         },
         openapi_config=OpenAPIConfig(
             title="skeleton-service",
@@ -326,5 +405,5 @@ def application(service: Service, keys: Keys | None, *, metrics_protected: bool 
         request_max_body_size=LARGEST_BODY,
         logging_config=None,
     )  # fmt: skip
-    app.state.service, app.state.signing = service, keys
+    app.state.service, app.state.signing, app.state.rules = service, keys, rules
     return app

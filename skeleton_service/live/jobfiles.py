@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job, read_job
@@ -16,20 +15,12 @@ SUFFIXES = (".json", ".yaml", ".yml")
 _log = logging.getLogger(__name__)
 
 
-class Changes(NamedTuple):
-    jobs: dict[str, Job]
-    """New ones, and those that are others than before."""
-    there: frozenset[str]
-    """All that a file says."""
-
-
 class JobFiles:
     """What the files of a directory say. A file that is wrong is refused, and its job stays what it was."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._files: dict[str, WatchedFile[Job]] = {}
-        self._jobs: dict[str, Job] = {}
         self._told: set[str] = set()
         self._absent = False
 
@@ -38,8 +29,11 @@ class JobFiles:
         """Files that are wrong now."""
         return sum(file.refused for file in self._files.values()) + len(self._told)
 
-    def look(self) -> Changes | None:
-        """What is new; None while the directory itself cannot be read, which ends no job."""
+    def look(self) -> Mapping[str, Job] | None:
+        """Jobs by name; None while the directory itself cannot be read, which ends no job.
+
+        A job whose file did not change is the same object as before.
+        """
         try:
             names = sorted(name for name in os.listdir(self._directory) if _is_job_file(name))
         except OSError as error:
@@ -53,9 +47,7 @@ class JobFiles:
         for name in names:
             path = str(Path(self._directory, name))
             self._files.setdefault(name, WatchedFile(path, read_job, "job")).changed()
-        before, self._jobs = self._jobs, self._said()
-        new = {name: job for name, job in self._jobs.items() if before.get(name) is not job}
-        return Changes(new, frozenset(self._jobs))
+        return self._said()
 
     def _said(self) -> dict[str, Job]:
         """Jobs by name, each as the first file says that names it."""
@@ -78,8 +70,3 @@ class JobFiles:
 
 def _is_job_file(name: str) -> bool:
     return name.endswith(SUFFIXES) and not name.startswith(".")
-
-
-def ended(known: Mapping[str, str], there: frozenset[str]) -> list[str]:
-    """Jobs of files, of ``known`` {job: source}, that no file says any more."""
-    return [job for job, source in known.items() if source == "file" and job not in there]

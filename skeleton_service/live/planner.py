@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,6 +11,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.job import Job
 from exporter.contracts.names import endpoint_id
+from exporter.contracts.plan import Plan
 from exporter.contracts.skeleton import Endpoint, Skeleton, Window
 from skeleton_service.live.state import Part
 from skeleton_service.planning import Settings, draft
@@ -79,6 +81,13 @@ def observed(skeleton: Skeleton, job: Job, fabric: Fabric) -> Skeleton:
         if each.id in known
     )
     return msgspec.structs.replace(skeleton, job_uid=job.job_uid, endpoints=endpoints)
+
+
+def joined(made: Sequence[Part]) -> bytes:
+    """The parts of one plan as one plan, as JSON. Raise IndexError where there are none."""
+    plans = [msgspec.json.decode(gzip.decompress(each.body), type=Plan) for each in made]
+    targets = tuple(target for plan in plans for target in plan.targets)
+    return msgspec.json.encode(msgspec.structs.replace(plans[0], targets=targets))
 
 
 def parts(

@@ -6,11 +6,13 @@ at all. What is lost with a machine's power is at most the last moments (``synch
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import IO
 
 from exporter.contracts.codec import ContractError
 
@@ -19,7 +21,8 @@ _MIGRATIONS: Sequence[str] = (
     """
     CREATE TABLE jobs (
         job TEXT PRIMARY KEY, document BLOB NOT NULL, source TEXT NOT NULL, began REAL NOT NULL,
-        phase TEXT NOT NULL, generation INTEGER NOT NULL, expires REAL NOT NULL, skeleton BLOB
+        phase TEXT NOT NULL, generation INTEGER NOT NULL, expires REAL NOT NULL, skeleton BLOB,
+        containers INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE parts (
         host TEXT NOT NULL, job TEXT NOT NULL, generation INTEGER NOT NULL, paths INTEGER NOT NULL,
@@ -27,6 +30,8 @@ _MIGRATIONS: Sequence[str] = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX parts_of_job ON parts (job);
     CREATE TABLE agents (host TEXT PRIMARY KEY, document BLOB NOT NULL, time REAL NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE state (identity TEXT NOT NULL) STRICT;
+    INSERT INTO state VALUES (lower(hex(randomblob(8))));
     """,
 )
 """Each brings a file of the version before it to its own; PRAGMA user_version counts them."""
@@ -34,6 +39,8 @@ _MIGRATIONS: Sequence[str] = (
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
+    """A row of the table ``jobs``, in its order."""
+
     job: str
     document: bytes
     source: str
@@ -44,6 +51,11 @@ class StoredJob:
     generation: int
     expires: float
     skeleton: bytes | None
+    containers: int
+    """How many."""
+
+
+_PUT_JOB = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,7 @@ class State:
     def __init__(self, path: Path) -> None:
         """Open the file, or make it; raise ContractError where it is none of ours, or of a later release."""
         self.path = path
+        self._held = _hold(path)
         try:
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -92,22 +105,28 @@ class State:
         try:
             yield self._connection
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # of a full disk SQLite has rolled back itself
+                self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 
     def close(self) -> None:
         self._connection.close()
+        self._held.close()
+
+    @property
+    def identity(self) -> str:
+        """Of this file: one that was made anew has another."""
+        (identity,) = self._connection.execute("SELECT identity FROM state").fetchone()
+        return str(identity)
 
     # ---- jobs and their plans
 
     def put(self, job: StoredJob, parts: Iterable[Part]) -> None:
         """Keep a job and all parts of its plan in place of those before."""
         with self._transaction() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (job.job, job.document, job.source, job.began, job.phase, job.generation, job.expires, job.skeleton),
-            )
+            values = tuple(getattr(job, each.name) for each in fields(job))
+            connection.execute(_PUT_JOB, values)
             connection.execute("DELETE FROM parts WHERE job = ?", (job.job,))
             connection.executemany(
                 "INSERT INTO parts VALUES (?, ?, ?, ?, ?)",
@@ -126,6 +145,10 @@ class State:
     def part(self, host: str, job: str) -> Part | None:
         row = self._connection.execute("SELECT * FROM parts WHERE host = ? AND job = ?", (host, job)).fetchone()
         return Part(*row) if row is not None else None
+
+    def parts(self, job: str) -> list[Part]:
+        rows = self._connection.execute("SELECT * FROM parts WHERE job = ? ORDER BY host", (job,))
+        return [Part(*row) for row in rows]
 
     def hosts(self) -> dict[str, list[tuple[str, int]]]:
         """{host: (job, generation) of each part, in the order of jobs}"""
@@ -155,3 +178,17 @@ class State:
         """Those that said nothing since; how many they were."""
         with self._transaction() as connection:
             return connection.execute("DELETE FROM agents WHERE time < ?", (before,)).rowcount
+
+
+def _hold(path: Path) -> IO[bytes]:
+    """Keep others from the file: what each service has in mind of it is its own. Raise ContractError."""
+    try:
+        held = open(f"{path}.lock", "ab")  # noqa: SIM115 - for as long as the service runs
+    except OSError as error:
+        raise ContractError(f"{path}.lock", error.strerror or str(error), "its directory must be writable") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        held.close()
+        raise ContractError(str(path), "another service has it", "end that one, or give each its own") from error
+    return held

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from exporter.contracts.codec import ContractError
 from skeleton_service.live.identity import Identity, NotKnownError, Role
@@ -20,6 +20,8 @@ class Certificates:
         """Raise ContractError where a file cannot be read or does not fit the other."""
         self._files = certificate, key, client_ca
         self._seen = self._state()
+        self.generation = 0
+        """Grows when files are taken that are others."""
         self._current = self._load()
         self.context = self._load()
         # For each handshake: the certificate, and the authorities that clients' are held against, are the newest.
@@ -70,6 +72,7 @@ class Certificates:
             return False
         self._seen = seen
         self._current = self._load()
+        self.generation += 1
         return True
 
 
@@ -83,9 +86,8 @@ def bearer_of(certificate: Mapping[str, Any]) -> Identity:
     ``certificate`` is as ``ssl.SSLSocket.getpeercert`` gives it. Raise NotKnownError.
     """
     for kind, value in certificate.get("subjectAltName", ()):
-        parts = urlsplit(value) if kind == "URI" else None
-        if parts is not None and parts.scheme == "spiffe":
-            role, _, name = parts.path.lstrip("/").partition("/")
+        if kind == "URI" and value.startswith("spiffe://"):
+            _, role, name = (*value.removeprefix("spiffe://").split("/", 2), "", "")[:3]
             return _identity(role, unquote(name))
     subject = {name: value for pairs in certificate.get("subject", ()) for name, value in pairs}
     return _identity(subject.get("organizationalUnitName", ""), subject.get("commonName", ""))

@@ -6,9 +6,11 @@ import asyncio
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -18,6 +20,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.job import Job
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
+from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.planner import observed, parts, unobserved
 from skeleton_service.live.state import Part
 from skeleton_service.planning import Settings
@@ -26,7 +29,7 @@ from skeleton_service.ruleset.thresholds import Thresholds
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG: Final = 1
-_MOST_ATTEMPTS = 3
+_MOST_ATTEMPTS = 2
 _TASKS_EACH = 1000
 """Then a process is another one: what libraries leave behind is bounded."""
 
@@ -46,29 +49,42 @@ class Workers:
     """A pool of processes. One that dies, of whatever, is started again, and its work done again."""
 
     def __init__(self, knowledge: Knowledge, processes: int) -> None:
-        self._knowledge, self._processes = knowledge, processes
+        # Not with what a process is started with: that goes through a pipe, and one that dies before it has read a
+        # large topology would leave the service, which has both ends, writing for ever.
+        self._memory = os.fdopen(os.memfd_create("knowledge"), "w+b", buffering=0)
+        self._memory.write(pickle.dumps(knowledge))
+        self._processes = processes
         self._pool = self._start()
+        self._suspects = asyncio.Lock()
 
     def _start(self) -> ProcessPoolExecutor:
         # Forked ones would have the parent's sockets; and it has threads.
         context = multiprocessing.get_context("spawn")
+        knowledge = f"/proc/{os.getpid()}/fd/{self._memory.fileno()}"
         pool = ProcessPoolExecutor(
-            self._processes, context, _begin, (self._knowledge, os.getpid()), max_tasks_per_child=_TASKS_EACH
+            self._processes, context, _begin, (knowledge, os.getpid()), max_tasks_per_child=_TASKS_EACH
         )
         pool.submit(os.getpid)  # now: the first job need not wait for the topology
         return pool
 
     async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
-        for attempt in range(_MOST_ATTEMPTS):
-            pool = self._pool
-            try:
-                return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
-            except BrokenExecutor:
-                if attempt == _MOST_ATTEMPTS - 1:
-                    raise
-                if self._pool is pool:  # not yet by another who waited for it
-                    self._pool = self._start()
-        raise AssertionError("unreachable")
+        with suppress(BrokenExecutor):
+            return await self._try(work, *arguments)
+        # All that was queued is lost with a process. Whoever killed it does so again: one at a time shows who.
+        async with self._suspects:
+            for _ in range(_MOST_ATTEMPTS):
+                with suppress(BrokenExecutor):
+                    return await self._try(work, *arguments)
+        raise BrokenError("the process that works on it dies, perhaps for want of memory")
+
+    async def _try(self, work: Callable[..., T], *arguments: Any) -> T:
+        pool = self._pool
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+        except BrokenExecutor:
+            if self._pool is pool:  # not yet by another who waited for it
+                self._pool = self._start()
+            raise
 
     async def plan(self, document: bytes, skeleton: bytes | None, generation: int, expires: float) -> list[Part]:
         """The parts of a job's plan, host by host; raise ContractError for a job that the topology cannot have."""
@@ -87,31 +103,34 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=cancel)
 
 
-_fabric: Fabric
-_known: Knowledge
+class _Worker:
+    """What a process of the pool has."""
+
+    fabric: Fabric
+    known: Knowledge
 
 
-def _begin(knowledge: Knowledge, parent: int) -> None:
-    global _fabric, _known
+def _begin(knowledge: str, parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it would wait for ever for work (prctl(2))
     if os.getppid() != parent:
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
-    _fabric, _known = Fabric(msgspec.msgpack.decode(knowledge.topology, type=Topology)), knowledge
+    with open(knowledge, "rb") as file:
+        _Worker.known = pickle.load(file)  # noqa: S301 - our own, of a moment ago
+    _Worker.fabric = Fabric(msgspec.msgpack.decode(_Worker.known.topology, type=Topology))
 
 
 def _plan(document: bytes, skeleton: bytes | None, generation: int, expires: float) -> list[Part]:
-    known = unobserved(msgspec.json.decode(document, type=Job), _fabric) if skeleton is None else _skeleton(skeleton)
-    return parts(
-        known, _fabric, observed=skeleton is not None, generation=generation, expires=expires, settings=_known.plans
-    )
+    fabric, settings, seen = _Worker.fabric, _Worker.known.plans, skeleton is not None
+    known = _skeleton(skeleton) if skeleton is not None else unobserved(msgspec.json.decode(document, type=Job), fabric)
+    return parts(known, fabric, observed=seen, generation=generation, expires=expires, settings=settings)
 
 
 def _rules(job: str, skeleton: bytes | None) -> Mapping[str, str]:
     from skeleton_service.ruleset import job_rules  # noqa: PLC0415 - not every process renders
 
     known = None if skeleton is None else _skeleton(skeleton)
-    return dict(job_rules(job, _known.thresholds, _known.links, known))
+    return dict(job_rules(job, _Worker.known.thresholds, _Worker.known.links, known))
 
 
 def _infer(document: bytes, sources: Sequence[str], previous: bytes | None) -> bytes:
@@ -120,8 +139,8 @@ def _infer(document: bytes, sources: Sequence[str], previous: bytes | None) -> b
 
     job = msgspec.json.decode(document, type=Job)
     before = None if previous is None else _skeleton(previous)
-    found = infer(read_throughput(sources, job=job.job), _fabric.topology, before)
-    return msgspec.json.encode(observed(found, job, _fabric))
+    found = infer(read_throughput(sources, job=job.job), _Worker.fabric.topology, before)
+    return msgspec.json.encode(observed(found, job, _Worker.fabric))
 
 
 def _skeleton(encoded: bytes) -> Skeleton:

@@ -17,7 +17,8 @@ from tests.unit.serving import RunningService, decoded, job
 OPERATIONS = {
     ("GET", "/v1/agents"), ("GET", "/v1/agents/{host}/plans"), ("GET", "/v1/agents/{host}/plans/{job}"),
     ("PUT", "/v1/agents/{host}"), ("GET", "/v1/jobs"), ("GET", "/v1/jobs/{job}"), ("PUT", "/v1/jobs/{job}"),
-    ("DELETE", "/v1/jobs/{job}"),
+    ("DELETE", "/v1/jobs/{job}"), ("GET", "/v1/jobs/{job}/skeleton"), ("GET", "/v1/jobs/{job}/plan"),
+    ("GET", "/v1/jobs/{job}/rules"),
 }  # fmt: skip
 EXAMPLES = 40
 

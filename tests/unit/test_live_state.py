@@ -18,7 +18,7 @@ from skeleton_service.live.state import Part, State, StoredJob
 
 
 def job(name: str = "j", generation: int = 1) -> StoredJob:
-    return StoredJob(name, b"{}", "api", 10.0, "preload", generation, 99.0, None)
+    return StoredJob(name, b"{}", "api", 10.0, "preload", generation, 99.0, None, 2)
 
 
 def part(host: str, name: str = "j", generation: int = 1) -> Part:
@@ -79,7 +79,7 @@ generation = max((job.generation for job in state.jobs()), default=0)
 while True:
     generation += 1
     parts = [Part(f"h{n}", "j", generation, 1, b"x" * 3000) for n in range(50)]
-    state.put(StoredJob("j", b"{}", "api", 1.0, "preload", generation, 9.0, None), parts)
+    state.put(StoredJob("j", b"{}", "api", 1.0, "preload", generation, 9.0, None, 50), parts)
     print(generation, flush=True)
 """
 

@@ -78,7 +78,7 @@ def test_a_job_is_probed_from_its_beginning_to_its_end(service: RunningService, 
     until(lambda: {dict(key)["training_job"] for key in agents[0].metrics()["fabric_job_path_info"]} == {"k"})
     operator.delete("/v1/jobs/k")
     until(lambda: not any(agent.paths() for agent in agents))
-    assert not list((agents[0].directory / "plans").iterdir())
+    assert not list((agents[0].directory / "plans").glob("*.json"))
 
 
 def test_agents_are_known_by_what_they_registered(service: RunningService, agents: list[Agent]) -> None:
