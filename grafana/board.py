@@ -11,9 +11,10 @@ from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
-from grafana.expressions import FIRING, scoped
+from grafana.expressions import scoped
 from grafana.panels import DATASOURCE, RUNBOOKS, Panel
 from grafana.variables import Variable, base
+from skeleton_service.jobalerts import FIRING
 
 TAG = "fabric"
 _COLUMNS = 24

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from exporter.contracts.catalogue import CATALOGUE
+from skeleton_service import jobalerts
+from skeleton_service.jobalerts import FIRING
 from skeleton_service.lint.parsing import parse
 from skeleton_service.lint.syntax import Selector, walk
 
 _STAND_INS = {"$__rate_interval": "1y1w1d1h1m1s01ms", "$__range": "1d1h1m1s"}
 """Durations of the same lengths, so that places stay what they are."""
-FIRING = 'ALERTS{alertstate="firing", severity=~"critical|warning", alertname=~"Fabric.+"}'
-"""Alerts that somebody is told of."""
-
 _ANY_CLUSTER = 'cluster=~"$cluster"'
 _SCRAPED = f'{_ANY_CLUSTER}, job=~"$job", instance=~"$instance"'
 _OF_EXPORTERS = frozenset(metric.name for metric in CATALOGUE)
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
 
-def firing(*alternatives: str) -> str:
-    """Of those alerts the ones that meet any of these matchers."""
-    return " or ".join(FIRING.replace("}", f", {each}}}") for each in alternatives) if alternatives else FIRING
-
-
 def since(alerts: str = FIRING) -> str:
     """When each of these alerts became true, in milliseconds since 1970."""
-    return f"1000 * (ALERTS_FOR_STATE and ignoring (alertstate) ({alerts}))"
+    return f"1000 * ({jobalerts.since(alerts)})"
 
 
 def named(variable: str) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def _infer(options: argparse.Namespace) -> int:
     from skeleton_service.inference import basic, infer  # noqa: PLC0415
-    from skeleton_service.prometheus import PREFIX  # noqa: PLC0415
+    from skeleton_service.prometheusapi import PREFIX  # noqa: PLC0415
     from skeleton_service.throughput import read_throughput  # noqa: PLC0415
 
     window = _window(options)

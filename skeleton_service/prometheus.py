@@ -7,18 +7,12 @@ spreads over its interval, then fall on the same instants for all hosts.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import urlencode, urlsplit
-from urllib.request import Request
 
 import msgspec
 import numpy as np
@@ -26,17 +20,14 @@ import pyarrow as pa
 
 from exporter.contracts.catalogue import JOB_PATH_INFO, PROBES_SENT, RNIC_RECEIVE, RNIC_TRANSMIT
 from exporter.contracts.codec import ContractError
-from skeleton_service.fetching import fetch
 from skeleton_service.inference.resample import GAP, MAX_RATE
 from skeleton_service.inference.series import Floats
+from skeleton_service.prometheusapi import Api, quoted
 
-PREFIX = "prometheus:"
-TIMEOUT_SECONDS = 60.0
 SAMPLES_A_QUERY = 1 << 19
 """Prometheus refuses to load more than 50 million by default, and its answer takes 33 bytes a sample."""
 
 Rnic = tuple[str, str]
-Labels = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +39,6 @@ class Window:
     step_seconds: float = 1.0
     end: float | None = None
     token_file: str | None = None
-
-
-class _Series(msgspec.Struct):
-    metric: Labels
-    values: msgspec.Raw = msgspec.Raw(b"[]")
-    value: tuple[float, str] = (0.0, "NaN")
-
-
-class _Data(msgspec.Struct):
-    result: list[_Series]
-
-
-class _Answer(msgspec.Struct):
-    status: str
-    data: _Data | None = None
-    error: str = ""
 
 
 def read_prometheus(source: str, job: str | None, window: Window) -> Iterator[pa.RecordBatch]:
@@ -130,7 +105,7 @@ def _choose(api: Api, job: str | None, moments: Sequence[float]) -> tuple[str, s
 def _members(api: Api, job: str, cluster: str, moments: Sequence[float]) -> set[Rnic]:
     """The RNICs that the job's paths start from, at any of the moments: an exporter may have died since."""
     paths = PROBES_SENT.name + _where(cluster, "src_host!=''", "src_rnic!=''")
-    own = JOB_PATH_INFO.name + _where(cluster, f"training_job={_quoted(job)}")
+    own = JOB_PATH_INFO.name + _where(cluster, f"training_job={quoted(job)}")
     question = f"group by (src_host, src_rnic) ({paths} and on (path) {own})"
     members = {
         (series.metric["src_host"], series.metric["src_rnic"])
@@ -147,8 +122,8 @@ def _rates(
 ) -> Iterator[tuple[Rnic, tuple[Floats, Floats, Floats]]]:
     """Yield ((host, RNIC), (times, transmit rates, receive rates)); an RNIC may come more than once."""
     metrics = "|".join((RNIC_TRANSMIT.name, RNIC_RECEIVE.name))
-    one_of = _quoted("|".join(re.escape(host) for host in hosts))
-    where = _where(cluster, f"__name__=~{_quoted(metrics)}", f"host=~{one_of}", "rnic!=''")
+    one_of = quoted("|".join(re.escape(host) for host in hosts))
+    where = _where(cluster, f"__name__=~{quoted(metrics)}", f"host=~{one_of}", "rnic!=''")
     found = api.query(f"{where}[{round(window.seconds * 1000)}ms]", end)
     counters: dict[frozenset[tuple[str, str]], dict[str, tuple[Floats, Floats]]] = defaultdict(dict)
     for series in found:
@@ -210,81 +185,5 @@ def _batch(job: str, rates: Sequence[tuple[Rnic, Floats, Floats, Floats]]) -> pa
     return pa.record_batch([pa.array(column) for column in columns.values()], names=list(columns))
 
 
-class Api:
-    """The HTTP API of a Prometheus, or of what speaks like one."""
-
-    def __init__(self, source: str, token_file: str | None, too_much: str = "shorten --window") -> None:
-        """``too_much`` is the remedy where a question asks for more than Prometheus will load."""
-        self.source = source
-        self._too_much = too_much
-        url = source.removeprefix(PREFIX)
-        prefix = source[: len(source) - len(url)]
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ContractError(source, "is no address of a Prometheus", f"write {prefix}http://host:9090")
-        self._url = url.rstrip("/") + "/api/v1/query"
-        self._headers: dict[str, str] = {}
-        if token_file is not None:
-            if parts.scheme == "http" and not _is_this_machine(parts.hostname):
-                raise ContractError(source, "the token would travel in the clear", "use https://")
-            self._headers["Authorization"] = f"Bearer {_token(token_file)}"
-
-    def instant(self, expression: str, at: float) -> Iterator[tuple[Labels, float]]:
-        """Yield (labels, value) of an instant vector, as ``query`` does."""
-        for series in self.query(expression, at):
-            yield series.metric, float(series.value[1])
-
-    def query(self, expression: str, at: float) -> list[_Series]:
-        """Evaluate an instant query; raise ContractError with Prometheus' own words."""
-        form = urlencode({"query": expression, "time": f"{at:.3f}"}).encode()
-        request = Request(self._url, data=form)  # noqa: S310 - the scheme was checked
-        for name, value in self._headers.items():
-            request.add_unredirected_header(name, value)
-        try:
-            answer = _decode(fetch(request, self.source, TIMEOUT_SECONDS))
-        except ContractError as error:
-            if isinstance(error.__cause__, HTTPError):
-                raise self._refused(error.__cause__) from error
-            raise
-        if answer is None or answer.data is None:
-            raise ContractError(self.source, "does not answer as Prometheus does", "give its address up to /api")
-        return answer.data.result
-
-    def _refused(self, error: HTTPError) -> ContractError:
-        answer = _decode(error.read(1 << 16))
-        words = " ".join(answer.error.split()) if answer and answer.error else error.reason
-        remedy = {401: "give --prometheus-token-file", 403: "give --prometheus-token-file", 422: self._too_much}
-        return ContractError(self.source, f"answers {error.code}: {words}", remedy.get(error.code, ""))
-
-
-def _decode(body: bytes) -> _Answer | None:
-    try:
-        return msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _token(path: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContractError(path, getattr(error, "strerror", None) or "holds no token") from error
-    token = text.split("\n", 1)[0].strip()
-    if not token:
-        raise ContractError(path, "holds no token on its first line")
-    return token
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _where(cluster: str, *matchers: str) -> str:
-    return "{" + ",".join((f"cluster={_quoted(cluster)}", *matchers)) + "}"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return "{" + ",".join((f"cluster={quoted(cluster)}", *matchers)) + "}"

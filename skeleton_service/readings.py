@@ -17,7 +17,7 @@ from exporter.contracts.catalogue import RNIC_MTU
 from exporter.contracts.codec import ContractError
 from exporter.contracts.metric import Metric
 from skeleton_service.counters import read_counters
-from skeleton_service.prometheus import Api
+from skeleton_service.prometheusapi import Api
 
 SETTINGS: tuple[Metric, ...] = (
     switch.PORT_MTU,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
-from grafana.expressions import firing
 from grafana.panels import GREEN, ORANGE, RED, Query, counted, density, number, states, trend
 from grafana.variables import several
+from skeleton_service.jobalerts import firing
 
 _RESOLVERS = '{resolver=~"$resolver"}'
 _ASKED = '{resolver=~"$resolver", host=~"$host"}'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grafana.board import Board, Row
 from grafana.budget import budget
-from grafana.expressions import firing
 from grafana.panels import BAD_ABOVE_ZERO, GREEN, GREY, ORANGE, RED, Query, counted, number, trend
 from grafana.variables import several
+from skeleton_service.jobalerts import firing
 
 _OF = '{switch=~"$switch"}'
 _RATE = "[$__rate_interval]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
-from grafana.expressions import firing, named, since
+from grafana.expressions import named, since
 from grafana.panels import (
     BAD_ABOVE_ZERO,
     GREEN,
@@ -21,6 +21,7 @@ from grafana.panels import (
     trend,
 )
 from grafana.variables import one, several
+from skeleton_service.jobalerts import firing
 
 _HOST = '{host="$host"}'
 _RNICS = '{host="$host", rnic=~"$rnic"}'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import firing
 from grafana.panels import GREEN, GREY, LOSS, ORANGE, RED, Column, Query, rows, states, to_board, trend
+from skeleton_service.jobalerts import firing
 
 _RATE = "[$__rate_interval]"
 _DISCARDED = ports.rate("fabric_switch_port_vlan_receive_discards_total", labels="vlan", by="vlan")

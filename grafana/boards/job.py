@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from grafana.board import Board, Row
 from grafana.expressions import since
-from grafana.hurt import of_job
 from grafana.panels import (
     BAD_ABOVE_ZERO,
     GREEN,
@@ -27,6 +26,7 @@ from grafana.panels import (
     trend,
 )
 from grafana.variables import one, several
+from skeleton_service.jobalerts import of_job
 
 _JOB = '{training_job="$training_job"}'
 _PATHS = f"job_dscp:fabric_job_paths:count{_JOB}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import firing, since
+from grafana.expressions import since
 from grafana.panels import (
     BAD_ABOVE_ZERO,
     GREEN,
@@ -21,6 +21,7 @@ from grafana.panels import (
     trend,
 )
 from grafana.variables import found, one
+from skeleton_service.jobalerts import firing
 
 _LINK = '{link="$link"}'
 _ENDS = '{switch=~"$switches", switch_port=~"$ports"}'

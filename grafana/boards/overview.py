@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import FIRING
-from grafana.hurt import JOBS_HURT, principal
 from grafana.panels import (
     BAD_ABOVE_ZERO,
     BLUE,
@@ -24,6 +22,7 @@ from grafana.panels import (
     to_board,
     trend,
 )
+from skeleton_service.jobalerts import FIRING, JOBS_HURT, principal
 
 _WARN = ((None, GREEN), (1e-9, ORANGE))
 _PATHS = "job_dscp:fabric_job_paths:count"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import firing
 from grafana.panels import (
     GREY,
     LOSS,
@@ -19,6 +18,7 @@ from grafana.panels import (
     trend,
 )
 from grafana.variables import found, one
+from skeleton_service.jobalerts import firing
 
 _PATH = '{path="$path"}'
 _LINKS = f"fabric_path_link_info{_PATH}"

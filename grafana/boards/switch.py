@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana import ports
 from grafana.board import Board, Row
-from grafana.expressions import firing, named, since
+from grafana.expressions import named, since
 from grafana.panels import (
     BAD_ABOVE_ZERO,
     GREEN,
@@ -21,6 +21,7 @@ from grafana.panels import (
     trend,
 )
 from grafana.variables import one, several
+from skeleton_service.jobalerts import firing
 
 _SWITCH = '{switch="$switch"}'
 _PORTS = '{switch="$switch", switch_port=~"$switch_port"}'

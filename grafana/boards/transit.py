@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from grafana.board import Board, Row
-from grafana.expressions import firing
 from grafana.panels import BAD_ABOVE_ZERO, GREEN, LOSS, ORANGE, Column, Query, counted, number, rows, to_board, trend
 from grafana.variables import several
+from skeleton_service.jobalerts import firing
 
 _CHANGES = 'fabric_path_route_change_timestamp_seconds{hop=~"$hop"}'
 _CHANGED = f"1000 * ({_CHANGES} and on (cluster, path) path:fabric_path_transit:info)"

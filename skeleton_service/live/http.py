@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, delete, get, put
 from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException
+from litestar.exceptions import HTTPException, NotAuthorizedException, NotFoundException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult, DefineMiddleware
 from litestar.openapi.config import OpenAPIConfig
@@ -33,8 +33,10 @@ from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
 from skeleton_service.live.planner import joined
 from skeleton_service.live.service import Service
 from skeleton_service.live.state import StoredJob
+from skeleton_service.live.suspects import Suspects
 from skeleton_service.live.tls import bearer_of
 from skeleton_service.live.upkeep import RuleKeeper
+from skeleton_service.live.verdict import Suspect, Verdict
 
 LONGEST_WAIT = 60.0
 """Seconds that an agent may ask to be kept waiting: what lies between gives idle connections up later."""
@@ -279,6 +281,26 @@ async def rules_of(request: Request[Identity, None, Any], job: str) -> str:
     return text
 
 
+@get("/v1/jobs/{job:str}/verdict", guards=[reader], responses={**_REFUSED, **_UNKNOWN, **_BUSY})
+async def verdict_of(request: Request[Identity, None, Any], job: str) -> Verdict:
+    """Is it the network? By what Prometheus has recorded of the job's paths, and by the alerts that concern it."""
+    service: Service = request.app.state.service
+    return await _suspects(request).verdict(service.job(job))
+
+
+@get("/v1/suspects", guards=[reader], responses=_REFUSED)
+async def suspects(request: Request[Identity, None, Any]) -> list[Suspect]:
+    """What alerts point at now, the oldest first, and the jobs that it hurts."""
+    return await _suspects(request).all()
+
+
+def _suspects(request: Request[Identity, None, Any]) -> Suspects:
+    found: Suspects | None = request.app.state.suspects
+    if found is None:
+        raise NotFoundException("this service knows no Prometheus: add a section 'prometheus'")
+    return found
+
+
 @put("/v1/jobs/{job:str}", guards=[operator], status_code=200, responses={**_REFUSED, **_BUSY})
 async def put_job(request: Request[Identity, None, Any], job: str, data: Job) -> JobState:
     """Begin a job, or say what it has become. Answered once its agents are told."""
@@ -375,14 +397,19 @@ def _metrics_of(request: Request[Any, None, Any]) -> Response[bytes]:
 
 
 def application(
-    service: Service, keys: Keys | None, rules: RuleKeeper | None = None, *, metrics_protected: bool = False
+    service: Service,
+    keys: Keys | None,
+    *,
+    rules: RuleKeeper | None = None,
+    suspects_: Suspects | None = None,
+    metrics_protected: bool = False,
 ) -> Litestar:
     told = protected_metrics if metrics_protected else metrics
     who = DefineMiddleware(Authentication, exclude=["^/openapi"], exclude_from_auth_key="exclude_from_auth")
     app = Litestar(
         [
             plans, plan, register, agents,
-            jobs, job_of, skeleton_of, whole_plan, rules_of, put_job, end_job,
+            jobs, job_of, skeleton_of, whole_plan, rules_of, verdict_of, suspects, put_job, end_job,
             health, ready, told,
         ],
         before_send=[service.metrics.count],
@@ -405,5 +432,5 @@ def application(
         request_max_body_size=LARGEST_BODY,
         logging_config=None,
     )  # fmt: skip
-    app.state.service, app.state.signing, app.state.rules = service, keys, rules
+    app.state.service, app.state.signing, app.state.rules, app.state.suspects = service, keys, rules, suspects_
     return app

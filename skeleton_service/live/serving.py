@@ -27,6 +27,7 @@ from skeleton_service.live.rulefiles import RuleFiles
 from skeleton_service.live.service import Service
 from skeleton_service.live.settings import ServiceSettings, read_settings
 from skeleton_service.live.state import State
+from skeleton_service.live.suspects import Messenger, Suspects
 from skeleton_service.live.tls import Certificates
 from skeleton_service.live.upkeep import LOOK_SECONDS, JobFollower, Observer, Renewal, RuleKeeper, again
 from skeleton_service.live.workers import Knowledge, Workers
@@ -83,6 +84,10 @@ class Running:
             self._keeper = RuleKeeper(service, rules, settings.rules.after_seconds)
         if settings.inference is not None and self._observers is not None:
             self._observer = Observer(service, settings.inference, self._observers.infer)
+        self._suspects = Suspects(settings.prometheus) if settings.prometheus is not None else None
+        self._messenger = None
+        if settings.webhook is not None and self._suspects is not None:
+            self._messenger = Messenger(self._suspects, settings.webhook)
         metrics.gauge(RELOAD_REFUSED, lambda: self._reload_refused)
         listening = self._listen(settings)
         server = self._server(settings, service)
@@ -105,7 +110,13 @@ class Running:
     def _server(self, settings: ServiceSettings, service: Service) -> _Server:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         config = uvicorn.Config(
-            application(service, self._keys, self._keeper, metrics_protected=settings.metrics_protected),
+            application(
+                service,
+                self._keys,
+                rules=self._keeper,
+                suspects_=self._suspects,
+                metrics_protected=settings.metrics_protected,
+            ),
             http=Connection.of(self._certificates, max(most - _OTHER_FILES, 1)),
             ws="none",
             lifespan="off",
@@ -143,6 +154,8 @@ class Running:
         yield again(self._refresh, look)
         yield again(self._renewal.turn, self._renewal.pause)
         yield again(self._service.forget_agents, lambda: _FORGET_SECONDS)
+        if self._messenger is not None:
+            yield again(self._messenger.turn, self._messenger.pause)
         for each in (self._follower, self._keeper, self._observer):
             if each is not None:
                 yield again(each.turn, look)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +18,7 @@ from skeleton_service.live.identity import read_keys
 from skeleton_service.live.tls import Certificates
 from skeleton_service.live.workers import Knowledge
 from skeleton_service.planning import Settings, SmallProbe
+from skeleton_service.prometheusapi import Api
 from skeleton_service.ruleset import Links, Thresholds, read_thresholds
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -95,6 +97,22 @@ class Rules(_Section, frozen=True, kw_only=True):
     grafana: str = GRAFANA
 
 
+class Prometheus(_Section, frozen=True, kw_only=True):
+    """The Prometheus that has the rules: what it says is suspect is what people and automation are told."""
+
+    url: str
+    token_file: str | None = None
+
+
+class Webhook(_Section, frozen=True, kw_only=True):
+    """Told of suspects as they come and go: to cordon hosts, or to open tickets."""
+
+    url: str
+    key_file: str
+    """What its messages are signed with: a secret on the first line."""
+    every_seconds: Annotated[float, Meta(ge=5, le=3600)] = 15.0
+
+
 class ServiceSettings(_Section, frozen=True, kw_only=True):
     """A whole configuration. Paths are absolute once read."""
 
@@ -112,6 +130,8 @@ class ServiceSettings(_Section, frozen=True, kw_only=True):
     plans: Plans = msgspec.field(default_factory=Plans)
     inference: Inference | None = None
     rules: Rules | None = None
+    prometheus: Prometheus | None = None
+    webhook: Webhook | None = None
 
     def knowledge(self) -> Knowledge:
         """What work is done by, read from its files. Raise ContractError."""
@@ -133,6 +153,11 @@ def read_settings(path: Path | str) -> ServiceSettings:
     tls = settings.tls
     if tls is not None:
         tls = Tls(certificate=str(base / tls.certificate), key=str(base / tls.key), client_ca=resolve(tls.client_ca))
+    prometheus, webhook = settings.prometheus, settings.webhook
+    if prometheus is not None:
+        prometheus = msgspec.structs.replace(prometheus, token_file=resolve(prometheus.token_file))
+    if webhook is not None:
+        webhook = msgspec.structs.replace(webhook, key_file=str(base / webhook.key_file))
     rules = settings.rules
     if rules is not None:
         thresholds = resolve(rules.thresholds)
@@ -145,6 +170,8 @@ def read_settings(path: Path | str) -> ServiceSettings:
         keys=resolve(settings.keys),
         tls=tls,
         rules=rules,
+        prometheus=prometheus,
+        webhook=webhook,
     )
     _check(settings, source)
     return settings
@@ -174,4 +201,20 @@ def _check(settings: ServiceSettings, source: str) -> None:
         _ = settings.plans.settings
     except ContractError as error:
         raise ContractError(source, f"section 'plans': {error.problem}", error.remedy) from error
+    if settings.webhook is not None:
+        if settings.prometheus is None:
+            raise ContractError(source, "section 'webhook' tells what Prometheus says", "add a section 'prometheus'")
+        if urlsplit(settings.webhook.url).scheme not in ("http", "https"):
+            raise ContractError(source, f"field 'webhook.url': {settings.webhook.url!r} is no URL", "https://…")
+        read_first_line(settings.webhook.key_file)
+    if settings.prometheus is not None:
+        Api(settings.prometheus.url, settings.prometheus.token_file)
     settings.knowledge()
+
+
+def read_first_line(path: str) -> str:
+    """A secret; raise ContractError, which does not hold it."""
+    text = read_bytes(path).decode("utf-8", "replace").split("\n", 1)[0].strip()
+    if not text or not text.isprintable():
+        raise ContractError(path, "holds no secret on its first line")
+    return text

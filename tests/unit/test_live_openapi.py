@@ -18,7 +18,7 @@ OPERATIONS = {
     ("GET", "/v1/agents"), ("GET", "/v1/agents/{host}/plans"), ("GET", "/v1/agents/{host}/plans/{job}"),
     ("PUT", "/v1/agents/{host}"), ("GET", "/v1/jobs"), ("GET", "/v1/jobs/{job}"), ("PUT", "/v1/jobs/{job}"),
     ("DELETE", "/v1/jobs/{job}"), ("GET", "/v1/jobs/{job}/skeleton"), ("GET", "/v1/jobs/{job}/plan"),
-    ("GET", "/v1/jobs/{job}/rules"),
+    ("GET", "/v1/jobs/{job}/rules"), ("GET", "/v1/jobs/{job}/verdict"), ("GET", "/v1/suspects"),
 }  # fmt: skip
 EXAMPLES = 40
 

@@ -1,8 +1,14 @@
-"""Whom alerts hurt: an alert of a cable names no job, but the job's paths cross it."""
+"""Alerts that fire, in PromQL, and whom they hurt: one of a cable names no job, but the job's paths cross it."""
 
 from __future__ import annotations
 
-from grafana.expressions import firing
+FIRING = 'ALERTS{alertstate="firing", severity=~"critical|warning", alertname=~"Fabric.+"}'
+"""Alerts that somebody is told of."""
+
+
+def firing(*alternatives: str) -> str:
+    """Of those alerts the ones that meet any of these matchers."""
+    return " or ".join(FIRING.replace("}", f", {each}}}") for each in alternatives) if alternatives else FIRING
 
 
 def _joined(job_label: str, paths: str) -> list[tuple[str, str, str]]:
@@ -33,14 +39,23 @@ def of_job(job: str) -> str:
     return " or ".join((firing(f'training_job="{job}"'), *crossed))
 
 
-JOBS_HURT = " or ".join(
-    f"group by (cluster, training_job) ({each})"
-    for each in (
-        firing('training_job!=""'),
-        *(f"{paths} and on ({labels}) {alerts}" for alerts, labels, paths in _joined('training_job=""', "")),
+def jobs_hurt(*alternatives: str) -> str:
+    """1 for each job that an alert names, or whose paths cross what it names; of alerts that meet these matchers."""
+    more = "".join(f", {each}" for each in alternatives)
+    joined = _joined(f'training_job=""{more}', "")
+    found = (
+        firing(f'training_job!=""{more}'),
+        *(f"{paths} and on ({labels}) {alerts}" for alerts, labels, paths in joined),
     )
-)
-"""1 for each job that an alert names, or whose paths cross what it names."""
+    return " or ".join(f"group by (cluster, training_job) ({each})" for each in found)
+
+
+JOBS_HURT = jobs_hurt()
+
+
+def since(alerts: str = FIRING) -> str:
+    """When each of these alerts became true, in seconds since 1970."""
+    return f"ALERTS_FOR_STATE and ignoring (alertstate) ({alerts})"
 
 
 def principal() -> str:
