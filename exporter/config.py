@@ -55,6 +55,8 @@ class Probing(_Section, frozen=True, kw_only=True):
     responder_packets_per_second: Annotated[float, Meta(ge=1, le=1_000_000)] = RESPONDER_PACKETS_PER_SECOND
     """Answered of each prober's address; what exceeds it is dropped and counted."""
     ceilings: Ceilings = Ceilings()
+    destinations: tuple[str, ...] = ()
+    """Networks that may be probed beside the topology's addresses."""
     trace_period_seconds: Seconds = 60.0
     trace_max_hops: Annotated[int, Meta(ge=1, le=32)] = 8
     spraying: bool = False
@@ -185,6 +187,13 @@ def read_config(path: Path | str) -> Config:
         dns = msgspec.structs.replace(config.dns, resolv_conf=str(base / config.dns.resolv_conf))
         dns_settings(dns, source)
         config = msgspec.structs.replace(config, dns=dns)
+    if config.probing is not None:
+        for number, network in enumerate(config.probing.destinations):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                where = f"field 'probing.destinations[{number}]'"
+                raise ContractError(source, f"{where}: {error}", "write a network, as 198.51.100.0/24") from error
     if config.rdma is not None and config.probing is None:
         raise ContractError(source, "section 'rdma' needs the key of probers", "add a section 'probing'")
     if config.rdma is not None and config.rdma.reliable is not None:

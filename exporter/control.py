@@ -19,6 +19,7 @@ from exporter.contracts.catalogue import (
     CHILDREN,
     CONTROL,
     OTLP,
+    PLAN_ELSEWHERE,
     PLAN_EXPIRES,
     PLAN_GENERATION,
     PLAN_OVER_LIMIT,
@@ -30,6 +31,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.overlay_counters import OVERLAY_DUMPS_TABLE
 from exporter.contracts.request import ThroughputRequest, read_request
+from exporter.contracts.supervision import Supervisor
 from exporter.contracts.topology import Topology, read_topology
 from exporter.contracts.watchedfile import WatchedFile
 from exporter.dnsconfig import dns_settings
@@ -46,7 +48,7 @@ from exporter.otlp.push import Pusher
 from exporter.otlp.settings import Otlp
 from exporter.overlay.dumps import Dumps
 from exporter.overlay.settings import Overlay, OverlaySettings, overlay_tables
-from exporter.planfile import NO_JOBS, PlanFiles, Work, own_part, split, workloads_of
+from exporter.planfile import NO_JOBS, Destinations, PlanFiles, Work, own_part, split, workloads_of
 from exporter.probing.ceilings import Ceilings
 from exporter.probing.settings import RESULT_CAPACITY, ProberSettings, prober_tables
 from exporter.rdma.settings import RdmaSettings, TraceSettings, rdma_tables
@@ -72,6 +74,7 @@ _GENERATION = CONTROL.metrics.index(PLAN_GENERATION)
 _EXPIRES = CONTROL.metrics.index(PLAN_EXPIRES)
 _REFUSED = CONTROL.metrics.index(PLAN_REFUSED)
 _OVER_LIMIT = CONTROL.metrics.index(PLAN_OVER_LIMIT)
+_ELSEWHERE = CONTROL.metrics.index(PLAN_ELSEWHERE)
 _REJECTED = CONTROL.metrics.index(PLAN_REJECTED)
 _RECORD_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 _THROUGHPUT_PARAMETERS = frozenset({"since", "until", "job", "step"})
@@ -118,6 +121,9 @@ class Exporter:
         self._job_ends, self._job_links = JobEnds(), JobLinks()
         self._prober: Child | None = None
         self._own_paths: frozenset[str] = frozenset()
+        self._allowed: Destinations | None = None
+        if config.probing is not None and topology is not None and (config.service or config.probing.destinations):
+            self._allowed = Destinations(topology, config.probing.destinations)
         self._overlay_paths: OverlayPaths | None = None
         self._rdma: Child | None = None
         if config.probing is not None:
@@ -346,6 +352,8 @@ class Exporter:
         print(f"fabric-exporter {__version__} on {listen.address}:{self._server.port}", file=sys.stderr, flush=True)
         if self._pusher is not None:
             self._pusher.start()
+        supervisor = Supervisor()
+        supervisor.ready(f"serves {listen.address}:{self._server.port}")
         step = self._config.throughput.step_seconds
         tick = min(step, _LONGEST_TICK)
         sampled = 0
@@ -358,7 +366,9 @@ class Exporter:
                     sampled = int(now / step)
                     self._monitor.sample(now)
                 self._tick()
+                supervisor.alive()
         finally:
+            supervisor.stopping()
             self._server.close()
             if self._pusher is not None:
                 self._pusher.stop()
@@ -410,7 +420,11 @@ class Exporter:
         if self._plans is None or self._config.probing is None or not self._plans.follow(time.time()):
             return
         addresses = {address for rnic in self._config.rnics for address in rnic.addresses}
-        self._work = own_part(self._plans.valid, addresses, self._config.probing.max_paths)
+        before = self._work.elsewhere
+        self._work = own_part(self._plans.valid, addresses, self._config.probing.max_paths, self._allowed)
+        if self._work.elsewhere != before:
+            problem = f"{self._work.elsewhere} targets are neither the topology's nor of probing.destinations"
+            print(f"plan: {problem}: they are not probed", file=sys.stderr, flush=True)
         named = {(each.job, each.container) for each in self._config.workloads}
         rnics = {address: rnic.name for rnic in self._config.rnics for address in rnic.addresses}
         planned = workloads_of(self._plans.valid, rnics)
@@ -428,6 +442,7 @@ class Exporter:
         self._counters.set(_GENERATION, self._plans.generation)
         self._counters.set(_EXPIRES, self._plans.expires)
         self._counters.set(_OVER_LIMIT, self._work.over_limit)
+        self._counters.set(_ELSEWHERE, self._work.elsewhere)
         self._counters.end()
 
     def _landing(self, _: Query) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import sys
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from exporter.config import Workload
-from exporter.contracts.addresses import is_ipv6, is_link_local
+from exporter.contracts.addresses import canonical, is_ipv6, is_link_local
 from exporter.contracts.plan import Plan, Target, read_plan
+from exporter.contracts.topology import Topology
 from exporter.contracts.watchedfile import WatchedFile
 
 MOST_PLANS = 256
@@ -49,6 +51,8 @@ class Work(NamedTuple):
     jobs: JobsOfPaths = NO_JOBS
     over_limit: int = 0
     """Paths that are left out."""
+    elsewhere: int = 0
+    """Targets that are left out, since they are none of ours to probe."""
 
 
 class PlanFile(WatchedFile[Plan]):
@@ -146,16 +150,36 @@ class PlanFiles:
         return True
 
 
-def own_part(plans: Iterable[Plan], addresses: Set[str], limit: int) -> Work:
+class Destinations:
+    """Where probes may go, whatever a plan says: to addresses of the topology, and into networks that were named."""
+
+    def __init__(self, topology: Topology, networks: Iterable[str]) -> None:
+        rnics = (rnic for host in topology.hosts for rnic in host.rnics)
+        self._known = {canonical(address) for rnic in rnics for address in rnic.addresses}
+        self._known |= {canonical(address) for host in topology.hosts for address in host.vteps}
+        self._networks = [ipaddress.ip_network(each) for each in networks]
+
+    def __contains__(self, address: str) -> bool:
+        if address in self._known or canonical(address) in self._known:
+            return True
+        parsed = ipaddress.ip_address(address)
+        return any(parsed in network for network in self._networks)
+
+
+def own_part(plans: Iterable[Plan], addresses: Set[str], limit: int, allowed: Destinations | None = None) -> Work:
     """What starts at one of our addresses, one target a source port, and no more than ``limit``.
 
-    A path of several jobs is probed once, as often as the most eager wants it, and belongs to all of them.
+    Without what is not ``allowed``; None allows all. A path of several jobs is probed once, as often as the most
+    eager wants it, and belongs to all of them.
     """
     targets: dict[str, Target] = {}
     jobs: dict[str, tuple[JobPath, ...]] = {}
+    elsewhere = 0
     for plan in plans:
-        ours = (target for target in plan.targets if target.source_address in addresses)
-        for target in (each for every in ours for each in one_per_port(every)):
+        ours = [target for target in plan.targets if target.source_address in addresses]
+        near = [target for target in ours if allowed is None or target.destination_address in allowed]
+        elsewhere += len(ours) - len(near)
+        for target in (each for every in near for each in one_per_port(every)):
             path, known = target.path, targets.get(target.path)
             targets[path] = target if known is None else _for_both(known, target)
             others = jobs.get(path, ())
@@ -166,7 +190,7 @@ def own_part(plans: Iterable[Plan], addresses: Set[str], limit: int) -> Work:
         own.sort(key=lambda target: zlib.crc32(target.path.encode()))
         for target in own[limit:]:
             del jobs[target.path]
-    return Work(tuple(own[:limit]), jobs, max(len(own) - limit, 0))
+    return Work(tuple(own[:limit]), jobs, max(len(own) - limit, 0), elsewhere)
 
 
 def workloads_of(plans: Iterable[Plan], rnics: Mapping[str, str]) -> tuple[Workload, ...]:

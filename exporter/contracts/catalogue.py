@@ -785,6 +785,12 @@ PLAN_EXPIRES = _self("plan.expires.timestamp", "gauge", "s", "Unix time at which
 PLAN_OVER_LIMIT = _self(
     "plan.paths_over_limit", "gauge", "{path}", "Planned paths left out because probing.max_paths is smaller."
 )
+PLAN_ELSEWHERE = _self(
+    "plan.targets_elsewhere",
+    "gauge",
+    "{target}",
+    "Planned targets left out because their address is neither the topology's nor of probing.destinations.",
+)
 PLAN_REFUSED = _self("plan.refused", "gauge", "", "1 while the plan file is one that was refused, 0 when not.")
 PLAN_REJECTED = _self("plan.rejected", "counter", "{plan}", "Plan files refused; the plan before stays in force.")
 CHILD_RESTARTS = Metric(
@@ -795,7 +801,9 @@ CHILD_RESTARTS = Metric(
     "Times a process of the exporter had to be started again.",
     "processes",
 )
-CONTROL = _table("control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED, PLAN_OVER_LIMIT, PLAN_REFUSED)
+CONTROL = _table(
+    "control", (), PLAN_GENERATION, PLAN_EXPIRES, PLAN_REJECTED, PLAN_OVER_LIMIT, PLAN_REFUSED, PLAN_ELSEWHERE
+)
 CHILDREN = _table("children", ("process",), CHILD_RESTARTS)
 
 OTLP_PUSHES = _self("otlp.pushes", "counter", "{push}", "OTLP pushes begun.")

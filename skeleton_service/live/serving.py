@@ -17,6 +17,7 @@ import uvloop
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.service_metrics import REFUSED_FILES, RELOAD_REFUSED
+from exporter.contracts.supervision import Supervisor
 from skeleton_service.live.connections import Connection
 from skeleton_service.live.http import application
 from skeleton_service.live.identity import Keys
@@ -95,6 +96,7 @@ class Running:
         for coroutine in self._upkeep():
             self._spawn(coroutine)
         self._spawn(self._close_waits(server))
+        self._spawn(self._live(server, service))
         _log.info("listens on %s port %d", *listening.getsockname()[:2], extra={"jobs": len(service.jobs)})
         try:
             await server.serve([listening])
@@ -171,6 +173,20 @@ class Running:
         except OSError as error:
             raise ContractError(f"{address}:{port}", f"cannot listen: {error.strerror}", "change 'listen'") from error
         return listening
+
+    async def _live(self, server: uvicorn.Server, service: Service) -> None:
+        """Tell whoever supervises: ready once agents are answered, then that this loop turns."""
+        supervisor = Supervisor()
+        while not (server.started and service.files_looked_at.is_set()):
+            await asyncio.sleep(0.05)
+            supervisor.alive()
+        supervisor.ready(f"{len(service.jobs)} jobs")
+        try:
+            while True:
+                supervisor.alive()
+                await asyncio.sleep(supervisor.pause or LOOK_SECONDS)
+        finally:
+            supervisor.stopping()
 
     async def _close_waits(self, server: uvicorn.Server) -> None:
         """Whoever waits for a plan would hold up the end."""

@@ -12,7 +12,8 @@ import pytest
 
 from exporter.contracts.codec import encode, write
 from exporter.contracts.plan import Target
-from exporter.planfile import MOST_PLANS, JobPath, PlanFile, PlanFiles, own_part, split
+from exporter.contracts.topology import Host, Rnic, Topology
+from exporter.planfile import MOST_PLANS, Destinations, JobPath, PlanFile, PlanFiles, own_part, split
 from tests.unit.test_plan_contract import PLAN, TARGET
 
 
@@ -45,6 +46,22 @@ def test_only_what_starts_here_is_taken_one_path_a_port() -> None:
         ("ours#49153", (49153,)),
     ]
     assert set(work.jobs) == {"ours#49152", "ours#49153"}
+
+
+def test_only_addresses_of_the_topology_and_named_networks_are_probed() -> None:
+    hosts = (
+        Host(name="a", vteps=("192.0.2.9",), rnics=(Rnic(name="r", ip="10.0.0.2", ips=("2001:db8:0::1",)),)),
+    )  # fmt: skip
+    allowed = Destinations(Topology(version=1, hosts=hosts, switches=(), links=()), ["198.51.100.0/24"])
+    near = ["10.0.0.2", "192.0.2.9", "2001:db8::1", "2001:db8:0:0::1", "::ffff:10.0.0.2", "198.51.100.7"]
+    far = ["10.0.0.3", "8.8.8.8", "2001:db8::2", "198.51.101.1"]
+    targets = [msgspec.structs.replace(TARGET, path=each, destination_address=each) for each in near + far]
+    plan = msgspec.structs.replace(PLAN, targets=tuple(targets))
+    work = own_part([plan], {"10.0.0.1"}, 100, allowed)
+    assert [target.path for target in work.targets] == near
+    assert set(work.jobs) == set(near)
+    assert work.elsewhere == len(far)
+    assert own_part([plan], {"10.0.0.1"}, 100).elsewhere == 0
 
 
 def test_a_single_port_keeps_its_name() -> None:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from exporter.contracts.plan import RESPONDER_PORT
+from exporter.contracts.codec import encode, write
+from exporter.contracts.plan import RESPONDER_PORT, read_plan
 from exporter.contracts.topology import Host, Link, Port, Rnic, Switch, Topology
 from tests.unit.running import HERE, THERE, RunningExporter, alive, until
 from tests.unit.serving import RunningService, decoded, job
@@ -31,10 +33,11 @@ class Agent(RunningExporter):
     def __init__(self, directory: Path, service: RunningService, address: str) -> None:
         directory.mkdir()
         (directory / "token").write_text(service.token("agent", f"host-{address}", 3600))
+        write(directory / "topology.json", encode(TOPOLOGY))
         section = f"{{url: 'http://127.0.0.1:{service.port}', token_file: token, plans: plans}}"
         super().__init__(
-            directory, "", address=address, plan=f"service: {section}", responder=RESPONDER_PORT,
-            probing=", trace_period_seconds: 60",
+            directory, "", address=address, plan=f"service: {section}\ntopology: topology.json",
+            responder=RESPONDER_PORT,
         )  # fmt: skip
 
     def answered(self) -> float:
@@ -123,3 +126,15 @@ def test_an_agent_whose_token_is_not_believed_says_so_once_and_keeps_its_plans(
     assert here.paths()
     (here.directory / "token").write_text(service.token("agent", HOSTS[0], 3600))
     until(lambda: "plans: well again" in here.log, 15)
+
+
+def test_what_a_plan_says_is_probed_within_the_topology_alone(service: RunningService, agents: list[Agent]) -> None:
+    service.client("operator", "ci").put("/v1/jobs/j", json=both())
+    here = agents[0]
+    until(lambda: bool(here.paths()))
+    plan = read_plan(here.directory / "plans/j.json")
+    elsewhere = (msgspec.structs.replace(plan.targets[0], path="elsewhere", destination_address="127.0.0.77"),)
+    write(here.directory / "plans/j.json", encode(msgspec.structs.replace(plan, targets=plan.targets + elsewhere)))
+    until(lambda: here.value("fabric_exporter_plan_targets_elsewhere") == 1)
+    assert "elsewhere" not in here.paths()
+    assert "1 targets are neither the topology's nor of probing.destinations: they are not probed" in here.log
