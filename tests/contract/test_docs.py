@@ -9,6 +9,7 @@ import pytest
 
 from exporter.contracts import counters
 from exporter.contracts.catalogue import CATALOGUE, RECORDED
+from exporter.contracts.service_metrics import SERVED
 from lab.scenarios.catalogue import scenarios
 from tests.lab import signatures
 
@@ -58,8 +59,9 @@ def test_relative_links_resolve(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_metric_names_are_the_catalogues(page: Path) -> None:
-    known = {metric.name for metric in CATALOGUE}
-    known |= {f"{metric.name}_bucket" for metric in CATALOGUE if metric.kind == "histogram"}
+    own = (*CATALOGUE, *SERVED)
+    known = {metric.name for metric in own}
+    known |= {f"{metric.name}_bucket" for metric in own if metric.kind == "histogram"}
     if page.name in ("counter-samples.md", "diagnosis.md"):  # what a file may hold is more than the exporter emits
         known |= {name for constant, name in vars(counters).items() if constant.isupper()}
     known |= {metric.name for metric in RECORDED}
