@@ -3,7 +3,8 @@
 Simulated exporters of 5,000 hosts of eight RNICs hold a connection each, with TLS, to a real service that is pinned to
 one core with all of its processes; they and what starts jobs are on another. First they come, then 500 more register
 within a second, then 2,000 containers are created a minute for ten minutes, in jobs of 20, half of them in one pod.
-Exit status 1 when a bar is missed.
+Then a service is killed a hundred times while jobs begin, change and end (``--sections kills``). Exit status 1 when a
+bar is missed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import msgspec
 import uvloop
 import yaml
 
+from benchmarks import service_kills
 from benchmarks.markdown import begin, head, row, say, verdict
 from benchmarks.service_load import Connection, Herd, agent
 from benchmarks.simulated_fleet import CREATIONS_PER_MINUTE, host_name, topology
@@ -41,6 +43,7 @@ POLL_P99, MOST_MIB, HERD_SECONDS, ACTIVATION_SECONDS = 0.25, 400.0, 5.0, 5.0
 _MEAN_LIFETIME = 100.0
 """Seconds: the longest that so many hosts allow at so many creations, nearly."""
 _SERVICE_CORE, _LOAD_CORE = "0", "1"
+_PORT = 19_106
 
 
 @dataclass
@@ -86,7 +89,7 @@ def certificate(directory: Path) -> None:
     )  # fmt: skip
 
 
-def configure(directory: Path, port: int, hosts: int, *, tls: bool) -> Keys:
+def configure(directory: Path, port: int, hosts: int, *, tls: bool, rules: bool = False) -> Keys:
     write(directory / "topology.json", encode(topology(hosts)))
     (directory / "keys").write_bytes(base64.b64encode(os.urandom(32)))
     settings: dict[str, object] = {
@@ -96,6 +99,8 @@ def configure(directory: Path, port: int, hosts: int, *, tls: bool) -> Keys:
     if tls:
         certificate(directory)
         settings["tls"] = {"certificate": "certificate.pem", "key": "key.pem"}
+    if rules:
+        settings["rules"] = {"directory": "rules", "after_seconds": 0}
     (directory / "service.yaml").write_text(yaml.safe_dump(settings))
     return Keys(directory / "keys")
 
@@ -302,10 +307,49 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="of containers that are created")
     parser.add_argument("--creations", type=float, default=CREATIONS_PER_MINUTE, help="containers a minute")
     parser.add_argument("--ramp", type=float, default=30.0, help="seconds within which the first exporters come")
+    parser.add_argument("--sections", nargs="+", choices=("load", "kills"), default=["load", "kills"])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()), help="of when it is killed (default: another each time)"
+    )
     parser.add_argument("--plain", action="store_true", help="without TLS")
     options = parser.parse_args(words)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    verdicts: list[str] = []
+    for section in options.sections:
+        verdicts += {"load": under_load, "kills": killed}[section](options)
+    say(*verdicts, f"Load {os.getloadavg()[0]:.1f}.")
+    return int(any(text.startswith("MISSED") for text in verdicts))
+
+
+def killed(options: argparse.Namespace) -> list[str]:
+    begin("The service, killed", f"{options.kills} times at random moments, while jobs begin, change and end.")
+    with tempfile.TemporaryDirectory(prefix="bench-service-") as name:
+        directory = Path(name)
+        keys = configure(directory, _PORT, service_kills.HOSTS, tls=False, rules=True)
+        argv = [sys.executable, "-m", "skeleton_service.cli", "serve", "--config", str(directory / "service.yaml")]
+        with open(directory / "log", "ab") as log:
+
+            def start() -> subprocess.Popen[bytes]:
+                return subprocess.Popen(argv, stdout=log, stderr=log)
+
+            ledger, starts = service_kills.kill_again_and_again(
+                options.kills, _PORT, keys, directory, start, options.seed
+            )
+        problems = [line for line in (directory / "log").read_text().splitlines() if "Traceback" in line]
+    for line in ledger.lost[:20]:
+        say(line)
+    head("", "p50", "max")
+    row("from a start to being ready, s", f"{statistics.median(starts):.2f}", f"{max(starts):.2f}")
+    text = (
+        f"{options.kills} kills, {ledger.answered:,} changes of jobs that were answered: {len(ledger.lost)} jobs, "
+        f"plans or rule files are not what was answered, {len(problems)} tracebacks (bars: none)"
+    )
+    return [verdict(not ledger.lost and not problems, text)]
+
+
+def under_load(options: argparse.Namespace) -> list[str]:
     os.sched_setaffinity(0, {int(_LOAD_CORE)})
     begin(
         "The service",
@@ -313,12 +357,11 @@ def main(words: Sequence[str] | None = None) -> int:
         f"on one core, they on another. {options.creations:,.0f} containers a minute, in jobs of {JOB_CONTAINERS}.",
     )
     with tempfile.TemporaryDirectory(prefix="bench-service-") as name:
-        port = 19_106
-        keys = configure(Path(name), port, options.agents, tls=not options.plain)
-        with running(Path(name), port) as service:
-            verdicts = uvloop.run(load(service, keys, options))
-    say(*verdicts, f"Load {os.getloadavg()[0]:.1f}.")
-    return int(any(text.startswith("MISSED") for text in verdicts))
+        keys = configure(Path(name), _PORT, options.agents, tls=not options.plain)
+        with running(Path(name), _PORT) as service:
+            verdicts: list[str] = uvloop.run(load(service, keys, options))
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    return verdicts
 
 
 if __name__ == "__main__":
