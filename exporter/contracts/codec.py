@@ -35,7 +35,9 @@ class ContractError(ValueError):
         self.source = source
         self.problem = problem
         self.remedy = remedy
-        super().__init__(f"{source}: {problem}" + (f" ({remedy})" if remedy else ""))
+        text = f"{source}: {problem}" + (f" ({remedy})" if remedy else "")
+        # A name in it may be whatever somebody wrote, and a line of it must not pass for one of ours.
+        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
 
     def __reduce__(self) -> tuple[type[ContractError], tuple[str, str, str]]:
         """From one process to another."""
