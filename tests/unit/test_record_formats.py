@@ -25,6 +25,7 @@ from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.tables import ProbeRecord
 from exporter.control import Exporter
 from exporter.oneshot import OneShotError
+from exporter.planfile import Work
 from exporter.records import RecordWriter
 from exporter.results import ANSWERED, LOOKUP, LOOKUP_FAILURES, LOST, ResultRing
 from exporter.server import Query, Server, format_of
@@ -65,7 +66,7 @@ def recorded() -> RecordWriter:
 
 @contextmanager
 def serving(records: RecordWriter) -> Iterator[str]:
-    exporter = SimpleNamespace(_prober=object(), _records=records, _plan=None, _overlay_paths=None, _rdma=None)
+    exporter = SimpleNamespace(_prober=object(), _records=records, _work=Work(), _overlay_paths=None, _rdma=None)
     server = Server("127.0.0.1", 0, {"/v1/probe-records": lambda query: Exporter._probe_records(exporter, query)})
     try:
         yield f"http://127.0.0.1:{server.port}/v1/probe-records"
