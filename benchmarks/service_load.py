@@ -48,6 +48,8 @@ class Connection:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             told = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
             data = await reader.readexactly(int(told.get("content-length", "0")))
+            if told.get("connection") == "close":
+                self.close()
             return Answer(int(head[0].split()[1]), told, data, time.perf_counter() - begun)
         except BaseException:
             self.close()

@@ -238,11 +238,11 @@ def _serve(options: argparse.Namespace) -> int:
         from skeleton_service.live.settings import read_settings  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ContractError("serve", f"needs {error.name}", "pip install 'fabric-skeleton[serve]'") from error
-    if options.check:
-        read_settings(options.config)
-        print(f"{options.config}: good")
-        return 0
-    return serve(options.config, options.log_format)
+    if not options.check:
+        serve(options.config, options.log_format)
+    read_settings(options.config)
+    print(f"{options.config}: good")
+    return 0
 
 
 def _token(options: argparse.Namespace) -> int:

@@ -199,7 +199,9 @@ async def plans(
 async def plan(request: Request[Identity, None, Any], host: str, job: str) -> Response[bytes]:
     """What the host is to probe for this job: a plan file."""
     part = await request.app.state.service.plan(host, job)
-    headers = {"ETag": f'"{part.generation}"', "Vary": "Accept-Encoding"}
+    # A connection over which so much went keeps room for it, since OpenSSL's buffers never shrink, and those of agents
+    # go on for weeks. A new one is paid for once, by whoever has another plan.
+    headers = {"ETag": f'"{part.generation}"', "Vary": "Accept-Encoding", "Connection": "close"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(part.body, media_type=MediaType.JSON, headers={**headers, "Content-Encoding": "gzip"})
     return Response(gzip.decompress(part.body), media_type=MediaType.JSON, headers=headers)

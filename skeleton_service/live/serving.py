@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 import uvloop
@@ -241,10 +242,11 @@ def _workers(settings: ServiceSettings, knowledge: Knowledge) -> tuple[Workers, 
     return Workers(knowledge, settings.plans.processes), Workers(knowledge, 1) if settings.inference else None
 
 
-def serve(path: str, form: Form) -> int:
+def serve(path: str, form: Form) -> NoReturn:
     """Serve until SIGTERM or SIGINT."""
     log_to_stderr(form)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket an agent
     uvloop.run(Running(path).run())
-    return 0
+    logging.shutdown()
+    os._exit(0)  # not by way of the pools' threads: those wait for what is still being made

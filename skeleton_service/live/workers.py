@@ -30,8 +30,6 @@ from skeleton_service.ruleset.thresholds import Thresholds
 T = TypeVar("T")
 _PR_SET_PDEATHSIG: Final = 1
 _MOST_ATTEMPTS = 2
-_TASKS_EACH = 1000
-"""Then a process is another one: what libraries leave behind is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +59,8 @@ class Workers:
         # Forked ones would have the parent's sockets; and it has threads.
         context = multiprocessing.get_context("spawn")
         knowledge = f"/proc/{os.getpid()}/fd/{self._memory.fileno()}"
-        pool = ProcessPoolExecutor(
-            self._processes, context, _begin, (knowledge, os.getpid()), max_tasks_per_child=_TASKS_EACH
-        )
+        # No max_tasks_per_child: where the last process has ended by it, Python 3.11 starts no other (gh-115634).
+        pool = ProcessPoolExecutor(self._processes, context, _begin, (knowledge, os.getpid()))
         pool.submit(os.getpid)  # now: the first job need not wait for the topology
         return pool
 
