@@ -15,6 +15,7 @@ from msgspec import Meta
 from exporter.contracts.addresses import canonical, is_ipv6, is_link_local
 from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT
+from exporter.contracts.secrets import read_key
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import Rnic, read_topology
 from exporter.dnsconfig import Dns, dns_settings
@@ -25,7 +26,6 @@ from exporter.overlay.settings import Overlay, OverlayPort
 from exporter.probing.ceilings import Ceilings, check_ceilings
 from exporter.probing.settings import RESPONDER_PACKETS_PER_SECOND
 from exporter.rdma.settings import Reliable, check_reliable
-from exporter.secrets import read_key
 from exporter.service.settings import Service, check_service
 from exporter.switches.section import Switches, check_switches
 from exporter.traps.settings import Traps, check_traps

@@ -31,6 +31,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.overlay_counters import OVERLAY_DUMPS_TABLE
 from exporter.contracts.request import ThroughputRequest, read_request
+from exporter.contracts.secrets import read_key
 from exporter.contracts.supervision import Supervisor
 from exporter.contracts.topology import Topology, read_topology
 from exporter.contracts.watchedfile import WatchedFile
@@ -55,7 +56,6 @@ from exporter.rdma.settings import RdmaSettings, TraceSettings, rdma_tables
 from exporter.rdma.ways import orders
 from exporter.records import RecordWriter, to_csv, to_jsonl
 from exporter.results import ResultRing
-from exporter.secrets import read_key
 from exporter.selfmetrics import ProcessMetrics, resource_attributes, target_info
 from exporter.server import Query, Response, Server, format_of, number_of
 from exporter.service.settings import Service, ServiceSettings, Told, service_tables

@@ -15,12 +15,12 @@ from typing import Literal
 from exporter.contracts.addresses import canonical, is_ipv6, is_link_local
 from exporter.contracts.codec import ContractError
 from exporter.contracts.plan import INTRODUCTION_PORT, RESPONDER_PORT, ROCE_SOURCE_PORTS, UDP_HEADERS, Target
+from exporter.contracts.secrets import read_key
 from exporter.probe.arguments import MOST_BYTES
 from exporter.probing.mtu.local import local_mtu
 from exporter.probing.packet import PACKET_BYTES
 from exporter.probing.tcp.handshake import SYN_RETRANSMIT_SECONDS
 from exporter.rdma.ports import NO_DEVICE, roce_addresses
-from exporter.secrets import read_key
 
 Type = Literal["udp", "tcp", "mtu", "trace", "rdma"]
 

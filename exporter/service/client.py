@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from exporter.contracts.codec import ContractError, decode, write
 from exporter.contracts.plan import Plan, check_plan, read_plan
-from exporter.secrets import read_secret
+from exporter.contracts.secrets import read_secret
 from exporter.service.settings import Service, Told
 
 WAIT_SECONDS = 50.0

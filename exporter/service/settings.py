@@ -9,8 +9,8 @@ import msgspec
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.metric import Table
+from exporter.contracts.secrets import read_secret
 from exporter.contracts.service_metrics import SERVICE
-from exporter.secrets import read_secret
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

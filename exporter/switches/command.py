@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from exporter.contracts.codec import ContractError
+from exporter.contracts.secrets import read_secret
 from exporter.contracts.switch_counters import SIGNALS
-from exporter.secrets import read_secret
 from exporter.switches.device import Device, TableState
 from exporter.switches.profile import read_profiles
 from exporter.switches.section import Switches, SwitchTarget, poller_settings, port_aliases

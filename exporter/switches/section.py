@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from exporter.contracts.codec import ContractError
+from exporter.contracts.secrets import read_secret
 from exporter.contracts.topology import Topology
-from exporter.secrets import read_secret
 from exporter.switches.profile import read_profiles, tables_of
 from exporter.switches.settings import PollerSettings, SwitchSettings
 from exporter.switches.snmp import Community, Credentials, User

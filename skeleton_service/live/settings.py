@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from exporter.contracts.codec import ContractError, decode, read_bytes
+from exporter.contracts.secrets import read_secret
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import read_topology
 from skeleton_service.alertlinks import GRAFANA, RUNBOOKS
@@ -206,15 +207,7 @@ def _check(settings: ServiceSettings, source: str) -> None:
             raise ContractError(source, "section 'webhook' tells what Prometheus says", "add a section 'prometheus'")
         if urlsplit(settings.webhook.url).scheme not in ("http", "https"):
             raise ContractError(source, f"field 'webhook.url': {settings.webhook.url!r} is no URL", "https://…")
-        read_first_line(settings.webhook.key_file)
+        read_secret(settings.webhook.key_file)
     if settings.prometheus is not None:
         Api(settings.prometheus.url, settings.prometheus.token_file)
     settings.knowledge()
-
-
-def read_first_line(path: str) -> str:
-    """A secret; raise ContractError, which does not hold it."""
-    text = read_bytes(path).decode("utf-8", "replace").split("\n", 1)[0].strip()
-    if not text or not text.isprintable():
-        raise ContractError(path, "holds no secret on its first line")
-    return text

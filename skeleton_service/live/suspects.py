@@ -15,10 +15,11 @@ import msgspec
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job
+from exporter.contracts.secrets import read_secret
 from skeleton_service.fetching import fetch
 from skeleton_service.jobalerts import jobs_hurt, principal, since
 from skeleton_service.live.errors import BrokenError, BusyError
-from skeleton_service.live.settings import Prometheus, Webhook, read_first_line
+from skeleton_service.live.settings import Prometheus, Webhook
 from skeleton_service.live.state import StoredJob
 from skeleton_service.live.verdict import Series, Suspect, Verdict, questions, suspect_of, verdict
 from skeleton_service.prometheusapi import Api, quoted
@@ -140,7 +141,7 @@ class Messenger:
 
     def _send(self, body: bytes) -> None:
         """Raise ContractError."""
-        headers = {"Content-Type": "application/json", **signed(body, read_first_line(self._settings.key_file))}
+        headers = {"Content-Type": "application/json", **signed(body, read_secret(self._settings.key_file))}
         request = Request(self._settings.url, data=body, headers=headers)  # noqa: S310 - its scheme was checked
         fetch(request, self._settings.url, _TIMEOUT_SECONDS)
 

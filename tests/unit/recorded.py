@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from tests.unit.serving import free_port
+from tests.unit.running import free_port
 
 Sample = tuple[str, Mapping[str, str], float]
 """Name, labels, and the value that it has had for ten minutes."""
@@ -38,7 +39,7 @@ def prometheus(directory: Path, samples: list[Sample]) -> Iterator[str]:
     )  # fmt: skip
     assert made.returncode == 0, made.stdout + made.stderr
     (directory / "prometheus.yml").write_text("global: {}\n")
-    port = free_port()
+    port = free_port(socket.SOCK_STREAM, "127.0.0.1")
     with open(directory / "log", "wb") as log:
         process = subprocess.Popen(
             ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data",

@@ -20,14 +20,10 @@ from exporter.contracts.codec import encode, write
 from exporter.contracts.topology import Topology
 from skeleton_service.live.identity import Identity, Keys, Role
 from tests.unit.fabrics import leaf_spine
+from tests.unit.running import free_port
 
 READY_SECONDS = 20
 TOPOLOGY = leaf_spine()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class RunningService:
@@ -35,7 +31,7 @@ class RunningService:
 
     def __init__(self, directory: Path, topology: Topology = TOPOLOGY, **settings: Any) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = free_port(socket.SOCK_STREAM, "127.0.0.1")
         write(directory / "topology.json", encode(topology))
         (directory / "keys").write_bytes(base64.b64encode(os.urandom(32)))
         self.keys = Keys(directory / "keys")

@@ -13,9 +13,9 @@ import pytest
 
 from exporter.config import Config, read_config
 from exporter.contracts.codec import ContractError
+from exporter.contracts.secrets import read_key
 from exporter.otlp.settings import compression_of, endpoint_of, read_headers
 from exporter.rdma.settings import Reliable
-from exporter.secrets import read_key
 
 CONFIGS = Path(__file__).parent / "configs"
 INVALID = sorted(CONFIGS.glob("invalid-*.yaml"))

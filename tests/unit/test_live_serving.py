@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.contracts.plan import Plan, check_plan
 from exporter.contracts.service_metrics import SERVED
+from tests.unit.running import until
 from tests.unit.serving import RunningService, decoded, job
 
 
@@ -24,13 +25,6 @@ def service(tmp_path: Path) -> Iterator[RunningService]:
     running = RunningService(tmp_path)
     yield running
     assert running.stop() == 0, running.log
-
-
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def plan_of(service: RunningService, host: str, name: str = "j") -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.server
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,8 @@ import pytest
 
 from skeleton_service.live.verdict import Series, questions, verdict
 from tests.unit.recorded import AVAILABLE, Sample, prometheus
-from tests.unit.running import until
-from tests.unit.serving import RunningService, decoded, free_port, job
+from tests.unit.running import free_port, until
+from tests.unit.serving import RunningService, decoded, job
 
 LINK = "leaf-p0-r0:Ethernet0 -- spine-0:Ethernet0"
 ALERT = {
@@ -172,7 +173,9 @@ def test_suspects_are_sent_signed_until_they_are_taken(tmp_path: Path, receiver:
 
 
 def test_a_prometheus_that_does_not_answer_is_said(tmp_path: Path) -> None:
-    service = RunningService(tmp_path, prometheus={"url": f"http://127.0.0.1:{free_port()}"})
+    service = RunningService(
+        tmp_path, prometheus={"url": f"http://127.0.0.1:{free_port(socket.SOCK_STREAM, '127.0.0.1')}"}
+    )
     try:
         service.client("operator", "ci").put("/v1/jobs/j", json=job())
         answer = service.client("reader", "me").get("/v1/jobs/j/verdict")
