@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from exporter.contracts.fabric import Fabric
-from exporter.contracts.names import port_id, split_link
+from exporter.contracts.names import split_link
 
 Leaves = tuple[str, str]
 
@@ -17,9 +17,6 @@ class Routes:
         self._fabric = fabric
         self._counts: dict[Leaves, int] = {}
         self._core_mtus: dict[Leaves, int | None] = {}
-        self._port_mtus = {
-            port_id(switch.name, port.name): port.mtu for switch in fabric.topology.switches for port in switch.ports
-        }
 
     def count(self, source: str, destination: str) -> int:
         """Equal-cost paths between two RNICs; 0 when there is none."""
@@ -43,5 +40,5 @@ class Routes:
 
     def _mtus(self, links: Iterable[str]) -> list[int]:
         """MTUs of the switch ports at the ends of these links, where the topology says."""
-        mtus = (self._port_mtus.get(end) for link in links for end in split_link(link))
-        return [mtu for mtu in mtus if mtu is not None]
+        ports = (self._fabric.port(end) for link in links for end in split_link(link))
+        return [port.mtu for port in ports if port is not None and port.mtu is not None]

@@ -44,7 +44,7 @@ class ContractError(ValueError):
         return type(self), (self.source, self.problem, self.remedy)
 
 
-class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Base of everything that crosses a boundary: immutable, keyword-only, optional fields left out."""
 
 

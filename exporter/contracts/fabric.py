@@ -12,6 +12,7 @@ from exporter.contracts.topology import Host, Port, Rnic, Topology
 
 _Hop = tuple[str, str, str]
 """(own end, far end, the node there)."""
+_Onward = list[tuple[_Hop, ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +35,42 @@ class Fabric:
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
+        ends = {end: end for link in topology.links for end in (link.a, link.b)}
         self.interfaces = {
-            port_id(host.name, rnic.name): Interface(host, rnic) for host in topology.hosts for rnic in host.rnics
+            ends.get(name, name): Interface(host, rnic)
+            for host in topology.hosts
+            for rnic in host.rnics
+            for name in (port_id(host.name, rnic.name),)
         }
         self.by_address = {
             address: interface for interface in self.interfaces.values() for address in interface.rnic.addresses
         }
         self.hosts = {host.name: host for host in topology.hosts}
         self.switches = {switch.name: switch for switch in topology.switches}
+        self._number = {name: number for number, name in enumerate(self.switches)}
+        self._node = {name: name for name in self.switches}
         self._peer: dict[str, str] = {}
-        self._neighbours: dict[str, list[tuple[str, str]]] = {}  # node -> [(own end, far end)]
-        self._hop: dict[str, _Hop] = {}  # own end -> the way out of it
-        self._into: dict[str, list[tuple[str, _Hop]]] = {}  # node -> [(switch, the way from it to the node)]
+        self._neighbours: dict[str, list[tuple[str, str]]] = {}  # switch -> [(own end, far end)]
+        self._into: dict[str, list[tuple[str, _Hop]]] = {}  # switch -> [(switch, the way from it to the first)]
         for link in sorted(topology.links, key=lambda link: link.id):
             for own, far in ((link.a, link.b), (link.b, link.a)):
                 self._peer[own] = far
-                self._neighbours.setdefault(self._vertex(own), []).append((own, far))
-                self._hop[own] = hop = (own, far, self._vertex(far))
-                if self._vertex(own) not in self.interfaces:
-                    self._into.setdefault(hop[2], []).append((self._vertex(own), hop))
+                here, there = self._vertex(own), self._vertex(far)
+                if here in self._number:
+                    self._neighbours.setdefault(here, []).append((own, far))
+                    if there in self._number:
+                        self._into.setdefault(there, []).append((here, (own, far, there)))
+        self._alike: dict[tuple[_Hop, ...], tuple[_Hop, ...]] = {}
         self._onward = lru_cache(maxsize=4096)(self._onward_to)
         self._shares = lru_cache(maxsize=1024)(self._shares_between)
         self._way = lru_cache(maxsize=65536)(self._way_between)
 
     def _vertex(self, end: str) -> str:
         """An RNIC is a vertex of its own (a host does not forward); a switch is one with all its ports."""
-        return end if end in self.interfaces else split_port(end)[0]
+        if end in self.interfaces:
+            return end
+        name = split_port(end)[0]
+        return self._node.get(name, name)  # one string for all of its ports
 
     def link_of(self, end: str) -> str | None:
         """Name the link that ``end`` (``switch:port`` or ``host:rnic``) belongs to, if any."""
@@ -151,37 +162,54 @@ class Fabric:
         if place in self._peer:
             far = self._peer[place]
             return far if self._vertex(far) == node else None
-        candidates = [own for own, far in self._neighbours.get(node, ()) if self._vertex(far) == place]
+        around = [(node, self._peer[node])] if node in self._peer else self._neighbours.get(node, ())
+        candidates = [own for own, far in around if self._vertex(far) == place]
         return candidates[0] if len(candidates) == 1 else None
 
-    def _onward_to(self, root: str) -> dict[str, list[_Hop]]:
-        """{switch: its hops on the shortest paths to ``root``}; RNICs forward nothing. O(links of switches)."""
+    def _onward_to(self, root: str) -> _Onward:
+        """Of each switch, by its number, its hops on the shortest paths to ``root``; None of one without a path.
+
+        RNICs forward nothing. O(links of switches). Few switches have other hops to one root than to the next: equal
+        ones are kept once.
+        """
         distances = {root: 0}
-        onward: dict[str, list[_Hop]] = {root: []}
+        hops: dict[str, list[_Hop]] = {}
         queue = deque([root])
         while queue:
             here = queue.popleft()
             for there, hop in self._into.get(here, ()):
                 if there not in distances:
                     distances[there] = distances[here] + 1
-                    onward[there] = []
+                    hops[there] = []
                     queue.append(there)
                 if distances[there] == distances[here] + 1:
-                    onward[there].append(hop)
+                    hops[there].append(hop)
+        onward: _Onward = [None] * len(self._number)
+        for switch, found in hops.items():
+            kept = tuple(found)
+            onward[self._number[switch]] = self._alike.setdefault(kept, kept)
+        if root in self._number:
+            onward[self._number[root]] = ()
         return onward
 
-    def _ways(self, destination: str) -> tuple[str, dict[str, list[_Hop]]]:
+    def _ways(self, destination: str) -> tuple[str, _Onward]:
         """Where all paths to an RNIC end but for its cable, and the ways there: they serve all RNICs of a leaf."""
         leaf = self.leaf_of(destination)
         root = leaf if leaf in self.switches else destination
         return root, self._onward(root)
 
-    def _hops(self, vertex: str, onward: dict[str, list[_Hop]]) -> list[_Hop]:
-        """Hops on the shortest paths from an RNIC or switch."""
-        if vertex in onward:
-            return onward[vertex]
-        cable = self._hop.get(vertex)
-        return [cable] if cable is not None and cable[2] in onward else []
+    def _hops(self, vertex: str, root: str, onward: _Onward) -> tuple[_Hop, ...]:
+        """Hops on the shortest paths to the root from an RNIC or switch."""
+        number = self._number.get(vertex)
+        if number is not None:
+            return onward[number] or ()
+        far = self._peer.get(vertex)
+        if far is None or vertex == root:
+            return ()
+        there = self._vertex(far)
+        number = self._number.get(there)
+        leads = there == root if number is None else onward[number] is not None
+        return ((vertex, far, there),) if leads else ()
 
     def path_count(self, source: str, destination: str) -> int:
         """Number of equal-cost shortest paths between two RNICs; 0 when there is none."""
@@ -189,7 +217,7 @@ class Fabric:
 
         @cache
         def count(vertex: str) -> int:
-            return 1 if vertex == root else sum(count(there) for _, _, there in self._hops(vertex, onward))
+            return 1 if vertex == root else sum(count(there) for _, _, there in self._hops(vertex, root, onward))
 
         return 1 if source == destination else count(source)
 
@@ -198,7 +226,7 @@ class Fabric:
         root, onward = self._ways(destination)
         here, count = source, 0
         while here != root:
-            hops = self._hops(here, onward)
+            hops = self._hops(here, root, onward)
             if not hops:
                 return 0
             here, count = hops[0][2], count + 1
@@ -234,7 +262,7 @@ class Fabric:
         while here and root not in here:
             reached: dict[str, float] = {}
             for vertex, probability in here.items():
-                hops = self._hops(vertex, onward)
+                hops = self._hops(vertex, root, onward)
                 for own, _, there in hops:
                     shares[own] = probability / len(hops)
                     reached[there] = reached.get(there, 0.0) + probability / len(hops)

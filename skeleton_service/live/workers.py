@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import multiprocessing
 import os
 import pickle
@@ -21,6 +22,7 @@ from exporter.contracts.job import Job
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
 from skeleton_service.live.errors import BrokenError
+from skeleton_service.live.memory import keep_unused_memory_unused
 from skeleton_service.live.planner import observed, parts, unobserved
 from skeleton_service.live.state import Part
 from skeleton_service.planning import Settings
@@ -111,10 +113,13 @@ def _begin(knowledge: str, parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it would wait for ever for work (prctl(2))
     if os.getppid() != parent:
         os._exit(0)
+    keep_unused_memory_unused()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
     with open(knowledge, "rb") as file:
         _Worker.known = pickle.load(file)  # noqa: S301 - our own, of a moment ago
     _Worker.fabric = Fabric(msgspec.msgpack.decode(_Worker.known.topology, type=Topology))
+    gc.collect()
+    gc.freeze()  # of the topology's hundred thousands of objects none is ever garbage
 
 
 def _plan(document: bytes, skeleton: bytes | None, generation: int, expires: float) -> list[Part]:
