@@ -1,4 +1,4 @@
-"""How the C library hands out memory, where its own choice costs a service of many connections most of what it takes."""
+"""How the C library hands out memory: its own choice costs a service of many connections a third of what it takes."""
 
 from __future__ import annotations
 
