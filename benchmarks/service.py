@@ -3,8 +3,8 @@
 Simulated exporters of 5,000 hosts of eight RNICs hold a connection each, with TLS, to a real service that is pinned to
 one core with all of its processes; they and what starts jobs are on another. First they come, then 500 more register
 within a second, then 2,000 containers are created a minute for ten minutes, in jobs of 20, half of them in one pod.
-Then a service is killed a hundred times while jobs begin, change and end (``--sections kills``). Exit status 1 when a
-bar is missed.
+Then a service is killed a hundred times while as many exporters are connected, and while jobs begin, change and end
+(``--sections kills``). Exit status 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import base64
 import heapq
 import os
 import random
-import resource
-import ssl
 import statistics
 import subprocess
 import sys
@@ -33,7 +31,7 @@ import yaml
 
 from benchmarks import service_kills
 from benchmarks.markdown import begin, head, row, say, verdict
-from benchmarks.service_load import Connection, Herd, agent
+from benchmarks.service_load import Connection, Herd, agent, allow_many_connections, trusting
 from benchmarks.simulated_fleet import CREATIONS_PER_MINUTE, host_name, topology
 from exporter.contracts.codec import encode, write
 from skeleton_service.live.identity import Identity, Keys, Role
@@ -105,11 +103,16 @@ def configure(directory: Path, port: int, hosts: int, *, tls: bool, rules: bool 
     return Keys(directory / "keys")
 
 
+def serving(directory: Path) -> list[str]:
+    """The command of a service that is pinned to its core."""
+    argv = ["taskset", "--cpu-list", _SERVICE_CORE, sys.executable, "-m", "skeleton_service.cli", "serve"]
+    return [*argv, "--config", str(directory / "service.yaml")]
+
+
 @contextmanager
 def running(directory: Path, port: int) -> Iterator[Service]:
-    argv = ["taskset", "--cpu-list", _SERVICE_CORE, sys.executable, "-m", "skeleton_service.cli", "serve"]
     with open(directory / "log", "ab") as log:
-        process = subprocess.Popen([*argv, "--config", str(directory / "service.yaml")], stdout=log, stderr=log)
+        process = subprocess.Popen(serving(directory), stdout=log, stderr=log)
         try:
             yield Service(directory, port, process)
         finally:
@@ -230,8 +233,7 @@ async def ready(connection: Connection) -> None:
 async def load(service: Service, keys: Keys, options: argparse.Namespace) -> list[str]:
     context = None
     if not options.plain:
-        context = ssl.create_default_context(cafile=str(service.directory / "certificate.pem"))
-        context.check_hostname = False
+        context = trusting(service.directory / "certificate.pem")
 
     def connection(role: Role, name: str) -> Connection:
         return Connection(service.port, keys.sign(Identity(role, name), 7200), context)
@@ -314,8 +316,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--plain", action="store_true", help="without TLS")
     options = parser.parse_args(words)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_many_connections()
     verdicts: list[str] = []
     for section in options.sections:
         verdicts += {"load": under_load, "kills": killed}[section](options)
@@ -324,27 +325,43 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def killed(options: argparse.Namespace) -> list[str]:
-    begin("The service, killed", f"{options.kills} times at random moments, while jobs begin, change and end.")
+    begin(
+        "The service, killed",
+        f"{options.kills} times at random moments, while jobs begin, change and end, and {options.agents:,} simulated "
+        "exporters come back over TLS. The service and its planner on one core, all else on another.",
+    )
+    os.sched_setaffinity(0, {int(_LOAD_CORE)})
     with tempfile.TemporaryDirectory(prefix="bench-service-") as name:
         directory = Path(name)
-        keys = configure(directory, _PORT, service_kills.HOSTS, tls=False, rules=True)
-        argv = [sys.executable, "-m", "skeleton_service.cli", "serve", "--config", str(directory / "service.yaml")]
-        with open(directory / "log", "ab") as log:
+        keys = configure(directory, _PORT, options.agents, tls=True, rules=True)
+        trusted = directory / "certificate.pem"
+        site = service_kills.Site(_PORT, keys, trusting(trusted), directory, options.agents)
+        words = [str(_PORT), str(directory / "keys"), str(trusted), str(options.agents)]
+        with (
+            open(directory / "log", "ab") as log,
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.service_load", *words],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            ) as herd,
+        ):  # fmt: skip
 
             def start() -> subprocess.Popen[bytes]:
-                return subprocess.Popen(argv, stdout=log, stderr=log)
+                return subprocess.Popen(serving(directory), stdout=log, stderr=log)
 
-            ledger, starts = service_kills.kill_again_and_again(
-                options.kills, _PORT, keys, directory, start, options.seed
-            )
+            try:
+                ledger, starts = service_kills.kill_again_and_again(options.kills, site, start, herd, options.seed)
+            finally:
+                herd.kill()
         problems = [line for line in (directory / "log").read_text().splitlines() if "Traceback" in line]
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
     for line in ledger.lost[:20]:
         say(line)
     head("", "p50", "max")
     row("from a start to being ready, s", f"{statistics.median(starts):.2f}", f"{max(starts):.2f}")
+    say(f"{60 * ledger.created / max(ledger.lived, 1e-9):,.0f} containers were created a minute.")
     text = (
         f"{options.kills} kills, {ledger.answered:,} changes of jobs that were answered: {len(ledger.lost)} jobs, "
-        f"plans or rule files are not what was answered, {len(problems)} tracebacks (bars: none)"
+        f"plans, rule files or exporters are not as was answered, {len(problems)} tracebacks (bars: none)"
     )
     return [verdict(not ledger.lost and not problems, text)]
 

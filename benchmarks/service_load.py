@@ -1,16 +1,30 @@
-"""Simulated exporters of a service: each over its own connection, as ``exporter.service`` talks, without probing."""
+"""Simulated exporters of a service: each over its own connection, as ``exporter.service`` talks, without probing.
+
+``python -m benchmarks.service_load PORT KEYS CERTIFICATE AGENTS`` is a herd of its own. For each line that it reads it
+writes one: JSON of the plans that its exporters have.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
+import resource
 import ssl
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
+import uvloop
+
+from benchmarks.simulated_fleet import host_name
+from skeleton_service.live.identity import Identity, Keys, Role
 
 WAIT_SECONDS = 50
+_RETRY_SECONDS = 1.0, 8.0
+"""As ``exporter.service.client.Backoff`` begins."""
 _HEADER_BYTES = 65_536
 
 
@@ -123,11 +137,11 @@ async def agent(host: str, connection: Connection, herd: Herd, begins: float) ->
             await _take(host, connection, herd, msgspec.json.decode(answer.body, type=_Index))
         except RefusedError:
             herd.refusals += 1
-            await asyncio.sleep(1)
+            await asyncio.sleep(random.uniform(*_RETRY_SECONDS))
         except (OSError, EOFError):
             herd.failures += 1
             tag = ""
-            await asyncio.sleep(1)
+            await asyncio.sleep(random.uniform(*_RETRY_SECONDS))
 
 
 async def _take(host: str, connection: Connection, herd: Herd, index: _Index) -> None:
@@ -149,3 +163,43 @@ def _good(answer: Answer) -> Answer:
     if answer.status not in (200, 204, 304):
         raise RefusedError(answer.status)
     return answer
+
+
+def trusting(certificate: Path) -> ssl.SSLContext:
+    """For a client that believes this certificate alone, whatever it is a name of."""
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    return context
+
+
+def allow_many_connections() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _herd(port: int, keys: Keys, context: ssl.SSLContext, agents: int) -> None:
+    herd = Herd()
+    tasks = [
+        asyncio.create_task(
+            agent(
+                host_name(number),
+                Connection(port, keys.sign(Identity(Role.AGENT, host_name(number)), 4 * 3600), context),
+                herd,
+                random.uniform(0, _RETRY_SECONDS[1]),
+            )
+        )
+        for number in range(agents)
+    ]
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while await lines.readline():
+        sys.stdout.buffer.write(msgspec.json.encode(herd.has) + b"\n")
+        sys.stdout.buffer.flush()
+    for task in tasks:
+        task.cancel()
+
+
+if __name__ == "__main__":
+    allow_many_connections()
+    _port, _keys, _certificate, _agents = sys.argv[1:]
+    uvloop.run(_herd(int(_port), Keys(Path(_keys)), trusting(Path(_certificate)), int(_agents)))

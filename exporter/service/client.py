@@ -28,7 +28,9 @@ WAIT_SECONDS = 50.0
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 30.0
 _LARGEST_INDEX, _LARGEST_PLAN = 1 << 20, 256 << 20
 _PIECE = 1 << 16
-_LONGEST_RETRY = 60.0
+_FIRST_RETRY, _LONGEST_RETRY = 8.0, 60.0
+"""Seconds, at most. A service that starts again has been lost by all exporters of a fleet in the same moment: each looks
+its name up, and has a handshake."""
 _MOST_SAID = 200
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -183,7 +185,7 @@ def _seconds(text: str | None) -> float:
 class Backoff:
     """How long to wait after failures: longer each time, and no two exporters alike."""
 
-    def __init__(self, first: float = 1.0, longest: float = _LONGEST_RETRY) -> None:
+    def __init__(self, first: float = _FIRST_RETRY, longest: float = _LONGEST_RETRY) -> None:
         self._first, self._longest = first, longest
         self._limit = first
 
@@ -192,7 +194,7 @@ class Backoff:
 
     def seconds(self, at_least: float = 0.0) -> float:
         limit, self._limit = self._limit, min(2 * self._limit, self._longest)
-        return at_least + random.uniform(limit / 2, limit)  # noqa: S311 - spread, not secret
+        return at_least + random.uniform(limit / 8, limit)  # noqa: S311 - spread, not secret
 
 
 class _Memory(msgspec.Struct):
