@@ -97,7 +97,7 @@ def churn(site: Site, ledger: Ledger, own: str, seed: int, stop: threading.Event
             name = dice.choice(running)
         else:
             name = f"{own}-{number:04d}-{dice.randrange(10**9)}"
-        hosts: tuple[int, ...] | None = tuple(sorted(dice.sample(range(site.hosts), dice.randint(*_JOB_HOSTS))))
+        hosts: tuple[int, ...] | None = _hosts_of_a_job(site.hosts, dice)
         if name in ledger.known and dice.random() < 0.6:
             hosts = None
         ledger.open.setdefault(name, set()).add(hosts)
@@ -118,6 +118,15 @@ def churn(site: Site, ledger: Ledger, own: str, seed: int, stop: threading.Event
                 ledger.created += len(hosts)
             _settle(ledger, name, hosts)
             ledger.answered += 1
+
+
+def _hosts_of_a_job(hosts: int, dice: random.Random) -> tuple[int, ...]:
+    """Half of the jobs are in neighbouring hosts, half anywhere."""
+    number = dice.randint(*_JOB_HOSTS)
+    if dice.random() < 0.5:
+        first = dice.randrange(hosts - number)
+        return tuple(range(first, first + number))
+    return tuple(sorted(dice.sample(range(hosts), number)))
 
 
 def _settle(ledger: Ledger, name: str, hosts: tuple[int, ...] | None) -> None:

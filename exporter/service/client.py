@@ -29,8 +29,8 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 30.0
 _LARGEST_INDEX, _LARGEST_PLAN = 1 << 20, 256 << 20
 _PIECE = 1 << 16
 _FIRST_RETRY, _LONGEST_RETRY = 8.0, 60.0
-"""Seconds, at most. A service that starts again has been lost by all exporters of a fleet in the same moment: each looks
-its name up, and has a handshake."""
+"""Seconds, at most. A service that starts again was lost by all exporters of a fleet in the same moment: each looks its
+name up, and has a handshake."""
 _MOST_SAID = 200
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
