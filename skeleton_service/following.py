@@ -53,6 +53,8 @@ class Given:
     interval: float
     """Seconds from round to round."""
     spraying: bool
+    first_seconds: int = KEPT_SECONDS
+    """How far back it looks at first."""
 
 
 class Following:
@@ -71,7 +73,7 @@ class Following:
         self._lasting: set[tuple[str, float]] = set()
         """Failures that have not ended, by id and start."""
         self._lookups = pa.table({name: pa.array([], kind) for name, kind in records.KINDS.items()})
-        self._edge = self._settled = floor(clock()) - KEPT_SECONDS
+        self._edge = self._settled = floor(clock()) - given.first_seconds
         """The seconds before it are diagnosed; those before the latter for DNS queries."""
         self._clocks = Clocks()
         self._unused_records = Leftovers(lambda rows: unusable_records(rows, given.fabric), (FOREIGN, DRAINED))

@@ -44,3 +44,9 @@ class Failure(Contract, frozen=True, kw_only=True):
 class Diagnosis(Contract, frozen=True, kw_only=True):
     version: Version
     failures: tuple[Failure, ...]
+
+
+def lasting(diagnosis: Diagnosis | None) -> list[Failure]:
+    """What is broken still, the surest first; nothing of no diagnosis."""
+    failures = () if diagnosis is None else diagnosis.failures
+    return sorted((each for each in failures if each.end is None), key=lambda each: -each.confidence)

@@ -51,8 +51,13 @@ REFUSED_FILES = _served("refused.job_files", "gauge", "{file}", "Job files that 
 RELOAD_REFUSED = _served(
     "reload.refused", "gauge", "", "1 while the configuration that was last to be taken anew is wrong, else 0."
 )
+SUSPECT_SCORE = Metric(
+    "fabric.suspect.score", "gauge", "", ("training_job", "layer", "kind", "component"),
+    "How sure the service is, by probe records of a job that something hurts, that this is broken now: 0 to 1.", "1",
+)  # fmt: skip
 SERVED: tuple[Metric, ...] = (
     JOBS, AGENTS, WAITING, REQUESTS, REQUEST_DURATION, PLANS_MADE, PLAN_FAILURES, PLAN_DURATION, PLAN_QUEUE,
     FIRST_EXPIRES, REFUSED_FILES, RELOAD_REFUSED,
+    SUSPECT_SCORE,
 )  # fmt: skip
 """What ``skeleton-service serve`` tells of itself."""

@@ -24,10 +24,12 @@ from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from exporter.contracts.codec import ContractError
+from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.job import Job, Name
 from exporter.contracts.plan import Plan, Unsigned
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service import __version__
+from skeleton_service.live.diagnosing import Diagnoses
 from skeleton_service.live.errors import BrokenError, BusyError, ForeignJobError, UnknownJobError
 from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
 from skeleton_service.live.planner import joined
@@ -287,7 +289,21 @@ async def rules_of(request: Request[Identity, None, Any], job: str) -> str:
 async def verdict_of(request: Request[Identity, None, Any], job: str) -> Verdict:
     """Is it the network? By what Prometheus has recorded of the job's paths, and by the alerts that concern it."""
     service: Service = request.app.state.service
-    return await _suspects(request).verdict(service.job(job))
+    diagnoses: Diagnoses | None = request.app.state.diagnoses
+    known = service.job(job)
+    return await _suspects(request).verdict(known, diagnoses.of(job) if diagnoses is not None else None)
+
+
+@get("/v1/jobs/{job:str}/diagnosis", guards=[reader], responses={**_REFUSED, **_UNKNOWN})
+async def diagnosis_of(request: Request[Identity, None, Any], job: str) -> Diagnosis:
+    """What is broken, by the job's probe records of the last minutes; 404 while nothing of the job hurts."""
+    service: Service = request.app.state.service
+    diagnoses: Diagnoses | None = request.app.state.diagnoses
+    service.job(job)
+    found = diagnoses.of(job) if diagnoses is not None else None
+    if found is None:
+        raise UnknownJobError(f"{job} that is diagnosed")
+    return found
 
 
 @get("/v1/suspects", guards=[reader], responses=_REFUSED)
@@ -404,6 +420,7 @@ def application(
     *,
     rules: RuleKeeper | None = None,
     suspects_: Suspects | None = None,
+    diagnoses: Diagnoses | None = None,
     metrics_protected: bool = False,
 ) -> Litestar:
     told = protected_metrics if metrics_protected else metrics
@@ -411,7 +428,7 @@ def application(
     app = Litestar(
         [
             plans, plan, register, agents,
-            jobs, job_of, skeleton_of, whole_plan, rules_of, verdict_of, suspects, put_job, end_job,
+            jobs, job_of, skeleton_of, whole_plan, rules_of, verdict_of, diagnosis_of, suspects, put_job, end_job,
             health, ready, told,
         ],
         before_send=[service.metrics.count],
@@ -435,4 +452,5 @@ def application(
         logging_config=None,
     )  # fmt: skip
     app.state.service, app.state.signing, app.state.rules, app.state.suspects = service, keys, rules, suspects_
+    app.state.diagnoses = diagnoses
     return app

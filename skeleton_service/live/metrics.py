@@ -10,6 +10,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from exporter.contracts import service_metrics as declared
 from exporter.contracts.metric import Metric
@@ -41,6 +42,10 @@ class Metrics:
     def gauge(self, metric: Metric, value: Callable[[], float]) -> None:
         """Asked for whenever somebody reads."""
         Gauge(metric.name, metric.help, registry=self._registry).set_function(value)
+
+    def also(self, collector: Collector) -> None:
+        """Tell what this one collects as well."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

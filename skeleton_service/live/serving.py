@@ -20,6 +20,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.service_metrics import REFUSED_FILES, RELOAD_REFUSED
 from exporter.contracts.supervision import Supervisor
 from skeleton_service.live.connections import Connection
+from skeleton_service.live.diagnosing import Diagnoses
 from skeleton_service.live.http import application
 from skeleton_service.live.identity import Keys
 from skeleton_service.live.jobfiles import JobFiles
@@ -68,7 +69,8 @@ class Running:
 
     async def run(self) -> None:
         settings, metrics = self._settings, Metrics()
-        self._planners, self._observers = _workers(settings, settings.knowledge())
+        knowledge = settings.knowledge()
+        self._planners, self._observers = _workers(settings, knowledge)
         service = self._service = Service(
             self._state, self._planners.plan, metrics=metrics, valid_seconds=settings.plans.valid_seconds
         )
@@ -91,6 +93,10 @@ class Running:
         self._messenger = None
         if settings.webhook is not None and self._suspects is not None:
             self._messenger = Messenger(self._suspects, settings.webhook)
+        self._diagnoses = None
+        if settings.diagnosis is not None and self._suspects is not None:
+            self._diagnoses = Diagnoses(service, settings.diagnosis, self._suspects.hurting, knowledge.topology)
+            metrics.also(self._diagnoses)
         metrics.gauge(RELOAD_REFUSED, lambda: self._reload_refused)
         listening = self._listen(settings)
         server = self._server(settings, service)
@@ -107,6 +113,8 @@ class Running:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await service.close()
+            if self._diagnoses is not None:
+                self._diagnoses.close()
             for workers in filter(None, (self._planners, self._observers)):
                 workers.close(cancel=True)
         _log.info("stopped")
@@ -119,6 +127,7 @@ class Running:
                 self._keys,
                 rules=self._keeper,
                 suspects_=self._suspects,
+                diagnoses=self._diagnoses,
                 metrics_protected=settings.metrics_protected,
             ),
             http=Connection.of(self._certificates, max(most - _OTHER_FILES, 1)),
@@ -160,6 +169,8 @@ class Running:
         yield again(self._service.forget_agents, lambda: _FORGET_SECONDS)
         if self._messenger is not None:
             yield again(self._messenger.turn, self._messenger.pause)
+        if self._diagnoses is not None:
+            yield again(self._diagnoses.turn, self._diagnoses.pause)
         for each in (self._follower, self._keeper, self._observer):
             if each is not None:
                 yield again(each.turn, look)
@@ -216,7 +227,8 @@ class Running:
         """Take the topology, how plans are made and thresholds of rules anew. What is wrong changes nothing."""
         try:
             settings = await asyncio.to_thread(read_settings, self._path)
-            planners, observers = _workers(settings, await asyncio.to_thread(settings.knowledge))
+            knowledge = await asyncio.to_thread(settings.knowledge)
+            planners, observers = _workers(settings, knowledge)
         except ContractError as error:
             self._reload_refused = True
             _log.error("not reloaded: %s; what was before stays", error)
@@ -233,6 +245,8 @@ class Running:
             self._keeper.files.forget()
         if self._observer is not None and observers is not None:
             self._observer.infer = observers.infer
+        if self._diagnoses is not None:
+            self._diagnoses.know(knowledge.topology)
         for workers in filter(None, old):
             workers.close(cancel=False)
         _log.info("reloaded")

@@ -98,6 +98,20 @@ class Rules(_Section, frozen=True, kw_only=True):
     grafana: str = GRAFANA
 
 
+class DiagnosisSettings(_Section, frozen=True, kw_only=True):
+    """From the probe records of jobs that something hurts to what is broken."""
+
+    exporters: str
+    """URL of a host's exporter, as ``inference.exporters``."""
+    jobs: Annotated[int, Meta(ge=1, le=64)] = 4
+    """That are diagnosed at a time, each by a process."""
+    hosts: Annotated[int, Meta(ge=2, le=4096)] = 64
+    """Of a job, whose records are asked for: those that it hurts most."""
+    every_seconds: Annotated[float, Meta(ge=1, le=60)] = 5.0
+    quiet_seconds: Annotated[float, Meta(ge=30, le=86400)] = 300.0
+    """For which nothing hurts a job before it is left."""
+
+
 class Prometheus(_Section, frozen=True, kw_only=True):
     """The Prometheus that has the rules: what it says is suspect is what people and automation are told."""
 
@@ -133,6 +147,7 @@ class ServiceSettings(_Section, frozen=True, kw_only=True):
     rules: Rules | None = None
     prometheus: Prometheus | None = None
     webhook: Webhook | None = None
+    diagnosis: DiagnosisSettings | None = None
 
     def knowledge(self) -> Knowledge:
         """What work is done by, read from its files. Raise ContractError."""
@@ -195,9 +210,14 @@ def _check(settings: ServiceSettings, source: str) -> None:
         read_keys(Path(settings.keys))
     if settings.tls is not None:
         Certificates(settings.tls.certificate, settings.tls.key, settings.tls.client_ca)
-    if settings.inference is not None and "{host}" not in settings.inference.exporters:
-        problem = f"field 'inference.exporters': {settings.inference.exporters!r} is the same for all hosts"
-        raise ContractError(source, problem, "write {host} where its name goes: http://{host}:9105")
+    for name in ("inference", "diagnosis"):
+        section: Inference | DiagnosisSettings | None = getattr(settings, name)
+        if section is not None and "{host}" not in section.exporters:
+            problem = f"field '{name}.exporters': {section.exporters!r} is the same for all hosts"
+            raise ContractError(source, problem, "write {host} where its name goes: http://{host}:9105")
+    if settings.diagnosis is not None and settings.prometheus is None:
+        problem = "section 'diagnosis' is of jobs that Prometheus says are hurt"
+        raise ContractError(source, problem, "add a section 'prometheus'")
     try:
         _ = settings.plans.settings
     except ContractError as error:

@@ -14,6 +14,7 @@ from urllib.request import Request
 import msgspec
 
 from exporter.contracts.codec import ContractError
+from exporter.contracts.diagnosis import Diagnosis, lasting
 from exporter.contracts.job import Job
 from exporter.contracts.secrets import read_secret
 from skeleton_service.fetching import fetch
@@ -21,7 +22,7 @@ from skeleton_service.jobalerts import jobs_hurt, principal, since
 from skeleton_service.live.errors import BrokenError, BusyError
 from skeleton_service.live.settings import Prometheus, Webhook
 from skeleton_service.live.state import StoredJob
-from skeleton_service.live.verdict import Series, Suspect, Verdict, questions, suspect_of, verdict
+from skeleton_service.live.verdict import Series, Suspect, Verdict, hurting, questions, suspect_of, verdict
 from skeleton_service.prometheusapi import Api, quoted
 
 T = TypeVar("T")
@@ -47,8 +48,11 @@ class Suspects:
         self._asking = 0
         self._verdicts: dict[str, tuple[float, Verdict]] = {}
 
-    async def verdict(self, job: StoredJob) -> Verdict:
-        """Is it the network? Raise BusyError, and BrokenError where Prometheus does not answer."""
+    async def verdict(self, job: StoredJob, diagnosis: Diagnosis | None = None) -> Verdict:
+        """Is it the network? ``diagnosis`` is of the job's probe records, if anybody made one.
+
+        Raise BusyError, and BrokenError where Prometheus does not answer.
+        """
         now = time.monotonic()
         self._verdicts = {name: each for name, each in self._verdicts.items() if each[0] > now - KEPT_SECONDS}
         if job.job in self._verdicts:
@@ -58,17 +62,27 @@ class Suspects:
         self._asking += 1
         try:
             async with self._slots:
-                found = await self._asked(lambda: self._verdict(job))
+                found = await self._asked(lambda: self._verdict(job, diagnosis))
         finally:
             self._asking -= 1
         self._verdicts[job.job] = time.monotonic(), found
         return found
 
-    def _verdict(self, job: StoredJob) -> Verdict:
+    def _verdict(self, job: StoredJob, diagnosis: Diagnosis | None) -> Verdict:
         at, api = time.time(), self._api()
         told: dict[str, Series] = {name: list(api.instant(text, at)) for name, text in questions(job.job).items()}
         hosts = {container.host for container in msgspec.json.decode(job.document, type=Job).containers}
-        return verdict(job.job, len(hosts), told, at)
+        return verdict(job.job, len(hosts), told, at, lasting(diagnosis))
+
+    async def hurting(self) -> Mapping[str, Sequence[str]]:
+        """{job: its paths that lose probes or are slow, of many some}; raise BrokenError."""
+        return await self._asked(self._hurting)
+
+    def _hurting(self) -> Mapping[str, Sequence[str]]:
+        found: dict[str, list[str]] = {}
+        for labels, _ in self._api().instant(hurting(), time.time()):
+            found.setdefault(labels.get("training_job", ""), []).append(labels.get("path", ""))
+        return found
 
     async def all(self) -> list[Suspect]:
         """The oldest first. Raise BrokenError."""

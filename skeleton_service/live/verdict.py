@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from exporter.contracts.diagnosis import Failure
 from skeleton_service.jobalerts import of_job, since
 from skeleton_service.prometheusapi import quoted
 
@@ -15,6 +16,12 @@ MEASURING = frozenset({"agent"})
 """Kinds of components that are no part of the network: what fires of them says that less is known."""
 STARVED_SHARE = 0.5
 """Of a job's hosts: with more of them short of CPU its round trips say nothing."""
+
+SURE = 0.5
+"""A component that a diagnosis is less sure of answers nothing."""
+_NETWORK = frozenset({"underlay", "overlay", "rnic"})
+"""Layers of a diagnosis that are the network's."""
+_MOST_PATHS = 500
 
 Series = Sequence[tuple[Mapping[str, str], float]]
 """(labels, value) of each series of an answer."""
@@ -46,6 +53,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """One sentence for a person."""
     suspects: tuple[Suspect, ...] = ()
     """The oldest first."""
+    failures: tuple[Failure, ...] = ()
+    """Found in the job's probe records, the surest first; where the service diagnoses jobs."""
     paths_probed: int | None = None
     """None where nobody says."""
     paths_losing: int = 0
@@ -68,6 +77,14 @@ def questions(job: str) -> Mapping[str, str]:
     }
 
 
+def hurting() -> str:
+    """PromQL of paths that lose probes or are slow: some of each job's."""
+    return (
+        f"topk by (cluster, training_job) ({_MOST_PATHS}, max by (cluster, training_job, path) ("
+        "job_path:fabric_path_forward_loss:ratio_rate > 0.05 or job_path:fabric_path_rtt_slow:seconds))"
+    )
+
+
 def suspect_of(labels: Mapping[str, str], began: float, jobs: Sequence[str] = ()) -> Suspect:
     """Of an alert's labels."""
     return Suspect(
@@ -85,8 +102,8 @@ def suspect_of(labels: Mapping[str, str], began: float, jobs: Sequence[str] = ()
     )
 
 
-def verdict(job: str, hosts: int, told: Mapping[str, Series], now: float) -> Verdict:
-    """``told`` are the answers to ``questions``; ``hosts`` is how many the job has."""
+def verdict(job: str, hosts: int, told: Mapping[str, Series], now: float, failures: Sequence[Failure] = ()) -> Verdict:
+    """``told`` are the answers to ``questions``; ``hosts`` is how many the job has; ``failures`` what is diagnosed."""
     numbers = {name: int(told[name][0][1]) if told[name] else None for name in ("probed", "losing", "slow", "starved")}
     probed, losing, slow, starved = (numbers[name] for name in ("probed", "losing", "slow", "starved"))
     fired = sorted((suspect_of(labels, began) for labels, began in told["alerts"]), key=lambda each: each.since)
@@ -101,6 +118,13 @@ def verdict(job: str, hosts: int, told: Mapping[str, Series], now: float) -> Ver
         first = suspects[0]
         others = f", and {len(suspects) - 1} more" if len(suspects) > 1 else ""
         answer, summary = "network", f"{first.kind} {first.component}: {first.symptom} ({first.alert}{others})"
+    elif failures and failures[0].confidence >= SURE:
+        found = failures[0]
+        answer = "network" if found.layer in _NETWORK else "unclear"
+        summary = (
+            f"{found.component.kind} {found.component.name}: {found.symptom} "
+            f"({found.confidence:.0%} sure by probe records; no alert names a component)"
+        )
     elif not probed:
         answer, summary = "unknown", "no exporter tells of a path of this job"
     elif losing or slow:
@@ -119,6 +143,7 @@ def verdict(job: str, hosts: int, told: Mapping[str, Series], now: float) -> Ver
         answer=answer,
         summary=summary,
         suspects=suspects,
+        failures=tuple(failures),
         paths_probed=probed,
         paths_losing=losing or 0,
         paths_slow=slow or 0,

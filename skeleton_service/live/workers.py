@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +22,7 @@ from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.memory import keep_unused_memory_unused
+from skeleton_service.live.parenthood import end_with_parent
 from skeleton_service.live.planner import observed, parts, unobserved
 from skeleton_service.live.state import Part
 from skeleton_service.planning import Settings
@@ -30,7 +30,6 @@ from skeleton_service.ruleset.rendering import Links
 from skeleton_service.ruleset.thresholds import Thresholds
 
 T = TypeVar("T")
-_PR_SET_PDEATHSIG: Final = 1
 _MOST_ATTEMPTS = 2
 
 
@@ -110,9 +109,7 @@ class _Worker:
 
 
 def _begin(knowledge: str, parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it would wait for ever for work (prctl(2))
-    if os.getppid() != parent:
-        os._exit(0)
+    end_with_parent(parent)  # it would wait for ever for work
     keep_unused_memory_unused()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
     with open(knowledge, "rb") as file:

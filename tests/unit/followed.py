@@ -109,12 +109,12 @@ def as_csv(rows: Iterator[dict[str, Any]]) -> bytes:
 
 @contextmanager
 def serving(world: World) -> Iterator[str]:
-    """One server for all exporters: ``URL/HOST``."""
+    """One server for all exporters: ``URL/HOST``, and whatever is below it."""
 
     class Exporter(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
-            host = parts.path.strip("/")
+            host = parts.path.split("/")[1]
             body = as_csv(world.served(host, float(parse_qs(parts.query)["since"][0])))
             self.send_response(503 if host in world.down else 200)
             self.send_header("Content-Length", str(len(body)))
