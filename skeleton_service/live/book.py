@@ -74,10 +74,13 @@ class Book:
             if not each.done():
                 each.set_result(None)
 
+    def others_than(self, host: str, known: str) -> bool:
+        """Whether the host has other plans than those of the tag ``known``."""
+        return self.etag(host) != known.removeprefix("W/")  # what lies between may have weakened it as it compressed
+
     async def other_than(self, host: str, known: str, seconds: float) -> bool:
         """Wait until the host has other plans than those of the tag ``known``; False when it had not for so long."""
-        known = known.removeprefix("W/")  # what lies between may have weakened it as it compressed the answer
-        if self.etag(host) != known:
+        if self.others_than(host, known):
             return True
         if self._closed or seconds <= 0:
             return False
@@ -98,4 +101,4 @@ class Book:
                 waiting.pop(woken, None)
                 if not waiting:
                     del self._waiting[host]
-        return self.etag(host) != known
+        return self.others_than(host, known)

@@ -19,7 +19,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.job import Job
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
-from skeleton_service.live.memory import keep_unused_memory_unused
+from skeleton_service.live.memory import map_from
 from skeleton_service.live.parenthood import end_with_parent
 from skeleton_service.live.planner import unobserved
 
@@ -46,7 +46,7 @@ def main() -> None:
 
     work = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Work)
     end_with_parent(work.parent)
-    keep_unused_memory_unused()
+    map_from()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -20,6 +20,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import Parameter
+from litestar.types import ASGIApp
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -36,12 +37,10 @@ from skeleton_service.live.planner import joined
 from skeleton_service.live.service import Service
 from skeleton_service.live.state import StoredJob
 from skeleton_service.live.suspects import Suspects
-from skeleton_service.live.tls import bearer_of
 from skeleton_service.live.upkeep import RuleKeeper
 from skeleton_service.live.verdict import Suspect, Verdict
+from skeleton_service.live.waiting import LONGEST_WAIT, Waiting, who_asks
 
-LONGEST_WAIT = 60.0
-"""Seconds that an agent may ask to be kept waiting: what lies between gives idle connections up later."""
 _LARGEST_REGISTRATION = 64 << 10
 LARGEST_BODY = 32 << 20
 """Bytes: a job of 65,536 containers."""
@@ -119,19 +118,12 @@ class Authentication(AbstractAuthenticationMiddleware):
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
         try:
-            return AuthenticationResult(user=_bearer(connection), auth=None)
+            headers = connection.headers
+            return AuthenticationResult(
+                user=who_asks(connection.scope, headers, connection.app.state.signing), auth=None
+            )
         except NotKnownError as error:
             raise NotAuthorizedException(str(error), headers={"WWW-Authenticate": "Bearer"}) from error
-
-
-def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
-    keys: Keys | None = connection.app.state.signing
-    kind, _, token = connection.headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer" and token and keys is not None:
-        return keys.verify(token.strip())
-    if certificate := connection.scope["state"].get("certificate"):
-        return bearer_of(certificate)
-    raise NotKnownError("no bearer token" if keys is not None else "no client certificate")
 
 
 def _identity(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
@@ -180,14 +172,14 @@ async def plans(
     request: Request[Identity, None, Any],
     host: str,
     if_none_match: Annotated[str | None, Parameter(header="If-None-Match", max_length=100)] = None,
-    wait: Annotated[float, Parameter(ge=0, le=LONGEST_WAIT)] = 0.0,
+    wait: Annotated[float, Parameter(ge=0, le=LONGEST_WAIT)] = 0.0,  # noqa: ARG001 - over, see Waiting
 ) -> Response[Plans | None]:
     """Which plans the host has; with If-None-Match, once they are other ones, or 304 after ``wait`` seconds."""
     service: Service = request.app.state.service
     if service.not_ready:
         raise BrokenError(service.not_ready)
     book = service.book
-    if not await book.other_than(host, if_none_match or "", wait):
+    if not book.others_than(host, if_none_match or ""):
         return Response(None, status_code=304, headers={"ETag": if_none_match or ""})
     told = Plans(book.identity, [PlanEntry(job, generation) for job, generation in book.plans(host)])
     return Response(told, headers={"ETag": book.etag(host)})
@@ -422,7 +414,7 @@ def application(
     suspects_: Suspects | None = None,
     diagnoses: Diagnoses | None = None,
     metrics_protected: bool = False,
-) -> Litestar:
+) -> ASGIApp:
     told = protected_metrics if metrics_protected else metrics
     who = DefineMiddleware(Authentication, exclude=["^/openapi"], exclude_from_auth_key="exclude_from_auth")
     app = Litestar(
@@ -453,4 +445,4 @@ def application(
     )  # fmt: skip
     app.state.service, app.state.signing, app.state.rules, app.state.suspects = service, keys, rules, suspects_
     app.state.diagnoses = diagnoses
-    return app
+    return Waiting(app, service, keys)

@@ -25,7 +25,7 @@ from skeleton_service.live.http import application
 from skeleton_service.live.identity import Keys
 from skeleton_service.live.jobfiles import JobFiles
 from skeleton_service.live.logs import Form, log_to_stderr
-from skeleton_service.live.memory import keep_unused_memory_unused
+from skeleton_service.live.memory import OF_CONNECTIONS, map_from
 from skeleton_service.live.metrics import Metrics
 from skeleton_service.live.rulefiles import RuleFiles
 from skeleton_service.live.service import Service
@@ -260,7 +260,7 @@ def _workers(settings: ServiceSettings, knowledge: Knowledge) -> tuple[Workers, 
 def serve(path: str, form: Form) -> NoReturn:
     """Serve until SIGTERM or SIGINT."""
     log_to_stderr(form)
-    keep_unused_memory_unused()
+    map_from(OF_CONNECTIONS)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket an agent
     uvloop.run(Running(path).run())

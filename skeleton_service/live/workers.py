@@ -21,7 +21,7 @@ from exporter.contracts.job import Job
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
 from skeleton_service.live.errors import BrokenError
-from skeleton_service.live.memory import keep_unused_memory_unused
+from skeleton_service.live.memory import map_from
 from skeleton_service.live.parenthood import end_with_parent
 from skeleton_service.live.planner import observed, parts, unobserved
 from skeleton_service.live.state import Part
@@ -110,7 +110,7 @@ class _Worker:
 
 def _begin(knowledge: str, parent: int) -> None:
     end_with_parent(parent)  # it would wait for ever for work
-    keep_unused_memory_unused()
+    map_from()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
     with open(knowledge, "rb") as file:
         _Worker.known = pickle.load(file)  # noqa: S301 - our own, of a moment ago
