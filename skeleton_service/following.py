@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service import records
@@ -23,7 +24,7 @@ from skeleton_service.diagnosis import Diagnoser
 from skeleton_service.diagnosis.changes import Told
 from skeleton_service.diagnosis.unused import DRAINED, FOREIGN, STRANGE, unusable_counters, unusable_records
 from skeleton_service.livefiles import OverlayFile, VerdictFile
-from skeleton_service.polling import Sources, read_probes, read_samples
+from skeleton_service.polling import Read, Sources, read_probes, read_samples
 from skeleton_service.remarks import AHEAD_SECONDS, Clocks, Leftovers
 from skeleton_service.telling import change_lines
 
@@ -49,12 +50,14 @@ class Given:
     counters: Sequence[str]
     """URLs and files, each read whole each time."""
     overlay: Path | None
-    output: Path
+    output: Path | None
+    """The verdict; None for whoever asks ``Following`` for it."""
     interval: float
     """Seconds from round to round."""
     spraying: bool
     first_seconds: int = KEPT_SECONDS
     """How far back it looks at first."""
+    read: Read = read_probes
 
 
 class Following:
@@ -63,11 +66,13 @@ class Following:
     def __init__(self, given: Given, stop: Event, clock: Callable[[], float] = time.time) -> None:
         self._stop = stop
         self._clock = clock
-        self._probes = Sources(given.probes, read_probes, stop)
+        self._probes = Sources(given.probes, given.read, stop)
         self._counters = Sources(given.counters, read_samples, stop)
         self._samples: dict[str, pa.Table] = {}
         self._overlay = OverlayFile(given.overlay, given.fabric) if given.overlay else None
-        self._verdict = VerdictFile(given.output)
+        self._verdict = VerdictFile(given.output) if given.output else None
+        self.diagnosis = Diagnosis(version=1, failures=())
+        """Of the last round."""
         self._diagnoser = Diagnoser(given.fabric, given.skeleton, spraying=given.spraying)
         self._told = Told()
         self._lasting: set[tuple[str, float]] = set()
@@ -134,7 +139,9 @@ class Following:
         )
         self._lasting = {(each.id, each.start) for each in recent if each.end is None}
         diagnosis = msgspec.structs.replace(diagnosis, failures=recent)
-        self._verdict.write(diagnosis)
+        self.diagnosis = diagnosis
+        if self._verdict is not None:
+            self._verdict.write(diagnosis)
         for change in self._told.update(diagnosis):
             print("\n".join(change_lines(change, self._clock())), flush=True)
 

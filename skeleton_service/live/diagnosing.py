@@ -1,7 +1,7 @@
 """Jobs that something hurts are diagnosed from their probe records, for as long as it does.
 
 Prometheus says which jobs lose probes or are slow; each has a process that asks the job's exporters for their records,
-second by second (``skeleton_service.following``), and names what explains them.
+second by second (``skeleton_service.live.follower``), and names what explains them.
 """
 
 from __future__ import annotations
@@ -11,88 +11,107 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from exporter.contracts.codec import ContractError, read
 from exporter.contracts.diagnosis import Diagnosis, lasting
 from exporter.contracts.job import Job
 from exporter.contracts.service_metrics import SUSPECT_SCORE
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service.live.errors import BrokenError
-from skeleton_service.live.follower import Work
+from skeleton_service.live.follower import HEAD_BYTES, MOST_BYTES, Work
 from skeleton_service.live.service import Service
 from skeleton_service.live.settings import DiagnosisSettings
 from skeleton_service.live.state import StoredJob
 
 _FIRST_SECONDS = 60
 """Of records that a process begins with: a path says one a second and more, and a job has thousands of paths."""
+_LATE_SECONDS = 60.0
+"""A diagnosis that is older than a few rounds and this is told to nobody: what it names may be well again."""
 _LAST_WORD_SECONDS = 5.0
-_MOST_LINE_BYTES = 1 << 16
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+"""Before a process that ended by itself is started again."""
+_STAYS = 2.0
+"""How many times as many paths another job must hurt on to take the place of one that is diagnosed."""
+_MOST_LINE = 2000
 _ENDS = re.compile(r"(?P<source>[^:>]+):[^>]*>(?P<destination>[^:>]+):")
 _log = logging.getLogger(__name__)
 
-Hurting = Callable[[], Awaitable[Mapping[str, Sequence[str]]]]
-"""{job: its paths that lose probes or are slow}; raises BrokenError where nobody knows."""
+
+class Asked(Protocol):
+    """Who says what hurts. Both raise BrokenError where nobody knows."""
+
+    async def hurting(self) -> Mapping[str, int]:
+        """{job: how many of its paths lose probes or are slow}"""
+        raise NotImplementedError
+
+    async def hurting_paths(self, job: str) -> Sequence[str]:
+        """Those of one job; of many some."""
+        raise NotImplementedError
 
 
 @dataclass
 class _Followed:
     """A job that is diagnosed now."""
 
-    of: tuple[bytes, bytes | None]
-    """Its document and its skeleton."""
-    output: Path
-    hosts: int
+    of: tuple[bytes, bytes | None, int]
+    """Its document, its skeleton, and which topology."""
+    began: float
     task: asyncio.Task[None] | None = None
     process: asyncio.subprocess.Process | None = None
-    read: tuple[int, int] = (0, 0)
-    """Modification time and size of the diagnosis as it was read last."""
-    diagnosis: Diagnosis | None = None
+    left: bool = False
+
+    def end(self) -> None:
+        self.left = True
+        if self.process is not None and self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.terminate()
 
 
 class Diagnoses(Collector):
     """For one event loop."""
 
-    def __init__(self, service: Service, settings: DiagnosisSettings, hurting: Hurting, topology: bytes) -> None:
+    def __init__(self, service: Service, settings: DiagnosisSettings, asked: Asked, topology: bytes) -> None:
         """``topology`` is as MessagePack."""
-        self._service, self._settings, self._hurting = service, settings, hurting
+        self._service, self._settings, self._asked = service, settings, asked
+        self._topology, self._number = topology, 0
         self._followed: dict[str, _Followed] = {}
-        self._hurt_at: dict[str, float] = {}
-        self._number = 0
+        self._hurt: dict[str, tuple[int, float]] = {}
+        """{job: (paths, monotonic seconds when that was last so)}"""
+        self._found: dict[str, tuple[float, Diagnosis]] = {}
+        """{job: (monotonic seconds, what was found)}: also while one process follows another."""
+        self._pauses: dict[str, tuple[float, float]] = {}
+        """{job: (seconds, until when)} of those whose process ended by itself."""
         self._problem = ""
-        self._directory = tempfile.TemporaryDirectory(prefix="skeleton-service-")
-        self.know(topology)
+        self._left_out = 0
 
     def know(self, topology: bytes) -> None:
-        """Who is followed from now on is so by this topology."""
-        self._number += 1
-        self._known = Path(self._directory.name) / f"topology-{self._number}"
-        self._known.write_bytes(topology)
+        """All are followed anew, by this topology."""
+        self._topology, self._number = topology, self._number + 1
 
     # ---- what is known
 
     def of(self, job: str) -> Diagnosis | None:
-        """The newest of a job; None where nothing of it hurts, or nothing was found out yet."""
-        followed = self._followed.get(job)
-        return None if followed is None else followed.diagnosis
+        """The newest of a job; None where nobody makes one, or nothing was found out yet."""
+        oldest = time.monotonic() - _LATE_SECONDS - 3 * self._settings.every_seconds
+        at, found = self._found.get(job, (oldest, None))
+        return found if at > oldest else None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """What is broken now, for Prometheus."""
         family = GaugeMetricFamily(SUSPECT_SCORE.name, SUSPECT_SCORE.help, labels=SUSPECT_SCORE.labels)
         scores: dict[tuple[str, ...], float] = {}
-        for job, followed in self._followed.items():
-            for each in lasting(followed.diagnosis):
+        for job in self._found:
+            for each in lasting(self.of(job)):
                 key = (job, each.layer, each.component.kind, each.component.name)
                 scores[key] = max(each.confidence, scores.get(key, 0.0))
         for labels, score in scores.items():
@@ -102,109 +121,152 @@ class Diagnoses(Collector):
     # ---- who is followed
 
     async def turn(self) -> None:
+        hurting = await self._hurting()
         now = time.monotonic()
-        try:
-            hurting = await self._hurting()
-        except BrokenError as error:
-            hurting = {}
-            self._say(str(error))
-        else:
-            self._say("")
-        self._hurt_at |= dict.fromkeys(hurting, now)
+        self._hurt |= {job: (paths, now) for job, paths in hurting.items()}
         jobs = {job.job: job for job in self._service.jobs}
         recent = now - self._settings.quiet_seconds
-        self._hurt_at = {job: at for job, at in self._hurt_at.items() if job in jobs and at >= recent}
+        self._hurt = {job: each for job, each in self._hurt.items() if job in jobs and each[1] >= recent}
+        wanted = self._wanted()
+        self._found = {job: each for job, each in self._found.items() if job in wanted}
+        self._pauses = {job: each for job, each in self._pauses.items() if job in self._hurt}
         for name, followed in list(self._followed.items()):
-            changed = name in jobs and followed.of != (jobs[name].document, jobs[name].skeleton)
-            if name not in self._hurt_at or changed or followed.task is None or followed.task.done():
+            ended = followed.task is not None and followed.task.done()
+            if ended:
+                self._pause(name, now - followed.began)
+            if ended or name not in wanted or followed.of != self._of(jobs[name]):
                 await self._leave(name)
-        for name in hurting:
-            if name in jobs and name not in self._followed and len(self._followed) < self._settings.jobs:
-                self._follow(jobs[name], hurting[name])
-        for followed in self._followed.values():
-            self._read(followed)
+        for name in wanted:
+            if name not in self._followed and self._pauses.get(name, (0.0, now))[1] <= now:
+                await self._follow(jobs[name])
 
-    def _say(self, problem: str) -> None:
-        if problem and problem != self._problem:
-            _log.error("nobody says which jobs to diagnose: %s", problem)
-        self._problem = problem
+    async def _hurting(self) -> Mapping[str, int]:
+        """Where nobody says, whoever was hurt is so still."""
+        try:
+            found = await self._asked.hurting()
+        except BrokenError as error:
+            if str(error) != self._problem:
+                _log.error("nobody says which jobs to diagnose: %s", error)
+            self._problem = str(error)
+            return {job: paths for job, (paths, _) in self._hurt.items()}
+        self._problem = ""
+        return found
 
-    def _follow(self, job: StoredJob, paths: Sequence[str]) -> None:
+    def _wanted(self) -> list[str]:
+        """Jobs to diagnose, the one that hurts most first."""
+
+        def weight(job: str) -> tuple[float, str]:
+            paths, _ = self._hurt[job]
+            return -paths * (_STAYS if job in self._followed else 1.0), job
+
+        ranked = sorted(self._hurt, key=weight)
+        left_out = max(len(ranked) - self._settings.jobs, 0)
+        if left_out and not self._left_out:
+            _log.warning("%d jobs are hurt and not diagnosed: 'diagnosis.jobs' is %d", left_out, self._settings.jobs)
+        self._left_out = left_out
+        return ranked[: self._settings.jobs]
+
+    def _of(self, job: StoredJob) -> tuple[bytes, bytes | None, int]:
+        return job.document, job.skeleton, self._number
+
+    def _pause(self, job: str, lived: float) -> None:
+        before, _ = self._pauses.get(job, (0.0, 0.0))
+        pause = _FIRST_PAUSE if lived > 2 * _LONGEST_PAUSE else min(max(2 * before, _FIRST_PAUSE), _LONGEST_PAUSE)
+        self._pauses[job] = pause, time.monotonic() + pause
+
+    async def _follow(self, job: StoredJob) -> None:
         document = msgspec.json.decode(job.document, type=Job)
-        hosts = hurt_most(dict.fromkeys(each.host for each in document.containers), paths, self._settings.hosts)
-        self._number += 1
-        output = Path(self._directory.name) / f"diagnosis-{self._number}.json"
-        followed = self._followed[job.job] = _Followed((job.document, job.skeleton), output, len(hosts))
+        hosts: Iterable[str] = dict.fromkeys(each.host for each in document.containers)
+        try:
+            paths = await self._asked.hurting_paths(job.job) if len(list(hosts)) > self._settings.hosts else ()
+        except BrokenError:
+            paths = ()
+        hosts = hurt_most(hosts, paths, self._settings.hosts)
+        exporter = self._settings.exporters
         work = Work(
             parent=os.getpid(),
-            topology=str(self._known),
+            topology=msgspec.Raw(self._topology),
             job=document,
             skeleton=None if job.skeleton is None else msgspec.json.decode(job.skeleton, type=Skeleton),
-            probes=tuple(
-                f"{self._settings.exporters.replace('{host}', quote(host))}/v1/probe-records" for host in hosts
-            ),
-            counters=(),
-            output=str(output),
+            probes={f"{exporter.replace('{host}', quote(host))}/v1/probe-records": host for host in hosts},
             interval=self._settings.every_seconds,
             first_seconds=_FIRST_SECONDS,
         )
+        followed = self._followed[job.job] = _Followed(self._of(job), time.monotonic())
         followed.task = asyncio.create_task(self._run(job.job, followed, work))
         _log.info("is diagnosed", extra={"job": job.job, "hosts": len(hosts)})
 
     async def _run(self, job: str, followed: _Followed, work: Work) -> None:
         """One process from its start to its end; what it says is logged."""
-        process = followed.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "skeleton_service.live.follower",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            limit=_MOST_LINE_BYTES,
-        )  # fmt: skip
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
         try:
-            with suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(msgspec.msgpack.encode(work))
-                await process.stdin.drain()
-                process.stdin.close()
-            while line := await process.stdout.readline():
-                _log.info("%s", line.decode(errors="replace").rstrip(), extra={"job": job})
+            process = followed.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "skeleton_service.live.follower",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as error:
+            _log.error("cannot be diagnosed: %s", error, extra={"job": job})
+            return
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
+        try:
+            await asyncio.gather(
+                _give(process.stdin, work), self._take(job, process.stdout), _retell(job, process.stderr)
+            )
             status = await process.wait()
-            if status > 0:
+            if not followed.left:
                 _log.error("the process that diagnosed it ended with %d; another begins", status, extra={"job": job})
+        except (ValueError, msgspec.DecodeError) as error:
+            _log.error("the process that diagnosed it sent what nobody can read: %s", error, extra={"job": job})
         finally:
             if process.returncode is None:
                 process.kill()
 
+    async def _take(self, job: str, answers: asyncio.StreamReader) -> None:
+        """What the process finds, as it finds it. Raise ValueError of what is none."""
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                size = int.from_bytes(await answers.readexactly(HEAD_BYTES), "big")
+                if size > MOST_BYTES:
+                    raise ValueError(f"{size} bytes")
+                found = msgspec.msgpack.decode(await answers.readexactly(size), type=Diagnosis)
+                self._found[job] = time.monotonic(), found
+
     async def _leave(self, name: str) -> None:
-        followed = self._followed.pop(name)
-        if followed.process is not None and followed.process.returncode is None:
-            with suppress(ProcessLookupError):
-                followed.process.terminate()
+        followed = self._followed[name]
+        followed.end()
         if followed.task is not None:
             _, late = await asyncio.wait([followed.task], timeout=_LAST_WORD_SECONDS)
             for task in late:
                 task.cancel()
-        followed.output.unlink(missing_ok=True)
+        del self._followed[name]
         _log.info("is diagnosed no more", extra={"job": name})
-
-    def _read(self, followed: _Followed) -> None:
-        with suppress(FileNotFoundError, ContractError):
-            status = followed.output.stat()
-            seen = status.st_mtime_ns, status.st_size
-            if seen != followed.read:
-                followed.diagnosis = read(followed.output, Diagnosis)
-                followed.read = seen
 
     def pause(self) -> float:
         return self._settings.every_seconds
 
     def close(self) -> None:
         for followed in self._followed.values():
-            if followed.process is not None and followed.process.returncode is None:
-                with suppress(ProcessLookupError):
-                    followed.process.kill()
-        self._directory.cleanup()
+            followed.end()
 
 
-def hurt_most(hosts: Sequence[str] | Mapping[str, object], paths: Sequence[str], most: int) -> list[str]:
+async def _give(to: asyncio.StreamWriter, work: Work) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # it has ended already
+        to.write(msgspec.msgpack.encode(work))
+        await to.drain()
+    to.close()
+
+
+async def _retell(job: str, lines: asyncio.StreamReader) -> None:
+    """In the log, a line each, however long they are."""
+    rest = b""
+    while piece := await lines.read(1 << 12):
+        *whole, rest = (rest + piece).split(b"\n")
+        if len(rest) > _MOST_LINE:
+            whole, rest = [*whole, rest], b""
+        for line in whole:
+            _log.info("%s", line[:_MOST_LINE].decode(errors="replace").rstrip(), extra={"job": job})
+
+
+def hurt_most(hosts: Iterable[str], paths: Sequence[str], most: int) -> list[str]:
     """So many of a job's hosts: those first that most of these paths begin or end at."""
     ends: Counter[str] = Counter()
     for path in paths:

@@ -392,7 +392,7 @@ def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
 
 @get("/metrics", media_type=MediaType.TEXT, include_in_schema=False, exclude_from_auth=True)
 async def metrics(request: Request[Any, None, Any]) -> Response[bytes]:
-    """For Prometheus; nobody is named in it."""
+    """For Prometheus. With a section ``diagnosis`` it names jobs that are hurt, and what hurts them."""
     return _metrics_of(request)
 
 

@@ -95,7 +95,7 @@ class Running:
             self._messenger = Messenger(self._suspects, settings.webhook)
         self._diagnoses = None
         if settings.diagnosis is not None and self._suspects is not None:
-            self._diagnoses = Diagnoses(service, settings.diagnosis, self._suspects.hurting, knowledge.topology)
+            self._diagnoses = Diagnoses(service, settings.diagnosis, self._suspects, knowledge.topology)
             metrics.also(self._diagnoses)
         metrics.gauge(RELOAD_REFUSED, lambda: self._reload_refused)
         listening = self._listen(settings)

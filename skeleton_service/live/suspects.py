@@ -22,7 +22,16 @@ from skeleton_service.jobalerts import jobs_hurt, principal, since
 from skeleton_service.live.errors import BrokenError, BusyError
 from skeleton_service.live.settings import Prometheus, Webhook
 from skeleton_service.live.state import StoredJob
-from skeleton_service.live.verdict import Series, Suspect, Verdict, hurting, questions, suspect_of, verdict
+from skeleton_service.live.verdict import (
+    Series,
+    Suspect,
+    Verdict,
+    hurting,
+    hurting_paths,
+    questions,
+    suspect_of,
+    verdict,
+)
 from skeleton_service.prometheusapi import Api, quoted
 
 T = TypeVar("T")
@@ -74,15 +83,22 @@ class Suspects:
         hosts = {container.host for container in msgspec.json.decode(job.document, type=Job).containers}
         return verdict(job.job, len(hosts), told, at, lasting(diagnosis))
 
-    async def hurting(self) -> Mapping[str, Sequence[str]]:
-        """{job: its paths that lose probes or are slow, of many some}; raise BrokenError."""
-        return await self._asked(self._hurting)
+    async def hurting(self) -> Mapping[str, int]:
+        """{job: how many of its paths lose probes or are slow}; raise BrokenError."""
 
-    def _hurting(self) -> Mapping[str, Sequence[str]]:
-        found: dict[str, list[str]] = {}
-        for labels, _ in self._api().instant(hurting(), time.time()):
-            found.setdefault(labels.get("training_job", ""), []).append(labels.get("path", ""))
-        return found
+        def ask() -> Mapping[str, int]:
+            answer = self._api().instant(hurting(), time.time())
+            return {labels.get("training_job", ""): int(count) for labels, count in answer}
+
+        return await self._asked(ask)
+
+    async def hurting_paths(self, job: str) -> Sequence[str]:
+        """Those of one job; of many some. Raise BrokenError."""
+
+        def ask() -> Sequence[str]:
+            return [labels.get("path", "") for labels, _ in self._api().instant(hurting_paths(job), time.time())]
+
+        return await self._asked(ask)
 
     async def all(self) -> list[Suspect]:
         """The oldest first. Raise BrokenError."""

@@ -17,6 +17,8 @@ MEASURING = frozenset({"agent"})
 STARVED_SHARE = 0.5
 """Of a job's hosts: with more of them short of CPU its round trips say nothing."""
 
+LOSES = 0.05
+"""Share of a path's probes: with more of them lost it hurts."""
 SURE = 0.5
 """A component that a diagnosis is less sure of answers nothing."""
 _NETWORK = frozenset({"underlay", "overlay", "rnic"})
@@ -70,7 +72,7 @@ def questions(job: str) -> Mapping[str, str]:
     return {
         "alerts": since(of_job(quoted(job)[1:-1])),
         "probed": f"sum(job_dscp:fabric_job_paths:count{own})",
-        "losing": f"count(job_path:fabric_path_forward_loss:ratio_rate{own} > 0.05)",
+        "losing": f"count(job_path:fabric_path_forward_loss:ratio_rate{own} > {LOSES})",
         "slow": f"count(job_path:fabric_path_rtt_slow:seconds{own})",
         "learnt": f"count(fabric_path_rtt_threshold_seconds{own})",
         "starved": f"count(count by (src_host) (job_host:fabric_prober_starved:info{own}))",
@@ -78,11 +80,18 @@ def questions(job: str) -> Mapping[str, str]:
 
 
 def hurting() -> str:
-    """PromQL of paths that lose probes or are slow: some of each job's."""
-    return (
-        f"topk by (cluster, training_job) ({_MOST_PATHS}, max by (cluster, training_job, path) ("
-        "job_path:fabric_path_forward_loss:ratio_rate > 0.05 or job_path:fabric_path_rtt_slow:seconds))"
-    )
+    """PromQL: of each job how many paths lose probes or are slow."""
+    return f"count by (training_job) ({_hurt('')})"
+
+
+def hurting_paths(job: str) -> str:
+    """PromQL: such paths of one job, of many some."""
+    return f"topk({_MOST_PATHS}, {_hurt(f'training_job={quoted(job)}')})"
+
+
+def _hurt(job: str) -> str:
+    lost = f"job_path:fabric_path_forward_loss:ratio_rate{{{job}}} > {LOSES}"
+    return f"max by (training_job, path) ({lost} or job_path:fabric_path_rtt_slow:seconds{{{job}}})"
 
 
 def suspect_of(labels: Mapping[str, str], began: float, jobs: Sequence[str] = ()) -> Suspect:
@@ -109,6 +118,11 @@ def verdict(job: str, hosts: int, told: Mapping[str, Series], now: float, failur
     fired = sorted((suspect_of(labels, began) for labels, began in told["alerts"]), key=lambda each: each.since)
     suspects = tuple(each for each in fired if each.kind not in MEASURING)
     but = [f"{each.alert} fires of {each.component}" for each in fired if each.kind in MEASURING]
+    named = sorted(
+        (each for each in failures if each.component.kind not in MEASURING),
+        key=lambda each: (each.layer not in _NETWORK, -each.confidence),
+    )
+    but += [f"probe records say of {each.component.name}: {each.symptom}" for each in failures if each not in named]
     if starved:
         but.append(f"probers of {starved} of {hosts} hosts are short of CPU: their round trips are left out")
     if probed and not told["learnt"]:
@@ -118,8 +132,8 @@ def verdict(job: str, hosts: int, told: Mapping[str, Series], now: float, failur
         first = suspects[0]
         others = f", and {len(suspects) - 1} more" if len(suspects) > 1 else ""
         answer, summary = "network", f"{first.kind} {first.component}: {first.symptom} ({first.alert}{others})"
-    elif failures and failures[0].confidence >= SURE:
-        found = failures[0]
+    elif named and named[0].confidence >= SURE:
+        found = named[0]
         answer = "network" if found.layer in _NETWORK else "unclear"
         summary = (
             f"{found.component.kind} {found.component.name}: {found.symptom} "

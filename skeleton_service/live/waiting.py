@@ -48,10 +48,11 @@ class Waiting:
         """Host, entity tag and seconds of somebody who may wait; whoever may not is refused by ``app``."""
         if scope["method"] != "GET" or not scope["query_string"] or self._service.not_ready:
             return None
-        parts = scope["path"].split("/")
+        parts = scope["path"].rstrip("/").split("/")
         if parts[:3] != ["", "v1", "agents"] or parts[4:] != ["plans"]:
             return None
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        # Of headers that are there twice the first counts, as it does for the application behind.
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(list(scope["headers"]))}
         with suppress(NotKnownError, ValueError, KeyError):
             (text,) = parse_qs(scope["query_string"].decode("latin-1"))["wait"]
             seconds = float(text)

@@ -8,14 +8,15 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
+from exporter.contracts.codec import ContractError
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.job import Job
 from exporter.contracts.skeleton import Skeleton
@@ -31,6 +32,8 @@ from skeleton_service.ruleset.thresholds import Thresholds
 
 T = TypeVar("T")
 _MOST_ATTEMPTS = 2
+MOST_SECONDS = 300.0
+"""For a plan, rules or a skeleton: others wait for the process that makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +122,47 @@ def _begin(knowledge: str, parent: int) -> None:
     gc.freeze()  # of the topology's hundred thousands of objects none is ever garbage
 
 
+@contextmanager
+def within(seconds: float, what: str) -> Iterator[None]:
+    """Raise ContractError of what takes longer. For the main thread of a process."""
+
+    def late(*_: object) -> None:
+        raise ContractError(what, f"takes longer than {seconds:.0f} s", "of a job so large, plan fewer paths")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _plan(document: bytes, skeleton: bytes | None, generation: int, expires: float) -> list[Part]:
     fabric, settings, seen = _Worker.fabric, _Worker.known.plans, skeleton is not None
-    known = _skeleton(skeleton) if skeleton is not None else unobserved(msgspec.json.decode(document, type=Job), fabric)
-    return parts(known, fabric, observed=seen, generation=generation, expires=expires, settings=settings)
+    with within(MOST_SECONDS, "its plan"):
+        job = msgspec.json.decode(document, type=Job)
+        known = _skeleton(skeleton) if skeleton is not None else unobserved(job, fabric)
+        return parts(known, fabric, observed=seen, generation=generation, expires=expires, settings=settings)
 
 
 def _rules(job: str, skeleton: bytes | None) -> Mapping[str, str]:
     from skeleton_service.ruleset import job_rules  # noqa: PLC0415 - not every process renders
 
-    known = None if skeleton is None else _skeleton(skeleton)
-    return dict(job_rules(job, _Worker.known.thresholds, _Worker.known.links, known))
+    with within(MOST_SECONDS, "its rules"):
+        known = None if skeleton is None else _skeleton(skeleton)
+        return dict(job_rules(job, _Worker.known.thresholds, _Worker.known.links, known))
 
 
 def _infer(document: bytes, sources: Sequence[str], previous: bytes | None) -> bytes:
     from skeleton_service.inference import infer  # noqa: PLC0415 - NumPy and SciPy are 100 MB
     from skeleton_service.throughput import read_throughput  # noqa: PLC0415
 
-    job = msgspec.json.decode(document, type=Job)
-    before = None if previous is None else _skeleton(previous)
-    found = infer(read_throughput(sources, job=job.job), _Worker.fabric.topology, before)
-    return msgspec.json.encode(observed(found, job, _Worker.fabric))
+    with within(MOST_SECONDS, "its skeleton"):
+        job = msgspec.json.decode(document, type=Job)
+        before = None if previous is None else _skeleton(previous)
+        found = infer(read_throughput(sources, job=job.job), _Worker.fabric.topology, before)
+        return msgspec.json.encode(observed(found, job, _Worker.fabric))
 
 
 def _skeleton(encoded: bytes) -> Skeleton:
