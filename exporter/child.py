@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from exporter.messages import send_message
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _STABLE_SECONDS = 60.0
+_SETTLED_SECONDS = 2.0
 _SEND_TIMEOUT = 10.0
 
 
@@ -37,6 +39,11 @@ class Child:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def settled(self) -> bool:
+        """Running for long enough to have all that it needs: what it lacks it ends of at once."""
+        return self.running and time.monotonic() - self._started > _SETTLED_SECONDS
 
     @property
     def pid(self) -> int | None:

@@ -288,7 +288,7 @@ class Exporter:
     def _tell_service(self, service: Child) -> None:
         """What the service knows of this exporter is what it is now; its boot epoch is when it began, in ms."""
         prober, probing = self._prober, self._config.probing
-        answers = prober is not None and prober.running and probing is not None and probing.responder
+        answers = prober is not None and prober.settled and probing is not None and probing.responder
         told = Told(self._began, {rnic.name: answers for rnic in self._config.rnics})
         if told != self._told:
             self._told = told

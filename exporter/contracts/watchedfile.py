@@ -14,16 +14,21 @@ from exporter.contracts.codec import ContractError
 T = TypeVar("T")
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 class WatchedFile(Generic[T]):
     """Remembers the last good value; a bad file is refused with a reason and changes nothing."""
 
-    def __init__(self, path: str, read: Callable[[Path], T], what: str) -> None:
+    def __init__(self, path: str, read: Callable[[Path], T], what: str, say: Callable[[str], None] = _say) -> None:
+        """``say`` is told, in a line, why a file is refused."""
         self.path = path
         self.value: T | None = None
         self.rejected = 0
         self.refused = False
         self.present = False
-        self._read, self._what = read, what
+        self._read, self._what, self._say = read, what, say
         self._seen: tuple[int, int, int] | None = None
 
     def changed(self) -> bool:
@@ -45,7 +50,7 @@ class WatchedFile(Generic[T]):
         except ContractError as error:
             self.rejected += 1
             self.refused = True
-            print(f"{self._what} refused: {error}", file=sys.stderr, flush=True)
+            self._say(f"{self._what} refused: {error}")
             return False
         self.refused = False
         return True

@@ -136,9 +136,16 @@ class Prober:
             limit = SourceLimit(settings.responder_packets_per_second, clock=self._loop.clock)
             for address in settings.addresses:
                 port, heard = settings.responder_port, self._registration.on_hello
-                responder = UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
+                try:
+                    responder = UdpResponder(codec, address, port, epoch, streams, limit, self._counters, heard)
+                    listener = TcpResponder(self._loop, codec, address, port, epoch, limit, self._counters)
+                except OSError as error:
+                    sys.exit(
+                        f"responder of {address} port {port}: {error.strerror} (is it of an RNIC of this host, as "
+                        "the topology says? does another exporter have it?)"
+                    )
                 (self._loop.watch_for_requests if responder.may_wait else self._loop.watch)(responder)
-                self._loop.watch(TcpResponder(self._loop, codec, address, port, epoch, limit, self._counters))
+                self._loop.watch(listener)
         self._loop.watch(ControlPipe(self._loop, control, self._on_message))
 
     def run(self) -> None:

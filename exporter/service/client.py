@@ -126,7 +126,7 @@ class Client:
                 asked["Authorization"] = f"Bearer {read_secret(self._service.token_file)}"
             answer = self._connections().request(
                 method, self._base + path, headers=asked, body=body, preload_content=False, redirect=False,
-                retries=False, timeout=urllib3.Timeout(_CONNECT_SECONDS, _ANSWER_SECONDS + wait),
+                retries=False, timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_ANSWER_SECONDS + wait),
             )  # fmt: skip
             try:
                 data = _bounded(answer, largest if answer.status in good else _LARGEST_INDEX)

@@ -91,7 +91,8 @@ class Diagnoses(Collector):
         """{job: (monotonic seconds, what was found)}: also while one process follows another."""
         self._pauses: dict[str, tuple[float, float]] = {}
         """{job: (seconds, until when)} of those whose process ended by itself."""
-        self._problem = ""
+        self.problem = ""
+        """Why nobody knows what hurts; empty when somebody does."""
         self._left_out = 0
 
     def know(self, topology: bytes) -> None:
@@ -145,11 +146,11 @@ class Diagnoses(Collector):
         try:
             found = await self._asked.hurting()
         except BrokenError as error:
-            if str(error) != self._problem:
+            if str(error) != self.problem:
                 _log.error("nobody says which jobs to diagnose: %s", error)
-            self._problem = str(error)
+            self.problem = str(error)
             return {job: paths for job, (paths, _) in self._hurt.items()}
-        self._problem = ""
+        self.problem = ""
         return found
 
     def _wanted(self) -> list[str]:

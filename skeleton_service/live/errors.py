@@ -15,6 +15,14 @@ class UnknownJobError(KeyError):
     """No job of this name runs."""
 
 
+class AbsentError(Exception):
+    """Nothing of this kind is there of a job that runs; ``remedy`` says what makes it come."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
 class ForeignJobError(Exception):
     """The job is another source's, so nobody else says what it is."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, delete, get, put
 from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException, NotAuthorizedException, NotFoundException, PermissionDeniedException
+from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult, DefineMiddleware
 from litestar.openapi.config import OpenAPIConfig
@@ -31,7 +31,7 @@ from exporter.contracts.plan import Plan, Unsigned
 from exporter.contracts.skeleton import Skeleton
 from skeleton_service import __version__
 from skeleton_service.live.diagnosing import Diagnoses
-from skeleton_service.live.errors import BrokenError, BusyError, ForeignJobError, UnknownJobError
+from skeleton_service.live.errors import AbsentError, BrokenError, BusyError, ForeignJobError, UnknownJobError
 from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
 from skeleton_service.live.planner import joined
 from skeleton_service.live.service import Service
@@ -136,7 +136,8 @@ def own_host(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler
     """An agent learns and says what is its own host's, and nothing else."""
     identity = _identity(connection)
     if identity.role is not Role.AGENT or identity.name != connection.path_params["host"]:
-        raise PermissionDeniedException(f"{identity.role} {identity.name!r} is not the agent of this host")
+        host = connection.path_params["host"]
+        raise PermissionDeniedException(f"{identity.role} {identity.name!r} is not the agent of host {host!r}")
 
 
 def operator(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -154,6 +155,9 @@ _REFUSED = {
     for status, why in ((401, "no token, or one that is not believed"), (403, "another one's"))
 }
 _UNKNOWN = {404: ResponseSpec(Problem, generate_examples=False, description="no such job")}
+_FOREIGN = {409: ResponseSpec(Problem, generate_examples=False, description="a job of a file is its file's to change")}
+_BROKEN = {503: ResponseSpec(Problem, generate_examples=False, description="Prometheus, or the disk, does not answer")}
+_WRONG = {400: ResponseSpec(Problem, generate_examples=False, description="what is wrong with the request")}
 _BUSY = {429: ResponseSpec(Problem, generate_examples=False, description="again after Retry-After")}
 
 # ---- agents
@@ -249,7 +253,8 @@ async def skeleton_of(request: Request[Identity, None, Any], job: str) -> Respon
     service: Service = request.app.state.service
     found = service.job(job).skeleton
     if found is None:
-        raise UnknownJobError(f"{job} with a skeleton")
+        looks = "its traffic is looked at again and again" if request.app.state.infers else "add a section 'inference'"
+        raise AbsentError(f"job {job} has no skeleton yet", looks)
     return Response(found, media_type=MediaType.JSON)
 
 
@@ -273,11 +278,12 @@ async def rules_of(request: Request[Identity, None, Any], job: str) -> str:
     service.job(job)
     text = await asyncio.to_thread(keeper.files.text, job) if keeper is not None else ""
     if not text:
-        raise UnknownJobError(f"{job} with rules")
+        later = "they come 'rules.after_seconds' after its beginning" if keeper is not None else "add a section 'rules'"
+        raise AbsentError(f"job {job} has no rules", later)
     return text
 
 
-@get("/v1/jobs/{job:str}/verdict", guards=[reader], responses={**_REFUSED, **_UNKNOWN, **_BUSY})
+@get("/v1/jobs/{job:str}/verdict", guards=[reader], responses={**_REFUSED, **_UNKNOWN, **_BUSY, **_BROKEN})
 async def verdict_of(request: Request[Identity, None, Any], job: str) -> Verdict:
     """Is it the network? By what Prometheus has recorded of the job's paths, and by the alerts that concern it."""
     service: Service = request.app.state.service
@@ -286,19 +292,23 @@ async def verdict_of(request: Request[Identity, None, Any], job: str) -> Verdict
     return await _suspects(request).verdict(known, diagnoses.of(job) if diagnoses is not None else None)
 
 
-@get("/v1/jobs/{job:str}/diagnosis", guards=[reader], responses={**_REFUSED, **_UNKNOWN})
+@get("/v1/jobs/{job:str}/diagnosis", guards=[reader], responses={**_REFUSED, **_UNKNOWN, **_BROKEN})
 async def diagnosis_of(request: Request[Identity, None, Any], job: str) -> Diagnosis:
     """What is broken, by the job's probe records of the last minutes; 404 while nothing of the job hurts."""
     service: Service = request.app.state.service
     diagnoses: Diagnoses | None = request.app.state.diagnoses
     service.job(job)
-    found = diagnoses.of(job) if diagnoses is not None else None
+    if diagnoses is None:
+        raise AbsentError("this service diagnoses no job", "add a section 'diagnosis'")
+    found = diagnoses.of(job)
+    if found is None and diagnoses.problem:
+        raise BrokenError(diagnoses.problem)
     if found is None:
-        raise UnknownJobError(f"{job} that is diagnosed")
+        raise AbsentError(f"job {job} is not diagnosed", "nothing is known to hurt it, or others are hurt worse")
     return found
 
 
-@get("/v1/suspects", guards=[reader], responses=_REFUSED)
+@get("/v1/suspects", guards=[reader], responses={**_REFUSED, **_UNKNOWN, **_BROKEN})
 async def suspects(request: Request[Identity, None, Any]) -> list[Suspect]:
     """What alerts point at now, the oldest first, and the jobs that it hurts."""
     return await _suspects(request).all()
@@ -307,11 +317,11 @@ async def suspects(request: Request[Identity, None, Any]) -> list[Suspect]:
 def _suspects(request: Request[Identity, None, Any]) -> Suspects:
     found: Suspects | None = request.app.state.suspects
     if found is None:
-        raise NotFoundException("this service knows no Prometheus: add a section 'prometheus'")
+        raise AbsentError("this service knows no Prometheus", "add a section 'prometheus'")
     return found
 
 
-@put("/v1/jobs/{job:str}", guards=[operator], status_code=200, responses={**_REFUSED, **_BUSY})
+@put("/v1/jobs/{job:str}", guards=[operator], status_code=200, responses={**_WRONG, **_REFUSED, **_FOREIGN, **_BUSY})
 async def put_job(request: Request[Identity, None, Any], job: str, data: Job) -> JobState:
     """Begin a job, or say what it has become. Answered once its agents are told."""
     if data.job != job:
@@ -322,7 +332,7 @@ async def put_job(request: Request[Identity, None, Any], job: str, data: Job) ->
     return _state_of(service.job(job))
 
 
-@delete("/v1/jobs/{job:str}", guards=[operator], status_code=204, responses={**_REFUSED, **_UNKNOWN})
+@delete("/v1/jobs/{job:str}", guards=[operator], status_code=204, responses={**_REFUSED, **_UNKNOWN, **_FOREIGN})
 async def end_job(request: Request[Identity, None, Any], job: str) -> None:
     service: Service = request.app.state.service
     await service.end(job, "api")
@@ -351,11 +361,17 @@ def _problem(status: int, error: str, remedy: str = "", **headers: str) -> Respo
     return Response(Problem(error, remedy), status_code=status, media_type=MediaType.JSON, headers=headers)
 
 
+_REMEDIES = {
+    401: "Authorization: Bearer …, as 'skeleton-service token' makes them, or a certificate of tls.client_ca",
+    403: "ask as who may: 'skeleton-service token --role …'",
+}
+
+
 def _on_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
     text = error.detail
     if isinstance(error.extra, Sequence) and error.extra and isinstance(error.extra[0], dict):
         text = "; ".join(f"{each.get('key', '')}: {each.get('message', '')}".lstrip(": ") for each in error.extra)
-    return _problem(error.status_code, text, **dict(error.headers or {}))
+    return _problem(error.status_code, text, _REMEDIES.get(error.status_code, ""), **dict(error.headers or {}))
 
 
 def _on_contract(_: Request[Any, Any, Any], error: ContractError) -> Response[Problem]:
@@ -363,11 +379,15 @@ def _on_contract(_: Request[Any, Any, Any], error: ContractError) -> Response[Pr
 
 
 def _on_unknown(_: Request[Any, Any, Any], error: UnknownJobError) -> Response[Problem]:
-    return _problem(404, f"no job {error.args[0]} runs")
+    return _problem(404, f"no job {error.args[0]} runs", "GET /v1/jobs lists those that do")
+
+
+def _on_absent(_: Request[Any, Any, Any], error: AbsentError) -> Response[Problem]:
+    return _problem(404, str(error), error.remedy)
 
 
 def _on_foreign(_: Request[Any, Any, Any], error: ForeignJobError) -> Response[Problem]:
-    return _problem(409, str(error))
+    return _problem(409, str(error), "change or take away its file; a job that was asked for is ended with DELETE")
 
 
 def _on_busy(_: Request[Any, Any, Any], error: BusyError) -> Response[Problem]:
@@ -413,6 +433,7 @@ def application(
     rules: RuleKeeper | None = None,
     suspects_: Suspects | None = None,
     diagnoses: Diagnoses | None = None,
+    infers: bool = False,
     metrics_protected: bool = False,
 ) -> ASGIApp:
     told = protected_metrics if metrics_protected else metrics
@@ -427,7 +448,7 @@ def application(
         middleware=[service.metrics.middleware, who],
         exception_handlers={
             HTTPException: _on_http, ContractError: _on_contract, UnknownJobError: _on_unknown,
-            ForeignJobError: _on_foreign, BusyError: _on_busy, BrokenError: _on_broken,
+            AbsentError: _on_absent, ForeignJobError: _on_foreign, BusyError: _on_busy, BrokenError: _on_broken,
             UnicodeDecodeError: _on_unreadable, RecursionError: _on_unreadable, Exception: _on_defect,
         },
         openapi_config=OpenAPIConfig(
@@ -444,5 +465,5 @@ def application(
         logging_config=None,
     )  # fmt: skip
     app.state.service, app.state.signing, app.state.rules, app.state.suspects = service, keys, rules, suspects_
-    app.state.diagnoses = diagnoses
+    app.state.diagnoses, app.state.infers = diagnoses, infers
     return Waiting(app, service, keys)

@@ -46,7 +46,7 @@ class JobFiles:
             del self._files[name]
         for name in names:
             path = str(Path(self._directory, name))
-            self._files.setdefault(name, WatchedFile(path, read_job, "job")).changed()
+            self._files.setdefault(name, WatchedFile(path, read_job, "job", _log.error)).changed()
         return self._said()
 
     def _said(self) -> dict[str, Job]:

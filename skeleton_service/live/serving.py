@@ -42,6 +42,7 @@ _LAST_ANSWERS_SECONDS = 5
 _OTHER_FILES = 256
 """Descriptors that are no connections."""
 _FORGET_SECONDS = 3600.0
+_TAKEN_ANEW = frozenset({"topology", "plans"})
 _log = logging.getLogger(__name__)
 
 
@@ -128,6 +129,7 @@ class Running:
                 rules=self._keeper,
                 suspects_=self._suspects,
                 diagnoses=self._diagnoses,
+                infers=self._observer is not None,
                 metrics_protected=settings.metrics_protected,
             ),
             http=Connection.of(self._certificates, max(most - _OTHER_FILES, 1)),
@@ -234,6 +236,8 @@ class Running:
             _log.error("not reloaded: %s; what was before stays", error)
             return
         self._reload_refused = False
+        for name in _unchangeable(self._settings, settings):
+            _log.warning("'%s' is another now: that needs a start", name)
         old = self._planners, self._observers
         self._planners, self._observers = planners, observers
         service = self._service
@@ -250,6 +254,12 @@ class Running:
         for workers in filter(None, old):
             workers.close(cancel=False)
         _log.info("reloaded")
+
+
+def _unchangeable(before: ServiceSettings, now: ServiceSettings) -> list[str]:
+    """Settings that are others now, and that a running service does not take."""
+    names = (each for each in before.__struct_fields__ if each not in _TAKEN_ANEW)
+    return [name for name in names if getattr(before, name) != getattr(now, name)]
 
 
 def _workers(settings: ServiceSettings, knowledge: Knowledge) -> tuple[Workers, Workers | None]:

@@ -193,6 +193,11 @@ def read_settings(path: Path | str) -> ServiceSettings:
     return settings
 
 
+def _check_url(source: str, field: str, url: str) -> None:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ContractError(source, f"field '{field}': {url!r} is no URL", "https://…")
+
+
 def _check(settings: ServiceSettings, source: str) -> None:
     if settings.keys is None and (settings.tls is None or settings.tls.client_ca is None):
         remedy = "name the 'keys' of bearer tokens, or a 'tls.client_ca'"
@@ -210,6 +215,12 @@ def _check(settings: ServiceSettings, source: str) -> None:
         read_keys(Path(settings.keys))
     if settings.tls is not None:
         Certificates(settings.tls.certificate, settings.tls.key, settings.tls.client_ca)
+    if not (directory := Path(settings.state).parent).is_dir():
+        raise ContractError(
+            source, f"field 'state': there is no directory {directory}", "make it, for the service to write"
+        )
+    if settings.rules is not None and settings.rules.reload is not None:
+        _check_url(source, "rules.reload", settings.rules.reload)
     for name in ("inference", "diagnosis"):
         section: Inference | DiagnosisSettings | None = getattr(settings, name)
         if section is not None and "{host}" not in section.exporters:
@@ -225,8 +236,7 @@ def _check(settings: ServiceSettings, source: str) -> None:
     if settings.webhook is not None:
         if settings.prometheus is None:
             raise ContractError(source, "section 'webhook' tells what Prometheus says", "add a section 'prometheus'")
-        if urlsplit(settings.webhook.url).scheme not in ("http", "https"):
-            raise ContractError(source, f"field 'webhook.url': {settings.webhook.url!r} is no URL", "https://…")
+        _check_url(source, "webhook.url", settings.webhook.url)
         read_secret(settings.webhook.key_file)
     if settings.prometheus is not None:
         Api(settings.prometheus.url, settings.prometheus.token_file)

@@ -175,10 +175,21 @@ def test_a_topology_is_taken_anew_and_a_wrong_one_changes_nothing(service: Runni
     until(lambda: "not reloaded" in service.log)
     assert operator.put("/v1/jobs/j", json=job()).status_code == 200
     topology.write_bytes(good.replace(b"host-p1-0", b"host-p1-x"))
+    service.configure(metrics_protected=True)
     service.process.send_signal(signal.SIGHUP)
     until(lambda: "info reloaded" in service.log)
+    assert "'metrics_protected' is another now: that needs a start" in service.log
     assert operator.put("/v1/jobs/k", json=job("k")).status_code == 400
     assert operator.put("/v1/jobs/k", json=job("k", ("host-p0-0", "host-p1-x"))).status_code == 200
+
+
+def test_what_a_job_does_not_have_is_said_with_what_makes_it_come(service: RunningService) -> None:
+    service.client("operator", "ci").put("/v1/jobs/j", json=job())
+    reader = service.client("reader", "me")
+    for what, remedy in (("skeleton", "inference"), ("rules", "rules"), ("diagnosis", "diagnosis")):
+        answer = reader.get(f"/v1/jobs/j/{what}")
+        assert (answer.status_code, decoded(answer)["remedy"]) == (404, f"add a section '{remedy}'")
+        assert decoded(reader.get(f"/v1/jobs/k/{what}"))["error"] == "no job k runs"
 
 
 def test_a_planner_that_dies_is_started_again(service: RunningService) -> None:

@@ -190,9 +190,9 @@ def test_without_a_prometheus_there_is_no_verdict(tmp_path: Path) -> None:
     try:
         service.client("operator", "ci").put("/v1/jobs/j", json=job())
         answer = service.client("reader", "me").get("/v1/jobs/j/verdict")
-        assert (answer.status_code, decoded(answer)["error"]) == (
+        assert (answer.status_code, decoded(answer)) == (
             404,
-            "this service knows no Prometheus: add a section 'prometheus'",
+            {"error": "this service knows no Prometheus", "remedy": "add a section 'prometheus'"},
         )
     finally:
         assert service.stop() == 0, service.log

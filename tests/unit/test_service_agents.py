@@ -122,7 +122,7 @@ def test_an_agent_whose_token_is_not_believed_says_so_once_and_keeps_its_plans(
     service.client("operator", "ci").put("/v1/jobs/k", json=both("k"))  # ends its long poll
     until(lambda: "403" in here.log)
     until(lambda: (here.value("fabric_exporter_service_failures_total") or 0) > 1)
-    assert here.log.count("403") == 1
+    assert here.log.count("plans: 403") == 1
     assert here.paths()
     (here.directory / "token").write_text(service.token("agent", HOSTS[0], 3600))
     until(lambda: "plans: well again" in here.log, 15)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ class Odd(http.server.ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.seconds = 0.0
+        """Before each answer."""
         self.asked: list[tuple[str, dict[str, str]]] = []
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -35,6 +39,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, Odd)
         server.asked.append((self.path, dict(self.headers)))
+        time.sleep(server.seconds)
         status, headers, body = server.answers.get(self.path.removeprefix("/v1/agents/h"), (404, {}, b"{}"))
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -174,6 +179,33 @@ def test_whatever_a_job_is_called_its_plan_is_a_file_of_its_own(job: str, tmp_pa
     (file,) = set((tmp_path / "plans").glob("*.json")) - {tmp_path / "plans/other.json"}
     assert file.parent == tmp_path / "plans"
     assert PlanDirectory(str(tmp_path / "plans")).generations == {job: 1, "other": 1}
+
+
+def test_a_plan_is_waited_for_longer_than_a_connection(
+    client: Client, odd: Odd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.service.client._CONNECT_SECONDS", 0.3)
+    odd.answers["/plans?wait=50"] = (304, {}, b"")
+    odd.seconds = 1.0
+    assert client.plans('"tag"', 50) is None
+
+
+def test_a_service_that_takes_no_connection_is_given_up_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.service.client._CONNECT_SECONDS", 0.3)
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(address)  # until the queue is full, SYNs are answered
+        began = time.monotonic()
+        with pytest.raises(UnansweredError, match="Connect"):
+            Client(Service(url=f"http://127.0.0.1:{address[1]}", plans=str(tmp_path)), "h").plans("", 50)
+        assert time.monotonic() < began + 10
+        for each in waiting:
+            each.close()
 
 
 def test_pauses_grow_and_differ() -> None:
