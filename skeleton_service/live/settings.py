@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -193,6 +195,15 @@ def read_settings(path: Path | str) -> ServiceSettings:
     return settings
 
 
+@contextmanager
+def _of(source: str, name: str) -> Iterator[None]:
+    """What is wrong with a file or a value that a configuration names is told with the name that it has there."""
+    try:
+        yield
+    except ContractError as error:
+        raise ContractError(source, f"{name}: {error.source}: {error.problem}", error.remedy) from error
+
+
 def _check_url(source: str, field: str, url: str) -> None:
     if urlsplit(url).scheme not in ("http", "https"):
         raise ContractError(source, f"field '{field}': {url!r} is no URL", "https://…")
@@ -212,9 +223,11 @@ def _check(settings: ServiceSettings, source: str) -> None:
         problem = f"tokens would go over the network in the clear, to {address}"
         raise ContractError(source, problem, "add a section 'tls', or 'listen.plain: true' where another has it")
     if settings.keys is not None:
-        read_keys(Path(settings.keys))
+        with _of(source, "field 'keys'"):
+            read_keys(Path(settings.keys))
     if settings.tls is not None:
-        Certificates(settings.tls.certificate, settings.tls.key, settings.tls.client_ca)
+        with _of(source, "section 'tls'"):
+            Certificates(settings.tls.certificate, settings.tls.key, settings.tls.client_ca)
     if not (directory := Path(settings.state).parent).is_dir():
         raise ContractError(
             source, f"field 'state': there is no directory {directory}", "make it, for the service to write"
@@ -229,15 +242,16 @@ def _check(settings: ServiceSettings, source: str) -> None:
     if settings.diagnosis is not None and settings.prometheus is None:
         problem = "section 'diagnosis' is of jobs that Prometheus says are hurt"
         raise ContractError(source, problem, "add a section 'prometheus'")
-    try:
+    with _of(source, "section 'plans'"):
         _ = settings.plans.settings
-    except ContractError as error:
-        raise ContractError(source, f"section 'plans': {error.problem}", error.remedy) from error
     if settings.webhook is not None:
         if settings.prometheus is None:
             raise ContractError(source, "section 'webhook' tells what Prometheus says", "add a section 'prometheus'")
         _check_url(source, "webhook.url", settings.webhook.url)
-        read_secret(settings.webhook.key_file)
+        with _of(source, "field 'webhook.key_file'"):
+            read_secret(settings.webhook.key_file)
     if settings.prometheus is not None:
-        Api(settings.prometheus.url, settings.prometheus.token_file)
-    settings.knowledge()
+        with _of(source, "section 'prometheus'"):
+            Api(settings.prometheus.url, settings.prometheus.token_file)
+    with _of(source, "field 'topology', or 'rules.thresholds'"):
+        settings.knowledge()
