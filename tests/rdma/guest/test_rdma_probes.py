@@ -194,8 +194,8 @@ def test_a_process_without_processor_spoils_no_round_trip(fabric: Fabric, starve
             delayed = round_trips(here, 120)
         assert here.total_of_rnics(STARVED) > spoilt + 10
         assert here.total(LOST) == 0
-    # Each reading of virtual time advances it by 256 ns, so what other processes read in between is in the tail.
-    for percentile, tolerance_us in ((50, 1), (99, 10)):
+    # Each reading of virtual time advances it by 256 ns, so what other processes read in between is in these figures.
+    for percentile, tolerance_us in ((50, 5), (99, 10)):
         difference = (nearest_rank(delayed, percentile) - nearest_rank(idle, percentile)) / 1e3
         assert difference == pytest.approx(5000, abs=tolerance_us)
 
