@@ -22,7 +22,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import Skeleton, read_skeleton
 from exporter.contracts.strict import Parser
 from exporter.contracts.topology import Topology, read_topology
-from skeleton_service import __version__, rulescommand
+from skeleton_service import __version__, jobscommand, rulescommand
 from skeleton_service.lint import command as lint_command
 
 if TYPE_CHECKING:
@@ -396,6 +396,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
 
     rulescommand.add_parser(commands)
+    jobscommand.add_parser(commands)
 
     diagnose = commands.add_parser("diagnose", help="probe records to a named component")
     diagnose.add_argument("--probes", required=True, nargs="+", metavar="FILE", help="CSV, JSONL, Parquet or URL")

@@ -1,0 +1,206 @@
+"""Kubernetes' pods to jobs: which pods are one training job, on which hosts, with which RNICs. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from exporter.contracts.codec import ContractError, decode, encode
+from exporter.contracts.fabric import Fabric
+from exporter.contracts.job import Container, Job, check_job
+from exporter.contracts.topology import Host
+
+NETWORK_STATUS: Final = "k8s.v1.cni.cncf.io/network-status"
+"""What a pod's networks are: a list in JSON (Network Plumbing Working Group, multi-network specification, 4.1)."""
+_JOB_INDEX: Final = "batch.kubernetes.io/job-completion-index"
+RDMA_RESOURCES = ("rdma/",)
+"""How names of resources begin of which whoever asks has the host's RNICs (k8s-rdma-shared-dev-plugin)."""
+_RUNNING = frozenset({"Pending", "Running", "Unknown"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What says that a pod is of a job, and which of its pods it is. Names of labels."""
+
+    job: str
+    places: tuple[str, ...] = ()
+    """By which its pods are in order: numbers, or words."""
+    uid: str = ""
+    """Where the job's is, if not in its pods' owner."""
+
+
+JOBSET = Kind(
+    "jobset.sigs.k8s.io/jobset-name",
+    ("jobset.sigs.k8s.io/replicatedjob-name", "jobset.sigs.k8s.io/job-index", _JOB_INDEX),
+    "jobset.sigs.k8s.io/jobset-uid",
+)
+KUBEFLOW = Kind(
+    "training.kubeflow.org/job-name", ("training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index")
+)
+KINDS: Sequence[Kind] = (
+    JOBSET,  # before the Jobs that it is made of
+    KUBEFLOW,
+    Kind("batch.kubernetes.io/job-name", (_JOB_INDEX,)),
+    Kind("job-name", (_JOB_INDEX,)),  # before Kubernetes 1.27
+)
+
+
+class _Owner(msgspec.Struct):
+    uid: str = ""
+    controller: bool = False
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    name: str
+    namespace: str = "default"
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    owner_references: list[_Owner] | None = None
+
+
+class _Resources(msgspec.Struct):
+    limits: dict[str, str | int] | None = None
+
+
+class _PodContainer(msgspec.Struct):
+    resources: _Resources = msgspec.field(default_factory=_Resources)
+
+
+class _Spec(msgspec.Struct, rename="camel"):
+    node_name: str = ""
+    host_network: bool = False
+    containers: list[_PodContainer] = msgspec.field(default_factory=list)
+
+
+class _Status(msgspec.Struct):
+    phase: str = ""
+
+
+class Pod(msgspec.Struct):
+    """What is read of one, of core/v1."""
+
+    metadata: _Metadata
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _Status = msgspec.field(default_factory=_Status)
+
+    @property
+    def name(self) -> str:
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.metadata.labels or {}
+
+
+class PodList(msgspec.Struct):
+    """As ``kubectl get pods --output json`` has it."""
+
+    items: list[Pod]
+
+
+class _Pci(msgspec.Struct, rename="kebab"):
+    pci_address: str = ""
+    pf_pci_address: str = ""
+    rdma_device: str = ""
+
+
+class _Device(msgspec.Struct):
+    pci: _Pci = msgspec.field(default_factory=_Pci)
+
+
+class _Network(msgspec.Struct, rename="kebab"):
+    ips: list[str] = msgspec.field(default_factory=list)
+    device_info: _Device = msgspec.field(default_factory=_Device)
+
+
+def jobs_of(
+    pods: Iterable[Pod],
+    fabric: Fabric,
+    *,
+    labels: Sequence[str] = (),
+    resources: Sequence[str] = RDMA_RESOURCES,
+) -> tuple[list[Job], list[str]]:
+    """(jobs by name, what is wrong, a line each). ``labels`` name jobs before those that are known; of the site.
+
+    A job is ``NAMESPACE.NAME``, its tenant is its namespace, and its containers are those of its pods that have a node,
+    have not ended, and have RNICs: by their networks, by a resource whose name begins with one of ``resources``, or
+    with their host's network. Whatever else a job has, as a launcher, is left out. A job that cannot be is left out
+    with a line.
+    """
+    kinds = (*(Kind(label, (_JOB_INDEX,)) for label in labels), *KINDS)
+    groups: defaultdict[tuple[str, Kind, str], list[Pod]] = defaultdict(list)
+    for pod in pods:
+        kind = next((each for each in kinds if each.job in pod.labels), None)
+        if kind is not None and pod.spec.node_name and pod.status.phase in _RUNNING:
+            groups[pod.metadata.namespace, kind, pod.labels[kind.job]].append(pod)
+    jobs: list[Job] = []
+    wrong: list[str] = []
+    for (namespace, kind, name), members in sorted(groups.items(), key=lambda each: (each[0][0], each[0][2])):
+        title = f"{namespace}.{name}"
+        try:
+            containers = tuple(_containers(sorted(members, key=lambda pod: _place(pod, kind)), kind, fabric, resources))
+            if containers:
+                uid = _uid(members, kind)
+                told = encode(Job(version=1, job=title, job_uid=uid, tenant=namespace, containers=containers))
+                job = decode(told, Job, f"job {title}")  # a name may be whatever a file says
+                check_job(job, f"job {title}")
+                jobs.append(job)
+        except ContractError as error:
+            wrong.append(str(error))
+    return jobs, wrong
+
+
+def _containers(pods: Sequence[Pod], kind: Kind, fabric: Fabric, resources: Sequence[str]) -> Iterator[Container]:
+    ranked = bool(kind.places) and all(kind.places[-1] in pod.labels for pod in pods)
+    rank = 0
+    for pod in pods:
+        host = fabric.hosts.get(pod.spec.node_name)
+        if host is None:
+            problem = f"pod {pod.name}: node {pod.spec.node_name!r} is not in the topology"
+            raise ContractError(f"job of {pod.labels[kind.job]}", problem, "name its host as the node is named")
+        rnics = _rnics(pod, host)
+        asks = any(
+            name.startswith(tuple(resources)) for each in pod.spec.containers for name in each.resources.limits or ()
+        )
+        if rnics or asks or pod.spec.host_network:
+            yield Container(name=pod.name, host=host.name, rnics=rnics, rank=rank if ranked else None)
+            rank += 1
+
+
+def _rnics(pod: Pod, host: Host) -> tuple[str, ...]:
+    """Of the host, which are the pod's: by device, by PCI address or by IP address of each of its networks."""
+    text = (pod.metadata.annotations or {}).get(NETWORK_STATUS)
+    if not text:
+        return ()
+    try:
+        networks = msgspec.json.decode(text, type=list[_Network])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ContractError(f"pod {pod.name}", f"annotation {NETWORK_STATUS}: {error}") from error
+    found = []
+    for network in networks:
+        pci = network.device_info.pci
+        known = {pci.rdma_device, pci.pci_address, pci.pf_pci_address, *network.ips} - {""}
+        found += [rnic.name for rnic in host.rnics if known & {rnic.name, rnic.pci, *rnic.addresses}]
+    return tuple(dict.fromkeys(found))
+
+
+def _place(pod: Pod, kind: Kind) -> tuple[tuple[bool, int, str], ...]:
+    """By number where it is one: worker 10 comes after worker 9. A master comes before workers."""
+    values = (pod.labels.get(label, "") for label in kind.places)
+    return (
+        *((not value.isdecimal(), int(value) if value.isdecimal() else 0, value) for value in values),
+        (True, 0, pod.name),
+    )
+
+
+def _uid(pods: Sequence[Pod], kind: Kind) -> str | None:
+    """The job's: its pods' label, or their owner; None where they do not agree."""
+    if kind.uid:
+        found = {pod.labels.get(kind.uid, "") for pod in pods}
+    else:
+        found = {owner.uid for pod in pods for owner in pod.metadata.owner_references or () if owner.controller}
+    return found.pop() or None if len(found) == 1 else None
