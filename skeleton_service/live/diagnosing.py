@@ -129,7 +129,6 @@ class Diagnoses(Collector):
         recent = now - self._settings.quiet_seconds
         self._hurt = {job: each for job, each in self._hurt.items() if job in jobs and each[1] >= recent}
         wanted = self._wanted()
-        self._found = {job: each for job, each in self._found.items() if job in wanted}
         self._pauses = {job: each for job, each in self._pauses.items() if job in self._hurt}
         for name, followed in list(self._followed.items()):
             ended = followed.task is not None and followed.task.done()
@@ -137,6 +136,8 @@ class Diagnoses(Collector):
                 self._pause(name, now - followed.began)
             if ended or name not in wanted or followed.of != self._of(jobs[name]):
                 await self._leave(name)
+        # After these have left: each may find a last thing while it does.
+        self._found = {job: each for job, each in self._found.items() if job in wanted}
         for name in wanted:
             if name not in self._followed and self._pauses.get(name, (0.0, now))[1] <= now:
                 await self._follow(jobs[name])

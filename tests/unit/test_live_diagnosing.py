@@ -98,7 +98,7 @@ def test_a_job_that_is_hurt_is_diagnosed_until_it_ends(tmp_path: Path) -> None:
 
             assert operator.delete("/v1/jobs/j").status_code == 204
             until(lambda: not followers(service))
-            assert scores(reader) == {}
+            until(lambda: scores(reader) == {})
             assert operator.put("/v1/jobs/j", json=ALL).status_code == 200
             until(lambda: bool(followers(service)))
             service.process.kill()
