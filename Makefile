@@ -138,7 +138,7 @@ schemas docs: $(SETUP) ## regenerate docs/contracts/*.schema.json and docs/metri
 
 lock: $(SETUP) ## resolve requirements.lock afresh from pyproject.toml
 	$(BIN)/python -m pip install -q pip-tools
-	$(BIN)/pip-compile -q --extra dev --extra serve --allow-unsafe --strip-extras --generate-hashes --no-header \
+	$(BIN)/pip-compile -q --extra dev --extra serve --extra kubernetes --allow-unsafe --strip-extras --generate-hashes --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements.lock pyproject.toml
 
 clean: ## remove what the build made

@@ -49,7 +49,12 @@ KINDS: Sequence[Kind] = (
 )
 
 
-class _Owner(msgspec.Struct):
+class Owner(msgspec.Struct, frozen=True, rename="camel"):
+    """A reference to one, as objects that go with it have it."""
+
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
     uid: str = ""
     controller: bool = False
 
@@ -59,7 +64,8 @@ class _Metadata(msgspec.Struct, rename="camel"):
     namespace: str = "default"
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
-    owner_references: list[_Owner] | None = None
+    owner_references: tuple[Owner, ...] | None = None
+    deletion_timestamp: str | None = None
 
 
 class _Resources(msgspec.Struct):
@@ -81,7 +87,7 @@ class _Status(msgspec.Struct):
 
 
 class Pod(msgspec.Struct):
-    """What is read of one, of core/v1."""
+    """What is read of one, of core/v1. Equal where nothing that is read is another."""
 
     metadata: _Metadata
     spec: _Spec = msgspec.field(default_factory=_Spec)
@@ -94,6 +100,17 @@ class Pod(msgspec.Struct):
     @property
     def labels(self) -> Mapping[str, str]:
         return self.metadata.labels or {}
+
+    @property
+    def networks(self) -> str:
+        """What its networks are, in JSON; empty where nobody said so yet."""
+        return (self.metadata.annotations or {}).get(NETWORK_STATUS, "")
+
+    @property
+    def there(self) -> bool:
+        """Whether it is on a node, and has neither ended nor been told to."""
+        ends = self.metadata.deletion_timestamp is not None or self.status.phase not in _RUNNING
+        return bool(self.spec.node_name) and not ends
 
 
 class PodList(msgspec.Struct):
@@ -117,6 +134,66 @@ class _Network(msgspec.Struct, rename="kebab"):
     device_info: _Device = msgspec.field(default_factory=_Device)
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which job a pod is of."""
+
+    namespace: str
+    name: str
+    kind: Kind
+
+    @property
+    def job(self) -> str:
+        """Its name among all jobs: a namespace has no dot, so it is nobody else's."""
+        return f"{self.namespace}.{self.name}"
+
+
+def kinds(labels: Sequence[str] = ()) -> Sequence[Kind]:
+    """What is known to name a pod's job, the first first. ``labels`` of the site come before those of operators."""
+    return (*(Kind(label, (_JOB_INDEX,)) for label in labels), *KINDS)
+
+
+def key_of(pod: Pod, known: Sequence[Kind]) -> Key | None:
+    """None for a pod of no job."""
+    kind = next((each for each in known if pod.labels.get(each.job)), None)
+    return None if kind is None else Key(pod.metadata.namespace, pod.labels[kind.job], kind)
+
+
+def read_of(pod: Pod, known: Sequence[Kind]) -> Pod:
+    """A pod with those labels and annotations alone that are read: others have many more."""
+    names = {label for kind in known for label in (kind.job, kind.uid, *kind.places)}
+    metadata = msgspec.structs.replace(
+        pod.metadata,
+        labels={name: value for name, value in pod.labels.items() if name in names},
+        annotations={NETWORK_STATUS: pod.networks} if pod.networks else None,
+    )
+    return msgspec.structs.replace(pod, metadata=metadata)
+
+
+def job_of(key: Key, pods: Iterable[Pod], fabric: Fabric, resources: Sequence[str] = RDMA_RESOURCES) -> Job | None:
+    """The job of these pods, or None where none has RNICs; raise ContractError for one that cannot be.
+
+    Its tenant is its namespace, and its containers are those of its pods that have a node, have not ended, and have
+    RNICs: by their networks, by a resource whose name begins with one of ``resources``, or with their host's network.
+    Whatever else a job has, as a launcher, is left out.
+    """
+    members = sorted((pod for pod in pods if pod.there), key=lambda pod: _place(pod, key.kind))
+    containers = tuple(_containers(members, key.kind, fabric, resources))
+    if not containers:
+        return None
+    uid = _uid(members, key.kind)
+    told = encode(Job(version=1, job=key.job, job_uid=uid, tenant=key.namespace, containers=containers))
+    job = decode(told, Job, f"job {key.job}")  # a name may be whatever a file says
+    check_job(job, f"job {key.job}")
+    return job
+
+
+def owners_of(pods: Iterable[Pod]) -> tuple[Owner, ...]:
+    """What these pods go with: of a JobSet its Jobs, of others the job itself."""
+    owners = {each.uid: each for pod in pods for each in pod.metadata.owner_references or () if each.controller}
+    return tuple(owners[uid] for uid in sorted(owners))
+
+
 def jobs_of(
     pods: Iterable[Pod],
     fabric: Fabric,
@@ -126,32 +203,28 @@ def jobs_of(
 ) -> tuple[list[Job], list[str]]:
     """(jobs by name, what is wrong, a line each). ``labels`` name jobs before those that are known; of the site.
 
-    A job is ``NAMESPACE.NAME``, its tenant is its namespace, and its containers are those of its pods that have a node,
-    have not ended, and have RNICs: by their networks, by a resource whose name begins with one of ``resources``, or
-    with their host's network. Whatever else a job has, as a launcher, is left out. A job that cannot be is left out
-    with a line.
+    A job that cannot be is left out with a line (``job_of``), as is one of two of a name.
     """
-    kinds = (*(Kind(label, (_JOB_INDEX,)) for label in labels), *KINDS)
-    groups: defaultdict[tuple[str, Kind, str], list[Pod]] = defaultdict(list)
+    known = kinds(labels)
+    groups: defaultdict[Key, list[Pod]] = defaultdict(list)
     for pod in pods:
-        kind = next((each for each in kinds if each.job in pod.labels), None)
-        if kind is not None and pod.spec.node_name and pod.status.phase in _RUNNING:
-            groups[pod.metadata.namespace, kind, pod.labels[kind.job]].append(pod)
-    jobs: list[Job] = []
+        if (key := key_of(pod, known)) is not None:
+            groups[key].append(pod)
+    jobs: dict[str, Job] = {}
     wrong: list[str] = []
-    for (namespace, kind, name), members in sorted(groups.items(), key=lambda each: (each[0][0], each[0][2])):
-        title = f"{namespace}.{name}"
+    for key, members in sorted(groups.items(), key=lambda each: (each[0].job, known.index(each[0].kind))):
         try:
-            containers = tuple(_containers(sorted(members, key=lambda pod: _place(pod, kind)), kind, fabric, resources))
-            if containers:
-                uid = _uid(members, kind)
-                told = encode(Job(version=1, job=title, job_uid=uid, tenant=namespace, containers=containers))
-                job = decode(told, Job, f"job {title}")  # a name may be whatever a file says
-                check_job(job, f"job {title}")
-                jobs.append(job)
+            job = job_of(key, members, fabric, resources)
         except ContractError as error:
             wrong.append(str(error))
-    return jobs, wrong
+            continue
+        if job is not None and jobs.setdefault(key.job, job) is not job:
+            wrong.append(str(twice(key)))
+    return list(jobs.values()), wrong
+
+
+def twice(key: Key) -> ContractError:
+    return ContractError(f"job {key.job}", f"another of that name is there, beside label {key.kind.job}", "rename one")
 
 
 def _containers(pods: Sequence[Pod], kind: Kind, fabric: Fabric, resources: Sequence[str]) -> Iterator[Container]:
@@ -173,11 +246,10 @@ def _containers(pods: Sequence[Pod], kind: Kind, fabric: Fabric, resources: Sequ
 
 def _rnics(pod: Pod, host: Host) -> tuple[str, ...]:
     """Of the host, which are the pod's: by device, by PCI address or by IP address of each of its networks."""
-    text = (pod.metadata.annotations or {}).get(NETWORK_STATUS)
-    if not text:
+    if not pod.networks:
         return ()
     try:
-        networks = msgspec.json.decode(text, type=list[_Network])
+        networks = msgspec.json.decode(pod.networks, type=list[_Network])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"pod {pod.name}", f"annotation {NETWORK_STATUS}: {error}") from error
     found = []

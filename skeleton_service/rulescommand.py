@@ -16,10 +16,9 @@ from exporter.contracts.topology import read_topology
 from skeleton_service.alertlinks import DOCS, GRAFANA, RUNBOOKS
 from skeleton_service.endpoints import check_fits
 from skeleton_service.printing import say
+from skeleton_service.ruleset.formats import check_labels
 
 _NAMESPACE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
-_KEY = re.compile(r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?$", re.ASCII)
-_VALUE = re.compile(r"^([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?$", re.ASCII)
 
 
 def add_parser(commands: Any) -> None:
@@ -118,11 +117,11 @@ def _labels(given: Sequence[str]) -> Mapping[str, str]:
     labels: dict[str, str] = {}
     for each in given:
         key, sign, value = each.partition("=")
-        if not sign or not _KEY.match(key) or not _VALUE.match(value):
-            raise ContractError(
-                "rules", f"--label {each!r} is no label of Kubernetes", "KEY=VALUE, as release=prometheus"
-            )
+        if not sign:
+            problem = f"--label {each!r} is no label of Kubernetes"
+            raise ContractError("rules", problem, "KEY=VALUE, as release=prometheus")
         labels[key] = value
+    check_labels(labels, "rules", "--label")
     return labels
 
 

@@ -48,6 +48,12 @@ FIRST_EXPIRES = _served(
     "plan.expires.timestamp", "gauge", "s", "Unix time at which the first plan of a job that runs lapses."
 )
 REFUSED_FILES = _served("refused.job_files", "gauge", "{file}", "Job files that are wrong now.")
+REFUSED_PODS = _served(
+    "refused.pod_jobs", "gauge", "{job}", "Jobs of pods that are wrong now, and watches of pods that nobody answers."
+)
+REFUSED_RULES = _served(
+    "refused.rules", "gauge", "{job}", "Jobs whose rules could not be put where Prometheus has them from."
+)
 RELOAD_REFUSED = _served(
     "reload.refused", "gauge", "", "1 while the configuration that was last to be taken anew is wrong, else 0."
 )
@@ -57,7 +63,7 @@ SUSPECT_SCORE = Metric(
 )  # fmt: skip
 SERVED: tuple[Metric, ...] = (
     JOBS, AGENTS, WAITING, REQUESTS, REQUEST_DURATION, PLANS_MADE, PLAN_FAILURES, PLAN_DURATION, PLAN_QUEUE,
-    FIRST_EXPIRES, REFUSED_FILES, RELOAD_REFUSED,
+    FIRST_EXPIRES, REFUSED_FILES, REFUSED_PODS, REFUSED_RULES, RELOAD_REFUSED,
     SUSPECT_SCORE,
 )  # fmt: skip
 """What ``skeleton-service serve`` tells of itself."""

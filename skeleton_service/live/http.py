@@ -32,12 +32,12 @@ from exporter.contracts.skeleton import Skeleton
 from skeleton_service import __version__
 from skeleton_service.live.diagnosing import Diagnoses
 from skeleton_service.live.errors import AbsentError, BrokenError, BusyError, ForeignJobError, UnknownJobError
-from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
+from skeleton_service.live.identity import Believer, Identity, NotKnownError, Role
 from skeleton_service.live.planner import joined
+from skeleton_service.live.rulekeeper import RuleKeeper
 from skeleton_service.live.service import Service
 from skeleton_service.live.state import StoredJob
 from skeleton_service.live.suspects import Suspects
-from skeleton_service.live.upkeep import RuleKeeper
 from skeleton_service.live.verdict import Suspect, Verdict
 from skeleton_service.live.waiting import LONGEST_WAIT, Waiting, who_asks
 
@@ -97,7 +97,7 @@ class AgentState(msgspec.Struct, frozen=True):
 class JobState(msgspec.Struct, frozen=True):
     job: str
     source: str
-    """``file`` or ``api``."""
+    """``file``, ``pods`` or ``api``."""
     began: float
     """Unix seconds."""
     phase: str
@@ -244,6 +244,17 @@ async def job_of(request: Request[Identity, None, Any], job: str) -> JobState:
 
 
 @get(
+    "/v1/jobs/{job:str}/file",
+    guards=[reader],
+    responses={**_REFUSED, **_UNKNOWN, 200: ResponseSpec(Job, generate_examples=False, description="job")},
+)
+async def file_of(request: Request[Identity, None, Any], job: str) -> Response[bytes]:
+    """What the job is, as it was told: a job file."""
+    service: Service = request.app.state.service
+    return Response(service.job(job).document, media_type=MediaType.JSON)
+
+
+@get(
     "/v1/jobs/{job:str}/skeleton",
     guards=[reader],
     responses={**_REFUSED, **_UNKNOWN, 200: ResponseSpec(Skeleton, generate_examples=False, description="skeleton")},
@@ -270,13 +281,18 @@ async def whole_plan(request: Request[Identity, None, Any], job: str) -> Respons
     return Response(await asyncio.to_thread(joined, parts), media_type=MediaType.JSON)
 
 
-@get("/v1/jobs/{job:str}/rules", guards=[reader], media_type=MediaType.TEXT, responses={**_REFUSED, **_UNKNOWN})
+@get(
+    "/v1/jobs/{job:str}/rules",
+    guards=[reader],
+    media_type=MediaType.TEXT,
+    responses={**_REFUSED, **_UNKNOWN, **_BROKEN},
+)
 async def rules_of(request: Request[Identity, None, Any], job: str) -> str:
     """The job's rules, as Prometheus reads them; 404 while it has none."""
     service: Service = request.app.state.service
     keeper: RuleKeeper | None = request.app.state.rules
     service.job(job)
-    text = await asyncio.to_thread(keeper.files.text, job) if keeper is not None else ""
+    text = await keeper.text(job) if keeper is not None else ""
     if not text:
         later = "they come 'rules.after_seconds' after its beginning" if keeper is not None else "add a section 'rules'"
         raise AbsentError(f"job {job} has no rules", later)
@@ -428,7 +444,7 @@ def _metrics_of(request: Request[Any, None, Any]) -> Response[bytes]:
 
 def application(
     service: Service,
-    keys: Keys | None,
+    keys: Believer | None,
     *,
     rules: RuleKeeper | None = None,
     suspects_: Suspects | None = None,
@@ -441,7 +457,8 @@ def application(
     app = Litestar(
         [
             plans, plan, register, agents,
-            jobs, job_of, skeleton_of, whole_plan, rules_of, verdict_of, diagnosis_of, suspects, put_job, end_job,
+            jobs, job_of, file_of, skeleton_of, whole_plan, rules_of, verdict_of, diagnosis_of, suspects,
+            put_job, end_job,
             health, ready, told,
         ],
         before_send=[service.metrics.count],

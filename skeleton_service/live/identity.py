@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 import jwt
 
@@ -41,6 +42,32 @@ class Identity:
 
 class NotKnownError(Exception):
     """What was presented names nobody. ``str()`` says why, and holds no secret."""
+
+
+class Believer(Protocol):
+    """Whoever knows bearers by their tokens."""
+
+    def verify(self, token: str) -> Identity:
+        """Raise NotKnownError for a token that is forged, too old, or not for us."""
+        raise NotImplementedError
+
+
+class Tokens:
+    """Tokens of ours, which are signed with a secret, and of a cluster, which are signed with a key pair."""
+
+    def __init__(self, keys: Believer | None, cluster: Believer | None) -> None:
+        self._keys, self._cluster = keys, cluster
+
+    def verify(self, token: str) -> Identity:
+        """Raise NotKnownError."""
+        try:
+            ours = jwt.get_unverified_header(token).get("alg") == _ALGORITHM
+        except jwt.InvalidTokenError:
+            raise NotKnownError("the bearer token is no token") from None
+        believer = self._keys if ours else self._cluster
+        if believer is None:
+            raise NotKnownError("the bearer token is of nobody who is believed here")
+        return believer.verify(token)
 
 
 class Keys:

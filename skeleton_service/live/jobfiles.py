@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -29,11 +30,14 @@ class JobFiles:
         """Files that are wrong now."""
         return sum(file.refused for file in self._files.values()) + len(self._told)
 
-    def look(self) -> Mapping[str, Job] | None:
+    async def look(self) -> Mapping[str, Job] | None:
         """Jobs by name; None while the directory itself cannot be read, which ends no job.
 
         A job whose file did not change is the same object as before.
         """
+        return await asyncio.to_thread(self._look)
+
+    def _look(self) -> Mapping[str, Job] | None:
         try:
             names = sorted(name for name in os.listdir(self._directory) if _is_job_file(name))
         except OSError as error:

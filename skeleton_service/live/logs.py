@@ -49,3 +49,4 @@ def log_to_stderr(form: Form) -> None:
     handler.setFormatter(_Json() if form == "json" else _Text())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # strangers would fill the log with bad requests
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # each request to the API server would be a line

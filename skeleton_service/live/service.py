@@ -71,8 +71,10 @@ class Service:
         self._flushing: asyncio.Task[None] | None = None
         self._locks: dict[str, _Lock] = {}
         self._planning_now = 0
-        self.files_looked_at = asyncio.Event()
-        """Until then jobs of files are what they were when the last process ended."""
+        self._awaited: set[str] = set()
+        self.sources_looked_at = asyncio.Event()
+        """Until then jobs of files and pods are what they were when the last process ended."""
+        self.sources_looked_at.set()
         for declared, value in (
             (JOBS, lambda: len(self._jobs)),
             (AGENTS, lambda: len(self._agents)),
@@ -85,7 +87,17 @@ class Service:
     @property
     def not_ready(self) -> str:
         """Why nobody should ask yet; empty when there is no reason."""
-        return "" if self.files_looked_at.is_set() else "job files have not been looked at"
+        return f"jobs by {' and '.join(sorted(self._awaited))} are not known yet" if self._awaited else ""
+
+    def awaits(self, source: str) -> None:
+        """Who knows of jobs, and is not ``looked_at`` yet."""
+        self._awaited.add(source)
+        self.sources_looked_at.clear()
+
+    def looked_at(self, source: str) -> None:
+        self._awaited.discard(source)
+        if not self._awaited:
+            self.sources_looked_at.set()
 
     @property
     def jobs(self) -> list[StoredJob]:

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,24 +17,26 @@ import uvicorn
 import uvloop
 
 from exporter.contracts.codec import ContractError
-from exporter.contracts.service_metrics import REFUSED_FILES, RELOAD_REFUSED
+from exporter.contracts.job import Job
+from exporter.contracts.service_metrics import REFUSED_FILES, REFUSED_PODS, REFUSED_RULES, RELOAD_REFUSED
 from exporter.contracts.supervision import Supervisor
 from skeleton_service.live.connections import Connection
 from skeleton_service.live.diagnosing import Diagnoses
 from skeleton_service.live.http import application
-from skeleton_service.live.identity import Keys
-from skeleton_service.live.jobfiles import JobFiles
+from skeleton_service.live.identity import Keys, Tokens
 from skeleton_service.live.logs import Form, log_to_stderr
 from skeleton_service.live.memory import OF_CONNECTIONS, map_from
 from skeleton_service.live.metrics import Metrics
-from skeleton_service.live.rulefiles import RuleFiles
+from skeleton_service.live.rulekeeper import RuleKeeper
 from skeleton_service.live.service import Service
 from skeleton_service.live.settings import ServiceSettings, read_settings
+from skeleton_service.live.sources import Sources
 from skeleton_service.live.state import State
 from skeleton_service.live.suspects import Messenger, Suspects
 from skeleton_service.live.tls import Certificates
-from skeleton_service.live.upkeep import LOOK_SECONDS, JobFollower, Observer, Renewal, RuleKeeper, again
+from skeleton_service.live.upkeep import LOOK_SECONDS, Observer, Renewal, again
 from skeleton_service.live.workers import Knowledge, Workers
+from skeleton_service.pods import Key, Pod
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 4096
@@ -76,18 +78,14 @@ class Running:
             self._state, self._planners.plan, metrics=metrics, valid_seconds=settings.plans.valid_seconds
         )
         self._renewal = Renewal(service, settings.plans.processes)
-        self._follower = self._keeper = self._observer = None
-        if settings.jobs is not None:
-            files = JobFiles(settings.jobs)
-            self._follower = JobFollower(service, files, settings.plans.processes)
-            problems = self._follower.problems
-            metrics.gauge(REFUSED_FILES, lambda: files.refused + len(problems))
-        else:
-            service.files_looked_at.set()
-            metrics.gauge(REFUSED_FILES, lambda: 0)
-        if settings.rules is not None:
-            rules = RuleFiles(settings.rules.directory, self._planners.rules, settings.rules.reload)
-            self._keeper = RuleKeeper(service, rules, settings.rules.after_seconds)
+        self._observer = self._keeper = None
+        sources = self._sources = Sources(settings, service, self._job_of, self._path)
+        self._accounts = sources.accounts()
+        metrics.gauge(REFUSED_FILES, sources.refused_files)
+        metrics.gauge(REFUSED_PODS, sources.refused_pods)
+        if settings.rules is not None and (store := sources.rules()) is not None:
+            self._keeper = RuleKeeper(service, store, self._planners.rules, settings.rules.after_seconds)
+        metrics.gauge(REFUSED_RULES, lambda: self._keeper.refused if self._keeper is not None else 0)
         if settings.inference is not None and self._observers is not None:
             self._observer = Observer(service, settings.inference, self._observers.infer)
         self._suspects = Suspects(settings.prometheus) if settings.prometheus is not None else None
@@ -120,12 +118,16 @@ class Running:
                 workers.close(cancel=True)
         _log.info("stopped")
 
+    async def _job_of(self, key: Key, pods: Sequence[Pod]) -> Job | None:
+        cluster = self._settings.kubernetes
+        return await self._planners.job(key, pods, cluster.resources if cluster is not None else ())
+
     def _server(self, settings: ServiceSettings, service: Service) -> _Server:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         config = uvicorn.Config(
             application(
                 service,
-                self._keys,
+                Tokens(self._keys, self._accounts) if self._keys is not None or self._accounts is not None else None,
                 rules=self._keeper,
                 suspects_=self._suspects,
                 diagnoses=self._diagnoses,
@@ -173,9 +175,11 @@ class Running:
             yield again(self._messenger.turn, self._messenger.pause)
         if self._diagnoses is not None:
             yield again(self._diagnoses.turn, self._diagnoses.pause)
-        for each in (self._follower, self._keeper, self._observer):
+        for each in (*self._sources.followers, self._keeper, self._observer, self._accounts):
             if each is not None:
                 yield again(each.turn, look)
+        for watch in self._sources.watches():
+            yield again(watch, look)
 
     @staticmethod
     def _listen(settings: ServiceSettings) -> socket.socket:
@@ -192,7 +196,7 @@ class Running:
     async def _live(self, server: uvicorn.Server, service: Service) -> None:
         """Tell whoever supervises: ready once agents are answered, then that this loop turns."""
         supervisor = Supervisor()
-        while not (server.started and service.files_looked_at.is_set()):
+        while not (server.started and service.sources_looked_at.is_set()):
             await asyncio.sleep(0.05)
             supervisor.alive()
         supervisor.ready(f"{len(service.jobs)} jobs")
@@ -245,8 +249,9 @@ class Running:
         service.renew_all()
         self._spawn(self._renewal.turn())
         if self._keeper is not None:
-            self._keeper.files.rendering = planners.rules
-            self._keeper.files.forget()
+            self._keeper.rendering = planners.rules
+            self._keeper.forget()
+        self._sources.anew()
         if self._observer is not None and observers is not None:
             self._observer.infer = observers.infer
         if self._diagnoses is not None:

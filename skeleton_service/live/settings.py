@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +21,10 @@ from skeleton_service.live.identity import read_keys
 from skeleton_service.live.tls import Certificates
 from skeleton_service.live.workers import Knowledge
 from skeleton_service.planning import Settings, SmallProbe
+from skeleton_service.pods import RDMA_RESOURCES
 from skeleton_service.prometheusapi import Api
 from skeleton_service.ruleset import Links, Thresholds, read_thresholds
+from skeleton_service.ruleset.formats import check_labels
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 DEFAULT_PORT = 9106
@@ -87,10 +89,47 @@ class Inference(_Section, frozen=True, kw_only=True):
     every_seconds: Annotated[float, Meta(ge=10, le=86400)] = 900.0
 
 
-class Rules(_Section, frozen=True, kw_only=True):
-    """Rule files of jobs, for a Prometheus beside the service."""
+class Agents(_Section, frozen=True, kw_only=True):
+    """Exporters whose tokens are the cluster's: of their pods, which names their nodes (Kubernetes 1.30)."""
 
-    directory: str
+    accounts: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Service accounts that are exporters', ``NAMESPACE/NAME``."""
+    audience: str = "fabric-skeleton"
+    """That their tokens are made for."""
+
+
+class Kubernetes(_Section, frozen=True, kw_only=True):
+    """The cluster whose pods are jobs."""
+
+    kubeconfig: str | None = None
+    """Without it the service account of the service's own pod, or what ``KUBECONFIG`` names."""
+    jobs: bool = True
+    """Whether pods are; without it only rules go there."""
+    namespaces: tuple[str, ...] = ()
+    """Whose pods are looked at; of all without any."""
+    labels: tuple[str, ...] = ()
+    """Of the site, that name a pod's job: before those of operators."""
+    resources: tuple[str, ...] = RDMA_RESOURCES
+    """How names of resources begin of which a pod that asks for one has all RNICs of its node."""
+    agents: Agents | None = None
+
+
+class RuleObjectSettings(_Section, frozen=True, kw_only=True):
+    """``PrometheusRule`` objects, each in the namespace of its job."""
+
+    labels: dict[str, str] = {}
+    """By which the operator's ``ruleSelector`` finds them, as ``release: prometheus``."""
+    namespace: str | None = None
+    """Of all of them, if not each job's own. They do not vanish with their jobs' objects there, but with the jobs."""
+    instance: str = "skeleton-service"
+    """Another for each service in a cluster: what is not of a job of this one is taken away."""
+
+
+class Rules(_Section, frozen=True, kw_only=True):
+    """Rules of jobs: files for a Prometheus beside the service, or objects for the Prometheus operator."""
+
+    directory: str | None = None
+    objects: RuleObjectSettings | None = None
     after_seconds: Annotated[float, Meta(ge=0, le=86400)] = 60.0
     """Jobs that end sooner get none."""
     reload: str | None = None
@@ -137,7 +176,8 @@ class ServiceSettings(_Section, frozen=True, kw_only=True):
     state: str
     """The file that outlives the service."""
     jobs: str | None = None
-    """A directory of job files; without it jobs come over HTTP alone."""
+    """A directory of job files."""
+    kubernetes: Kubernetes | None = None
     listen: Listen = msgspec.field(default_factory=Listen)
     tls: Tls | None = None
     keys: str | None = None
@@ -179,12 +219,16 @@ def read_settings(path: Path | str) -> ServiceSettings:
     rules = settings.rules
     if rules is not None:
         thresholds = resolve(rules.thresholds)
-        rules = msgspec.structs.replace(rules, directory=str(base / rules.directory), thresholds=thresholds)
+        rules = msgspec.structs.replace(rules, directory=resolve(rules.directory), thresholds=thresholds)
+    kubernetes = settings.kubernetes
+    if kubernetes is not None:
+        kubernetes = msgspec.structs.replace(kubernetes, kubeconfig=resolve(kubernetes.kubeconfig))
     settings = msgspec.structs.replace(
         settings,
         topology=str(base / settings.topology),
         state=str(base / settings.state),
         jobs=resolve(settings.jobs),
+        kubernetes=kubernetes,
         keys=resolve(settings.keys),
         tls=tls,
         rules=rules,
@@ -209,7 +253,34 @@ def _check_url(source: str, field: str, url: str) -> None:
         raise ContractError(source, f"field '{field}': {url!r} is no URL", "https://…")
 
 
+def _check_rules(rules: Rules, kubernetes: Kubernetes | None, source: str) -> None:
+    if (rules.directory is None) == (rules.objects is None):
+        raise ContractError(
+            source, "section 'rules' says not where they go", "give it 'directory' or 'objects', one of them"
+        )
+    if rules.objects is not None:
+        if kubernetes is None:
+            raise ContractError(
+                source, "section 'rules.objects' is of a Kubernetes cluster", "add a section 'kubernetes'"
+            )
+        if rules.reload is not None:
+            raise ContractError(source, "field 'rules.reload': the operator looks itself", "take it out")
+        check_labels(rules.objects.labels, source, "field 'rules.objects.labels':")
+    if rules.reload is not None:
+        _check_url(source, "rules.reload", rules.reload)
+
+
+def _check_accounts(accounts: Iterable[str], source: str) -> None:
+    for each in accounts:
+        if len(list(filter(None, each.split("/")))) != 2:
+            problem = f"field 'kubernetes.agents.accounts': {each!r} is no service account"
+            raise ContractError(source, problem, "NAMESPACE/NAME")
+
+
 def _check(settings: ServiceSettings, source: str) -> None:
+    cluster = settings.kubernetes
+    if cluster is not None and cluster.agents is not None:
+        _check_accounts(cluster.agents.accounts, source)
     if settings.keys is None and (settings.tls is None or settings.tls.client_ca is None):
         remedy = "name the 'keys' of bearer tokens, or a 'tls.client_ca'"
         raise ContractError(source, "says not whom to believe", remedy)
@@ -232,8 +303,8 @@ def _check(settings: ServiceSettings, source: str) -> None:
         raise ContractError(
             source, f"field 'state': there is no directory {directory}", "make it, for the service to write"
         )
-    if settings.rules is not None and settings.rules.reload is not None:
-        _check_url(source, "rules.reload", settings.rules.reload)
+    if settings.rules is not None:
+        _check_rules(settings.rules, settings.kubernetes, source)
     for name in ("inference", "diagnosis"):
         section: Inference | DiagnosisSettings | None = getattr(settings, name)
         if section is not None and "{host}" not in section.exporters:

@@ -44,7 +44,7 @@ class StoredJob:
     job: str
     document: bytes
     source: str
-    """``file`` or ``api``: who may end it."""
+    """``file``, ``pods`` or ``api``: who may end it."""
     began: float
     """Unix seconds."""
     phase: str

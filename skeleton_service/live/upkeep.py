@@ -1,4 +1,4 @@
-"""What the service does unasked: follows files, renews plans, keeps rules, looks at jobs' traffic."""
+"""What the service does unasked: follows who knows of jobs, renews plans, looks at jobs' traffic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from urllib.parse import quote, urlencode
 
@@ -15,8 +15,7 @@ import msgspec
 from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job
 from skeleton_service.live.errors import BrokenError, BusyError, ForeignJobError, UnknownJobError
-from skeleton_service.live.jobfiles import JobFiles
-from skeleton_service.live.rulefiles import RuleFiles
+from skeleton_service.live.problems import Problems
 from skeleton_service.live.service import Service
 from skeleton_service.live.settings import Inference
 from skeleton_service.live.state import StoredJob
@@ -24,9 +23,13 @@ from skeleton_service.live.state import StoredJob
 LOOK_SECONDS = 1.0
 """From one look at job files, keys and certificates to the next."""
 _LONGEST_RENEWAL_PAUSE = 60.0
+_UNKNOWN_SECONDS = 60.0
+"""After which agents are answered though nobody says which jobs there are: with those of before."""
 _EXPECTED = (ContractError, ForeignJobError, UnknownJobError, BusyError, BrokenError)
 _log = logging.getLogger(__name__)
 
+Look = Callable[[], Awaitable[Mapping[str, Job] | None]]
+"""Jobs by name; None while nobody knows, which ends none. A job that did not change is the same object."""
 Infer = Callable[[bytes, list[str], bytes | None], Awaitable[bytes]]
 """From a job's document, what tells of its traffic, and its skeleton before, to its skeleton; or ContractError."""
 
@@ -41,53 +44,36 @@ async def again(turn: Callable[[], Awaitable[None]], pause: Callable[[], float])
         await asyncio.sleep(pause())
 
 
-class Problems:
-    """What is wrong with jobs: each change of it is said once."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._told: dict[str, str] = {}
-
-    def of(self, job: str, problem: Exception | None) -> None:
-        text = str(problem) if problem is not None else ""
-        if text and self._told.get(job) != text:
-            _log.error("%s: %s", self._what, text, extra={"job": job})
-        self._told[job] = text
-
-    def forget_others(self, jobs: Iterable[str]) -> None:
-        there = set(jobs)
-        self._told = {job: text for job, text in self._told.items() if job in there}
-
-    def __len__(self) -> int:
-        return sum(map(bool, self._told.values()))
-
-
 class JobFollower:
-    """Begins and ends jobs as their files do. What could not be done is tried again at the next look."""
+    """Begins and ends jobs as whoever knows of them says. What could not be done is tried again at the next look."""
 
-    def __init__(self, service: Service, files: JobFiles, at_once: int) -> None:
-        """``at_once``: jobs that are planned at a time."""
-        self._service, self._files = service, files
+    def __init__(self, service: Service, source: str, look: Look, at_once: int) -> None:
+        """``source``: what its jobs are known by; others' are left alone. ``at_once``: jobs planned at a time."""
+        self._service, self._source, self._look = service, source, look
         self._slots = asyncio.Semaphore(at_once)
         self._taken: dict[str, Job] = {}
+        self._latest = time.monotonic() + _UNKNOWN_SECONDS
         self.problems = Problems("job refused")
+        service.awaits(source)
 
     async def turn(self) -> None:
-        jobs = await asyncio.to_thread(self._files.look)
-        if jobs is None:
-            return
+        jobs = await self._look()
         service = self._service
+        if jobs is None:
+            if time.monotonic() > self._latest:
+                service.looked_at(self._source)
+            return
         known = {job.job: job.source for job in service.jobs}
-        for name in [job for job, source in known.items() if source == "file" and job not in jobs]:
-            await self._try(name, partial(service.end, name, "file"))
+        for name in [job for job, source in known.items() if source == self._source and job not in jobs]:
+            await self._try(name, partial(service.end, name, self._source))
         self._taken = {name: job for name, job in self._taken.items() if jobs.get(name) is job and name in known}
         self.problems.forget_others(jobs)
         await asyncio.gather(*(self._take(job) for name, job in jobs.items() if name not in self._taken))
-        service.files_looked_at.set()
+        service.looked_at(self._source)
 
     async def _take(self, job: Job) -> None:
         async with self._slots:
-            if await self._try(job.job, partial(self._service.put, job, "file")):
+            if await self._try(job.job, partial(self._service.put, job, self._source)):
                 self._taken[job.job] = job
 
     async def _try(self, name: str, action: Callable[[], Awaitable[object]]) -> bool:
@@ -124,18 +110,6 @@ class Renewal:
 
     def pause(self) -> float:
         return random.uniform(0.5, 1.5) * min(self._service.valid_seconds / 60, _LONGEST_RENEWAL_PAUSE)  # noqa: S311
-
-
-class RuleKeeper:
-    """Rules of jobs that have run for a while."""
-
-    def __init__(self, service: Service, files: RuleFiles, after_seconds: float) -> None:
-        self._service, self.files, self._after = service, files, after_seconds
-
-    async def turn(self) -> None:
-        await self._service.files_looked_at.wait()  # until then a job may seem to have ended
-        oldest = time.time() - self._after
-        await self.files.keep({job.job: job.skeleton for job in self._service.jobs if job.began <= oldest})
 
 
 class Observer:

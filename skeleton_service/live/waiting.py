@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
+from skeleton_service.live.identity import Believer, Identity, NotKnownError, Role
 from skeleton_service.live.service import Service
 from skeleton_service.live.tls import bearer_of
 
@@ -21,7 +21,7 @@ LONGEST_WAIT = 60.0
 """Seconds that an agent may ask to be kept waiting: what lies between gives idle connections up later."""
 
 
-def who_asks(scope: Mapping[str, object], headers: Mapping[str, str], keys: Keys | None) -> Identity:
+def who_asks(scope: Mapping[str, object], headers: Mapping[str, str], keys: Believer | None) -> Identity:
     """Of the bearer token, else of the client's certificate; raise NotKnownError."""
     kind, _, token = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer" and token and keys is not None:
@@ -35,7 +35,7 @@ def who_asks(scope: Mapping[str, object], headers: Mapping[str, str], keys: Keys
 class Waiting:
     """Lets ``app`` have each request at once, but those of exporters that ask to wait."""
 
-    def __init__(self, app: ASGIApp, service: Service, keys: Keys | None) -> None:
+    def __init__(self, app: ASGIApp, service: Service, keys: Believer | None) -> None:
         self._app, self._service, self._keys = app, service, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

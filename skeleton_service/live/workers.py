@@ -27,6 +27,7 @@ from skeleton_service.live.parenthood import end_with_parent
 from skeleton_service.live.planner import observed, parts, unobserved
 from skeleton_service.live.state import Part
 from skeleton_service.planning import Settings
+from skeleton_service.pods import Key, Pod, job_of
 from skeleton_service.ruleset.rendering import Links
 from skeleton_service.ruleset.thresholds import Thresholds
 
@@ -91,6 +92,10 @@ class Workers:
         """The parts of a job's plan, host by host; raise ContractError for a job that the topology cannot have."""
         return await self._do(_plan, document, skeleton, generation, expires)
 
+    async def job(self, key: Key, pods: Sequence[Pod], resources: Sequence[str]) -> Job | None:
+        """The job of these pods, if they are one; raise ContractError for one that cannot be."""
+        return await self._do(_job, key, list(pods), resources)
+
     async def rules(self, job: str, skeleton: bytes | None) -> Mapping[str, str]:
         """{file name: content} of the job's rules."""
         return await self._do(_rules, job, skeleton)
@@ -144,6 +149,10 @@ def _plan(document: bytes, skeleton: bytes | None, generation: int, expires: flo
         job = msgspec.json.decode(document, type=Job)
         known = _skeleton(skeleton) if skeleton is not None else unobserved(job, fabric)
         return parts(known, fabric, observed=seen, generation=generation, expires=expires, settings=settings)
+
+
+def _job(key: Key, pods: Sequence[Pod], resources: Sequence[str]) -> Job | None:
+    return job_of(key, pods, _Worker.fabric, resources)
 
 
 def _rules(job: str, skeleton: bytes | None) -> Mapping[str, str]:

@@ -19,6 +19,16 @@ MAX_GROUPS = 70
 """Mimir's ruler takes no more rules a group, and no more groups a tenant, unless its limits are raised."""
 _NAME_LENGTH = 253
 _SUFFIXES = (".rules.yaml", ".yaml")
+_KEY = re.compile(r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?$", re.ASCII)
+_VALUE = re.compile(r"^([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?$", re.ASCII)
+
+
+def check_labels(labels: Mapping[str, str], source: str, what: str) -> None:
+    """Raise ContractError for what Kubernetes takes for no labels: ``what`` gave them."""
+    for key, value in labels.items():
+        if not _KEY.match(key) or not _VALUE.match(value):
+            problem = f"{what} '{key}={value}' is no label of Kubernetes"
+            raise ContractError(source, problem, "KEY=VALUE, as release=prometheus")
 
 
 def operator_objects(

@@ -24,9 +24,9 @@ PROBING: dict[str, Any] = {"probing": {"responder_port": 65310}}
 RDMA: dict[str, Any] = {**PROBING, "rdma": {}}
 
 
-def values(**exporter: Any) -> dict[str, Any]:
-    key = {"existingSecret": "fabric-probe-key"}
-    return {"image": {"repository": "registry.example/fabric-exporter"}, "exporter": {"key": key, **exporter}}
+def values(topology: str = "", **exporter: Any) -> dict[str, Any]:
+    image, key = {"repository": "registry.example/fabric-exporter"}, {"existingSecret": "fabric-probe-key"}
+    return {"image": image, "topology": {"text": topology}, "exporter": {"key": key, **exporter}}
 
 
 def render(given: dict[str, Any]) -> dict[str, str]:
@@ -35,8 +35,8 @@ def render(given: dict[str, Any]) -> dict[str, str]:
     return {Path(name).name: text for name, text in files.items()}
 
 
-def manifests(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is rendered, by its kind; without errors of Helm's linter, or of Kubernetes' schemas."""
+def every(given: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is rendered; without errors of Helm's linter, or of Kubernetes' schemas."""
     linted = helm.lint(CHART, given, strict=True, kube_version="v1.30.0")
     assert not [message for message in linted["messages"] if message["severity"] > 1], linted
     files = render(given)
@@ -45,11 +45,21 @@ def manifests(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ]
     for each in found:
         check(each)
-        assert each["metadata"]["namespace"] == "monitoring"
-    return {each["kind"]: each for each in found}
+        assert each["metadata"].get("namespace", "monitoring") == "monitoring" or each["kind"] in (
+            "Role",
+            "RoleBinding",
+        )
+    return found
+
+
+def manifests(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """One of each kind."""
+    return {each["kind"]: each for each in every(given)}
 
 
 def check(manifest: dict[str, Any]) -> None:
+    if manifest["apiVersion"].startswith("monitoring.coreos.com/"):
+        return  # of the Prometheus operator; PrometheusRule objects are checked by promtool below
     for version in VERSIONS:
         schemas.validate(manifest, version, strict=True)
 
@@ -109,7 +119,7 @@ def test_the_configuration_is_one_that_the_exporter_takes_and_its_files_are_moun
         config={**RDMA, "listen": {"port": 9200}}, rdma=PLUGIN, topology="version: 1", plan={"hostPath": "/p"}
     )
     found = manifests(given)
-    files = found["ConfigMap"]["data"]
+    files = {name: text for each in every(given) if each["kind"] == "ConfigMap" for name, text in each["data"].items()}
     config = convert_strictly(yaml.safe_load(files["config.yaml"]), Config, "config.yaml")
     assert config.probing is not None
     assert config.probing.responder_port == 65310

@@ -19,7 +19,7 @@ OPERATIONS = {
     ("PUT", "/v1/agents/{host}"), ("GET", "/v1/jobs"), ("GET", "/v1/jobs/{job}"), ("PUT", "/v1/jobs/{job}"),
     ("DELETE", "/v1/jobs/{job}"), ("GET", "/v1/jobs/{job}/skeleton"), ("GET", "/v1/jobs/{job}/plan"),
     ("GET", "/v1/jobs/{job}/rules"), ("GET", "/v1/jobs/{job}/verdict"), ("GET", "/v1/suspects"),
-    ("GET", "/v1/jobs/{job}/diagnosis"),
+    ("GET", "/v1/jobs/{job}/diagnosis"), ("GET", "/v1/jobs/{job}/file"),
 }  # fmt: skip
 EXAMPLES = 40
 

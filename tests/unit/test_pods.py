@@ -151,7 +151,7 @@ def test_a_job_that_cannot_be_is_left_out_with_a_line(given_pods: list[dict[str,
 
 
 @given(
-    st.text(max_size=300), st.text(max_size=50), st.recursive(st.none() | st.text(), st.lists),
+    st.text(min_size=1, max_size=300), st.text(max_size=50), st.recursive(st.none() | st.text(), st.lists),
 )  # fmt: skip
 def test_whatever_pods_say_ends_in_jobs_or_lines(name: str, index: str, status: Any) -> None:
     labels = {"job-name": name, INDEX: index}

@@ -6,211 +6,87 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Of a component, as of labels: (dict "root" . "component" "service") */}}
 {{- define "fabric-skeleton.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: exporter
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
 {{- define "fabric-skeleton.labels" -}}
 {{ include "fabric-skeleton.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end -}}
 
-{{- define "fabric-skeleton.keySecret" -}}
-{{- with .Values.exporter.key -}}
-{{- if and .existingSecret .value }}{{ fail "exporter.key: give existingSecret or value, not both" }}{{ end -}}
-{{- if .existingSecret -}}{{ .existingSecret }}
-{{- else if .value -}}{{ include "fabric-skeleton.name" $ }}-key
-{{- else -}}{{ fail "exporter.key: name an existingSecret with the key probe.key; values.yaml says how to make one" }}
-{{- end -}}
-{{- end -}}
+{{- define "fabric-skeleton.image" -}}
+{{ required "image.repository: no image is published yet; build one from the Dockerfile" .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
 {{- end -}}
 
-{{/* The exporter's configuration, with what only the chart knows. */}}
-{{- define "fabric-skeleton.config" -}}
-{{- $given := .Values.exporter.config -}}
-{{- $config := deepCopy $given -}}
-{{- if .Values.exporter.topology }}{{ $_ := set $config "topology" "/etc/fabric-exporter/topology.yaml" }}{{ end -}}
-{{- if include "fabric-skeleton.plan" . }}{{ $_ := set $config "plan" "/run/plan/plan.json" }}{{ end -}}
-{{- if hasKey $given "probing" -}}
-{{- $_ := set $config "probing" (merge (dict "key_file" "/run/key/probe.key") (default dict $given.probing)) -}}
-{{- end -}}
-{{ toYaml $config }}
-{{- end -}}
-
-{{/* The volume with the plan, or nothing. */}}
-{{- define "fabric-skeleton.plan" -}}
-{{- with .Values.exporter.plan -}}
-{{- if and .configMap .hostPath }}{{ fail "exporter.plan: give configMap or hostPath, not both" }}{{ end -}}
-{{- if .configMap -}}
-configMap: {name: {{ .configMap }}, optional: true}
-{{- else if .hostPath -}}
-hostPath: {path: {{ .hostPath }}, type: DirectoryOrCreate}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{/* Capabilities that the exporter itself uses, as Linux names them, in lower case, a list in JSON. */}}
-{{- define "fabric-skeleton.capabilities" -}}
-{{- $needed := list -}}
-{{- if and (hasKey .Values.exporter.config "rdma") (eq .Values.exporter.rdma.lockMemory "capability") -}}
-{{- $needed = append $needed "ipc_lock" -}}
-{{- end -}}
-{{- if hasKey .Values.exporter.config "underlay" }}{{ $needed = append $needed "net_raw" }}{{ end -}}
-{{ toJson $needed }}
+{{/* What says where pods run and as what they count, of a component's values. */}}
+{{- define "fabric-skeleton.placement" -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
-{{/* Whether the container starts with more than the exporter needs, to enter a namespace or to open devices, so that the
-command itself becomes an ordinary user. */}}
-{{- define "fabric-skeleton.stepsDown" -}}
-{{- if or (eq .Values.exporter.mode "setns") (include "fabric-skeleton.privileged" .) }}true{{ end -}}
-{{- end -}}
-
-{{- define "fabric-skeleton.privileged" -}}
-{{- if and (hasKey .Values.exporter.config "rdma") .Values.exporter.rdma.privileged }}true{{ end -}}
-{{- end -}}
-
-{{/* Kubernetes gives capabilities to root alone: to another user they would only be permitted. So root it is where any
-is needed, with these and no other; an ordinary user elsewhere. Beside a SYS_ADMIN spelt CAP_SYS_ADMIN the API would refuse
-allowPrivilegeEscalation: false (no_new_privs), with which root keeps what it has, for nsenter and setpriv. */}}
-{{- define "fabric-skeleton.securityContext" -}}
-{{- $capabilities := include "fabric-skeleton.capabilities" . | fromJsonArray -}}
-{{- if eq .Values.exporter.mode "setns" -}}
-{{- $capabilities = concat (list "sys_admin" "setuid" "setgid" "setpcap") $capabilities -}}
-{{- end -}}
-{{- if or $capabilities (include "fabric-skeleton.stepsDown" .) }}
-runAsUser: 0
-runAsGroup: 0
-{{- else }}
+{{/* Of a container that needs no privilege. */}}
+{{- define "fabric-skeleton.unprivileged" -}}
 runAsNonRoot: true
 runAsUser: 65534
 runAsGroup: 65534
-{{- end }}
-readOnlyRootFilesystem: true
-seccompProfile: {type: RuntimeDefault}
-{{- if include "fabric-skeleton.privileged" . }}
-privileged: true
-{{- else }}
 allowPrivilegeEscalation: false
-capabilities:
-  drop: [ALL]
-  {{- if $capabilities }}
-  add: {{ $capabilities | toJson | upper }}
-  {{- end }}
-{{- end }}
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* In mode setns into the namespace as root, and from there on as an ordinary user with what the exporter needs; as that
-user in a privileged container too. */}}
-{{- define "fabric-skeleton.command" -}}
-{{- $command := list "fabric-exporter" "run" "--config" "/etc/fabric-exporter/config.yaml" -}}
-{{- if include "fabric-skeleton.stepsDown" . -}}
-{{- $kept := "-all" -}}
-{{- range include "fabric-skeleton.capabilities" . | fromJsonArray }}{{ $kept = printf "%s,+%s" $kept . }}{{ end -}}
-{{- $user := list "setpriv" "--reuid=65534" "--regid=65534" "--clear-groups" "--no-new-privs" -}}
-{{- range list "inh-caps" "ambient-caps" "bounding-set" }}{{ $user = append $user (printf "--%s=%s" . $kept) }}{{ end -}}
-{{- $command = concat $user $command -}}
+{{/* The name of the ConfigMap with the topology, or nothing. */}}
+{{- define "fabric-skeleton.topology" -}}
+{{- with .Values.topology -}}
+{{- if and .text .configMap }}{{ fail "topology: give text or configMap, not both" }}{{ end -}}
+{{- if .configMap }}{{ .configMap }}{{ else if .text }}{{ include "fabric-skeleton.name" $ }}-topology{{ end -}}
 {{- end -}}
-{{- if eq .Values.exporter.mode "setns" -}}
-{{- $command = concat (list "nsenter" (include "fabric-skeleton.namespace" .)) $command -}}
-{{- end -}}
-{{ toJson $command }}
 {{- end -}}
 
-{{- define "fabric-skeleton.namespace" -}}
---net={{ required "exporter.setns.namespace: name the network namespace's file, as /run/netns/fabric" .Values.exporter.setns.namespace }}
+{{/* Where the service is asked. */}}
+{{- define "fabric-skeleton.serviceName" -}}
+{{ include "fabric-skeleton.name" . }}-service
 {{- end -}}
 
-{{/* A probe of the kubelet. It cannot reach another network namespace, so there the container asks itself. */}}
-{{- define "fabric-skeleton.probe" -}}
-{{- $listen := default dict (index .root.Values.exporter.config "listen") -}}
-{{- $port := default 9105 (index $listen "port") | int -}}
-{{- $address := default "0.0.0.0" (index $listen "address") -}}
-{{- if eq .root.Values.exporter.mode "setns" -}}
-{{- $host := ternary "127.0.0.1" $address (eq $address "0.0.0.0") -}}
-{{- $ask := printf "import urllib.request as r; r.urlopen('http://%s:%d%s', timeout=3)" $host $port .path -}}
-exec:
-  command: {{ list "nsenter" (include "fabric-skeleton.namespace" .root) "python3" "-c" $ask | toJson }}
-{{- else -}}
-httpGet:
-  path: {{ .path }}
-  port: {{ $port }}
-  {{- if ne $address "0.0.0.0" }}
-  host: {{ $address | quote }}
-  {{- end }}
-{{- end }}
-periodSeconds: 10
-timeoutSeconds: 5
+{{- define "fabric-skeleton.servicePort" -}}
+{{ dig "listen" "port" 9106 .Values.service.config | int }}
 {{- end -}}
 
-{{/* The exporter's container; of mode sidecar one for `initContainers`, which starts before the job and ends with it,
-and whose readiness is not the job's. */}}
-{{- define "fabric-skeleton.container" -}}
-{{- $rdma := hasKey .Values.exporter.config "rdma" -}}
-{{- with .Values.exporter.rdma -}}
-{{- if and $rdma (not .resource) (not .privileged) -}}
-{{- fail "exporter.rdma: name the device plugin's resource, or set privileged: devices are forbidden to containers otherwise" -}}
-{{- end -}}
-{{- if and .resource .privileged }}{{ fail "exporter.rdma: give resource or privileged, not both" }}{{ end -}}
-{{- end -}}
-name: fabric-exporter
-image: {{ required "image.repository: no image is published yet; build one from the Dockerfile" .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
-{{- if eq .Values.exporter.mode "sidecar" }}
-restartPolicy: Always
-{{- end }}
-command: {{ include "fabric-skeleton.command" . }}
-livenessProbe:
-  {{- include "fabric-skeleton.probe" (dict "root" . "path" "/healthz") | nindent 2 }}
-{{- if ne .Values.exporter.mode "sidecar" }}
-readinessProbe:
-  {{- include "fabric-skeleton.probe" (dict "root" . "path" "/readyz") | nindent 2 }}
-{{- end }}
-securityContext:
-  {{- include "fabric-skeleton.securityContext" . | trim | nindent 2 }}
-{{- $resources := deepCopy .Values.exporter.resources }}
-{{- if and $rdma .Values.exporter.rdma.resource }}
-{{- $limits := merge (dict .Values.exporter.rdma.resource 1) (default dict $resources.limits) }}
-{{- $_ := set $resources "limits" $limits }}
-{{- end }}
-resources:
-  {{- toYaml $resources | nindent 2 }}
-volumeMounts:
-  - {name: fabric-config, mountPath: /etc/fabric-exporter, readOnly: true}
-  {{- if hasKey .Values.exporter.config "probing" }}
-  - {name: fabric-key, mountPath: /run/key, readOnly: true}
-  {{- end }}
-  {{- if include "fabric-skeleton.plan" . }}
-  - {name: fabric-plan, mountPath: /run/plan, readOnly: true}
-  {{- end }}
-  {{- if and $rdma .Values.exporter.rdma.privileged }}
-  - {name: infiniband, mountPath: /dev/infiniband}
-  {{- end }}
-  {{- if eq .Values.exporter.mode "setns" }}
-  - {name: netns, mountPath: {{ dir .Values.exporter.setns.namespace }}, mountPropagation: HostToContainer, readOnly: true}
-  {{- end }}
+{{- define "fabric-skeleton.serviceSecret" -}}
+{{ default (printf "%s-tls" (include "fabric-skeleton.serviceName" .)) .Values.service.tls.existingSecret }}
 {{- end -}}
 
-{{- define "fabric-skeleton.volumes" -}}
-- name: fabric-config
-  configMap: {name: {{ include "fabric-skeleton.name" . }}}
-{{- if hasKey .Values.exporter.config "probing" }}
-- name: fabric-key
-  secret: {secretName: {{ include "fabric-skeleton.keySecret" . }}, defaultMode: 0444}
-{{- end }}
-{{- with include "fabric-skeleton.plan" . }}
-- name: fabric-plan
-  {{- . | nindent 2 }}
-{{- end }}
-{{- if and (hasKey .Values.exporter.config "rdma") .Values.exporter.rdma.privileged }}
-- name: infiniband
-  hostPath: {path: /dev/infiniband, type: Directory}
-{{- end }}
-{{- if eq .Values.exporter.mode "setns" }}
-- name: netns
-  hostPath: {path: {{ dir .Values.exporter.setns.namespace }}, type: Directory}
-{{- end }}
+{{- define "fabric-skeleton.audience" -}}
+{{ printf "fabric-skeleton.%s.%s" .Release.Namespace .Release.Name }}
+{{- end -}}
+
+{{/* Whether exporters of this chart have their plans from its service. */}}
+{{- define "fabric-skeleton.plansByService" -}}
+{{- $plan := .Values.exporter.plan -}}
+{{- if and .Values.service.enabled (hasKey .Values.exporter.config "probing") (not $plan.configMap) (not $plan.hostPath) (ne .Values.exporter.mode "sidecar") -}}
+true
+{{- end -}}
 {{- end -}}
