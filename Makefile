@@ -94,6 +94,9 @@ bench-host-counters: $(SETUP) ## processor time of a scrape of 8 RNICs' counters
 bench-inference: $(SETUP) ## what inference finds of simulated jobs, how sure it is, and what it costs up to 32,768 RNICs (ARGS=--quick)
 	$(BIN)/python -m benchmarks.inference $(ARGS)
 
+bench-spread: $(SETUP) ## inference of 200 jobs on one Dask worker and on two: seconds, and the same skeletons (ARGS="--jobs 20")
+	@$(BIN)/python -m benchmarks.spread $(ARGS)
+
 bench-diagnosis: $(SETUP) ## what diagnose finds and names of simulated faults, beside 007 and deTector, and what it costs (ARGS=--quick)
 	$(BIN)/python -m benchmarks.diagnosis $(ARGS)
 
@@ -138,7 +141,7 @@ schemas docs: $(SETUP) ## regenerate docs/contracts/*.schema.json and docs/metri
 
 lock: $(SETUP) ## resolve requirements.lock afresh from pyproject.toml
 	$(BIN)/python -m pip install -q pip-tools
-	$(BIN)/pip-compile -q --extra dev --extra serve --extra kubernetes --allow-unsafe --strip-extras --generate-hashes --no-header \
+	$(BIN)/pip-compile -q --extra dev --extra serve --extra kubernetes --extra dask --allow-unsafe --strip-extras --generate-hashes --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements.lock pyproject.toml
 
 clean: ## remove what the build made

@@ -19,6 +19,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     run = commands.add_parser("run", help="run until a signal says stop")
     run.add_argument("--config", required=True, metavar="FILE")
+    run.add_argument(
+        "--host", metavar="NAME", help="as the topology has this one: instead of the configuration's 'host'"
+    )
     check = commands.add_parser("check-config", help="read a configuration and say what is wrong with it")
     check.add_argument("config", metavar="FILE")
     add_arguments(commands.add_parser("probe", help="probe paths from here now, as mtr and fping do"))
@@ -52,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         from exporter.config import read_config  # noqa: PLC0415
         from exporter.remarks import remarks  # noqa: PLC0415
 
-        config = read_config(options.config)
+        config = read_config(options.config, getattr(options, "host", None))
         for remark in remarks(config):
             print(f"{options.config}: {remark}", file=sys.stderr)
         if options.command == "check-config":

@@ -119,10 +119,15 @@ _SWITCHES = (
 """Sections that switch a part on by being there."""
 
 
-def read_config(path: Path | str) -> Config:
-    """Read and check a configuration; relative paths in it are relative to it. Raise ContractError."""
+def read_config(path: Path | str, host: str | None = None) -> Config:
+    """Read and check a configuration; relative paths in it are relative to it. Raise ContractError.
+
+    ``host``: instead of the one in it, as many hosts have one configuration.
+    """
     source = str(path)
     document = decode(read_bytes(path), dict, source)
+    if host is not None:
+        document["host"] = host
     for name, section in document.items():
         if section is None and name in _SWITCHES:
             raise ContractError(source, f"section {name!r} is empty", f"write '{name}: {{}}', or leave it out")

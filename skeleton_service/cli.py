@@ -245,6 +245,14 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _inject(options: argparse.Namespace) -> int:
+    try:
+        from skeleton_service.live.injector import inject  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ContractError("inject", f"needs {error.name}", "pip install 'fabric-skeleton[serve]'") from error
+    inject(options.sidecar, options.certificate, options.key, options.address, options.port, options.log_format)
+
+
 def _token(options: argparse.Namespace) -> int:
     try:
         from skeleton_service.live.identity import Identity, Keys, Role  # noqa: PLC0415
@@ -460,6 +468,19 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--check", action="store_true", help="read the configuration, say what is wrong with it, end")
     serve.add_argument("--log-format", choices=("text", "json"), default="text", help="of what it says (default: text)")
     serve.set_defaults(run=_serve)
+
+    inject = commands.add_parser("inject", help="Kubernetes' admission webhook that gives pods of jobs an exporter")
+    inject.add_argument(
+        "--sidecar", required=True, metavar="FILE", help="the container and its volumes, as the chart has"
+    )
+    inject.add_argument("--certificate", required=True, metavar="FILE", help="PEM; read anew when it changes")
+    inject.add_argument("--key", required=True, metavar="FILE")
+    inject.add_argument("--address", default="0.0.0.0", help="default: %(default)s")  # noqa: S104 - the API server asks
+    inject.add_argument("--port", type=int, default=9443, help="default: %(default)s")
+    inject.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="of what it says (default: text)"
+    )
+    inject.set_defaults(run=_inject)
 
     token = commands.add_parser("token", help="a bearer token for an agent, a reader or an operator of the service")
     token.add_argument("--keys", required=True, metavar="FILE", help="the service's; the first key signs")

@@ -81,12 +81,17 @@ def read_prometheus(source: str, job: str | None, window: Window) -> Iterator[pa
 
 def _choose(api: Api, job: str | None, moments: Sequence[float]) -> tuple[str, str]:
     """(job, its cluster, empty where series have no such label)."""
-    question = f"group by (training_job, cluster) ({JOB_PATH_INFO.name}{{training_job!=''}})"
-    found = {
-        (series.metric["training_job"], series.metric.get("cluster", ""))
-        for moment in moments
-        for series in api.query(question, moment)
-    }
+
+    def found_of(matcher: str) -> set[tuple[str, str]]:
+        question = f"group by (training_job, cluster) ({JOB_PATH_INFO.name}{{training_job{matcher}}})"
+        return {
+            (series.metric["training_job"], series.metric.get("cluster", ""))
+            for moment in moments
+            for series in api.query(question, moment)
+        }
+
+    # Of all jobs only where it is not there, to say which are: others' series are not this question's to load.
+    found = (found_of(f"={quoted(job)}") if job else set()) or found_of("!=''")
     jobs = sorted({name for name, _ in found})
     known = f"it has {', '.join(jobs)}" if jobs else f"it has no {JOB_PATH_INFO.name}"
     if job is None and len(jobs) > 1:

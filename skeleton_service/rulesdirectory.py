@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from exporter.contracts.codec import read_bytes
@@ -41,6 +43,20 @@ def ended(directory: Path, rules: Mapping[str, str], *, prune: bool, static: boo
                 found[path] = _NO_LONGER
             elif prune:
                 found[path] = "of another format"
+    return found
+
+
+def files_of_jobs(directory: Path) -> dict[Path, str]:
+    """{file: the job whose rules it was generated for}; nobody else's files."""
+    if not directory.is_dir():
+        return {}
+    found: dict[Path, str] = {}
+    for path in sorted(directory.glob("*.yaml")):
+        line = _first_line(path) if path.is_file() else ""
+        if line.startswith(_OF_JOB):
+            with suppress(ValueError):
+                job, _ = json.JSONDecoder().raw_decode(line.removeprefix(_OF_JOB))
+                found[path] = str(job)
     return found
 
 

@@ -49,7 +49,10 @@ FIRST_EXPIRES = _served(
 )
 REFUSED_FILES = _served("refused.job_files", "gauge", "{file}", "Job files that are wrong now.")
 REFUSED_PODS = _served(
-    "refused.pod_jobs", "gauge", "{job}", "Jobs of pods that are wrong now, and watches of pods that nobody answers."
+    "refused.pod_jobs",
+    "gauge",
+    "{job}",
+    "Jobs of pods that are wrong now, and what else the API server does not tell: watches, keys of tokens.",
 )
 REFUSED_RULES = _served(
     "refused.rules", "gauge", "{job}", "Jobs whose rules could not be put where Prometheus has them from."

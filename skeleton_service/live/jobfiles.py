@@ -11,6 +11,7 @@ from pathlib import Path
 from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job, read_job
 from exporter.contracts.watchedfile import WatchedFile
+from skeleton_service.live.upkeep import Told
 
 SUFFIXES = (".json", ".yaml", ".yml")
 _log = logging.getLogger(__name__)
@@ -30,12 +31,10 @@ class JobFiles:
         """Files that are wrong now."""
         return sum(file.refused for file in self._files.values()) + len(self._told)
 
-    async def look(self) -> Mapping[str, Job] | None:
-        """Jobs by name; None while the directory itself cannot be read, which ends no job.
-
-        A job whose file did not change is the same object as before.
-        """
-        return await asyncio.to_thread(self._look)
+    async def look(self) -> Told:
+        """While the directory itself cannot be read any job may be there."""
+        jobs = await asyncio.to_thread(self._look)
+        return Told({}, lambda _: True, False) if jobs is None else Told(jobs, lambda _: False, True)
 
     def _look(self) -> Mapping[str, Job] | None:
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.request import Request
 
 from exporter.contracts.codec import write
 from skeleton_service.fetching import fetch
-from skeleton_service.rulesdirectory import ended
+from skeleton_service.rulesdirectory import files_of_jobs
 
 _RELOAD_SECONDS = 10.0
 _log = logging.getLogger(__name__)
@@ -48,14 +48,13 @@ class RuleFiles:
             (self._directory / name).unlink(missing_ok=True)
             self._to_reload = True
 
-    async def sweep(self, names: Collection[str]) -> Collection[str]:
-        left = await asyncio.to_thread(
-            ended, self._directory, dict.fromkeys(names, ""), prune=True, static=False, jobs=True
-        )
-        for path, why in left.items():
-            path.unlink(missing_ok=True)
-            _log.info("rules removed: %s", why, extra={"file": str(path)})
-            self._to_reload = True
+    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Collection[str]:
+        names = {name for each in made.values() for name in each}
+        for path, job in (await asyncio.to_thread(files_of_jobs, self._directory)).items():
+            if path.name not in names and (job in made or ended(job)):
+                path.unlink(missing_ok=True)
+                _log.info("rules removed: of no job that runs", extra={"file": str(path)})
+                self._to_reload = True
         return [name for name in names if not (self._directory / name).exists()]
 
     async def settle(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from exporter.contracts.codec import ContractError
@@ -18,14 +19,16 @@ Rendering = Callable[[str, bytes | None], Awaitable[Mapping[str, str]]]
 """From a job's name and its skeleton, if there is one, to {file name: content}; or ContractError."""
 _SWEEP_SECONDS = 60.0
 """From one look at what lies there to the next: others have hands too."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
+"""Before rules that were refused are put again."""
 _log = logging.getLogger(__name__)
 
 
 class RuleStore(Protocol):
     """Where rules lie. OSError and BrokenError say that nothing can be done there, others are of one job alone."""
 
-    def belongs(self, job: str) -> object:
-        """What beside its skeleton a job's rules hang on: they are put anew when it is another."""
+    def belongs(self, job: str) -> object | None:
+        """What beside its skeleton a job's rules hang on; they are put anew when it is another. None: not known yet."""
         raise NotImplementedError
 
     async def put(self, job: str, files: Mapping[str, str]) -> Sequence[str]:
@@ -36,8 +39,11 @@ class RuleStore(Protocol):
         """Also what is gone already. Raise RefusedError."""
         raise NotImplementedError
 
-    async def sweep(self, names: Collection[str]) -> Collection[str]:
-        """Take away what an earlier process left beside ``names``; return those of them that are not there."""
+    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Collection[str]:
+        """Take away what an earlier process left of jobs that have ended, and of others but for ``made``.
+
+        ``made`` is {job: names of what holds its rules}: return those of them that are not there.
+        """
         raise NotImplementedError
 
     async def settle(self) -> None:
@@ -48,14 +54,34 @@ class RuleStore(Protocol):
         raise NotImplementedError
 
 
+@dataclass(slots=True)
+class _Refused:
+    """Rules that could not be made, or put."""
+
+    pause: float
+    until: float
+    """Monotonic seconds."""
+
+
 class RuleKeeper:
     """For one event loop."""
 
-    def __init__(self, service: Service, store: RuleStore, rendering: Rendering, after_seconds: float) -> None:
-        self._service, self._store, self._after = service, store, after_seconds
+    def __init__(
+        self,
+        service: Service,
+        store: RuleStore,
+        rendering: Rendering,
+        after_seconds: float,
+        unsure: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """``unsure``: whether a job that is not known may be there all the same."""
+        self._service, self._store, self._after, self._unsure = service, store, after_seconds, unsure
         self.rendering = rendering
+        self._round = 0
+        """Rules of another were made by what is known no more."""
         self._made: dict[str, tuple[object, Sequence[str]]] = {}
         """{job: (what its rules were made of, their names)}"""
+        self._refused: dict[str, _Refused] = {}
         self._swept = -math.inf
         self._problem = ""
         self._problems = Problems("no rules")
@@ -72,18 +98,24 @@ class RuleKeeper:
 
     def forget(self) -> None:
         """Make all anew: what they are made by has changed."""
-        self._made = {job: (None, names) for job, (_, names) in self._made.items()}
+        self._round += 1
 
     async def turn(self) -> None:
         await self._service.sources_looked_at.wait()  # until then a job may seem to have ended
         oldest = time.time() - self._after
-        await self.keep({job.job: job.skeleton for job in self._service.jobs if job.began <= oldest})
+        jobs = self._service.jobs
+        await self.keep({job.job: job.skeleton for job in jobs if job.began <= oldest}, {job.job for job in jobs})
 
-    async def keep(self, jobs: Mapping[str, bytes | None]) -> None:
-        """Bring what lies there to the rules of these jobs, {name: skeleton}, and have them read."""
-        self._problems.forget_others({*jobs, *self._made})
+    async def keep(self, jobs: Mapping[str, bytes | None], running: Collection[str] = ()) -> None:
+        """Bring what lies there to the rules of these jobs, {name: skeleton}, and have them read.
+
+        Of others that are ``running`` what lies there stays.
+        """
+        there = {*jobs, *self._made}
+        self._problems.forget_others(there)
+        self._refused = {job: each for job, each in self._refused.items() if job in there}
         try:
-            await self._bring(jobs)
+            await self._bring(jobs, {*jobs, *running})
             await self._store.settle()
         except (ContractError, OSError, BrokenError) as error:
             if str(error) != self._problem:
@@ -92,34 +124,46 @@ class RuleKeeper:
         else:
             self._problem = ""
 
-    async def _bring(self, jobs: Mapping[str, bytes | None]) -> None:
+    async def _bring(self, jobs: Mapping[str, bytes | None], running: Collection[str]) -> None:
         for job in self._made.keys() - jobs.keys():
             await self._try(job, self._end)
         for job, skeleton in jobs.items():
-            made_of = skeleton, self._store.belongs(job)
-            if self._made.get(job, (None, ()))[0] != made_of:
+            belongs = self._store.belongs(job)
+            made_of = skeleton, belongs, self._round
+            if belongs is not None and self._made.get(job, (None, ()))[0] != made_of:
                 await self._try(job, self._put, made_of)
         now = time.monotonic()
         if now - self._swept >= _SWEEP_SECONDS:
             # Only now: a job that goes on keeps its rules through a start of the service, and so its alerts.
-            lost = set(await self._store.sweep({name for _, names in self._made.values() for name in names}))
-            self._made = {job: (None if lost & set(each[1]) else each[0], each[1]) for job, each in self._made.items()}
             self._swept = now
+            made = {job: names for job, (_, names) in self._made.items()}
+            lost = set(await self._store.sweep(made, lambda job: job not in running and not self._unsure(job)))
+            self._made = {job: (None if lost & set(each[1]) else each[0], each[1]) for job, each in self._made.items()}
 
     async def _try(self, job: str, action: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        before, now = self._refused.get(job), time.monotonic()
+        if before is not None and now < before.until:
+            return
         try:
             await action(job, *arguments)
         except (ContractError, RefusedError) as error:
+            pause = _FIRST_PAUSE if before is None else min(2 * before.pause, _LONGEST_PAUSE)
+            self._refused[job] = _Refused(pause, now + pause)
             self._problems.of(job, error)
         else:
+            self._refused.pop(job, None)
             self._problems.of(job, None)
 
     async def _end(self, job: str) -> None:
         await self._store.remove(self._made[job][1])
         del self._made[job]
 
-    async def _put(self, job: str, made_of: tuple[bytes | None, object]) -> None:
-        names = await self._store.put(job, await self.rendering(job, made_of[0]))
+    async def _put(self, job: str, made_of: tuple[bytes | None, object, int]) -> None:
+        try:
+            files = await self.rendering(job, made_of[0])
+        except BrokenError as error:  # of this job's: where it dies, others' go on
+            raise ContractError(f"rules of job {job}", str(error)) from error
+        names = await self._store.put(job, files)
         _, before = self._made.get(job, (None, ()))
         self._made[job] = made_of, names
         await self._store.remove([name for name in before if name not in names])

@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+import msgspec
 import yaml
 
-from skeleton_service.live.kubernetes import RefusedError, told
+from skeleton_service.live.errors import BrokenError
+from skeleton_service.live.kubernetes import Cluster, RefusedError, told
 from skeleton_service.pods import Owner
 from skeleton_service.ruleset.formats import operator_objects
 
-if TYPE_CHECKING:
-    from lightkube import AsyncClient
-
 MANAGED = {"app.kubernetes.io/managed-by": "skeleton-service"}
 INSTANCE = "app.kubernetes.io/instance"
-_ABSENT = " 404:"
+OF_JOB = "fabric-skeleton/job"
+"""An annotation: whose rules an object holds."""
+EVERYWHERE = "*"
+_MOST_OWNERS = 64
+"""An object stays while one of its owners is there, so some of many do."""
+_PAGE = 500
+_ABSENT = 404
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _log = logging.getLogger(__name__)
 
-Home = Callable[[str], tuple[str, tuple[Owner, ...]] | None]
-"""From a job to (its namespace, what its rules are to vanish with); None for a job of no pods."""
+
+class Place(NamedTuple):
+    """Where a job's rules belong."""
+
+    namespace: str
+    owners: tuple[Owner, ...] = ()
+    """What they are to vanish with."""
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    annotations: dict[str, str] | None = None
+    continue_: str | None = msgspec.field(default=None, name="continue")
+
+
+class _Object(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _Page(msgspec.Struct):
+    items: list[_Object] | None
+    metadata: _Metadata
 
 
 def _kind() -> Any:
     from lightkube.generic_resource import create_namespaced_resource, get_generic_resource  # noqa: PLC0415
 
-    known = get_generic_resource("monitoring.coreos.com/v1", "PrometheusRule")  # type: ignore[no-untyped-call]
+    known = get_generic_resource("monitoring.coreos.com/v1", "PrometheusRule")
     return known or create_namespaced_resource("monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules")
 
 
@@ -36,64 +64,84 @@ class RuleObjects:
 
     def __init__(
         self,
-        client: AsyncClient,
-        home: Home,
+        cluster: Cluster,
+        place: Callable[[str], Place | None],
         *,
-        own: str | None = None,
-        namespaces: Sequence[str] = (),
+        namespaces: Sequence[str],
         labels: Mapping[str, str],
         instance: str,
     ) -> None:
-        """``own``: the namespace of all objects; without it each is in that of its job's pods, or in the service's.
+        """``place``: of a job; None where it is not known yet. ``namespaces``: all that there may be, or ``*``.
 
-        ``namespaces``: whose pods are jobs; of all without any. ``labels``: by which the operator selects. ``instance``
-        tells this service's objects from those of another in the cluster.
+        ``labels``: by which the operator selects. ``instance`` tells this service's objects from those of another.
         """
-        self._client, self._home, self._own = client, home, own
-        self._namespace = own or client.namespace
-        self._swept = (own,) if own else (*dict.fromkeys((*namespaces, self._namespace)),) if namespaces else ("*",)
-        self._labels = {**labels, **MANAGED, INSTANCE: instance}
-        self._selector = {**MANAGED, INSTANCE: instance}
+        self._cluster, self._place, self._namespaces = cluster, place, namespaces
+        self._own = {**MANAGED, INSTANCE: instance}
+        self._labels = {**labels, **self._own}
         self._kind = _kind()
 
-    def belongs(self, job: str) -> tuple[str, tuple[Owner, ...]]:
-        found = None if self._own else self._home(job)
-        return found if found is not None else (self._namespace, ())
+    def belongs(self, job: str) -> Place | None:
+        return self._place(job)
 
     async def put(self, job: str, files: Mapping[str, str]) -> Sequence[str]:
-        namespace, owners = self.belongs(job)
+        namespace, owners = self._place(job) or Place(self._cluster.namespace)
         names = []
-        for text in operator_objects(files, namespace=namespace, labels=self._labels).values():
-            made = yaml.safe_load(text)
+        for made in await asyncio.to_thread(self._objects, files, namespace):
+            metadata = made["metadata"]
+            metadata["annotations"] = {OF_JOB: job}
             if owners:
-                made["metadata"]["ownerReferences"] = [_reference(owner) for owner in owners]
-            name = f"{namespace}/{made['metadata']['name']}"
+                metadata["ownerReferences"] = [_reference(owner) for owner in owners[:_MOST_OWNERS]]
+            name = f"{namespace}/{metadata['name']}"
             with told(f"PrometheusRule {name}"):
-                await self._client.apply(self._kind(made), made["metadata"]["name"], namespace=namespace, force=True)
+                await self._cluster.objects.apply(self._kind(made), metadata["name"], namespace=namespace, force=True)
             names.append(name)
         return names
+
+    def _objects(self, files: Mapping[str, str], namespace: str) -> list[dict[str, Any]]:
+        objects = operator_objects(files, namespace=namespace, labels=self._labels)
+        return [yaml.safe_load(text) for text in objects.values()]
 
     async def remove(self, names: Sequence[str]) -> None:
         for each in names:
             namespace, _, name = each.partition("/")
             try:
                 with told(f"PrometheusRule {each}"):
-                    await self._client.delete(self._kind, name, namespace=namespace)
+                    await self._cluster.objects.delete(self._kind, name, namespace=namespace)
             except RefusedError as error:
-                if _ABSENT not in str(error):
+                if error.code != _ABSENT:
                     raise
 
-    async def sweep(self, names: Collection[str]) -> Collection[str]:
-        there = set()
-        for namespace in self._swept:
-            with told("list PrometheusRule objects"):
-                async for each in self._client.list(self._kind, namespace=namespace, labels=dict(self._selector)):
-                    there.add(f"{each.metadata.namespace}/{each.metadata.name}")
-        left = there - set(names)
-        await self.remove(sorted(left))
-        for each in sorted(left):
-            _log.info("rules removed: of no job that is there", extra={"object": each})
-        return set(names) - there
+    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Collection[str]:
+        names = {name for each in made.values() for name in each}
+        there: dict[str, str] = {}
+        for namespace in self._namespaces:
+            there |= await self._listed(namespace)
+        for name, job in there.items():
+            if name not in names and (job in made or ended(job)):
+                await self.remove([name])
+                _log.info("rules removed: of no job that runs", extra={"object": name, "job": job})
+        return names - there.keys()
+
+    async def _listed(self, namespace: str) -> dict[str, str]:
+        """{name: job} of this service's objects, without what is in them."""
+        within = "" if namespace == EVERYWHERE else f"namespaces/{namespace}/"
+        path = f"/apis/monitoring.coreos.com/v1/{within}prometheusrules"
+        selector = ",".join(f"{label}={value}" for label, value in self._own.items())
+        parameters = {"labelSelector": selector, "limit": str(_PAGE)}
+        found: dict[str, str] = {}
+        while True:
+            answer = await self._cluster.get(path, parameters, _METADATA)
+            try:
+                page = msgspec.json.decode(answer, type=_Page)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise BrokenError(f"{path}: the API server sent what cannot be read: {error}") from error
+            for each in page.items or ():
+                found[f"{each.metadata.namespace}/{each.metadata.name}"] = (each.metadata.annotations or {}).get(
+                    OF_JOB, ""
+                )
+            if not page.metadata.continue_:
+                return found
+            parameters["continue"] = page.metadata.continue_
 
     async def settle(self) -> None:
         """The operator looks itself."""
@@ -103,7 +151,7 @@ class RuleObjects:
         for each in names:
             namespace, _, name = each.partition("/")
             with told(f"PrometheusRule {each}"):
-                found = await self._client.get(self._kind, name, namespace=namespace)
+                found = await self._cluster.objects.get(self._kind, name, namespace=namespace)
             texts.append(yaml.safe_dump({"groups": found["spec"]["groups"]}, sort_keys=False, allow_unicode=True))
         return "---\n".join(texts)
 

@@ -73,8 +73,14 @@ class ServiceAccounts:
         if claims["sub"] not in self._subjects:
             raise NotKnownError("the bearer token is of an account that is no exporter's")
         bound = claims.get("kubernetes.io")
-        node = bound.get("node") if isinstance(bound, dict) else None
-        name = node.get("name") if isinstance(node, dict) else None
-        if not isinstance(name, str) or not name:
-            raise NotKnownError("the bearer token names no node: that takes Kubernetes 1.30")
+        names = [_name(bound.get(what)) if isinstance(bound, dict) else None for what in ("pod", "node")]
+        # Of a pod that is there: whoever may make tokens may have them name any node, without one.
+        name = names[1] if all(names) else None
+        if name is None:
+            raise NotKnownError("the bearer token names no pod on a node: that takes Kubernetes 1.30")
         return Identity(Role.AGENT, name)
+
+
+def _name(bound: object) -> str | None:
+    name = bound.get("name") if isinstance(bound, dict) else None
+    return name if isinstance(name, str) and name else None

@@ -31,6 +31,7 @@ from skeleton_service.live.rulekeeper import RuleKeeper
 from skeleton_service.live.service import Service
 from skeleton_service.live.settings import ServiceSettings, read_settings
 from skeleton_service.live.sources import Sources
+from skeleton_service.live.spread import Spread
 from skeleton_service.live.state import State
 from skeleton_service.live.suspects import Messenger, Suspects
 from skeleton_service.live.tls import Certificates
@@ -82,12 +83,13 @@ class Running:
         sources = self._sources = Sources(settings, service, self._job_of, self._path)
         self._accounts = sources.accounts()
         metrics.gauge(REFUSED_FILES, sources.refused_files)
-        metrics.gauge(REFUSED_PODS, sources.refused_pods)
+        metrics.gauge(REFUSED_PODS, lambda: sources.refused_pods() + bool(self._accounts and self._accounts.problem))
         if settings.rules is not None and (store := sources.rules()) is not None:
-            self._keeper = RuleKeeper(service, store, self._planners.rules, settings.rules.after_seconds)
+            after = settings.rules.after_seconds
+            self._keeper = RuleKeeper(service, store, self._planners.rules, after, sources.unsure)
         metrics.gauge(REFUSED_RULES, lambda: self._keeper.refused if self._keeper is not None else 0)
         if settings.inference is not None and self._observers is not None:
-            self._observer = Observer(service, settings.inference, self._observers.infer)
+            self._observer = Observer(service, settings.inference, self._observers.infer, settings.prometheus)
         self._suspects = Suspects(settings.prometheus) if settings.prometheus is not None else None
         self._messenger = None
         if settings.webhook is not None and self._suspects is not None:
@@ -114,8 +116,8 @@ class Running:
             await service.close()
             if self._diagnoses is not None:
                 self._diagnoses.close()
-            for workers in filter(None, (self._planners, self._observers)):
-                workers.close(cancel=True)
+            self._planners.close(cancel=True)
+            await _close(self._observers, cancel=True)
         _log.info("stopped")
 
     async def _job_of(self, key: Key, pods: Sequence[Pod]) -> Job | None:
@@ -256,8 +258,8 @@ class Running:
             self._observer.infer = observers.infer
         if self._diagnoses is not None:
             self._diagnoses.know(knowledge.topology)
-        for workers in filter(None, old):
-            workers.close(cancel=False)
+        old[0].close(cancel=False)
+        await _close(old[1], cancel=False)
         _log.info("reloaded")
 
 
@@ -267,9 +269,21 @@ def _unchangeable(before: ServiceSettings, now: ServiceSettings) -> list[str]:
     return [name for name in names if getattr(before, name) != getattr(now, name)]
 
 
-def _workers(settings: ServiceSettings, knowledge: Knowledge) -> tuple[Workers, Workers | None]:
+def _workers(settings: ServiceSettings, knowledge: Knowledge) -> tuple[Workers, Workers | Spread | None]:
     """Who makes plans and rules, and who infers: that may take a minute, for which no plan should wait."""
-    return Workers(knowledge, settings.plans.processes), Workers(knowledge, 1) if settings.inference else None
+    inference, observers = settings.inference, None
+    if inference is not None and inference.dask is not None:
+        observers = Spread(inference.dask, knowledge.topology)
+    elif inference is not None:
+        return Workers(knowledge, settings.plans.processes), Workers(knowledge, inference.at_once)
+    return Workers(knowledge, settings.plans.processes), observers
+
+
+async def _close(observers: Workers | Spread | None, *, cancel: bool) -> None:
+    if isinstance(observers, Spread):
+        await observers.close()
+    elif observers is not None:
+        observers.close(cancel=cancel)
 
 
 def serve(path: str, form: Form) -> NoReturn:

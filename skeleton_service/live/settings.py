@@ -79,11 +79,25 @@ class Plans(_Section, frozen=True, kw_only=True):
         )
 
 
+class Dask(_Section, frozen=True, kw_only=True):
+    """A cluster whose workers infer: each runs what its scheduler is sent, so only with TLS in a network of others."""
+
+    scheduler: str
+    """``tcp://HOST:8786``, or ``tls://HOST:8786`` with the files."""
+    ca_file: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
 class Inference(_Section, frozen=True, kw_only=True):
     """From jobs' traffic to their skeletons."""
 
-    exporters: str
-    """URL of a host's exporter: ``{host}`` stands for its name, as in ``http://{host}:9105``."""
+    exporters: str | None = None
+    """URL of a host's exporter: ``{host}`` stands for its name, as in ``http://{host}:9105``. It is asked for what it
+    has seen; without it the Prometheus of section ``prometheus`` is, for each job's series."""
+    at_once: Annotated[int, Meta(ge=1, le=4096)] = 1
+    """Jobs that are looked at at a time: processes beside the service, or tasks on Dask's workers."""
+    dask: Dask | None = None
     after_seconds: Annotated[float, Meta(ge=10, le=86400)] = 300.0
     """From a job's beginning, or its last change, to the first look at its traffic."""
     every_seconds: Annotated[float, Meta(ge=10, le=86400)] = 900.0
@@ -211,6 +225,10 @@ def read_settings(path: Path | str) -> ServiceSettings:
     tls = settings.tls
     if tls is not None:
         tls = Tls(certificate=str(base / tls.certificate), key=str(base / tls.key), client_ca=resolve(tls.client_ca))
+    inference = settings.inference
+    if inference is not None and (dask := inference.dask) is not None:
+        files = {name: resolve(getattr(dask, name)) for name in ("ca_file", "certificate", "key")}
+        inference = msgspec.structs.replace(inference, dask=msgspec.structs.replace(dask, **files))
     prometheus, webhook = settings.prometheus, settings.webhook
     if prometheus is not None:
         prometheus = msgspec.structs.replace(prometheus, token_file=resolve(prometheus.token_file))
@@ -231,6 +249,7 @@ def read_settings(path: Path | str) -> ServiceSettings:
         kubernetes=kubernetes,
         keys=resolve(settings.keys),
         tls=tls,
+        inference=inference,
         rules=rules,
         prometheus=prometheus,
         webhook=webhook,
@@ -265,7 +284,8 @@ def _check_rules(rules: Rules, kubernetes: Kubernetes | None, source: str) -> No
             )
         if rules.reload is not None:
             raise ContractError(source, "field 'rules.reload': the operator looks itself", "take it out")
-        check_labels(rules.objects.labels, source, "field 'rules.objects.labels':")
+        labels = rules.objects.labels | {"instance": rules.objects.instance}
+        check_labels(labels, source, "section 'rules.objects':")
     if rules.reload is not None:
         _check_url(source, "rules.reload", rules.reload)
 
@@ -279,9 +299,12 @@ def _check_accounts(accounts: Iterable[str], source: str) -> None:
 
 def _check(settings: ServiceSettings, source: str) -> None:
     cluster = settings.kubernetes
+    if cluster is not None:
+        check_labels(dict.fromkeys(cluster.labels, ""), source, "field 'kubernetes.labels':")
     if cluster is not None and cluster.agents is not None:
         _check_accounts(cluster.agents.accounts, source)
-    if settings.keys is None and (settings.tls is None or settings.tls.client_ca is None):
+    by_tokens = settings.keys is not None or (cluster is not None and cluster.agents is not None)
+    if not by_tokens and (settings.tls is None or settings.tls.client_ca is None):
         remedy = "name the 'keys' of bearer tokens, or a 'tls.client_ca'"
         raise ContractError(source, "says not whom to believe", remedy)
     address = settings.listen.address
@@ -307,9 +330,12 @@ def _check(settings: ServiceSettings, source: str) -> None:
         _check_rules(settings.rules, settings.kubernetes, source)
     for name in ("inference", "diagnosis"):
         section: Inference | DiagnosisSettings | None = getattr(settings, name)
-        if section is not None and "{host}" not in section.exporters:
+        if section is not None and section.exporters is not None and "{host}" not in section.exporters:
             problem = f"field '{name}.exporters': {section.exporters!r} is the same for all hosts"
             raise ContractError(source, problem, "write {host} where its name goes: http://{host}:9105")
+    if settings.inference is not None and settings.inference.exporters is None and settings.prometheus is None:
+        problem = "section 'inference' says not who tells of traffic"
+        raise ContractError(source, problem, "name its 'exporters', or add a section 'prometheus'")
     if settings.diagnosis is not None and settings.prometheus is None:
         problem = "section 'diagnosis' is of jobs that Prometheus says are hurt"
         raise ContractError(source, problem, "add a section 'prometheus'")

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -15,9 +16,10 @@ import msgspec
 from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job
 from skeleton_service.live.errors import BrokenError, BusyError, ForeignJobError, UnknownJobError
+from skeleton_service.live.inferring import Traffic
 from skeleton_service.live.problems import Problems
 from skeleton_service.live.service import Service
-from skeleton_service.live.settings import Inference
+from skeleton_service.live.settings import Inference, Prometheus
 from skeleton_service.live.state import StoredJob
 
 LOOK_SECONDS = 1.0
@@ -28,9 +30,20 @@ _UNKNOWN_SECONDS = 60.0
 _EXPECTED = (ContractError, ForeignJobError, UnknownJobError, BusyError, BrokenError)
 _log = logging.getLogger(__name__)
 
-Look = Callable[[], Awaitable[Mapping[str, Job] | None]]
-"""Jobs by name; None while nobody knows, which ends none. A job that did not change is the same object."""
-Infer = Callable[[bytes, list[str], bytes | None], Awaitable[bytes]]
+
+class Told(NamedTuple):
+    """What somebody knows of jobs now."""
+
+    jobs: Mapping[str, Job]
+    """By name. One that did not change is the same object as before."""
+    unsure: Callable[[str], bool]
+    """Of a job that is not among them whether it may be there all the same: it is not ended."""
+    whole: bool
+    """Whether all that was there at the beginning has been told."""
+
+
+Look = Callable[[], Awaitable[Told]]
+Infer = Callable[[bytes, Traffic, bytes | None], Awaitable[bytes]]
 """From a job's document, what tells of its traffic, and its skeleton before, to its skeleton; or ContractError."""
 
 
@@ -53,23 +66,27 @@ class JobFollower:
         self._slots = asyncio.Semaphore(at_once)
         self._taken: dict[str, Job] = {}
         self._latest = time.monotonic() + _UNKNOWN_SECONDS
+        self._unsure: Callable[[str], bool] = lambda _: True
         self.problems = Problems("job refused")
         service.awaits(source)
 
+    def unsure(self, job: str) -> bool:
+        """Whether a job may be there though it is not known now."""
+        return self._unsure(job)
+
     async def turn(self) -> None:
-        jobs = await self._look()
+        jobs, self._unsure, whole = await self._look()
         service = self._service
-        if jobs is None:
-            if time.monotonic() > self._latest:
-                service.looked_at(self._source)
-            return
         known = {job.job: job.source for job in service.jobs}
-        for name in [job for job, source in known.items() if source == self._source and job not in jobs]:
-            await self._try(name, partial(service.end, name, self._source))
+        gone = [job for job, source in known.items() if source == self._source and job not in jobs]
+        for name in gone:
+            if not self._unsure(name):
+                await self._try(name, partial(service.end, name, self._source))
         self._taken = {name: job for name, job in self._taken.items() if jobs.get(name) is job and name in known}
         self.problems.forget_others(jobs)
         await asyncio.gather(*(self._take(job) for name, job in jobs.items() if name not in self._taken))
-        service.looked_at(self._source)
+        if whole or time.monotonic() > self._latest:
+            service.looked_at(self._source)
 
     async def _take(self, job: Job) -> None:
         async with self._slots:
@@ -113,10 +130,14 @@ class Renewal:
 
 
 class Observer:
-    """Looks at the traffic of one job after another, those first that have waited longest."""
+    """Looks at the traffic of jobs, a few at a time, those first that have waited longest."""
 
-    def __init__(self, service: Service, settings: Inference, infer: Infer) -> None:
-        self._service, self._settings, self.infer = service, settings, infer
+    def __init__(
+        self, service: Service, settings: Inference, infer: Infer, prometheus: Prometheus | None = None
+    ) -> None:
+        """``prometheus``: who is asked where the settings name no exporters."""
+        self._service, self._settings, self.infer, self._prometheus = service, settings, infer, prometheus
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._due: dict[str, tuple[bytes, float]] = {}
         """{job: (what it was, when to look)}: a job that has changed is looked at as a new one."""
         self._problems = Problems("no skeleton")
@@ -128,21 +149,27 @@ class Observer:
         for name, job in jobs.items():
             if name not in self._due or self._due[name][0] != job.document:
                 self._due[name] = job.document, now + self._settings.after_seconds
+        self._looking = {name: task for name, task in self._looking.items() if not task.done()}
         for name in sorted(jobs, key=lambda each: self._due[each][1]):
-            if self._due[name][1] > now:
+            if self._due[name][1] > now or len(self._looking) >= self._settings.at_once:
                 return
-            self._due[name] = jobs[name].document, now + self._settings.every_seconds
-            await self._look_at(jobs[name])
+            if name not in self._looking:
+                self._due[name] = jobs[name].document, now + self._settings.every_seconds
+                self._looking[name] = asyncio.create_task(self._look_at(jobs[name]))
 
-    async def _look_at(self, job: StoredJob) -> None:
+    def _traffic(self, job: StoredJob) -> Traffic:
+        exporters = self._settings.exporters
+        if exporters is None:
+            assert self._prometheus is not None  # noqa: S101 - the settings were checked
+            return Traffic((f"prometheus:{self._prometheus.url}",), self._prometheus.token_file)
         containers = msgspec.json.decode(job.document, type=Job).containers
         query = urlencode({"job": job.job})
-        urls = [
-            f"{self._settings.exporters.replace('{host}', quote(host))}/v1/throughput?{query}"
-            for host in dict.fromkeys(container.host for container in containers)
-        ]
+        hosts = dict.fromkeys(container.host for container in containers)
+        return Traffic(tuple(f"{exporters.replace('{host}', quote(host))}/v1/throughput?{query}" for host in hosts))
+
+    async def _look_at(self, job: StoredJob) -> None:
         try:
-            skeleton = await self.infer(job.document, urls, job.skeleton)
+            skeleton = await self.infer(job.document, self._traffic(job), job.skeleton)
             if await self._service.observe(job.job, skeleton, of=job.document):
                 _log.info("skeleton inferred", extra={"job": job.job})
         except _EXPECTED as error:

@@ -22,9 +22,10 @@ from exporter.contracts.job import Job
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
 from skeleton_service.live.errors import BrokenError
+from skeleton_service.live.inferring import Traffic, inferred
 from skeleton_service.live.memory import map_from
 from skeleton_service.live.parenthood import end_with_parent
-from skeleton_service.live.planner import observed, parts, unobserved
+from skeleton_service.live.planner import parts, unobserved
 from skeleton_service.live.state import Part
 from skeleton_service.planning import Settings
 from skeleton_service.pods import Key, Pod, job_of
@@ -100,9 +101,9 @@ class Workers:
         """{file name: content} of the job's rules."""
         return await self._do(_rules, job, skeleton)
 
-    async def infer(self, document: bytes, sources: Sequence[str], previous: bytes | None) -> bytes:
-        """The skeleton of the job's traffic in what ``sources`` tell; raise ContractError where that is too little."""
-        return await self._do(_infer, document, sources, previous)
+    async def infer(self, document: bytes, traffic: Traffic, previous: bytes | None) -> bytes:
+        """The skeleton of the job's traffic; raise ContractError where that tells too little."""
+        return await self._do(_infer, document, traffic, previous)
 
     def close(self, *, cancel: bool) -> None:
         """End when all is made that was asked for, or at once."""
@@ -163,15 +164,9 @@ def _rules(job: str, skeleton: bytes | None) -> Mapping[str, str]:
         return dict(job_rules(job, _Worker.known.thresholds, _Worker.known.links, known))
 
 
-def _infer(document: bytes, sources: Sequence[str], previous: bytes | None) -> bytes:
-    from skeleton_service.inference import infer  # noqa: PLC0415 - NumPy and SciPy are 100 MB
-    from skeleton_service.throughput import read_throughput  # noqa: PLC0415
-
+def _infer(document: bytes, traffic: Traffic, previous: bytes | None) -> bytes:
     with within(MOST_SECONDS, "its skeleton"):
-        job = msgspec.json.decode(document, type=Job)
-        before = None if previous is None else _skeleton(previous)
-        found = infer(read_throughput(sources, job=job.job), _Worker.fabric.topology, before)
-        return msgspec.json.encode(observed(found, job, _Worker.fabric))
+        return inferred(_Worker.fabric, document, traffic, previous)
 
 
 def _skeleton(encoded: bytes) -> Skeleton:

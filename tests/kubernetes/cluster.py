@@ -59,14 +59,8 @@ class Cluster:
             "--advertise-client-urls", f"http://127.0.0.1:{etcd}", "--listen-peer-urls", f"http://127.0.0.1:{peers}",
             "--unsafe-no-fsync",
         )  # fmt: skip
-        self._run(
-            programs / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{etcd}", "--bind-address=127.0.0.1",
-            f"--secure-port={self.port}", "--insecure-port=0", f"--cert-dir={directory / 'certificates'}",
-            f"--token-auth-file={directory / 'tokens.csv'}", "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.0.0.0/24", f"--service-account-key-file={key}",
-            f"--service-account-signing-key-file={key}", f"--service-account-issuer={self.url}", "--api-audiences=api",
-            "--disable-admission-plugins=ServiceAccount", "--allow-privileged=true",
-        )  # fmt: skip
+        self._programs, self._etcd = programs, etcd
+        self._run_server()
         self.authority = directory / "certificates" / "apiserver.crt"
         until(self.authority.exists, _READY_SECONDS)  # its own, of itself
         self.kubeconfig = self.config("admin", _ADMIN)
@@ -81,6 +75,26 @@ class Cluster:
         self.apply(*yaml.safe_load_all(CRDS.read_text()))
         for crd in self.client.list(CustomResourceDefinition):
             self.client.wait(CustomResourceDefinition, crd.metadata.name, for_conditions=["Established"])
+
+    def _run_server(self) -> None:
+        self._run(
+            self._programs / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{self._etcd}",
+            "--bind-address=127.0.0.1", f"--secure-port={self.port}", "--insecure-port=0", f"--cert-dir={self.directory / 'certificates'}",
+            f"--token-auth-file={self.directory / 'tokens.csv'}", "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            f"--service-account-key-file={self._key}",
+            f"--service-account-signing-key-file={self._key}", f"--service-account-issuer={self.url}",
+            "--api-audiences=api", "--disable-admission-plugins=ServiceAccount", "--allow-privileged=true",
+        )  # fmt: skip
+
+    def restart_server(self) -> None:
+        """As after a crash of the API server: connections break, and for a while nobody answers."""
+        (server,) = [each for each in self._processes if str(each.args[0]).endswith("kube-apiserver")]  # type: ignore[index]
+        self._processes.remove(server)
+        server.kill()
+        server.wait()
+        self._run_server()
+        until(self._answers, _READY_SECONDS)
 
     def _run(self, *argv: object) -> None:
         name = Path(str(argv[0])).name
@@ -111,7 +125,15 @@ class Cluster:
         return path
 
     def token(
-        self, namespace: str, name: str, audience: str = "api", *, node: str = "", seconds: int = 3600, key: bytes = b""
+        self,
+        namespace: str,
+        name: str,
+        audience: str = "api",
+        *,
+        node: str = "",
+        pod: str = "a-pod",
+        seconds: int = 3600,
+        key: bytes = b"",
     ) -> str:
         """A token of a service account, which is made where there is none; with ``node`` as Kubernetes 1.30 has it.
 
@@ -127,7 +149,10 @@ class Cluster:
         if not node:
             return token
         claims = jwt.decode(token, options={"verify_signature": False})
-        claims["kubernetes.io"]["node"] = {"name": node, "uid": "of-the-node"}
+        bound = claims["kubernetes.io"]
+        bound["node"] = {"name": node, "uid": "of-the-node"}
+        if pod:
+            bound["pod"] = {"name": pod, "uid": "of-the-pod"}
         claims["exp"] = int(time.time()) + seconds
         header = jwt.get_unverified_header(token)
         return jwt.encode(

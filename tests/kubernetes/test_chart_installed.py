@@ -121,7 +121,7 @@ def test_from_install_to_the_first_rules_of_a_job_and_from_its_end_to_none(
     assert "fabric_service_jobs 1.0" in metrics
     cluster.end(namespace, "ember")
     until(lambda: not cluster.rules(namespace), 30)
-    until(lambda: "fabric_service_jobs 0.0" in ask(service, "/metrics").text)
+    until(lambda: "fabric_service_jobs 0.0" in ask(service, "/metrics").text, 40)
 
 
 def test_a_pods_token_is_believed_for_its_node_alone(cluster: Cluster, service: Container) -> None:
@@ -139,7 +139,8 @@ def test_a_pods_token_is_believed_for_its_node_alone(cluster: Cluster, service: 
     until(lambda: ask(service, path, cluster.token(NAMESPACE, account, AUDIENCE, node=own)).status_code == 200)
     assert ask(service, path, cluster.token(NAMESPACE, account, AUDIENCE, node=other)).status_code == 403
     refused = {
-        "names no node": cluster.token(NAMESPACE, account, AUDIENCE),  # as before Kubernetes 1.30
+        "names no pod on a node": cluster.token(NAMESPACE, account, AUDIENCE),  # as before Kubernetes 1.30
+        "names no pod": cluster.token(NAMESPACE, account, AUDIENCE, node=own, pod=""),
         "Audience doesn't match": cluster.token(NAMESPACE, account, node=own),
         "of an account that is no exporter's": cluster.token(NAMESPACE, "default", AUDIENCE, node=own),
         "has expired": cluster.token(NAMESPACE, account, AUDIENCE, node=own, seconds=-120),

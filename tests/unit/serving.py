@@ -29,8 +29,10 @@ TOPOLOGY = leaf_spine()
 class RunningService:
     """``skeleton-service serve`` in a directory that has its configuration, its keys and its topology."""
 
-    def __init__(self, directory: Path, topology: Topology = TOPOLOGY, **settings: Any) -> None:
-        self.directory = directory
+    def __init__(
+        self, directory: Path, topology: Topology = TOPOLOGY, ready_seconds: float = READY_SECONDS, **settings: Any
+    ) -> None:
+        self.directory, self._ready_seconds = directory, ready_seconds
         self.port = free_port(socket.SOCK_STREAM, "127.0.0.1")
         write(directory / "topology.json", encode(topology))
         (directory / "keys").write_bytes(base64.b64encode(os.urandom(32)))
@@ -55,7 +57,7 @@ class RunningService:
             stderr=self._log,
             start_new_session=True,
         )
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + self._ready_seconds
         while True:
             try:
                 if self.client(context=False).get("/readyz").status_code == 200:

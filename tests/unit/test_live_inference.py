@@ -141,7 +141,7 @@ def test_rules_of_a_job_that_ended_while_the_service_was_away_go(
         (service.directory / name).unlink(missing_ok=True)
     service.start()
     until(lambda: not list(rules.glob("*.yaml")))
-    assert "rules removed: of no job that was given" in service.log
+    assert "rules removed: of no job that runs" in service.log
 
 
 def test_a_job_that_is_seen_in_part_keeps_all_of_its_paths(

@@ -15,7 +15,11 @@
 {{- if include "fabric-skeleton.topology" . }}{{ $_ := set $config "topology" "/run/topology/topology.yaml" }}{{ end -}}
 {{- if include "fabric-skeleton.plansByService" . -}}
 {{- $url := printf "https://%s.%s.svc:%s" (include "fabric-skeleton.serviceName" .) .Release.Namespace (include "fabric-skeleton.servicePort" .) -}}
-{{- $_ := set $config "service" (dict "url" $url "plans" "/run/plans" "token_file" "/run/service/token" "ca_file" "/run/service/ca.crt") -}}
+{{- $made := dict "url" $url "plans" "/run/plans" "token_file" "/run/service/token" "ca_file" "/run/service/ca.crt" -}}
+{{- if and (eq .Values.exporter.mode "setns") (not (dig "url" "" (default dict $given.service))) -}}
+{{- fail "exporter.config.service.url: in mode setns the service's name in the cluster is not known; give an address that the namespace reaches" -}}
+{{- end -}}
+{{- $_ := set $config "service" (mergeOverwrite $made (default dict $given.service)) -}}
 {{- end -}}
 {{- if include "fabric-skeleton.plan" . }}{{ $_ := set $config "plan" "/run/plan/plan.json" }}{{ end -}}
 {{- if hasKey $given "probing" -}}
@@ -90,6 +94,7 @@ capabilities:
 user in a privileged container too. */}}
 {{- define "fabric-skeleton.command" -}}
 {{- $command := list "fabric-exporter" "run" "--config" "/etc/fabric-exporter/config.yaml" -}}
+{{- if eq .Values.exporter.mode "sidecar" }}{{ $command = concat $command (list "--host" "$(NODE_NAME)") }}{{ end -}}
 {{- if include "fabric-skeleton.stepsDown" . -}}
 {{- $kept := "-all" -}}
 {{- range include "fabric-skeleton.capabilities" . | fromJsonArray }}{{ $kept = printf "%s,+%s" $kept . }}{{ end -}}
@@ -134,7 +139,7 @@ and whose readiness is not the job's. */}}
 {{- define "fabric-skeleton.container" -}}
 {{- $rdma := hasKey .Values.exporter.config "rdma" -}}
 {{- with .Values.exporter.rdma -}}
-{{- if and $rdma (not .resource) (not .privileged) -}}
+{{- if and $rdma (not .resource) (not .privileged) (not $.Values.injector.enabled) -}}
 {{- fail "exporter.rdma: name the device plugin's resource, or set privileged: devices are forbidden to containers otherwise" -}}
 {{- end -}}
 {{- if and .resource .privileged }}{{ fail "exporter.rdma: give resource or privileged, not both" }}{{ end -}}
@@ -146,9 +151,14 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 restartPolicy: Always
 {{- end }}
 command: {{ include "fabric-skeleton.command" . }}
+{{- if eq .Values.exporter.mode "sidecar" }}
+env:
+  - name: NODE_NAME
+    valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+{{- end }}
 {{- if ne .Values.exporter.mode "setns" }}
 ports:
-  - {name: metrics, containerPort: {{ dig "listen" "port" 9105 .Values.exporter.config | int }}, protocol: TCP}
+  - {name: metrics, containerPort: {{ dig "port" 9105 (default dict .Values.exporter.config.listen) | int }}, protocol: TCP}
 {{- end }}
 livenessProbe:
   {{- include "fabric-skeleton.probe" (dict "root" . "path" "/healthz") | nindent 2 }}

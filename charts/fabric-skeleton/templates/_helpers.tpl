@@ -9,7 +9,7 @@
 {{/* Of a component, as of labels: (dict "root" . "component" "service") */}}
 {{- define "fabric-skeleton.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
@@ -72,7 +72,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
 {{- define "fabric-skeleton.servicePort" -}}
-{{ dig "listen" "port" 9106 .Values.service.config | int }}
+{{ dig "port" 9106 (default dict .Values.service.config.listen) | int }}
 {{- end -}}
 
 {{- define "fabric-skeleton.serviceSecret" -}}

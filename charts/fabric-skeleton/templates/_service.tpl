@@ -11,11 +11,17 @@
   "keys" "/run/keys/keys"
   "kubernetes" $cluster -}}
 {{- if $service.rules.enabled -}}
-{{- $objects := dict "labels" $service.rules.additionalLabels "instance" (printf "%s.%s" .Release.Namespace .Release.Name | trunc 63 | trimSuffix "-" | trimSuffix ".") -}}
+{{- $objects := dict "labels" $service.rules.additionalLabels "instance" (include "fabric-skeleton.instance" .) -}}
 {{- if $service.rules.namespace }}{{ $_ := set $objects "namespace" $service.rules.namespace }}{{ end -}}
 {{- $_ := set $config "rules" (dict "objects" $objects "after_seconds" $service.rules.afterSeconds) -}}
 {{- end -}}
 {{ mergeOverwrite $config (deepCopy $service.config) | toYaml }}
+{{- end -}}
+
+{{/* What tells this service's objects from those of another: a label's value, of 63 characters at most. */}}
+{{- define "fabric-skeleton.instance" -}}
+{{- $whole := printf "%s.%s" .Release.Namespace .Release.Name -}}
+{{- if le (len $whole) 63 }}{{ $whole }}{{ else }}{{ $whole | trunc 54 }}-{{ $whole | sha256sum | trunc 8 }}{{ end -}}
 {{- end -}}
 
 {{/* Where pods are looked at, and where rules are written: namespaces, or nothing for all. */}}
