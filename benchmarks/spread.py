@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import ipaddress
 import os
 import socket
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +66,7 @@ def write_jobs(count: int, directory: Path) -> tuple[Topology, list[Looked]]:
         rows = rows.set_column(rows.column_names.index("job"), "job", pa.array([name] * len(rows)).dictionary_encode())
         file = directory / f"{name}.parquet"
         parquet.write_table(rows, file, compression="zstd")
-        jobs.append(Looked(document(simulated.truth, name), Traffic((str(file),))))
+        jobs.append(Looked(document(simulated.truth, name, name + "-{}"), Traffic((str(file),))))
     fleet = Topology(
         version=1,
         hosts=tuple(host for part in parts for host in part.hosts),
@@ -96,35 +95,56 @@ def apart(topology: Topology, number: int) -> Topology:
     return Topology(version=1, hosts=tuple(hosts), switches=tuple(switches), links=tuple(links))
 
 
-def document(truth: Skeleton, name: str) -> bytes:
+def document(truth: Skeleton, name: str, host: str = "{}") -> bytes:
+    """The job, on hosts that are named after those of the truth."""
     members: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for end in truth.endpoints:
-        members[end.container, f"{name}-{end.host}"].append(end.rnic)
-    containers = tuple(Container(name=each, host=host, rnics=tuple(rnics)) for (each, host), rnics in members.items())
+        members[end.container, end.host].append(end.rnic)
+    containers = tuple(
+        Container(name=each, host=host.format(own), rnics=tuple(rnics)) for (each, own), rnics in members.items()
+    )
     return msgspec.json.encode(Job(version=1, job=name, containers=containers))
 
 
-@contextlib.contextmanager
-def cluster(workers: int) -> Iterator[str]:
-    """A scheduler and so many workers of a thread each; yields the scheduler's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"tcp://127.0.0.1:{port}"
-    own = ["--host", "127.0.0.1", "--no-dashboard"]
-    commands = [["scheduler", *own, "--port", str(port)]]
-    commands += [["worker", address, *own, "--nthreads", "1", "--nworkers", "1", "--no-nanny"]] * workers
-    environment = {**os.environ, **ONE_THREAD}
-    started = [
-        subprocess.Popen([sys.executable, "-m", "dask", *each], env=environment, stderr=subprocess.DEVNULL)
-        for each in commands
-    ]
-    try:
-        yield address
-    finally:
-        for process in started:
+class Running:
+    """Dask's own processes on loopback: a scheduler, and workers of a thread each."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self._port}"
+        self._scheduler: subprocess.Popen[bytes] | None = None
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self.scheduler()
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "dask", *arguments, "--host", "127.0.0.1", "--no-dashboard"]
+        return subprocess.Popen(argv, env={**os.environ, **ONE_THREAD}, stderr=subprocess.DEVNULL)
+
+    def scheduler(self) -> None:
+        self._scheduler = self._start("scheduler", "--port", str(self._port))
+
+    def worker(self) -> None:
+        self._workers.append(self._start("worker", self.address, "--nthreads", "1", "--nworkers", "1", "--no-nanny"))
+
+    def end_workers(self) -> None:
+        for process in self._workers:
             process.kill()
             process.wait()
+        self._workers = []
+
+    def end(self) -> None:
+        self.end_workers()
+        if self._scheduler is not None:
+            self._scheduler.kill()
+            self._scheduler.wait()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 async def infer_all(address: str, topology: bytes, jobs: Sequence[Looked], workers: int) -> tuple[float, list[bytes]]:
@@ -149,8 +169,10 @@ def main() -> int:
         encoded = msgspec.msgpack.encode(topology)
         took, found = {}, {}
         for workers in (1, 2):
-            with cluster(workers) as address:
-                took[workers], found[workers] = asyncio.run(infer_all(address, encoded, jobs, workers))
+            with Running() as dask:
+                for _ in range(workers):
+                    dask.worker()
+                took[workers], found[workers] = asyncio.run(infer_all(dask.address, encoded, jobs, workers))
         fabric = Fabric(topology)
         same = [inferred(fabric, *job, None) for job in jobs] == found[1] == found[2]
     ratio = took[1] / took[2]

@@ -79,12 +79,13 @@ class Cluster:
     def _run_server(self) -> None:
         self._run(
             self._programs / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{self._etcd}",
-            "--bind-address=127.0.0.1", f"--secure-port={self.port}", "--insecure-port=0", f"--cert-dir={self.directory / 'certificates'}",
-            f"--token-auth-file={self.directory / 'tokens.csv'}", "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.0.0.0/24",
-            f"--service-account-key-file={self._key}",
-            f"--service-account-signing-key-file={self._key}", f"--service-account-issuer={self.url}",
-            "--api-audiences=api", "--disable-admission-plugins=ServiceAccount", "--allow-privileged=true",
+            "--bind-address=127.0.0.1", f"--secure-port={self.port}", "--insecure-port=0",
+            f"--cert-dir={self.directory / 'certificates'}", f"--token-auth-file={self.directory / 'tokens.csv'}",
+            "--authorization-mode=RBAC", "--service-cluster-ip-range=10.0.0.0/24", "--allow-privileged=true",
+            f"--service-account-key-file={self._key}", f"--service-account-signing-key-file={self._key}",
+            f"--service-account-issuer={self.url}", "--api-audiences=api",
+            "--disable-admission-plugins=ServiceAccount",
+            "--enable-aggregator-routing=true",  # to a webhook by its endpoints: nobody routes a service's address
         )  # fmt: skip
 
     def restart_server(self) -> None:

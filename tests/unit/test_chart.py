@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -253,5 +255,165 @@ spec:
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(helm.HelmError, match=re.escape(said)):
+        render(given)
+
+
+CI = sorted((CHART / "ci").glob("*-values.yaml"))
+
+
+def whole(file: Path, release: str = "probes") -> list[dict[str, Any]]:
+    given = yaml.safe_load(file.read_text())
+    with helm.Chart.load(CHART) as chart:
+        rendered = chart.render(given, name=release, namespace="monitoring")
+    texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
+    return [each for text in texts for each in yaml.safe_load_all(text) if each]
+
+
+@pytest.mark.parametrize("release", ["probes", "123", "a" * 53])
+@pytest.mark.parametrize("file", CI, ids=lambda file: file.name.removesuffix("-values.yaml"))
+def test_every_values_file_renders_lints_and_validates(file: Path, release: str) -> None:
+    linted = helm.lint(CHART, yaml.safe_load(file.read_text()), strict=True, kube_version="v1.30.0")
+    assert not [message for message in linted["messages"] if message["severity"] > 1], linted
+    found = whole(file, release)
+    names = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in found]
+    assert len(set(names)) == len(names)
+    for each in found:
+        check(each)
+        assert len(each["metadata"]["name"]) <= 253
+        if each["kind"] in ("Service", "Deployment", "DaemonSet"):
+            assert len(each["metadata"]["name"]) <= 63, "of a label's value"
+        for value in each["metadata"]["labels"].values():
+            assert len(value) <= 63
+
+
+@pytest.mark.parametrize("file", CI, ids=lambda file: file.name.removesuffix("-values.yaml"))
+def test_what_is_mounted_or_named_is_there(file: Path) -> None:
+    found = whole(file)
+    made = {(each["kind"], each["metadata"]["name"]) for each in found}
+    given = file.read_text()
+    for each in found:
+        pod = each.get("spec", {}).get("template", {}).get("spec")
+        if pod is None:
+            continue
+        assert ("ServiceAccount", pod["serviceAccountName"]) in made
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes.keys()
+        for volume in volumes.values():
+            sources = [volume, *volume.get("projected", {}).get("sources", ())]
+            for kind, field in (("ConfigMap", "configMap"), ("Secret", "secret")):
+                for source in (each[field] for each in sources if field in each):
+                    name = source.get("secretName") or source["name"]
+                    assert (kind, name) in made or name in given, f"{kind} {name} is nobody's"
+
+
+def test_the_configuration_of_each_part_is_one_that_it_takes(tmp_path: Path) -> None:
+    from skeleton_service.live.settings import ServiceSettings
+
+    found = {(each["kind"], each["metadata"]["name"]): each for each in whole(CHART / "ci" / "everything-values.yaml")}
+    service = yaml.safe_load(found["ConfigMap", "probes-fabric-skeleton-service"]["data"]["service.yaml"])
+    settings = convert_strictly(service, ServiceSettings, "service.yaml")
+    assert settings.kubernetes is not None
+    assert settings.kubernetes.agents is not None
+    assert settings.kubernetes.agents.accounts == ("monitoring/probes-fabric-skeleton",)
+    assert settings.rules is not None
+    assert settings.rules.objects is not None
+    assert settings.rules.objects.labels == {"release": "prometheus"}
+    assert settings.inference is not None
+    assert settings.inference.dask is not None
+    exporter = yaml.safe_load(found["ConfigMap", "probes-fabric-skeleton"]["data"]["config.yaml"])
+    config = convert_strictly(exporter, Config, "config.yaml")
+    assert config.service is not None
+    assert config.service.url == "https://probes-fabric-skeleton-service.monitoring.svc:9106"
+    poller = yaml.safe_load(found["ConfigMap", "probes-fabric-skeleton-poller"]["data"]["config.yaml"])
+    assert convert_strictly(poller, Config, "config.yaml").traps is not None
+    assert poller["traps"]["port"] == 9162
+    (tmp_path / "rules.yaml").write_text("")
+
+
+def test_alerts_are_the_packs_but_for_those_that_are_not_wanted(tmp_path: Path) -> None:
+    rules = [each for each in whole(CHART / "ci" / "everything-values.yaml") if each["kind"] == "PrometheusRule"]
+    alerts = {
+        rule["alert"]: rule
+        for each in rules
+        for group in each["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    packed = {
+        rule["alert"]: rule
+        for file in (CHART / "files" / "rules").glob("*.yaml")
+        if not file.name.startswith("dialect")
+        for group in yaml.safe_load(file.read_text())["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    assert packed.keys() - alerts.keys() == {"FabricServiceRefusing"}
+    for name, rule in alerts.items():
+        assert rule == {**packed[name], "labels": {**packed[name]["labels"], "team": "fabric"}}
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on PATH (apt: prometheus)")
+    for number, each in enumerate(rules):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(yaml.safe_dump({"groups": each["spec"]["groups"]}))
+        subprocess.run([promtool, "check", "rules", file], check=True, capture_output=True)
+        assert len(file.read_bytes()) < 512 << 10
+
+
+def test_dashboards_are_those_of_the_project_for_grafanas_sidecar() -> None:
+    found = [each for each in whole(CHART / "ci" / "everything-values.yaml") if "dashboard" in each["metadata"]["name"]]
+    assert {name for each in found for name in each["data"]} == {
+        file.name for file in (CHART / "files" / "dashboards").glob("*.json")
+    }
+    for each in found:
+        assert each["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert each["metadata"]["annotations"] == {"grafana_folder": "Fabric"}
+        for name, text in each["data"].items():
+            assert json.loads(text) == json.loads((CHART / "files" / "dashboards" / name).read_text())
+
+
+def rights(file: str) -> dict[tuple[str, str], set[tuple[str, str]]]:
+    """{(kind, namespace): {(verb, resource)}}"""
+    return {
+        (each["kind"], each["metadata"].get("namespace", "")): {
+            (verb, resource) for rule in each["rules"] for verb in rule["verbs"] for resource in rule["resources"]
+        }
+        for each in whole(CHART / "ci" / file)
+        if each["kind"] in ("Role", "ClusterRole")
+    }
+
+
+def test_the_service_may_do_what_it_does_and_nothing_else() -> None:
+    pods = {("list", "pods"), ("watch", "pods")}
+    rules = {(verb, "prometheusrules") for verb in ("get", "list", "create", "patch", "delete")}
+    assert rights("everything-values.yaml") == {("ClusterRole", ""): pods | rules}
+    assert rights("namespaces-values.yaml") == {
+        ("Role", "team-a"): pods, ("Role", "123"): pods, ("Role", "monitoring"): rules
+    }  # fmt: skip
+    assert rights("host-values.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"service": {"rules": {"afterSeconds": "soon"}}}, "/service/rules/afterSeconds': got string, want number"),
+        ({"service": {"pods": {"namespaces": ["Team_A"]}}}, "/service/pods/namespaces/0': 'Team_A' does not match"),
+        ({"servcie": {}}, "additional properties 'servcie' not allowed"),
+        ({"monitoring": {"kind": "Probe"}}, "/monitoring/kind': value must be one of 'PodMonitor', 'ServiceMonitor'"),
+        ({"monitoring": {"interval": "15"}}, "/monitoring/interval': '15' does not match"),
+        ({"rules": {"disabled": ["FabricLinkDown"]}}, "/rules/disabled': got array, want object"),
+        ({"rules": {"enabled": True, "disabled": {"FabricLinkDwon": True}}}, "there is no alert FabricLinkDwon"),
+        ({"topology": {"text": "a", "configMap": "b"}}, "topology: give text or configMap, not both"),
+        ({"topology": {}, "service": {"enabled": True}}, "topology: the service plans by it"),
+        ({"poller": {"enabled": True}}, "poller.config: says no switch"),
+        ({"injector": {"enabled": True, "namespaces": ["a"]}}, "injector: is for exporter.mode: sidecar"),
+        ({"image": {"repository": "a b"}}, "/image/repository': 'a b' does not match"),
+        ({"service": {"persistence": {"size": "1 GB"}}}, "/service/persistence/size': '1 GB' does not match"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_a_line_that_helps(wrong: dict[str, Any], said: str) -> None:
+    given = {**values(), "topology": {"configMap": ""}, **wrong}
     with pytest.raises(helm.HelmError, match=re.escape(said)):
         render(given)
