@@ -139,11 +139,24 @@ class RuleObjectSettings(_Section, frozen=True, kw_only=True):
     """Another for each service in a cluster: what is not of a job of this one is taken away."""
 
 
+class MimirSettings(_Section, frozen=True, kw_only=True):
+    """Mimir's ruler, by its API: 20 rules a group and 70 groups a tenant are kept or told (its limits by default)."""
+
+    url: str
+    """With its prefix for Prometheus' API: ``http://mimir:8080/prometheus``."""
+    tenant: str | None = None
+    """``X-Scope-OrgID``."""
+    token_file: str | None = None
+    namespaces: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]+$")] = "fabric-skeleton"
+    """How names of its namespaces begin, before the job's: another for each service of a tenant."""
+
+
 class Rules(_Section, frozen=True, kw_only=True):
     """Rules of jobs: files for a Prometheus beside the service, or objects for the Prometheus operator."""
 
     directory: str | None = None
     objects: RuleObjectSettings | None = None
+    mimir: MimirSettings | None = None
     after_seconds: Annotated[float, Meta(ge=0, le=86400)] = 60.0
     """Jobs that end sooner get none."""
     reload: str | None = None
@@ -237,7 +250,11 @@ def read_settings(path: Path | str) -> ServiceSettings:
     rules = settings.rules
     if rules is not None:
         thresholds = resolve(rules.thresholds)
-        rules = msgspec.structs.replace(rules, directory=resolve(rules.directory), thresholds=thresholds)
+        mimir = rules.mimir
+        if mimir is not None:
+            mimir = msgspec.structs.replace(mimir, token_file=resolve(mimir.token_file))
+        directory = resolve(rules.directory)
+        rules = msgspec.structs.replace(rules, directory=directory, mimir=mimir, thresholds=thresholds)
     kubernetes = settings.kubernetes
     if kubernetes is not None:
         kubernetes = msgspec.structs.replace(kubernetes, kubeconfig=resolve(kubernetes.kubeconfig))
@@ -273,9 +290,9 @@ def _check_url(source: str, field: str, url: str) -> None:
 
 
 def _check_rules(rules: Rules, kubernetes: Kubernetes | None, source: str) -> None:
-    if (rules.directory is None) == (rules.objects is None):
+    if sum(each is not None for each in (rules.directory, rules.objects, rules.mimir)) != 1:
         raise ContractError(
-            source, "section 'rules' says not where they go", "give it 'directory' or 'objects', one of them"
+            source, "section 'rules' says not where they go", "give it 'directory', 'objects' or 'mimir', one of them"
         )
     if rules.objects is not None:
         if kubernetes is None:
@@ -288,6 +305,11 @@ def _check_rules(rules: Rules, kubernetes: Kubernetes | None, source: str) -> No
         check_labels(labels, source, "section 'rules.objects':")
     if rules.reload is not None:
         _check_url(source, "rules.reload", rules.reload)
+    if rules.mimir is not None:
+        _check_url(source, "rules.mimir.url", rules.mimir.url)
+        if rules.mimir.token_file is not None:
+            with _of(source, "field 'rules.mimir.token_file'"):
+                read_secret(rules.mimir.token_file)
 
 
 def _check_accounts(accounts: Iterable[str], source: str) -> None:

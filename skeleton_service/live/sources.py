@@ -9,6 +9,7 @@ from skeleton_service.live.errors import UnknownJobError
 from skeleton_service.live.jobfiles import JobFiles
 from skeleton_service.live.kubernetes import connect, published_keys
 from skeleton_service.live.podwatch import Making, PodWatch
+from skeleton_service.live.ruleapi import RuleApi
 from skeleton_service.live.rulefiles import RuleFiles
 from skeleton_service.live.rulekeeper import RuleStore
 from skeleton_service.live.ruleobjects import EVERYWHERE, Place, RuleObjects
@@ -89,6 +90,8 @@ class Sources:
         rules, cluster = self._settings.rules, self._settings.kubernetes
         if rules is not None and rules.directory is not None:
             return RuleFiles(rules.directory, rules.reload)
+        if rules is not None and (mimir := rules.mimir) is not None:
+            return RuleApi(mimir.url, tenant=mimir.tenant, token_file=mimir.token_file, prefix=mimir.namespaces)
         if rules is None or rules.objects is None or self._cluster is None or cluster is None:
             return None
         if rules.objects.namespace is not None:

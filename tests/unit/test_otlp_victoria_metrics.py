@@ -1,4 +1,4 @@
-"""OTLP against a real receiver: VictoriaMetrics holds afterwards what /metrics says, under the same names.
+"""OTLP and remote write against a real receiver: VictoriaMetrics holds afterwards what /metrics says, same names.
 
 ``make victoria-metrics`` fetches it; without it these tests are skipped.
 """
@@ -9,8 +9,10 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -37,7 +39,7 @@ class VictoriaMetrics:
     def __init__(self, binary: str, directory: Path) -> None:
         self.port = free_port(socket.SOCK_STREAM, "127.0.0.1")
         argv = [binary, f"-httpListenAddr=127.0.0.1:{self.port}", f"-storageDataPath={directory}",
-                "-retentionPeriod=1d", "-opentelemetry.usePrometheusNaming", "-search.latencyOffset=0s"]  # fmt: skip
+                "-retentionPeriod=10y", "-opentelemetry.usePrometheusNaming", "-search.latencyOffset=0s"]  # fmt: skip
         self.process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         until(lambda: self._answers("/health"), seconds=20)
 
@@ -115,3 +117,51 @@ def test_victoria_metrics_holds_what_metrics_says_and_forgets_what_is_gone(victo
     until(lambda: ("fabric_switch_reachable", "leaf-1") not in left())
     assert not any(switch == "leaf-0" for _, switch in left())
     assert ("fabric_switch_polls_total", "leaf-1") in left()
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not on PATH (apt: prometheus)")
+def test_what_prometheus_writes_on_is_what_metrics_says(victoria: VictoriaMetrics, tmp_path: Path) -> None:
+    """Remote write, as to Mimir, Thanos Receive and VictoriaMetrics: the way past one Prometheus."""
+    store = Store([(RTT_TABLE, 2)])
+    for number, role in enumerate(("written-a", "written-b")):
+        row = store.writer(RTT_TABLE).add(("h", "r", role, "udp"))
+        row.add(3 + number, 5)
+        row.add(17 - 1, 0.25)
+    body = Renderer().render([store])
+
+    class Served(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "prometheus.yaml").write_text(
+        f"""
+global: {{scrape_interval: 1s}}
+scrape_configs: [{{job_name: exporter, static_configs: [{{targets: ["127.0.0.1:{server.server_port}"]}}]}}]
+remote_write: [{{url: "http://127.0.0.1:{victoria.port}/api/v1/write"}}]
+"""
+    )
+    port = free_port(socket.SOCK_STREAM, "127.0.0.1")
+    prometheus = subprocess.Popen(
+        ["prometheus", f"--config.file={tmp_path / 'prometheus.yaml'}", f"--storage.tsdb.path={tmp_path / 'data'}",
+         f"--web.listen-address=127.0.0.1:{port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    wanted = scraped(body.decode())
+
+    def written() -> dict[tuple[tuple[str, str], ...], float]:
+        found = victoria.now('{role=~"written-.*"}')
+        return {tuple(pair for pair in key if pair[0] not in ("job", "instance")): found[key] for key in found}
+
+    try:
+        until(lambda: len(written()) >= len(wanted), seconds=40)
+        assert written() == wanted
+    finally:
+        prometheus.terminate()
+        prometheus.wait(10)
+        server.shutdown()

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import parse_qs
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from skeleton_service.cli import main
 from skeleton_service.prometheus import Window, rates_of_counters
 from skeleton_service.throughput import read_throughput
 from tests.unit.fabrics import rails_only
+from tests.unit.test_otlp_victoria_metrics import CACHED, VictoriaMetrics
 
 START = 1_760_000_000
 SECONDS = 120
@@ -68,9 +69,33 @@ def open_metrics() -> Iterator[str]:
     yield "# EOF\n"
 
 
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("prometheus")
+@pytest.fixture(scope="module", params=["prometheus", "victoria-metrics"])
+def prometheus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where samples are asked for: in Prometheus, and in what its samples are written to from many."""
+    directory = tmp_path_factory.mktemp(request.param)
+    yield from (real_prometheus if request.param == "prometheus" else real_victoria_metrics)(directory)
+
+
+def real_victoria_metrics(directory: Path) -> Iterator[str]:
+    if not CACHED.exists():
+        pytest.skip("VictoriaMetrics is not there (make victoria-metrics)")
+    engine = VictoriaMetrics(str(CACHED), directory)
+    try:
+        lines = []
+        for line in open_metrics():
+            if line and not line.startswith("#"):
+                series, _, when = line.rpartition(" ")
+                lines.append(f"{series} {float(when) * 1000:.0f}\n")
+        url = f"http://127.0.0.1:{engine.port}/api/v1/import/prometheus"
+        urlopen(Request(url, data="".join(lines).encode(), method="POST"), timeout=30).close()
+        engine.get("/internal/force_flush")
+        yield f"prometheus:http://127.0.0.1:{engine.port}/"
+    finally:
+        engine.process.terminate()
+        engine.process.wait()
+
+
+def real_prometheus(directory: Path) -> Iterator[str]:
     (directory / "metrics").write_text("\n".join(open_metrics()))
     (directory / "config.yaml").write_text("")
     data = str(directory / "data")
