@@ -190,6 +190,9 @@ volumeMounts:
   {{- if include "fabric-skeleton.plan" . }}
   - {name: fabric-plan, mountPath: /run/plan, readOnly: true}
   {{- end }}
+  {{- with .Values.exporter.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
   {{- if and $rdma .Values.exporter.rdma.privileged }}
   - {name: infiniband, mountPath: /dev/infiniband}
   {{- end }}
@@ -225,6 +228,9 @@ volumeMounts:
 {{- with include "fabric-skeleton.plan" . }}
 - name: fabric-plan
   {{- . | nindent 2 }}
+{{- end }}
+{{- with .Values.exporter.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- if and (hasKey .Values.exporter.config "rdma") .Values.exporter.rdma.privileged }}
 - name: infiniband
