@@ -1,5 +1,5 @@
-# The exporter and the service, with Debian's pyverbs for RDMA probes: docs/deployment.md.
-#   docker build --tag REGISTRY/fabric-exporter:0.1.0 . && docker push REGISTRY/fabric-exporter:0.1.0
+# The exporter, the service and its admission webhook, with Debian's pyverbs for RDMA probes: docs/deployment.md.
+#   docker build --tag REGISTRY/fabric-skeleton:0.1.0 . && docker push REGISTRY/fabric-skeleton:0.1.0
 FROM debian:bookworm-slim AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
 COPY . /source
@@ -7,7 +7,7 @@ COPY . /source
 RUN python3 -m venv --system-site-packages /opt/fabric-skeleton \
  && /opt/fabric-skeleton/bin/pip download --no-cache-dir --no-deps --only-binary :all: --require-hashes \
       --requirement /source/requirements.lock --dest /wheels \
- && PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels /opt/fabric-skeleton/bin/pip install "/source[otlp-grpc]"
+ && PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels /opt/fabric-skeleton/bin/pip install "/source[otlp-grpc,gnmi,serve,kubernetes,dask]"
 
 FROM debian:bookworm-slim
 # pyverbs and libibverbs of one rdma-core, for the distribution's Python.
@@ -17,6 +17,6 @@ RUN apt-get update \
 COPY --from=build /opt/fabric-skeleton /opt/fabric-skeleton
 ENV PATH=/opt/fabric-skeleton/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 USER 65534:65534
-EXPOSE 9105
+EXPOSE 9105 9106 9443
 ENTRYPOINT ["fabric-exporter"]
 CMD ["--help"]
