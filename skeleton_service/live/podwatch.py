@@ -127,6 +127,7 @@ class PodWatch:
         for key in settled:
             del self._changed[key]
         await asyncio.gather(*map(self._make, settled))
+        self.problems.forget_others(map(_title, self._groups))
         for name, since in list(self._leaving.items()):
             if now - since >= GONE_SECONDS:
                 self._forget(name)
