@@ -82,11 +82,12 @@ def patches(pod: Mapping[str, Any], sidecar: Sidecar) -> Iterator[dict[str, Any]
         spec = pod.get("spec", {})
         before, volumes = spec.get("initContainers") or [], spec.get("volumes") or []
         asked = dict.fromkeys(_asked(spec.get("containers") or [], sidecar.resources))
-        names = {each["name"] for each in before}, {each["name"] for each in volumes}
+        containers = {each.get("name") for each in (*before, *(spec.get("containers") or []))}
+        mounted = {each.get("name") for each in volumes}
         wanted = labels.get(LABEL, "true" if asked else "false") == "true"
     except (AttributeError, KeyError, TypeError) as error:
         raise ContractError("the review", f"its object is no pod: {error!r}", "register it for pods alone") from error
-    if not wanted or sidecar.name in names[0]:
+    if not wanted or sidecar.name in containers:
         return
     container = dict(sidecar.container)
     if sidecar.shares_device and (shared := [name for name in asked if name.startswith(_SHARED)]):
@@ -97,7 +98,7 @@ def patches(pod: Mapping[str, Any], sidecar: Sidecar) -> Iterator[dict[str, Any]
         yield {"op": "add", "path": "/spec/initContainers/0", "value": container}
     else:
         yield {"op": "add", "path": "/spec/initContainers", "value": [container]}
-    added = [volume for volume in sidecar.volumes if volume["name"] not in names[1]]
+    added = [volume for volume in sidecar.volumes if volume["name"] not in mounted]
     if volumes:
         yield from ({"op": "add", "path": "/spec/volumes/-", "value": volume} for volume in added)
     elif added:

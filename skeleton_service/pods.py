@@ -19,6 +19,8 @@ NETWORK_STATUS: Final = "k8s.v1.cni.cncf.io/network-status"
 _JOB_INDEX: Final = "batch.kubernetes.io/job-completion-index"
 RDMA_RESOURCES = ("rdma/",)
 """How names of resources begin of which whoever asks has the host's RNICs (k8s-rdma-shared-dev-plugin)."""
+_MOST_SAID = 1 << 16
+"""Of one pod's networks: some 500 of them."""
 _RUNNING = frozenset({"Pending", "Running", "Unknown"})
 
 
@@ -248,6 +250,8 @@ def _rnics(pod: Pod, host: Host) -> tuple[str, ...]:
     """Of the host, which are the pod's: by device, by PCI address or by IP address of each of its networks."""
     if not pod.networks:
         return ()
+    if len(pod.networks) > _MOST_SAID:
+        raise ContractError(f"pod {pod.name}", f"annotation {NETWORK_STATUS} has more than {_MOST_SAID} characters")
     try:
         networks = msgspec.json.decode(pod.networks, type=list[_Network])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

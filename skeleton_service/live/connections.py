@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from skeleton_service.live.tls import Certificates
@@ -15,6 +17,14 @@ from skeleton_service.live.tls import Certificates
 MOST_HEADER_BYTES = 65_536
 HEADER_SECONDS, BODY_SECONDS = 10.0, 60.0
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Server(uvicorn.Server):
+    """Signals are for whoever runs it: uvicorn would end by the one that it got, as if it had not been handled."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class Connection(HttpToolsProtocol):

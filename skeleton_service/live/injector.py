@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ import uvloop
 from exporter.contracts.codec import ContractError
 from exporter.contracts.watchedfile import WatchedFile
 from skeleton_service.injection import Sidecar, read_sidecar, reviewed
-from skeleton_service.live.connections import Connection
+from skeleton_service.live.connections import Connection, Server
 from skeleton_service.live.logs import Form, log_to_stderr
 from skeleton_service.live.tls import Certificates
 
@@ -75,7 +76,13 @@ async def _serve(sidecar: WatchedFile[Sidecar], certificates: Certificates, addr
     )  # fmt: skip
     config.load()
     config.ssl = certificates.context
-    server = uvicorn.Server(config)
+    server = Server(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
 
     async def look() -> None:
         while True:

@@ -34,7 +34,11 @@ class JobFiles:
     async def look(self) -> Told:
         """While the directory itself cannot be read any job may be there."""
         jobs = await asyncio.to_thread(self._look)
-        return Told({}, lambda _: True, False) if jobs is None else Told(jobs, lambda _: False, True)
+        if jobs is None:
+            return Told({}, lambda _: True, False)
+        # A file that was never good says of no job that it has ended.
+        unread = any(file.value is None for file in self._files.values())
+        return Told(jobs, lambda _: unread, True)
 
     def _look(self) -> Mapping[str, Job] | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -58,11 +59,19 @@ class Cluster:
 
         waiting = httpx2.Timeout(_ANSWER_SECONDS, read=None)
         with told(path):
-            async with self._plain.stream("GET", path, params=dict(parameters), timeout=waiting) as answer:
+            request = self._plain.build_request("GET", path, params=dict(parameters), timeout=waiting)
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    answer = await self._plain.send(request, stream=True)
+            except TimeoutError:
+                raise BrokenError(f"{path}: the API server does not answer") from None
+            try:
                 if answer.is_error:
                     await answer.aread()
                 answer.raise_for_status()
                 yield _split(answer.aiter_bytes())
+            finally:
+                await answer.aclose()
 
 
 async def _split(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -125,7 +134,15 @@ def told(what: str) -> Iterator[None]:
     except BrokenError:
         raise
     # lightkube stumbles over answers that no API server gives, but what stands before one does.
-    except (httpx2.HTTPError, OSError, ConfigError, KeyError, ValueError, msgspec.MsgspecError) as error:
+    except (
+        httpx2.HTTPError,
+        OSError,
+        ConfigError,
+        KeyError,
+        ValueError,
+        RecursionError,
+        msgspec.MsgspecError,
+    ) as error:
         problem = f"{what}: the API server cannot be asked: {error or type(error).__name__}"
         raise BrokenError(" ".join(problem.split())[:500]) from error
 

@@ -26,8 +26,10 @@ LATEST_SECONDS = 3.0
 """And after so long in any case."""
 GONE_SECONDS = 15.0
 """A job without pods for so long has ended: one that is started again has others by then."""
-_WATCH_SECONDS = 60.0
+_WATCH_SECONDS = 55
 """A watch is asked for anew so often: whether its connection died without a word nothing else tells."""
+_LATE_SECONDS = 10.0
+"""By which the API server may end it later than it was asked to."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _PAGE = 500
 _GONE = 410
@@ -126,7 +128,11 @@ class PodWatch:
         ]  # fmt: skip
         for key in settled:
             del self._changed[key]
-        await asyncio.gather(*map(self._make, settled))
+        made = await asyncio.gather(*map(self._make, settled), return_exceptions=True)
+        for key, problem in zip(settled, made, strict=True):
+            if isinstance(problem, Exception):
+                self._touch(key)
+                _log.error("job refused: %s", problem, exc_info=problem, extra={"job": key.job})
         self.problems.forget_others(map(_title, self._groups))
         for name, since in list(self._leaving.items()):
             if now - since >= GONE_SECONDS:
@@ -151,13 +157,10 @@ class PodWatch:
         members, name = self._groups.get(key, {}), key.job
         if not members:
             self._groups.pop(key, None)
-        known = self._jobs.get(name)
-        if known is not None and known.key != key:
-            self.problems.of(_title(key), pods.twice(key) if members else None)
-            return
         if not _there(members):
             self.problems.of(_title(key), None)
-            if known is not None:
+            known = self._jobs.get(name)
+            if known is not None and known.key == key:
                 self._leaving.setdefault(name, time.monotonic())
             return
         try:
@@ -166,6 +169,10 @@ class PodWatch:
             self.problems.of(_title(key), error)
             if isinstance(error, BrokenError):
                 self._touch(key)
+            return
+        known = self._jobs.get(name)
+        if known is not None and known.key != key:
+            self.problems.of(_title(key), pods.twice(key) if job is not None else None)
             return
         self.problems.of(_title(key), None)
         self._leaving.pop(name, None)
@@ -290,11 +297,14 @@ class _Watch:
         """For a minute. Raise BrokenError where it is none."""
         parameters = {
             "watch": "true", "allowWatchBookmarks": "true", "labelSelector": self._selector,
-            "timeoutSeconds": str(int(2 * _WATCH_SECONDS)), "resourceVersion": self._version or "0",
+            "timeoutSeconds": str(_WATCH_SECONDS), "resourceVersion": self._version or "0",
         }  # fmt: skip
         begun, told = time.monotonic(), 0
         try:
-            async with asyncio.timeout(_WATCH_SECONDS), self._cluster.lines(self._path, parameters) as lines:
+            async with (
+                asyncio.timeout(_WATCH_SECONDS + _LATE_SECONDS),
+                self._cluster.lines(self._path, parameters) as lines,
+            ):
                 self._well()
                 async for line in lines:
                     if line.strip():
@@ -330,7 +340,7 @@ class _Watch:
         """None for one that cannot be read: it is nobody's job, and must not hide others."""
         try:
             return self._of.lean(msgspec.json.decode(raw, type=pods.Pod))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if str(error) != self._unread:
                 _log.error("pods: one is left out: %s", error)
             self._unread = str(error)
@@ -340,5 +350,5 @@ class _Watch:
 def _decoded(data: bytes | msgspec.Raw, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BrokenError(f"pods: the API server sent what cannot be read: {error}") from error

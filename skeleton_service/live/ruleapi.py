@@ -16,6 +16,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.secrets import read_secret
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.kubernetes import RefusedError
+from skeleton_service.live.rulekeeper import Swept
 from skeleton_service.ruleset.formats import mimir_namespaces
 
 _ANSWER_SECONDS = 20.0
@@ -62,11 +63,9 @@ class RuleApi:
     async def put(self, job: str, files: Mapping[str, str]) -> Sequence[str]:
         names: list[str] = []
         namespace = self._namespace(job)
-        for text in mimir_namespaces(files).values():
-            for group in yaml.safe_load(text)["groups"]:
-                encoded = yaml.safe_dump(group, sort_keys=False, allow_unicode=True).encode()
-                await self._ask("POST", f"/{quote(namespace, safe='')}", encoded)
-                names.append(f"{namespace}/{group['name']}")
+        for name, encoded in await asyncio.to_thread(_groups, files):
+            await self._ask("POST", f"/{quote(namespace, safe='')}", encoded)
+            names.append(f"{namespace}/{name}")
         return names
 
     def _namespace(self, job: str) -> str:
@@ -81,22 +80,27 @@ class RuleApi:
                 if error.code != _ABSENT:
                     raise
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Collection[str]:
+    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
         names = {name for each in made.values() for name in each}
         there: dict[str, str] = {}
+        problem = ""
         for namespace, groups in (await self._listed()).items():
             job = namespace.removeprefix(f"{self._prefix}.")
             if job != namespace:
                 there |= {f"{namespace}/{group['name']}": job for group in groups}
         for name, job in there.items():
             if name not in names and (job in made or ended(job)):
-                await self.remove([name])
+                try:
+                    await self.remove([name])
+                except RefusedError as error:
+                    problem = str(error)
+                    continue
                 _log.info("rules removed: of no job that runs", extra={"group": name, "job": job})
-        return names - there.keys()
+        return Swept(names - there.keys(), problem)
 
     async def _listed(self) -> dict[str, list[dict[str, Any]]]:
         try:
-            found = yaml.safe_load(await self._ask("GET"))
+            found = await asyncio.to_thread(_loaded, await self._ask("GET"))
         except RefusedError as error:
             if error.code == _ABSENT:  # the tenant has none
                 return {}
@@ -115,5 +119,16 @@ class RuleApi:
         for each in names:
             namespace, _, group = each.rpartition("/")
             path = f"/{quote(namespace, safe='')}/{quote(group, safe='')}"
-            groups.append(yaml.safe_load(await self._ask("GET", path)))
+            groups.append(await asyncio.to_thread(_loaded, await self._ask("GET", path)))
         return yaml.safe_dump({"groups": groups}, sort_keys=False, allow_unicode=True) if groups else ""
+
+
+def _groups(files: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    """(name, YAML) of each group of a job; raise ContractError."""
+    groups = [group for text in mimir_namespaces(files).values() for group in yaml.safe_load(text)["groups"]]
+    return [(group["name"], yaml.safe_dump(group, sort_keys=False, allow_unicode=True).encode()) for group in groups]
+
+
+def _loaded(text: bytes) -> Any:
+    """As fast as can be: Mimir tells all rules of a tenant at once."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe

@@ -10,6 +10,7 @@ from urllib.request import Request
 
 from exporter.contracts.codec import write
 from skeleton_service.fetching import fetch
+from skeleton_service.live.rulekeeper import Swept
 from skeleton_service.rulesdirectory import files_of_jobs
 
 _RELOAD_SECONDS = 10.0
@@ -48,14 +49,14 @@ class RuleFiles:
             (self._directory / name).unlink(missing_ok=True)
             self._to_reload = True
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Collection[str]:
+    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
         names = {name for each in made.values() for name in each}
         for path, job in (await asyncio.to_thread(files_of_jobs, self._directory)).items():
             if path.name not in names and (job in made or ended(job)):
                 path.unlink(missing_ok=True)
                 _log.info("rules removed: of no job that runs", extra={"file": str(path)})
                 self._to_reload = True
-        return [name for name in names if not (self._directory / name).exists()]
+        return Swept([name for name in names if not (self._directory / name).exists()])
 
     async def settle(self) -> None:
         if self._to_reload and self._reload_url is not None:

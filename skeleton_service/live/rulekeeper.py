@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from exporter.contracts.codec import ContractError
 from skeleton_service.live.errors import BrokenError
@@ -21,7 +21,16 @@ _SWEEP_SECONDS = 60.0
 """From one look at what lies there to the next: others have hands too."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
 """Before rules that were refused are put again."""
+_MOST_FAILED = 3
+"""One after another: then it is not for one's sake that nothing can be put."""
 _log = logging.getLogger(__name__)
+
+
+class Swept(NamedTuple):
+    lost: Collection[str]
+    """Names of what holds rules that are not there."""
+    problem: str = ""
+    """What was left undone, and why; empty where nothing was."""
 
 
 class RuleStore(Protocol):
@@ -39,10 +48,10 @@ class RuleStore(Protocol):
         """Also what is gone already. Raise RefusedError."""
         raise NotImplementedError
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Collection[str]:
+    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
         """Take away what an earlier process left of jobs that have ended, and of others but for ``made``.
 
-        ``made`` is {job: names of what holds its rules}: return those of them that are not there.
+        ``made`` is {job: names of what holds its rules}.
         """
         raise NotImplementedError
 
@@ -83,13 +92,16 @@ class RuleKeeper:
         """{job: (what its rules were made of, their names)}"""
         self._refused: dict[str, _Refused] = {}
         self._swept = -math.inf
-        self._problem = ""
+        self._problem = self._sweeping = self._left = ""
+        """Why nothing can be done, why it is not known what lies there, and what of that was said."""
+        self._failed = 0
+        """Jobs in this turn whose rules could be put nowhere."""
         self._problems = Problems("no rules")
 
     @property
     def refused(self) -> int:
         """Jobs without rules, or everything."""
-        return len(self._problems) + bool(self._problem)
+        return len(self._problems) + bool(self._problem or self._sweeping)
 
     async def text(self, job: str) -> str:
         """The rules of a job as they lie there; empty where there are none. Raise OSError, BrokenError."""
@@ -125,7 +137,8 @@ class RuleKeeper:
             self._problem = ""
 
     async def _bring(self, jobs: Mapping[str, bytes | None], running: Collection[str]) -> None:
-        for job in self._made.keys() - jobs.keys():
+        self._failed = 0
+        for job in self._made.keys() - running:
             await self._try(job, self._end)
         for job, skeleton in jobs.items():
             belongs = self._store.belongs(job)
@@ -135,10 +148,14 @@ class RuleKeeper:
         now = time.monotonic()
         if now - self._swept >= _SWEEP_SECONDS:
             # Only now: a job that goes on keeps its rules through a start of the service, and so its alerts.
-            self._swept = now
+            self._swept, self._sweeping = now, "nobody has looked at what lies there"
             made = {job: names for job, (_, names) in self._made.items()}
-            lost = set(await self._store.sweep(made, lambda job: job not in running and not self._unsure(job)))
+            swept = await self._store.sweep(made, lambda job: job not in running and not self._unsure(job))
+            lost = set(swept.lost)
             self._made = {job: (None if lost & set(each[1]) else each[0], each[1]) for job, each in self._made.items()}
+            if swept.problem and swept.problem != self._left:
+                _log.error("rules: not all that lies there is known, or could be taken away: %s", swept.problem)
+            self._left = self._sweeping = swept.problem
 
     async def _try(self, job: str, action: Callable[..., Awaitable[None]], *arguments: object) -> None:
         before, now = self._refused.get(job), time.monotonic()
@@ -146,10 +163,14 @@ class RuleKeeper:
             return
         try:
             await action(job, *arguments)
-        except (ContractError, RefusedError) as error:
+        except (ContractError, BrokenError, OSError) as error:
             pause = _FIRST_PAUSE if before is None else min(2 * before.pause, _LONGEST_PAUSE)
             self._refused[job] = _Refused(pause, now + pause)
             self._problems.of(job, error)
+            if not isinstance(error, ContractError | RefusedError):
+                self._failed += 1
+                if self._failed >= _MOST_FAILED:
+                    raise
         else:
             self._refused.pop(job, None)
             self._problems.of(job, None)

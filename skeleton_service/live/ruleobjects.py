@@ -12,6 +12,7 @@ import yaml
 
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.kubernetes import Cluster, RefusedError, told
+from skeleton_service.live.rulekeeper import Swept
 from skeleton_service.pods import Owner
 from skeleton_service.ruleset.formats import operator_objects
 
@@ -111,16 +112,26 @@ class RuleObjects:
                 if error.code != _ABSENT:
                     raise
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Collection[str]:
+    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
         names = {name for each in made.values() for name in each}
         there: dict[str, str] = {}
+        unknown: set[str] = set()
+        refused: RefusedError | None = None
         for namespace in self._namespaces:
-            there |= await self._listed(namespace)
+            try:
+                there |= await self._listed(namespace)
+            except RefusedError as error:  # others' are kept and taken away all the same
+                refused = error
+                unknown |= {name for name in names if name.startswith(f"{namespace}/")}
         for name, job in there.items():
             if name not in names and (job in made or ended(job)):
-                await self.remove([name])
+                try:
+                    await self.remove([name])
+                except RefusedError as error:
+                    refused = error
+                    continue
                 _log.info("rules removed: of no job that runs", extra={"object": name, "job": job})
-        return names - there.keys()
+        return Swept(names - there.keys() - unknown, str(refused or ""))
 
     async def _listed(self, namespace: str) -> dict[str, str]:
         """{name: job} of this service's objects, without what is in them."""
@@ -133,7 +144,7 @@ class RuleObjects:
             answer = await self._cluster.get(path, parameters, _METADATA)
             try:
                 page = msgspec.json.decode(answer, type=_Page)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise BrokenError(f"{path}: the API server sent what cannot be read: {error}") from error
             for each in page.items or ():
                 found[f"{each.metadata.namespace}/{each.metadata.name}"] = (each.metadata.annotations or {}).get(
@@ -147,13 +158,17 @@ class RuleObjects:
         """The operator looks itself."""
 
     async def text(self, names: Sequence[str]) -> str:
-        texts = []
+        groups = []
         for each in names:
             namespace, _, name = each.partition("/")
             with told(f"PrometheusRule {each}"):
                 found = await self._cluster.objects.get(self._kind, name, namespace=namespace)
-            texts.append(yaml.safe_dump({"groups": found["spec"]["groups"]}, sort_keys=False, allow_unicode=True))
-        return "---\n".join(texts)
+            groups += found["spec"]["groups"]
+        return await asyncio.to_thread(_dumped, groups) if groups else ""
+
+
+def _dumped(groups: list[Any]) -> str:
+    return str(yaml.safe_dump({"groups": groups}, sort_keys=False, allow_unicode=True))
 
 
 def _reference(owner: Owner) -> dict[str, object]:

@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job
 from exporter.contracts.service_metrics import REFUSED_FILES, REFUSED_PODS, REFUSED_RULES, RELOAD_REFUSED
 from exporter.contracts.supervision import Supervisor
-from skeleton_service.live.connections import Connection
+from skeleton_service.live.connections import Connection, Server
 from skeleton_service.live.diagnosing import Diagnoses
 from skeleton_service.live.http import application
 from skeleton_service.live.identity import Keys, Tokens
@@ -47,14 +46,6 @@ _OTHER_FILES = 256
 _FORGET_SECONDS = 3600.0
 _TAKEN_ANEW = frozenset({"topology", "plans"})
 _log = logging.getLogger(__name__)
-
-
-class _Server(uvicorn.Server):
-    """Signals are the service's to handle: uvicorn would end by the one that it got, as if it had not been handled."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Running:
@@ -124,7 +115,7 @@ class Running:
         cluster = self._settings.kubernetes
         return await self._planners.job(key, pods, cluster.resources if cluster is not None else ())
 
-    def _server(self, settings: ServiceSettings, service: Service) -> _Server:
+    def _server(self, settings: ServiceSettings, service: Service) -> Server:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         config = uvicorn.Config(
             application(
@@ -149,7 +140,7 @@ class Running:
         config.load()
         if self._certificates is not None:
             config.ssl = self._certificates.context
-        return _Server(config)
+        return Server(config)
 
     def _handle_signals(self, server: uvicorn.Server) -> None:
         loop = asyncio.get_running_loop()

@@ -147,7 +147,7 @@ class MimirSettings(_Section, frozen=True, kw_only=True):
     tenant: str | None = None
     """``X-Scope-OrgID``."""
     token_file: str | None = None
-    namespaces: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]+$")] = "fabric-skeleton"
+    namespaces: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]+$")] = "fabric-skeleton"
     """How names of its namespaces begin, before the job's: another for each service of a tenant."""
 
 
@@ -358,6 +358,14 @@ def _check(settings: ServiceSettings, source: str) -> None:
     if settings.inference is not None and settings.inference.exporters is None and settings.prometheus is None:
         problem = "section 'inference' says not who tells of traffic"
         raise ContractError(source, problem, "name its 'exporters', or add a section 'prometheus'")
+    if settings.inference is not None and (dask := settings.inference.dask) is not None:
+        scheme = urlsplit(dask.scheduler).scheme
+        files = [each for each in (dask.ca_file, dask.certificate, dask.key) if each is not None]
+        if scheme not in ("tcp", "tls") or len(files) != (3 if scheme == "tls" else 0):
+            problem = f"section 'inference.dask': {dask.scheduler!r} with {len(files)} files"
+            raise ContractError(
+                source, problem, "tcp://HOST:8786, or tls://HOST:8786 with ca_file, certificate and key"
+            )
     if settings.diagnosis is not None and settings.prometheus is None:
         problem = "section 'diagnosis' is of jobs that Prometheus says are hurt"
         raise ContractError(source, problem, "add a section 'prometheus'")

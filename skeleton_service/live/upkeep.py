@@ -25,6 +25,8 @@ from skeleton_service.live.state import StoredJob
 LOOK_SECONDS = 1.0
 """From one look at job files, keys and certificates to the next."""
 _LONGEST_RENEWAL_PAUSE = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+"""Before a job that was refused is tried again as it is."""
 _UNKNOWN_SECONDS = 60.0
 """After which agents are answered though nobody says which jobs there are: with those of before."""
 _EXPECTED = (ContractError, ForeignJobError, UnknownJobError, BusyError, BrokenError)
@@ -57,6 +59,15 @@ async def again(turn: Callable[[], Awaitable[None]], pause: Callable[[], float])
         await asyncio.sleep(pause())
 
 
+class _Refused(NamedTuple):
+    """A job that was not taken on."""
+
+    job: Job
+    pause: float
+    until: float
+    """Monotonic seconds."""
+
+
 class JobFollower:
     """Begins and ends jobs as whoever knows of them says. What could not be done is tried again at the next look."""
 
@@ -65,6 +76,7 @@ class JobFollower:
         self._service, self._source, self._look = service, source, look
         self._slots = asyncio.Semaphore(at_once)
         self._taken: dict[str, Job] = {}
+        self._refused: dict[str, _Refused] = {}
         self._latest = time.monotonic() + _UNKNOWN_SECONDS
         self._unsure: Callable[[str], bool] = lambda _: True
         self.problems = Problems("job refused")
@@ -84,14 +96,25 @@ class JobFollower:
                 await self._try(name, partial(service.end, name, self._source))
         self._taken = {name: job for name, job in self._taken.items() if jobs.get(name) is job and name in known}
         self.problems.forget_others(jobs)
-        await asyncio.gather(*(self._take(job) for name, job in jobs.items() if name not in self._taken))
+        now = time.monotonic()
+        self._refused = {name: each for name, each in self._refused.items() if jobs.get(name) is each.job}
+        wanted = [job for name, job in jobs.items() if name not in self._taken and self._due(name, now)]
+        await asyncio.gather(*map(self._take, wanted))
         if whole or time.monotonic() > self._latest:
             service.looked_at(self._source)
+
+    def _due(self, name: str, now: float) -> bool:
+        return name not in self._refused or self._refused[name].until <= now
 
     async def _take(self, job: Job) -> None:
         async with self._slots:
             if await self._try(job.job, partial(self._service.put, job, self._source)):
                 self._taken[job.job] = job
+                self._refused.pop(job.job, None)
+            else:  # the same job is no better at once, and others wait for who plans it
+                before = self._refused.get(job.job)
+                pause = _FIRST_PAUSE if before is None else min(2 * before.pause, _LONGEST_PAUSE)
+                self._refused[job.job] = _Refused(job, pause, time.monotonic() + pause)
 
     async def _try(self, name: str, action: Callable[[], Awaitable[object]]) -> bool:
         try:

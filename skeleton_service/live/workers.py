@@ -153,7 +153,8 @@ def _plan(document: bytes, skeleton: bytes | None, generation: int, expires: flo
 
 
 def _job(key: Key, pods: Sequence[Pod], resources: Sequence[str]) -> Job | None:
-    return job_of(key, pods, _Worker.fabric, resources)
+    with within(MOST_SECONDS, "what its pods say"):
+        return job_of(key, pods, _Worker.fabric, resources)
 
 
 def _rules(job: str, skeleton: bytes | None) -> Mapping[str, str]:

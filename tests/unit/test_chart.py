@@ -71,7 +71,7 @@ def container(given: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-ROOT = {"runAsUser": 0, "runAsGroup": 0}
+ROOT = {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
 ORDINARY = {"runAsNonRoot": True, "runAsUser": 65534, "runAsGroup": 65534}
 UNPRIVILEGED = {"allowPrivilegeEscalation": False}
 COMMON = {"readOnlyRootFilesystem": True, "seccompProfile": {"type": "RuntimeDefault"}}

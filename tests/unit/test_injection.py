@@ -69,6 +69,7 @@ def test_a_pod_with_nothing_yet_is_given_lists() -> None:
         (pod({}, labels={LABEL: "true"}), True),
         (pod({"resources": {"limits": {"nvidia.com/rdma": "1"}}}), False),
         (pod({"resources": None}, RDMA), True),
+        (pod(RDMA, {"name": "fabric-exporter"}), False),  # two of a name are no pod
     ],
 )
 def test_who_uses_no_rdma_or_wants_none_is_left_alone(given_pod: dict[str, Any], injected: bool) -> None:

@@ -223,3 +223,39 @@ def test_a_job_that_is_wrong_stays_what_it_was() -> None:
         assert len(watch.problems) == 1
 
     asyncio.run(story())
+
+
+def test_two_of_a_name_that_come_at_once_are_one_and_a_problem() -> None:
+    """As after a start: both are made before either is known. One of them has no RNICs."""
+    other = pod("b", HOSTS[1], {"training.kubeflow.org/job-name": "ember", "site/job": "ember"})
+    other["spec"]["containers"] = [{}]
+
+    async def story() -> None:
+        watch = PodWatch(Scripted(), making, labels=["site/job"])  # type: ignore[arg-type]
+        for each in (member("a"), other):
+            watch.took(watch.lean(msgspec.convert(each, pods.Pod)), None)
+        for _ in range(3):
+            told = await watch.look()
+        assert [each.name for each in told.jobs["research.ember"].containers] == ["research/a"]
+        assert len(watch.problems) == 0
+
+    asyncio.run(story())
+
+
+def test_a_pod_too_deep_to_be_read_is_left_out() -> None:
+    cluster = Scripted(member("a"))
+    deep = b'{"metadata":{"name":"x"},"spec":' + b'{"a":' * 2000 + b"1" + b"}" * 2001
+
+    async def told(parameters: Mapping[str, str]) -> Sequence[bytes]:
+        if parameters["resourceVersion"] == "7":
+            return [b'{"type":"ADDED","object":' + deep + b"}", event("ADDED", member("b", HOSTS[1]), 9)]
+        return await Scripted.quiet(parameters)
+
+    cluster.said = told
+
+    async def story() -> None:
+        watch = await running(cluster, 1.5)
+        (job,) = (await watch.look()).jobs.values()
+        assert "research/a" in [each.name for each in job.containers]
+
+    asyncio.run(story())

@@ -69,6 +69,7 @@ allowPrivilegeEscalation: false (no_new_privs), with which root keeps what it ha
 {{- $capabilities = concat (list "sys_admin" "setuid" "setgid" "setpcap") $capabilities -}}
 {{- end -}}
 {{- if or $capabilities (include "fabric-skeleton.stepsDown" .) }}
+runAsNonRoot: false
 runAsUser: 0
 runAsGroup: 0
 {{- else }}
@@ -202,11 +203,13 @@ volumeMounts:
 {{- end -}}
 
 {{- define "fabric-skeleton.volumes" -}}
+{{- /* What is not in a job's namespace keeps its exporter from starting, never the job. */}}
+{{- $optional := ternary ", optional: true" "" (eq .Values.exporter.mode "sidecar") }}
 - name: fabric-config
-  configMap: {name: {{ include "fabric-skeleton.name" . }}}
+  configMap: {name: {{ include "fabric-skeleton.name" . }}{{ $optional }}}
 {{- with include "fabric-skeleton.topology" . }}
 - name: fabric-topology
-  configMap: {name: {{ . }}}
+  configMap: {name: {{ . }}{{ $optional }}}
 {{- end }}
 {{- if include "fabric-skeleton.plansByService" . }}
 - name: fabric-plans
@@ -223,7 +226,7 @@ volumeMounts:
 {{- end }}
 {{- if hasKey .Values.exporter.config "probing" }}
 - name: fabric-key
-  secret: {secretName: {{ include "fabric-skeleton.keySecret" . }}, defaultMode: 0444}
+  secret: {secretName: {{ include "fabric-skeleton.keySecret" . }}, defaultMode: 0444{{ $optional }}}
 {{- end }}
 {{- with include "fabric-skeleton.plan" . }}
 - name: fabric-plan
