@@ -68,6 +68,10 @@ def test_a_job_is_probed_for_while_its_pods_run_and_has_rules_that_go_with_it(
     cluster.end("research", "ember")
     until(lambda: containers(service, "research.ember") is None, 40)
     until(lambda: not cluster.rules("research"))
+    # Its exporters have no plan of it, so that their series of it are gone too (tests/unit/test_service_agents.py).
+    agent = service.client("agent", HOSTS[0])
+    assert agent.get(f"/v1/agents/{HOSTS[0]}/plans/research.ember").status_code == 404
+    assert "research.ember" not in agent.get(f"/v1/agents/{HOSTS[0]}/plans").text
 
 
 def test_a_service_that_starts_again_leaves_jobs_and_rules_as_they_are(
