@@ -13,6 +13,7 @@ from lightkube.resources.core_v1 import ConfigMap, Secret
 
 from tests.kubernetes.cluster import Cluster
 
+_AS_ROOT = () if os.geteuid() == 0 else ("--map-root-user",)
 _ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -40,7 +41,7 @@ class Container:
         environment = {"PATH": path, "KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
         with open(directory / "log", "wb") as log:
             self.process = subprocess.Popen(
-                ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--mount", "--propagation", "private", "bash", "-c", "\n".join(script)],
+                ["unshare", "--mount", "--propagation", "private", *_AS_ROOT, "bash", "-c", "\n".join(script)],
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
