@@ -64,6 +64,8 @@ _NO_VALUE = ("NoSuchObject", "NoSuchInstance", "EndOfMibView", "Null")
 _END = "EndOfMibView"
 _TEXT = ("ObjectIdentifier", "IpAddress")
 _OCTETS = ("OctetString", "Opaque", "Bits")
+_TICK_SECONDS = 0.5
+"""How often pysnmp looks whether a request is overdue: one that is due at its next look may have just been sent."""
 
 
 class StandardSession:
@@ -82,7 +84,7 @@ class StandardSession:
         self._engine = engine
         self._address = (address, port)
         self._credentials = _credentials(credentials)
-        self._timeout = timeout
+        self._timeout = timeout + _TICK_SECONDS
         self._retries = retries
         self._repetitions = max_repetitions
         self._target: Any = None

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from itertools import cycle
@@ -270,7 +271,7 @@ def test_what_is_too_much_for_one_answer_is_asked_for_in_pieces(engine: str) -> 
 @engines
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(engine: str) -> None:
     agent = Agent(column(3))
-    delay = 0.15 if engine == "fast" else 0.9  # pysnmp looks at its clock twice a second
+    delay = 0.5 if engine == "fast" else 1.5  # pysnmp looks at its clock twice a second
 
     async def late(session: Session) -> Any:
         agent.delay = delay
@@ -281,7 +282,7 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(engine: str) ->
         await asyncio.sleep(delay)  # the late one arrives while nobody asks
         return first, await session.get([f"{COLUMN}.3"]), await session.walk(COLUMN)
 
-    assert ask(engine, agent, late, timeout_seconds=0.1) == ({f"{COLUMN}.2": 2}, {f"{COLUMN}.3": 3}, WHOLE[:3])
+    assert ask(engine, agent, late, timeout_seconds=0.3) == ({f"{COLUMN}.2": 2}, {f"{COLUMN}.3": 3}, WHOLE[:3])
 
 
 @engines
@@ -289,7 +290,7 @@ def test_a_lost_request_is_asked_again(engine: str) -> None:
     agent = Agent(column())
     every_other = cycle((True, False))
     agent.drop = lambda _: next(every_other)
-    assert walked(engine, agent, retries=1, timeout_seconds=0.1) == WHOLE
+    assert walked(engine, agent, retries=1, timeout_seconds=0.3) == WHOLE
 
 
 # ---- net-snmp's agent, over v2c and v3
@@ -392,6 +393,7 @@ def test_an_agent_that_restarted_is_read_by_the_next_poll(snmpd: Snmpd, engine: 
             await session.refresh()
             before = await session.get([UPTIME])
             assert before
+            restarted = time.monotonic()
             snmpd.restart()
             for _ in range(50):
                 try:
@@ -400,6 +402,6 @@ def test_an_agent_that_restarted_is_read_by_the_next_poll(snmpd: Snmpd, engine: 
                     break
                 except SnmpError:
                     await asyncio.sleep(0.05)
-            assert after[UPTIME] <= 300  # type: ignore[operator]
+            assert after[UPTIME] <= 100 * (time.monotonic() - restarted)  # type: ignore[operator]
 
     asyncio.run(main())
