@@ -213,7 +213,7 @@ def test_what_is_no_answer_over_tcp_is_a_failure_in_time(answer: Callable[[bytes
     with resolver(truncated) as serving, over_tcp(serving, answer, hang=hang):
         began = time.monotonic()
         seen = probe(settings(serving.port, period=0.4, timeout=0.15), 0.5)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 3
     assert seen["tcp.failures"] == seen["tcp.queries"] == seen["truncated"] == seen["resolution.failures"] > 0
     assert [record["error"] for record in seen.records[:2]] == ["truncated", "tcp failed"]
     assert [record["loss_rate"] for record in seen.records[:2]] == ["0", "1"]

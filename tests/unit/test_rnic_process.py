@@ -102,7 +102,7 @@ def test_the_exporter_ends_while_a_read_hangs(tmp_path: Path) -> None:
         until(lambda: "no end within" in exporter.log)
         began = time.monotonic()
         exporter.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
 
 
 def test_an_rnic_that_goes_and_comes_back(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_two_syns_without_an_answer_are_one_loss_after_their_time() -> None:
         probed = Probed(port)
         began = time.monotonic()
         probed.probe()
-        assert 1.2 <= time.monotonic() - began < 1.5
+        assert 1.2 <= time.monotonic() - began < 2.5
     assert probed.booked == (1, 0, 0, 1, 0)
     assert probed.outcomes == [LOST]
 
