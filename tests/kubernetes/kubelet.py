@@ -13,6 +13,7 @@ from lightkube.resources.core_v1 import ConfigMap, Secret
 
 from tests.kubernetes.cluster import Cluster
 
+_CHECKOUT = Path(__file__).parents[2]
 _AS_ROOT = () if os.geteuid() == 0 else ("--map-root-user",)
 _ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -29,15 +30,19 @@ class Container:
             mounts.append((self._account(cluster, namespace, pod["serviceAccountName"]), _ACCOUNT))
         # What is under /tmp is bound before something else is.
         mounts.sort(key=lambda mount: mount[1].startswith("/tmp"))  # noqa: S108
-        script = ["set -e", "mount -t tmpfs tmpfs /run", "mount -t tmpfs tmpfs /var/lib"]
+        checkout, held = shlex.quote(str(_CHECKOUT)), "/run/checkout"
+        script = ["set -e", "mount -t tmpfs tmpfs /run", f"mkdir {held}", f"mount --bind {checkout} {held}"]
+        script.append("mount -t tmpfs tmpfs /var/lib")
         for source, target in mounts:
             script += [
                 f"mkdir -p {shlex.quote(target)}",
                 f"mount --bind {shlex.quote(str(source))} {shlex.quote(target)}",
             ]
+        # A checkout under /tmp or /var/lib is what the image has elsewhere: its programs are needed.
+        script.append(f"test -e {checkout}/.venv || {{ mkdir -p {checkout}; mount --bind {held} {checkout}; }}")
         script.append("exec " + shlex.join(container["command"]))
         (host, port) = cluster.url.removeprefix("https://").split(":")
-        path = f"{Path(__file__).parents[2] / '.venv' / 'bin'}:{os.environ['PATH']}"
+        path = f"{_CHECKOUT / '.venv' / 'bin'}:{os.environ['PATH']}"
         environment = {"PATH": path, "KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
         with open(directory / "log", "wb") as log:
             self.process = subprocess.Popen(
