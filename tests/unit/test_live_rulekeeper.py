@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 
 import pytest
 
-from exporter.contracts.codec import encode, write
 from skeleton_service.live import rulekeeper
 from skeleton_service.live.errors import BrokenError
-from skeleton_service.live.jobfiles import JobFiles
 from skeleton_service.live.kubernetes import RefusedError
 from skeleton_service.live.rulekeeper import RuleKeeper, Swept
-from tests.unit.serving import job as job_file
 
 
 class Store:
@@ -120,16 +116,3 @@ def test_what_a_sweep_left_undone_is_told_until_one_did_all(store: Store, monkey
     monkeypatch.setattr(rulekeeper, "_SWEEP_SECONDS", 0.0)
     asyncio.run(kept.keep({"a": None}, {"a"}))
     assert kept.refused == 0
-
-
-def test_a_job_file_that_was_never_good_ends_no_job(tmp_path: Path) -> None:
-    from exporter.contracts.job import Job
-    from exporter.contracts.strict import convert_strictly
-
-    write(tmp_path / "a.json", encode(convert_strictly(job_file("a"), Job, "a")))
-    (tmp_path / "b.json").write_text("{")
-    files = JobFiles(str(tmp_path))
-    told = asyncio.run(files.look())
-    assert (set(told.jobs), told.unsure("b"), told.whole) == ({"a"}, True, True)
-    (tmp_path / "b.json").unlink()
-    assert not asyncio.run(files.look()).unsure("b")
