@@ -27,7 +27,7 @@ SENT, LOST = "fabric_path_probes_sent_total", "fabric_path_probes_lost_total"
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it did not come about in time"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -84,13 +85,22 @@ def test_a_failing_path_says_where_its_trace_ends_and_keeps_its_route(
     assert [last_hops(agent) for agent in agents] == [{}, {}]
     links = [agent.links() for agent in agents]
     hashes = [by_path(agent, "fabric_path_route_hash") for agent in agents]
-    link = sorted(set().union(*links[0].values()) - set.intersection(*links[0].values()))[0]
-    crossing = [{path for path, crossed in each.items() if link in crossed} for each in links]
+
+    def crossing_of(link: str) -> list[set[str]]:
+        return [{path for path, crossed in each.items() if link in crossed} for each in links]
+
+    # Flows whose replies cross the link fail too, and the few that are traced may all be of those where few cross it
+    # on their way out: so the link that the most of either agent do.
+    sometimes = set().union(*links[0].values()) - set.intersection(*links[0].values())
+    link = max(sorted(sometimes), key=lambda link: min(map(len, crossing_of(link))))
+    crossing = crossing_of(link)
     assert all(crossing)
     traces = [agent.total("fabric_exporter_traces_total") for agent in agents]
+    began = time.monotonic()
     whole.fault("silent-loss", link, "100")
-    until(lambda: all(silent(agent) & paths for agent, paths in zip(agents, crossing, strict=True)))
+    until(lambda: all(silent(agent) & paths for agent, paths in zip(agents, crossing, strict=True)), 60)
     time.sleep(4)
+    few = 4 + math.ceil((time.monotonic() - began) / 7.5)  # four of a destination at once, then one each 7.5 s
     ends = [end.partition(":")[0] for end in link.split(" -- ")]
     for number, agent in enumerate(agents):
         cable = design.link_at(design.rnic_end(f"{agent.host.name}:{agent.rnic.name}"))
@@ -98,8 +108,8 @@ def test_a_failing_path_says_where_its_trace_ends_and_keeps_its_route(
         before = leaf if leaf in ends else next(end for end in ends if end in {spine.name for spine in design.spines})
         found = last_hops(agent)
         assert {found[path][0].partition(":")[0] for path in found.keys() & crossing[number]} == {before}
-        assert len(found) <= 8, "a few of a destination's flows stand for all"
-        assert agent.total("fabric_exporter_traces_total") - traces[number] <= 9
+        assert len(found) <= few, "a few of a destination's flows stand for all"
+        assert agent.total("fabric_exporter_traces_total") - traces[number] <= few + 1
         assert agent.links() == links[number]
         assert by_path(agent, "fabric_path_route_hash") == hashes[number]
     whole.act("heal", "all")
