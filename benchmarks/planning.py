@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from benchmarks.simulated_fleet import topology
 from exporter.contracts.codec import encode
-from skeleton_service.planning import Settings, draft
-from skeleton_service.preload import unobserved
+from skeleton_service.planning.plan import Settings, draft
+from skeleton_service.planning.preload import unobserved
 
 HOSTS = (64, 256, 4096)
 LARGEST_GROWTH = 3.0

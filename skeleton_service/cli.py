@@ -22,17 +22,18 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import Skeleton, read_skeleton
 from exporter.contracts.strict import Parser
 from exporter.contracts.topology import Topology, read_topology
-from skeleton_service import __version__, jobscommand, rulescommand
+from skeleton_service import __version__, rulescommand
+from skeleton_service.jobs import command as jobs_command
 from skeleton_service.lint import command as lint_command
 
 if TYPE_CHECKING:
-    from skeleton_service.prometheus import Window
+    from skeleton_service.reading.prometheus import Window
 
 
 def _infer(options: argparse.Namespace) -> int:
     from skeleton_service.inference import basic, infer  # noqa: PLC0415
-    from skeleton_service.prometheusapi import PREFIX  # noqa: PLC0415
-    from skeleton_service.throughput import read_throughput  # noqa: PLC0415
+    from skeleton_service.reading.prometheusapi import PREFIX  # noqa: PLC0415
+    from skeleton_service.reading.throughput import read_throughput  # noqa: PLC0415
 
     window = _window(options)
     if window is not None and not any(source.startswith(PREFIX) for source in options.throughput):
@@ -64,7 +65,7 @@ def _infer(options: argparse.Namespace) -> int:
 
 def _window(options: argparse.Namespace) -> Window | None:
     """What to ask Prometheus for; None where no option says."""
-    from skeleton_service.prometheus import Window  # noqa: PLC0415
+    from skeleton_service.reading.prometheus import Window  # noqa: PLC0415
 
     given = {
         "seconds": options.window,
@@ -77,7 +78,7 @@ def _window(options: argparse.Namespace) -> Window | None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from skeleton_service.planning import Settings, draft  # noqa: PLC0415
+    from skeleton_service.planning.plan import Settings, draft  # noqa: PLC0415
 
     topology = read_topology(options.topology)
     made = draft(
@@ -115,7 +116,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _planned_skeleton(options: argparse.Namespace, topology: Topology) -> Skeleton:
     """The skeleton given; without one, all that a preload list needs: the RNICs of the job's hosts."""
-    from skeleton_service.preload import read_hosts, unobserved  # noqa: PLC0415
+    from skeleton_service.planning.preload import read_hosts, unobserved  # noqa: PLC0415
 
     if options.skeleton is not None:
         for option in ("job", "hosts"):
@@ -137,12 +138,12 @@ def _file_of(host: str) -> str:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    from skeleton_service.counters import read_counters  # noqa: PLC0415
     from skeleton_service.diagnosis import diagnose  # noqa: PLC0415
+    from skeleton_service.diagnosis.telling import failure_lines  # noqa: PLC0415
     from skeleton_service.diagnosis.unused import unused_counters, unused_overlay, unused_records  # noqa: PLC0415
-    from skeleton_service.overlaystate import read_overlays  # noqa: PLC0415
-    from skeleton_service.records import read_records  # noqa: PLC0415
-    from skeleton_service.telling import failure_lines  # noqa: PLC0415
+    from skeleton_service.reading.counters import read_counters  # noqa: PLC0415
+    from skeleton_service.reading.overlay import read_overlays  # noqa: PLC0415
+    from skeleton_service.reading.records import read_records  # noqa: PLC0415
 
     skeleton = read_skeleton(options.skeleton)
     fabric = Fabric(read_topology(options.topology))
@@ -164,8 +165,8 @@ def _diagnose(options: argparse.Namespace) -> int:
 
 
 def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> NoReturn:
-    from skeleton_service.following import Given, follow  # noqa: PLC0415
-    from skeleton_service.tables import LIVE  # noqa: PLC0415
+    from skeleton_service.following.follow import Given, follow  # noqa: PLC0415
+    from skeleton_service.reading.tables import LIVE  # noqa: PLC0415
 
     for source in options.probes:
         if not source.startswith(LIVE):
@@ -194,9 +195,9 @@ def _follow(options: argparse.Namespace, fabric: Fabric, skeleton: Skeleton) -> 
 
 def _verify(options: argparse.Namespace) -> int:
     from exporter.contracts.intent import check_fits, read_intent  # noqa: PLC0415
-    from skeleton_service.readings import Readings, ask_prometheus, read_samples  # noqa: PLC0415
-    from skeleton_service.verify import clock, verify  # noqa: PLC0415
-    from skeleton_service.verifytext import verification_lines  # noqa: PLC0415
+    from skeleton_service.verification.readings import Readings, ask_prometheus, read_samples  # noqa: PLC0415
+    from skeleton_service.verification.text import verification_lines  # noqa: PLC0415
+    from skeleton_service.verification.verify import clock, verify  # noqa: PLC0415
 
     if options.counters and (options.cluster is not None or options.prometheus_token_file is not None):
         problem = "--cluster and --prometheus-token-file are for --prometheus alone"
@@ -279,9 +280,9 @@ def _nearest_first(told: Set[str], names: Set[str]) -> list[str]:
 
 
 def _topology(options: argparse.Namespace) -> int:
-    from skeleton_service.discovery import discover  # noqa: PLC0415
-    from skeleton_service.neighborstate import read_neighbors  # noqa: PLC0415
-    from skeleton_service.topologyfile import topology_file  # noqa: PLC0415
+    from skeleton_service.discovery.discover import discover  # noqa: PLC0415
+    from skeleton_service.discovery.topologyfile import topology_file  # noqa: PLC0415
+    from skeleton_service.reading.neighbors import read_neighbors  # noqa: PLC0415
 
     if options.check and options.operator is None:
         raise ContractError("--check", "compares with the operator's file", "give it as --operator")
@@ -404,7 +405,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
 
     rulescommand.add_parser(commands)
-    jobscommand.add_parser(commands)
+    jobs_command.add_parser(commands)
 
     diagnose = commands.add_parser("diagnose", help="probe records to a named component")
     diagnose.add_argument("--probes", required=True, nargs="+", metavar="FILE", help="CSV, JSONL, Parquet or URL")

@@ -14,7 +14,7 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import read_skeleton
 from exporter.contracts.topology import read_topology
 from skeleton_service.alertlinks import DOCS, GRAFANA, RUNBOOKS
-from skeleton_service.endpoints import check_fits
+from skeleton_service.planning.endpoints import check_fits
 from skeleton_service.printing import say
 from skeleton_service.ruleset.formats import check_labels
 
@@ -70,7 +70,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     _refuse_contradictions(options)
-    from skeleton_service.rulesdirectory import differences, ended, remarks  # noqa: PLC0415
+    from skeleton_service.ruleset.directory import differences, ended, remarks  # noqa: PLC0415
 
     rules = _formatted(_rendered(options), options)
     directory = Path(options.output)
@@ -156,7 +156,7 @@ def _rendered(options: argparse.Namespace) -> Mapping[str, str]:
 
 
 def _literal(options: argparse.Namespace, jobs: Sequence[str], thresholds: Any, links: Any) -> Mapping[str, str]:
-    from skeleton_service.records import read_records  # noqa: PLC0415 - Arrow loads when it is needed
+    from skeleton_service.reading.records import read_records  # noqa: PLC0415 - Arrow loads when it is needed
     from skeleton_service.ruleset.histories import path_histories  # noqa: PLC0415
     from skeleton_service.ruleset.literal import MAX_PATHS, literal_rules  # noqa: PLC0415
     from skeleton_service.ruleset.thresholds import timing  # noqa: PLC0415

@@ -16,7 +16,7 @@ from exporter.contracts.diagnosis import Component, Diagnosis, Failure
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import endpoint_id, port_id
 from exporter.contracts.topology import Switch, Topology
-from skeleton_service.records import KINDS
+from skeleton_service.reading.records import KINDS
 
 HOSTS, RAILS, SOURCE_PORTS = 512, 8, range(49152, 49168)
 SECONDS = 60

@@ -30,7 +30,7 @@ from lab.network import resolver
 from lab.network.design import Cable, Container, Design, End, Host, Rnic, Switch
 from lab.network.fabric import Lab
 from lab.scenarios.catalogue import Measured
-from skeleton_service import planning
+from skeleton_service.planning import plan as planning
 
 PLAN_SECONDS = 86400.0
 OVERLAY_SOURCE_PORT = 63000

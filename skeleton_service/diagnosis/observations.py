@@ -103,7 +103,7 @@ class Observations:
 
 
 def observe(records: pa.Table, fabric: Fabric, job: str) -> Observations:
-    """Sort the records (``skeleton_service.records.KINDS``) into paths; those that name no job are of ``job``.
+    """Sort the records (``skeleton_service.reading.records.KINDS``) into paths; those that name no job are of ``job``.
 
     Records of RNICs outside the topology, of hosts that are drained, and of queries to resolvers are left out. So are
     losses that a prober short of processor booked. O(rows x log rows).

@@ -49,7 +49,7 @@ class Resolvers:
         self._ended: list[Slowness] = []
 
     def advance(self, records: pa.Table) -> None:
-        """Take DNS records of a table (``skeleton_service.records.KINDS``), which are later than those before."""
+        """Take DNS records of a table (``skeleton_service.reading.records.KINDS``), later than those before."""
         for resolver, queries in _by_resolver(records):
             history = self._histories.setdefault(resolver, _History(resolver))
             self._ended += history.advance(queries)
@@ -76,7 +76,7 @@ class Resolvers:
 
 
 def failing_resolvers(records: pa.Table) -> list[Slowness]:
-    """Each resolver's failures, from the DNS records of a table (``skeleton_service.records.KINDS``)."""
+    """Each resolver's failures, from the DNS records of a table (``skeleton_service.reading.records.KINDS``)."""
     newest = pc.max(records["ping_time"]).as_py()
     return Resolvers().failures(records, 0.0 if newest is None else newest / 1e9)
 

@@ -91,8 +91,8 @@ def of_job(diagnosis: Diagnosis, job: str) -> Diagnosis:
 
 
 def main() -> None:
-    from skeleton_service.following import Following, Given  # noqa: PLC0415 - Arrow is 100 MB: who starts this has none
-    from skeleton_service.polling import read_probes  # noqa: PLC0415
+    from skeleton_service.following.follow import Following, Given  # noqa: PLC0415 - Arrow is 100 MB: who starts this has none
+    from skeleton_service.following.polling import read_probes  # noqa: PLC0415
 
     work = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Work)
     end_with_parent(work.parent)

@@ -28,8 +28,8 @@ def inferred(fabric: Fabric, document: bytes, traffic: Traffic, previous: bytes 
     """
     from skeleton_service.inference import infer  # noqa: PLC0415 - NumPy and SciPy are 100 MB
     from skeleton_service.live.planner import observed  # noqa: PLC0415
-    from skeleton_service.prometheus import Window  # noqa: PLC0415
-    from skeleton_service.throughput import read_throughput  # noqa: PLC0415
+    from skeleton_service.reading.prometheus import Window  # noqa: PLC0415
+    from skeleton_service.reading.throughput import read_throughput  # noqa: PLC0415
 
     job = msgspec.json.decode(document, type=Job)
     before = None if previous is None else msgspec.json.decode(previous, type=Skeleton)

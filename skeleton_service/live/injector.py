@@ -16,7 +16,7 @@ import uvloop
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.watchedfile import WatchedFile
-from skeleton_service.injection import Sidecar, read_sidecar, reviewed
+from skeleton_service.jobs.injection import Sidecar, read_sidecar, reviewed
 from skeleton_service.live.connections import Connection, Server
 from skeleton_service.live.logs import Form, log_to_stderr
 from skeleton_service.live.tls import Certificates

@@ -14,7 +14,7 @@ from exporter.contracts.names import endpoint_id
 from exporter.contracts.plan import Plan
 from exporter.contracts.skeleton import Endpoint, Skeleton, Window
 from skeleton_service.live.state import Part
-from skeleton_service.planning import Settings, draft
+from skeleton_service.planning.plan import Settings, draft
 
 _GZIP_LEVEL = 1
 """A plan says the same again and again: level 1 leaves a fifteenth, level 9 takes ten times as long for a twentieth."""

@@ -14,7 +14,7 @@ import msgspec
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job
-from skeleton_service import pods
+from skeleton_service.jobs import pods
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.kubernetes import Cluster, RefusedError, refused
 from skeleton_service.live.problems import Problems

@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.request import Request
 
 from exporter.contracts.codec import write
-from skeleton_service.fetching import fetch
 from skeleton_service.live.rulekeeper import Swept
-from skeleton_service.rulesdirectory import files_of_jobs
+from skeleton_service.reading.fetching import fetch
+from skeleton_service.ruleset.directory import files_of_jobs
 
 _RELOAD_SECONDS = 10.0
 _log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
+from skeleton_service.jobs.pods import Owner
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.kubernetes import Cluster, RefusedError, told
 from skeleton_service.live.rulekeeper import Swept
-from skeleton_service.pods import Owner
 from skeleton_service.ruleset.formats import operator_objects
 
 MANAGED = {"app.kubernetes.io/managed-by": "skeleton-service"}

@@ -19,6 +19,7 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.job import Job
 from exporter.contracts.service_metrics import REFUSED_FILES, REFUSED_PODS, REFUSED_RULES, RELOAD_REFUSED
 from exporter.contracts.supervision import Supervisor
+from skeleton_service.jobs.pods import Key, Pod
 from skeleton_service.live.connections import Connection, Server
 from skeleton_service.live.diagnosing import Diagnoses
 from skeleton_service.live.http import application
@@ -36,7 +37,6 @@ from skeleton_service.live.suspects import Messenger, Suspects
 from skeleton_service.live.tls import Certificates
 from skeleton_service.live.upkeep import LOOK_SECONDS, Observer, Renewal, again
 from skeleton_service.live.workers import Knowledge, Workers
-from skeleton_service.pods import Key, Pod
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 4096

@@ -17,12 +17,12 @@ from exporter.contracts.secrets import read_secret
 from exporter.contracts.strict import convert_strictly
 from exporter.contracts.topology import read_topology
 from skeleton_service.alertlinks import GRAFANA, RUNBOOKS
+from skeleton_service.jobs.pods import RDMA_RESOURCES
 from skeleton_service.live.identity import read_keys
 from skeleton_service.live.tls import Certificates
 from skeleton_service.live.workers import Knowledge
-from skeleton_service.planning import Settings, SmallProbe
-from skeleton_service.pods import RDMA_RESOURCES
-from skeleton_service.prometheusapi import Api
+from skeleton_service.planning.plan import Settings, SmallProbe
+from skeleton_service.reading.prometheusapi import Api
 from skeleton_service.ruleset import Links, Thresholds, read_thresholds
 from skeleton_service.ruleset.formats import check_labels
 

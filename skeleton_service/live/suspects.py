@@ -17,7 +17,6 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.diagnosis import Diagnosis, lasting
 from exporter.contracts.job import Job
 from exporter.contracts.secrets import read_secret
-from skeleton_service.fetching import fetch
 from skeleton_service.jobalerts import jobs_hurt, principal, since
 from skeleton_service.live.errors import BrokenError, BusyError
 from skeleton_service.live.settings import Prometheus, Webhook
@@ -32,7 +31,8 @@ from skeleton_service.live.verdict import (
     suspect_of,
     verdict,
 )
-from skeleton_service.prometheusapi import Api, quoted
+from skeleton_service.reading.fetching import fetch
+from skeleton_service.reading.prometheusapi import Api, quoted
 
 T = TypeVar("T")
 

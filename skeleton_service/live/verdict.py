@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.contracts.diagnosis import Failure
 from skeleton_service.jobalerts import of_job, since
-from skeleton_service.prometheusapi import quoted
+from skeleton_service.reading.prometheusapi import quoted
 
 Answer = Literal["network", "unclear", "no evidence", "unknown"]
 MEASURING = frozenset({"agent"})

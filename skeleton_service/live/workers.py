@@ -21,14 +21,14 @@ from exporter.contracts.fabric import Fabric
 from exporter.contracts.job import Job
 from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Topology
+from skeleton_service.jobs.pods import Key, Pod, job_of
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.inferring import Traffic, inferred
 from skeleton_service.live.memory import map_from
 from skeleton_service.live.parenthood import end_with_parent
 from skeleton_service.live.planner import parts, unobserved
 from skeleton_service.live.state import Part
-from skeleton_service.planning import Settings
-from skeleton_service.pods import Key, Pod, job_of
+from skeleton_service.planning.plan import Settings
 from skeleton_service.ruleset.rendering import Links
 from skeleton_service.ruleset.thresholds import Thresholds
 

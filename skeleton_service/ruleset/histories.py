@@ -20,8 +20,9 @@ _ECT0 = 2
 def path_histories(records: pa.Table, job: str, thresholds: Thresholds, source: str) -> list[LiteralPath]:
     """Return the paths that records of ``job`` (or of no job) name, by name.
 
-    ``records`` as ``skeleton_service.records.read_records`` returns them. Of each minute the median of its answered
-    probes counts, unless the prober was starved or too many were lost. Raise ContractError where none can be named.
+    ``records`` as ``skeleton_service.reading.records.read_records`` returns them. Of each minute the median of its
+    answered probes counts, unless the prober was starved or too many were lost. Raise ContractError where no path can
+    be named.
     """
     is_named = pc.is_in(records["task_type"], pa.array(list(_PROBES)))
     for column in _ENDS:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from skeleton_service.cli import main
-from skeleton_service.records import read_records
+from skeleton_service.reading.records import read_records
 
 SAMPLE = Path(__file__).parents[2] / "../shared/data/skeletonhunter/samples.csv"
 pytestmark = pytest.mark.skipif(not SAMPLE.exists(), reason="the public sample is not in ../shared/data/skeletonhunter")

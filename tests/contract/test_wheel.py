@@ -80,7 +80,7 @@ def test_rules_are_made_from_the_installed_templates(installed: Path, tmp_path: 
 def test_the_installed_packages_are_complete(installed: Path) -> None:
     """Every process of both programs imports what it needs from the declared dependencies alone."""
     modules = ["exporter.control", "exporter.otlp.transport", "exporter.probing.process", "exporter.switches.process",
-               "skeleton_service.planning",
-               "skeleton_service.inference", "skeleton_service.following", "skeleton_service.throughput",
+               "skeleton_service.planning.plan",
+               "skeleton_service.inference", "skeleton_service.following.follow", "skeleton_service.reading.throughput",
                "sklearn.neighbors"]  # fmt: skip
     run(installed, "python", "-I", "-c", f"import {', '.join(modules)}")

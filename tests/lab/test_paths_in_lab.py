@@ -18,7 +18,7 @@ from exporter.contracts.skeleton import Edge
 from lab.network.design import Design, Host, Switch
 from lab.running import Running
 from skeleton_service.cli import main
-from skeleton_service.preload import unobserved
+from skeleton_service.planning.preload import unobserved
 from tests.lab.agent import LOST, PORTS, Agent, until
 
 SPRAYED = "fabric_exporter_sprayed_flows"

@@ -12,7 +12,7 @@ from tests.unit.running import RunningExporter
 
 if TYPE_CHECKING:
     from lab.switches.walk import Walk
-    from skeleton_service.following import Following
+    from skeleton_service.following.follow import Following
     from tests.unit.followed import World
     from tests.unit.polled import Plug, Switch
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from exporter.contracts.fabric import Fabric
-from skeleton_service.following import Following, Given
+from skeleton_service.following.follow import Following, Given
 from tests.unit.fabrics import leaf_spine
 from tests.unit.test_skeleton_contract import skeleton
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from exporter.contracts.diagnosis import Diagnosis, Failure
 from exporter.contracts.fabric import Fabric
 from skeleton_service.diagnosis import diagnose
-from skeleton_service.records import KINDS
+from skeleton_service.reading.records import KINDS
 from tests.unit.fabrics import leaf_spine
 from tests.unit.test_skeleton_contract import skeleton
 

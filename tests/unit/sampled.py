@@ -11,7 +11,7 @@ import pyarrow as pa
 from exporter.contracts import catalogue, counters, switch_counters
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_port
-from skeleton_service.counters import KINDS
+from skeleton_service.reading.counters import KINDS
 
 BEGIN, STEP, READINGS = 1_760_000_000.0, 5.0, 60
 FAULT = 30

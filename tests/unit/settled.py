@@ -12,7 +12,7 @@ from exporter.contracts import switch_counters as switches
 from exporter.contracts.catalogue import RNIC_MTU
 from exporter.contracts.metric import Metric
 from exporter.contracts.topology import Topology
-from skeleton_service.readings import SETTINGS, Reading, Subject
+from skeleton_service.verification.readings import SETTINGS, Reading, Subject
 
 NOW = 1_760_000_000.0
 METRICS = {metric.name: metric for metric in SETTINGS}

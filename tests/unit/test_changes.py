@@ -6,7 +6,7 @@ from typing import Any
 
 from exporter.contracts.diagnosis import Component, Diagnosis, Failure
 from skeleton_service.diagnosis.changes import Told
-from skeleton_service.telling import change_lines
+from skeleton_service.diagnosis.telling import change_lines
 
 PATH = ("a/mlx5_0", "b/mlx5_0")
 

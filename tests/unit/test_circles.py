@@ -12,7 +12,7 @@ from exporter.contracts.topology import Topology
 from lab.simulator.failures import simulate
 from skeleton_service.diagnosis import diagnose
 from skeleton_service.diagnosis.circles import circles, members
-from skeleton_service.telling import failure_lines
+from skeleton_service.diagnosis.telling import failure_lines
 
 ODD = ", row {1}"
 

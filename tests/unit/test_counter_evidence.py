@@ -20,8 +20,8 @@ from lab.counters import effects
 from lab.counters.names import COUNTERS
 from lab.counters.timeline import Timeline
 from lab.network.design import draw
-from skeleton_service.counters import KINDS
 from skeleton_service.diagnosis.counters import _KNOWN, LIKELIHOODS, Anomaly, Kind, anomalies, moves_traffic
+from skeleton_service.reading.counters import KINDS
 from tests.unit.fabrics import leaf_spine
 from tests.unit.sampled import (
     BEGIN,

@@ -11,8 +11,8 @@ import pytest
 from exporter.contracts import catalogue, counters, switch_counters
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.names import split_link, split_port
-from skeleton_service.counters import KINDS
 from skeleton_service.diagnosis.counters import Anomaly, Kind, Lasting, anomalies
+from skeleton_service.reading.counters import KINDS
 from tests.unit.fabrics import leaf_spine
 from tests.unit.sampled import Of
 

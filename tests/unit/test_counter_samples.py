@@ -13,7 +13,7 @@ from exporter.contracts import counters
 from exporter.contracts.catalogue import CATALOGUE
 from exporter.contracts.codec import ContractError
 from exporter.contracts.tables import CounterSample
-from skeleton_service.counters import KINDS, read_counters
+from skeleton_service.reading.counters import KINDS, read_counters
 
 HEADER = "time,metric,node,port,priority,queue,vlan,peer,value"
 ROW = "1760000000.5,fabric_switch_port_pfc_receive_frames_total,leaf-0,Ethernet4,3,,,,131"

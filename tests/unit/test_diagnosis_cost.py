@@ -11,7 +11,7 @@ from benchmarks.diagnosis.observed import observe
 from benchmarks.diagnosis.rivals import blame, set_cover
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.topology import check_topology
-from skeleton_service.records import KINDS
+from skeleton_service.reading.records import KINDS
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from exporter.contracts.diagnosis import Alternative, Component, Diagnosis, Fail
 from exporter.contracts.fabric import Fabric
 from lab.simulator.failures import Case
 from skeleton_service.cli import main
-from skeleton_service.records import KINDS
+from skeleton_service.reading.records import KINDS
 from tests.unit.fabrics import leaf_spine
 from tests.unit.test_skeleton_contract import skeleton
 

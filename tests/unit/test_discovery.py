@@ -17,8 +17,8 @@ from exporter.contracts.codec import ContractError, encode
 from exporter.contracts.neighbors import Neighbor, NeighborPort, Neighbors, NeighborSwitch, address, mac
 from exporter.contracts.topology import Host, Link, Port, Rnic, Switch, Topology, check_topology, read_topology
 from skeleton_service.cli import main
-from skeleton_service.discovery import Discovery, discover
-from skeleton_service.topologyfile import topology_file
+from skeleton_service.discovery.discover import Discovery, discover
+from skeleton_service.discovery.topologyfile import topology_file
 from tests.unit.fabrics import leaf_spine
 from tests.unit.lldp import chassis, neighbor_at, told, with_port
 

@@ -20,7 +20,7 @@ from exporter.contracts.skeleton import check_skeleton, read_skeleton
 from exporter.contracts.topology import check_topology, read_topology
 from lab.simulator.failures import CLASSES, Case, simulate
 from lab.simulator.failures.__main__ import main
-from skeleton_service.records import KINDS, read_records
+from skeleton_service.reading.records import KINDS, read_records
 
 SEEDS = range(2)
 REAL = sorted(name for name, each in CLASSES.items() if not each.distractor)

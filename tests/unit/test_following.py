@@ -15,8 +15,8 @@ import pytest
 from exporter.contracts.codec import encode, read, write
 from exporter.contracts.diagnosis import Diagnosis
 from skeleton_service.diagnosis import Diagnoser, diagnose
-from skeleton_service.following import Following
-from skeleton_service.records import read_records
+from skeleton_service.following.follow import Following
+from skeleton_service.reading.records import read_records
 from tests.unit.followed import BEGIN, BROKEN, FABRIC, HOSTS, PATHS, TOPOLOGY, World, as_csv, play
 from tests.unit.running import until
 from tests.unit.test_skeleton_contract import skeleton
@@ -96,7 +96,7 @@ def test_a_source_that_never_answers_holds_up_one_round_at_most(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skeleton_service.following.PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr("skeleton_service.following.follow.PATIENCE_SECONDS", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         own = following(f"http://127.0.0.1:{mute.getsockname()[1]}/v1/probe-records")
         began = time.monotonic()
@@ -142,7 +142,7 @@ def test_what_counters_alone_tell_is_told_once_for_longer_than_they_are_kept(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skeleton_service.following.COUNTER_SECONDS", 900.0)
+    monkeypatch.setattr("skeleton_service.following.follow.COUNTER_SECONDS", 900.0)
     ports = tmp_path / "ports.csv"
     own = following(probes=(), counters=[str(ports)])
     for at in range(200, 3000, 100):

@@ -11,7 +11,7 @@ import pytest
 from exporter.contracts.codec import ContractError, read
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.fabric import Fabric
-from skeleton_service.following import Following
+from skeleton_service.following.follow import Following
 from tests.unit.fabrics import leaf_spine
 from tests.unit.followed import BEGIN, BROKEN, HOSTS, World, play
 

@@ -23,7 +23,7 @@ from skeleton_service.live.identity import Identity, Keys, NotKnownError, Role
 from skeleton_service.live.planner import parts, unobserved
 from skeleton_service.live.settings import read_settings
 from skeleton_service.live.tls import bearer_of
-from skeleton_service.planning import Settings
+from skeleton_service.planning.plan import Settings
 from tests.unit.fabrics import leaf_spine
 from tests.unit.serving import job
 from tests.unit.test_plan_contract import PLAN

@@ -11,7 +11,7 @@ import pytest
 from exporter.contracts.skeleton import Skeleton, read_skeleton
 from exporter.contracts.topology import read_topology
 from skeleton_service.inference import infer
-from skeleton_service.throughput import read_throughput
+from skeleton_service.reading.throughput import read_throughput
 from tests.unit.skeletons import Pair, groups, pairs, unmatched
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "training"

@@ -21,7 +21,7 @@ from exporter.contracts.skeleton import Skeleton
 from exporter.contracts.topology import Host, Rnic, Topology
 from lab.simulator import CASES, Simulation, simulate
 from skeleton_service.inference import Source, Throughput, infer
-from skeleton_service.throughput import from_table
+from skeleton_service.reading.throughput import from_table
 
 SOME = tuple(name for name in CASES if name != "containers-share-hosts")
 """Which local RNICs of two containers meet follows the order of rails where containers share hosts."""

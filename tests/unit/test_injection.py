@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.injection import LABEL, Sidecar, patches, read_sidecar, reviewed
+from skeleton_service.jobs.injection import LABEL, Sidecar, patches, read_sidecar, reviewed
 
 CONTAINER = {
     "name": "fabric-exporter", "image": "i", "restartPolicy": "Always",

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 
 from exporter.contracts.diagnosis import Diagnosis
-from skeleton_service import records
 from skeleton_service.live.diagnosing import Diagnoses, hurt_most
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.follower import attributed, of_job
@@ -25,6 +24,7 @@ from skeleton_service.live.service import Service
 from skeleton_service.live.settings import DiagnosisSettings
 from skeleton_service.live.state import StoredJob
 from skeleton_service.live.verdict import questions, verdict
+from skeleton_service.reading import records
 from tests.unit.followed import BROKEN, HOSTS, TOPOLOGY, World, serving
 from tests.unit.recorded import AVAILABLE, prometheus
 from tests.unit.running import until

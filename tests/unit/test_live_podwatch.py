@@ -12,7 +12,7 @@ import pytest
 
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.job import Job
-from skeleton_service import pods
+from skeleton_service.jobs import pods
 from skeleton_service.live import podwatch
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.kubernetes import RefusedError

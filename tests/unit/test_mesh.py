@@ -17,9 +17,9 @@ from exporter.contracts.fabric import Fabric, Interface
 from exporter.contracts.plan import Plan, Target
 from exporter.contracts.topology import Host, Link, Rnic, Switch, Topology
 from exporter.probing.phase import next_due, phases
-from skeleton_service.mesh import in_ring, pair_count, strides, walk
-from skeleton_service.planning import Settings, draft
-from skeleton_service.preload import unobserved
+from skeleton_service.planning.mesh import in_ring, pair_count, strides, walk
+from skeleton_service.planning.plan import Settings, draft
+from skeleton_service.planning.preload import unobserved
 from tests.unit.fabrics import leaf_spine
 
 SECOND = 1_000_000_000

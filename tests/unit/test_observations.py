@@ -12,7 +12,7 @@ import pytest
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.plan import ROCE_PORT
 from skeleton_service.diagnosis.observations import Observations, Path, observe
-from skeleton_service.records import KINDS, read_records
+from skeleton_service.reading.records import KINDS, read_records
 from tests.unit.fabrics import leaf_spine
 
 FABRIC = Fabric(leaf_spine(pods=2, rails=1, spines=2, hosts_per_pod=2))

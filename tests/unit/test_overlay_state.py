@@ -25,10 +25,10 @@ from exporter.overlay.process import inconsistencies
 from exporter.overlay.settings import OverlayPort, OverlaySettings, overlay_tables
 from exporter.overlay.state import told, with_snapshots
 from exporter.store import Store
-from skeleton_service import fetching
 from skeleton_service.diagnosis.overlay_tables import index_tables
-from skeleton_service.fetching import uncompressed
-from skeleton_service.overlaystate import read_overlays
+from skeleton_service.reading import fetching
+from skeleton_service.reading.fetching import uncompressed
+from skeleton_service.reading.overlay import read_overlays
 from tests.unit.running import RunningExporter, until
 
 BRIDGE, TUNNEL, PORT, VLAN, SHARED = 2, 3, 4, 5, 6

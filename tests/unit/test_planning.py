@@ -17,10 +17,10 @@ from exporter.contracts.plan import MAX_RDMA_SOURCE_PORTS, ROCE_SOURCE_PORTS, Pl
 from exporter.contracts.skeleton import Edge, Group, Skeleton
 from exporter.contracts.topology import Topology
 from lab.jobs.job import draw_job
-from skeleton_service.identifiability import Partition, separate
-from skeleton_service.planning import Settings, draft
-from skeleton_service.preload import unobserved
-from skeleton_service.sourceports import SourcePorts, path_probability, port_count, rotated_count
+from skeleton_service.planning.identifiability import Partition, separate
+from skeleton_service.planning.plan import Settings, draft
+from skeleton_service.planning.preload import unobserved
+from skeleton_service.planning.sourceports import SourcePorts, path_probability, port_count, rotated_count
 from tests.unit.fabrics import leaf_spine
 
 FABRIC = leaf_spine()
@@ -245,7 +245,7 @@ def test_the_parts_of_all_hosts_are_the_whole_and_hold_what_starts_there() -> No
 
 
 def test_a_plan_that_no_reader_would_take_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skeleton_service.planning.LARGEST_FILE", 10)
+    monkeypatch.setattr("skeleton_service.planning.plan.LARGEST_FILE", 10)
     with pytest.raises(ContractError, match=r"paths are too many for one file \(add --split-by-host\)"):
         make(draw_job(0, FABRIC).truth())
 

@@ -15,7 +15,7 @@ from exporter.contracts.codec import encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.job import Job, read_job
 from skeleton_service.cli import main
-from skeleton_service.pods import NETWORK_STATUS, Pod, jobs_of
+from skeleton_service.jobs.pods import NETWORK_STATUS, Pod, jobs_of
 from tests.unit.fabrics import leaf_spine
 
 TOPOLOGY = leaf_spine(pods=2, rails=2, spines=2, hosts_per_pod=2)

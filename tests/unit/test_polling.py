@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.fetching import MAX_PARALLEL
-from skeleton_service.polling import RETRIED, Sources
+from skeleton_service.following.polling import RETRIED, Sources
+from skeleton_service.reading.fetching import MAX_PARALLEL
 from tests.unit.running import until
 
 ANSWER = pa.table({"one": [1]})
@@ -56,7 +56,7 @@ class Hosts:
 
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hosts]]:
-    monkeypatch.setattr("skeleton_service.polling.HELD_SECONDS", 0.05)
+    monkeypatch.setattr("skeleton_service.following.polling.HELD_SECONDS", 0.05)
     made: list[Hosts] = []
 
     def make(*args: Sequence[str]) -> Hosts:
@@ -116,7 +116,7 @@ def test_no_more_than_a_share_of_the_threads_waits_for_the_silent_ones(hosts: Ca
 def test_threads_are_bounded_and_who_had_no_turn_has_it_the_next_time(
     hosts: Callable[..., Hosts], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skeleton_service.polling.MOST_THREADS", len(DEAD))
+    monkeypatch.setattr("skeleton_service.following.polling.MOST_THREADS", len(DEAD))
     world = hosts(DEAD, ["living"])
     sources = Sources([*DEAD, "living"], world.read, Event())
     assert sources.fetch(0.0, 1.5) == {}
@@ -137,6 +137,6 @@ def test_where_no_more_threads_are_to_be_had_those_that_there_are_serve_all(
                 raise RuntimeError("can't start new thread")
             super().start()
 
-    monkeypatch.setattr("skeleton_service.polling.Thread", Few)
+    monkeypatch.setattr("skeleton_service.following.polling.Thread", Few)
     sources = Sources(LIVING, hosts([]).read, Event())
     assert set(sources.fetch(0.0, 10.0)) == set(LIVING)

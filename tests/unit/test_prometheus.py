@@ -22,8 +22,8 @@ import pytest
 from exporter.contracts.catalogue import JOB_PATH_INFO, PROBES_SENT, RNIC_RECEIVE, RNIC_TRANSMIT
 from exporter.contracts.codec import ContractError, encode
 from skeleton_service.cli import main
-from skeleton_service.prometheus import Window, rates_of_counters
-from skeleton_service.throughput import read_throughput
+from skeleton_service.reading.prometheus import Window, rates_of_counters
+from skeleton_service.reading.throughput import read_throughput
 from tests.unit.fabrics import rails_only
 from tests.unit.test_otlp_victoria_metrics import CACHED, VictoriaMetrics
 
@@ -154,7 +154,7 @@ def test_raw_samples_become_the_rates_of_the_exporters_own_steps(prometheus: str
 @needs_prometheus
 def test_many_small_queries_give_the_same(prometheus: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read_throughput([prometheus], job="llm", window=WINDOW)
-    monkeypatch.setattr("skeleton_service.prometheus.SAMPLES_A_QUERY", 1)
+    monkeypatch.setattr("skeleton_service.reading.prometheus.SAMPLES_A_QUERY", 1)
     got = read_throughput([prometheus], job="llm", window=WINDOW)
     assert np.array_equal(got.tx, expected.tx, equal_nan=True)
 

@@ -31,7 +31,7 @@ from exporter.results import ANSWERED, LOOKUP, LOOKUP_FAILURES, LOST, ResultRing
 from exporter.server import Query, Server, format_of
 from exporter.store import Store
 from skeleton_service.cli import main
-from skeleton_service.records import KINDS, read_records
+from skeleton_service.reading.records import KINDS, read_records
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PROBES = {"UDP_PING": "udp", "MTU": "mtu", "TCP_PING": "tcp"}

@@ -19,7 +19,7 @@ from exporter.planfile import JobPath, Work
 from exporter.records import COLUMNS, RecordWriter
 from exporter.results import ANSWERED, LOST, REFUSED, REPLY_LOST, RESTARTED, ResultRing
 from exporter.store import Store
-from skeleton_service.records import KINDS, read_records
+from skeleton_service.reading.records import KINDS, read_records
 from tests.unit.test_plan_contract import TARGET
 
 ROWS = [

@@ -11,7 +11,7 @@ import pytest
 
 from skeleton_service.diagnosis import resolvers
 from skeleton_service.diagnosis.resolvers import IDLE_SECONDS, QUIET_SECONDS, Resolvers, Slowness, failing_resolvers
-from skeleton_service.records import KINDS
+from skeleton_service.reading.records import KINDS
 
 START = 1_000
 FAILED = {"dial": "fail", "latency": None, "loss_rate": 1.0}

@@ -15,7 +15,7 @@ import yaml
 
 from exporter.contracts.codec import ContractError
 from skeleton_service.cli import main
-from skeleton_service.records import read_records
+from skeleton_service.reading.records import read_records
 from skeleton_service.ruleset import Thresholds
 from skeleton_service.ruleset.histories import path_histories
 from skeleton_service.ruleset.literal import LiteralPath, literal_rules, rtt_threshold

@@ -16,7 +16,7 @@ from lab.simulator import CASES, QUIET, Case, Simulation, simulate
 from lab.simulator.__main__ import main
 from lab.simulator.schedules import awaited, order
 from lab.simulator.traffic import RX, TX, Journal, Traffic
-from skeleton_service.throughput import from_table, read_throughput
+from skeleton_service.reading.throughput import from_table, read_throughput
 
 STRUCTURED = sorted(name for name, case in CASES.items() if case.structure == "training")
 

@@ -18,7 +18,7 @@ from exporter.contracts.codec import ContractError, encode, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.job import Job
 from skeleton_service.cli import main
-from skeleton_service.slurm import SlurmJob, expanded, jobs_of
+from skeleton_service.jobs.slurm import SlurmJob, expanded, jobs_of
 from tests.unit.fabrics import leaf_spine
 
 TOPOLOGY = leaf_spine(pods=2, rails=2, spines=2, hosts_per_pod=2)

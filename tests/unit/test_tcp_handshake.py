@@ -207,7 +207,7 @@ def test_another_boot_epoch_is_a_restart_and_explains_the_losses_before_it() -> 
 
 
 def test_the_planners_tcp_targets_ask_for_an_echo() -> None:
-    from skeleton_service.planning import Settings
+    from skeleton_service.planning.plan import Settings
 
     assert Settings().tcp_payload >= PACKET_BYTES
 

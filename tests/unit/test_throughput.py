@@ -22,7 +22,7 @@ from pyarrow import csv, parquet
 from exporter.contracts.codec import ContractError
 from skeleton_service.inference import Throughput
 from skeleton_service.inference.resample import Samples, make_grid, resample, sampling_steps
-from skeleton_service.throughput import from_table, read_throughput
+from skeleton_service.reading.throughput import from_table, read_throughput
 
 HEADER = "time,job,host,container,rnic,tx_bytes_per_second,rx_bytes_per_second\n"
 ROWS = "".join(f"{100 + n},j,h{e},c{e},eth0,{10 * n + e},{n}\n" for n in range(5) for e in range(2))

@@ -23,7 +23,7 @@ from exporter.underlay.paths import OverlayPaths, underlay_settings
 from exporter.underlay.settings import ContainerPlan, Underlay
 from exporter.underlay.tracing import Route
 from skeleton_service.diagnosis.observations import observe
-from skeleton_service.records import read_records
+from skeleton_service.reading.records import read_records
 from tests.unit.test_fabric import FABRIC, FAR, LINKS, NEAR, PORTS, TOPOLOGY, address
 from tests.unit.test_plan_contract import PLAN, TARGET
 

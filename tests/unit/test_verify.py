@@ -32,9 +32,9 @@ from exporter.contracts.schemas import schema
 from exporter.contracts.topology import Link, Port, Switch, Topology, read_topology
 from exporter.contracts.verification import Verification
 from skeleton_service.cli import main
-from skeleton_service.readings import SETTINGS, Reading, Readings, Subject
-from skeleton_service.verify import verify
-from skeleton_service.verifytext import verification_lines
+from skeleton_service.verification.readings import SETTINGS, Reading, Readings, Subject
+from skeleton_service.verification.text import verification_lines
+from skeleton_service.verification.verify import verify
 from tests.unit import settled
 from tests.unit.settled import NOW, changed, without
 

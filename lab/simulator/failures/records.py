@@ -14,7 +14,7 @@ from lab.simulator.failures.lookups import Lookups
 from lab.simulator.failures.scene import Scene
 from lab.simulator.failures.traces import Traces
 from lab.simulator.failures.wiring import Booleans, Floats, Integers
-from skeleton_service.records import KINDS
+from skeleton_service.reading.records import KINDS
 
 _TRACE, _FULL = len(TASKS), len(TASKS) + 1
 _TASK_NAMES = (*TASKS, "TRACEROUTE", "MTU")
@@ -22,7 +22,7 @@ _NANOSECONDS = 1e9
 
 
 def write_records(scene: Scene, habits: Habits, probes: Probes, traces: Traces, lookups: Lookups | None) -> pa.Table:
-    """The table with the columns of ``skeleton_service.records.KINDS``, by time."""
+    """The table with the columns of ``skeleton_service.reading.records.KINDS``, by time."""
     flows = scene.flows
     sent = probes.time.size
     time = np.concatenate([probes.time, traces.time])

@@ -22,8 +22,8 @@ _KNOWN = pauses.KNOWN | rising.KNOWN | silence.KNOWN | states.KNOWN
 def anomalies(samples: pa.Table, fabric: Fabric, *, until: float = inf) -> list[Anomaly]:
     """What the samples until a time show, in order of time.
 
-    ``samples`` has the columns of ``skeleton_service.counters.KINDS``, rows in any order. Nothing depends on samples
-    later than ``until``. Ignored are metrics that nobody knows, devices that the topology does not have or has
+    ``samples`` has the columns of ``skeleton_service.reading.counters.KINDS``, rows in any order. Nothing depends on
+    samples later than ``until``. Ignored are metrics that nobody knows, devices that the topology does not have or has
     drained, and what faces these. O(n log n) for n rows: a second for 10^6.
     """
     read = gather(samples, _KNOWN, until)

@@ -15,7 +15,7 @@ import msgspec
 from exporter.contracts.names import link_id, port_id, split_port
 from exporter.contracts.neighbors import NeighborPort, NeighborSwitch, mac
 from exporter.contracts.topology import Link, Port, Switch, Topology, check_topology
-from skeleton_service.sightings import Directory, Sighting
+from skeleton_service.discovery.sightings import Directory, Sighting
 
 TIERS = ("leaf", "spine", "super-spine")
 """Of switches that no file knows: by their distance from what is no switch."""

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exporter.contracts.codec import ContractError
-from skeleton_service import counters, records
-from skeleton_service.fetching import MAX_PARALLEL, TIMEOUT_SECONDS, fetch
-from skeleton_service.tables import LIVE, load_tables, parse_table
+from skeleton_service.reading import counters, records
+from skeleton_service.reading.fetching import MAX_PARALLEL, TIMEOUT_SECONDS, fetch
+from skeleton_service.reading.tables import LIVE, load_tables, parse_table
 
 HELD_SECONDS = 1.0
 """Who takes longer to answer is asked on, but somebody else has his place among the MAX_PARALLEL."""

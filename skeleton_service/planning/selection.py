@@ -13,8 +13,8 @@ from math import ceil
 
 from exporter.contracts.fabric import Interface
 from exporter.contracts.skeleton import Endpoint, Role
-from skeleton_service.mesh import in_ring, pair_count, strides, walk
-from skeleton_service.routes import Routes
+from skeleton_service.planning.mesh import in_ring, pair_count, strides, walk
+from skeleton_service.planning.routes import Routes
 
 LEAST_PEERS = 8
 """A member of a large group keeps so many peers, rather than all its source ports: dead hosts must not cut it apart."""
@@ -79,7 +79,7 @@ class Selection:
                     self._take(pair)
 
     def add_mesh(self, members: Iterable[Member], role: Role, limit: int) -> None:
-        """Take all pairs of a group, or as many strides of its ring (skeleton_service.mesh) as fit the limit."""
+        """Take all pairs of a group, or as many strides of its ring (skeleton_service.planning.mesh) as fit."""
         ring = _ring(members)
         self._mesh_count += 1
         for member in ring:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.tables import load_tables
+from skeleton_service.reading.tables import load_tables
 
 _TEXT = (
     "task_type", "src_node_id", "dst_node_id", "src_node_sn", "dst_node_sn", "src_ip", "dst_ip",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from exporter.contracts.codec import ContractError, decode
 from exporter.contracts.overlay import MAX_ENTRIES, OverlayState, read_overlay, with_canonical_addresses
-from skeleton_service.fetching import fetch_each, uncompressed
-from skeleton_service.tables import LIVE
+from skeleton_service.reading.fetching import fetch_each, uncompressed
+from skeleton_service.reading.tables import LIVE
 
 _TIMEOUT_SECONDS = 25.0
 """An exporter gives a dump 20 s."""

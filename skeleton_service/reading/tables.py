@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import csv, json, parquet
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.fetching import fetch_each
+from skeleton_service.reading.fetching import fetch_each
 
 BLOCK_BYTES = 16 << 20
 BATCH_ROWS = 1 << 19

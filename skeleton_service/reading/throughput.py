@@ -14,9 +14,9 @@ from exporter.contracts.codec import ContractError
 from skeleton_service.inference import Source, Throughput
 from skeleton_service.inference.resample import MAX_RATE, Samples, make_grid, resample, sampling_steps
 from skeleton_service.inference.series import Floats, Integers, Rates
-from skeleton_service.prometheus import Window, read_prometheus
-from skeleton_service.prometheusapi import PREFIX
-from skeleton_service.tables import read_batches
+from skeleton_service.reading.prometheus import Window, read_prometheus
+from skeleton_service.reading.prometheusapi import PREFIX
+from skeleton_service.reading.tables import read_batches
 
 WORDS = pa.dictionary(pa.int32(), pa.string())
 TEXT = ("job", "host", "container", "rnic")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from exporter.contracts.diagnosis import Component
 from exporter.contracts.metric import Metric
 from exporter.contracts.verification import Finding, Group, NotTold
-from skeleton_service.readings import Reading, Readings
-from skeleton_service.readings import Subject as Key
-from skeleton_service.verifygroups import Place, Subject, Symptom, group
+from skeleton_service.verification.groups import Place, Subject, Symptom, group
+from skeleton_service.verification.readings import Reading, Readings
+from skeleton_service.verification.readings import Subject as Key
 
 
 class Book:

@@ -16,8 +16,8 @@ from exporter.contracts import switch_counters as switch
 from exporter.contracts.catalogue import RNIC_MTU
 from exporter.contracts.codec import ContractError
 from exporter.contracts.metric import Metric
-from skeleton_service.counters import read_counters
-from skeleton_service.prometheusapi import Api
+from skeleton_service.reading.counters import read_counters
+from skeleton_service.reading.prometheusapi import Api
 
 SETTINGS: tuple[Metric, ...] = (
     switch.PORT_MTU,

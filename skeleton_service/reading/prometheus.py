@@ -22,7 +22,7 @@ from exporter.contracts.catalogue import JOB_PATH_INFO, PROBES_SENT, RNIC_RECEIV
 from exporter.contracts.codec import ContractError
 from skeleton_service.inference.resample import GAP, MAX_RATE
 from skeleton_service.inference.series import Floats
-from skeleton_service.prometheusapi import Api, quoted
+from skeleton_service.reading.prometheusapi import Api, quoted
 
 SAMPLES_A_QUERY = 1 << 19
 """Prometheus refuses to load more than 50 million by default, and its answer takes 33 bytes a sample."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from exporter.contracts.intent import Amount, Intent, Override, QueueEcn, Range
-from skeleton_service.verifygroups import Place
+from skeleton_service.verification.groups import Place
 
 
 def mtu_of(intent: Intent, place: Place) -> Amount | None:

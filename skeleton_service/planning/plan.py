@@ -27,11 +27,11 @@ from exporter.contracts.plan import (
 )
 from exporter.contracts.skeleton import Endpoint, Skeleton
 from exporter.contracts.topology import Topology
-from skeleton_service.endpoints import interface_of
-from skeleton_service.identifiability import separate
-from skeleton_service.routes import Routes
-from skeleton_service.selection import Member, Pair, Selection
-from skeleton_service.sourceports import SourcePorts, path_probability, port_count
+from skeleton_service.planning.endpoints import interface_of
+from skeleton_service.planning.identifiability import separate
+from skeleton_service.planning.routes import Routes
+from skeleton_service.planning.selection import Member, Pair, Selection
+from skeleton_service.planning.sourceports import SourcePorts, path_probability, port_count
 
 RESERVED = 0.1
 """Share of an exporter's paths left for the pairs that tell links apart, and for exploring."""
@@ -252,7 +252,7 @@ def draft(
     both directions. ``expires`` is in seconds since the epoch. For many jobs of one topology, make its Fabric once.
 
     A group of more pairs than ``max_paths`` has room for is probed by a connected, redundant part of them
-    (skeleton_service.mesh); the coverage says how many. Time and memory are linear in the pairs probed.
+    (skeleton_service.planning.mesh); the coverage says how many. Time and memory are linear in the pairs probed.
     Raises ContractError when the skeleton lists no endpoints or the topology lacks one of them.
     """
     settings = settings or Settings()

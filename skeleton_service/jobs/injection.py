@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from exporter.contracts.codec import ContractError, decode, read_bytes
-from skeleton_service.pods import RDMA_RESOURCES
+from skeleton_service.jobs.pods import RDMA_RESOURCES
 
 LABEL: Final = "fabric-skeleton/inject"
 """Of a pod: ``"true"`` gives it an exporter whatever it asks for, ``"false"`` gives it none."""

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from exporter.contracts.codec import ContractError, decode, encode, read_bytes, write
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.topology import read_topology
-from skeleton_service import pods, slurm
 from skeleton_service.alertlinks import DOCS
+from skeleton_service.jobs import pods, slurm
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from exporter.contracts.codec import ContractError
 from exporter.contracts.counters import is_counter
-from skeleton_service.tables import load_tables
+from skeleton_service.reading.tables import load_tables
 
 KINDS = {
     "time": pa.float64(),

@@ -13,7 +13,7 @@ from urllib.request import Request
 import msgspec
 
 from exporter.contracts.codec import ContractError
-from skeleton_service.fetching import fetch
+from skeleton_service.reading.fetching import fetch
 
 PREFIX = "prometheus:"
 TIMEOUT_SECONDS = 60.0

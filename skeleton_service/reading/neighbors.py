@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from exporter.contracts.codec import ContractError, decode, read_bytes
 from exporter.contracts.neighbors import Neighbors, check_neighbors
-from skeleton_service.fetching import fetch_each, uncompressed
-from skeleton_service.tables import LIVE
+from skeleton_service.reading.fetching import fetch_each, uncompressed
+from skeleton_service.reading.tables import LIVE
 
 
 def read_neighbors(sources: Sequence[str]) -> Neighbors:

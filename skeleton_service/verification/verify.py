@@ -17,11 +17,11 @@ from exporter.contracts.metric import Metric
 from exporter.contracts.names import link_id, port_id, split_port
 from exporter.contracts.topology import Host, Switch, Topology
 from exporter.contracts.verification import Skipped, Verification
-from skeleton_service.meant import amount_text, meets, mtu_of, number_text, queues_of, speed_of
-from skeleton_service.readings import Reading, Readings
-from skeleton_service.readings import Subject as Key
-from skeleton_service.verifybook import Book
-from skeleton_service.verifygroups import Place
+from skeleton_service.verification.book import Book
+from skeleton_service.verification.groups import Place
+from skeleton_service.verification.meant import amount_text, meets, mtu_of, number_text, queues_of, speed_of
+from skeleton_service.verification.readings import Reading, Readings
+from skeleton_service.verification.readings import Subject as Key
 
 PRIORITIES = range(8)
 ON_OFF = ("off", "on")

@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 from exporter.contracts.diagnosis import Diagnosis
 from exporter.contracts.fabric import Fabric
 from exporter.contracts.skeleton import Skeleton
-from skeleton_service import records
 from skeleton_service.diagnosis import Diagnoser
 from skeleton_service.diagnosis.changes import Told
+from skeleton_service.diagnosis.telling import change_lines
 from skeleton_service.diagnosis.unused import DRAINED, FOREIGN, STRANGE, unusable_counters, unusable_records
-from skeleton_service.livefiles import OverlayFile, VerdictFile
-from skeleton_service.polling import Read, Sources, read_probes, read_samples
-from skeleton_service.remarks import AHEAD_SECONDS, Clocks, Leftovers
-from skeleton_service.telling import change_lines
+from skeleton_service.following.files import OverlayFile, VerdictFile
+from skeleton_service.following.polling import Read, Sources, read_probes, read_samples
+from skeleton_service.following.remarks import AHEAD_SECONDS, Clocks, Leftovers
+from skeleton_service.reading import records
 
 KEPT_SECONDS = 360
 """What is asked for at first, and how long failures that ended are kept."""

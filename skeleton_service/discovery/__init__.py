@@ -1,0 +1,1 @@
+"""A topology from what switches see of each other."""

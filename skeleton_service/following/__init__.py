@@ -1,0 +1,1 @@
+"""``diagnose --follow``: failures as they come and go."""

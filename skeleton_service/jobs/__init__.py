@@ -1,0 +1,1 @@
+"""Which jobs run, by what a scheduler says."""

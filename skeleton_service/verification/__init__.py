@@ -1,0 +1,1 @@
+"""What the network is, held against what it is meant to be."""
