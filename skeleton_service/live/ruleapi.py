@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -16,13 +15,12 @@ from exporter.contracts.codec import ContractError
 from exporter.contracts.secrets import read_secret
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.kubernetes import RefusedError
-from skeleton_service.live.rulekeeper import Swept
+from skeleton_service.live.rulekeeper import Held
 from skeleton_service.ruleset.formats import mimir_namespaces
 
 _ANSWER_SECONDS = 20.0
 _ABSENT = 404
 _TOO_MANY = 429
-_log = logging.getLogger(__name__)
 
 
 class RuleApi:
@@ -80,23 +78,13 @@ class RuleApi:
                 if error.code != _ABSENT:
                     raise
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
-        names = {name for each in made.values() for name in each}
-        there: dict[str, str] = {}
-        problem = ""
+    async def held(self) -> Held:
+        jobs: dict[str, str] = {}
         for namespace, groups in (await self._listed()).items():
             job = namespace.removeprefix(f"{self._prefix}.")
             if job != namespace:
-                there |= {f"{namespace}/{group['name']}": job for group in groups}
-        for name, job in there.items():
-            if name not in names and (job in made or ended(job)):
-                try:
-                    await self.remove([name])
-                except RefusedError as error:
-                    problem = str(error)
-                    continue
-                _log.info("rules removed: of no job that runs", extra={"group": name, "job": job})
-        return Swept(names - there.keys(), problem)
+                jobs |= {f"{namespace}/{group['name']}": job for group in groups}
+        return Held(jobs)
 
     async def _listed(self) -> dict[str, list[dict[str, Any]]]:
         try:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.request import Request
 
 from exporter.contracts.codec import write
-from skeleton_service.live.rulekeeper import Swept
+from skeleton_service.live.rulekeeper import Held
 from skeleton_service.reading.fetching import fetch
 from skeleton_service.ruleset.directory import files_of_jobs
 
 _RELOAD_SECONDS = 10.0
-_log = logging.getLogger(__name__)
 
 
 class RuleFiles:
@@ -49,14 +47,9 @@ class RuleFiles:
             (self._directory / name).unlink(missing_ok=True)
             self._to_reload = True
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
-        names = {name for each in made.values() for name in each}
-        for path, job in (await asyncio.to_thread(files_of_jobs, self._directory)).items():
-            if path.name not in names and (job in made or ended(job)):
-                path.unlink(missing_ok=True)
-                _log.info("rules removed: of no job that runs", extra={"file": str(path)})
-                self._to_reload = True
-        return Swept([name for name in names if not (self._directory / name).exists()])
+    async def held(self) -> Held:
+        files = await asyncio.to_thread(files_of_jobs, self._directory)
+        return Held({path.name: job for path, job in files.items()})
 
     async def settle(self) -> None:
         if self._to_reload and self._reload_url is not None:

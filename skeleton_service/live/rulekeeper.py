@@ -26,11 +26,15 @@ _MOST_FAILED = 3
 _log = logging.getLogger(__name__)
 
 
-class Swept(NamedTuple):
-    lost: Collection[str]
-    """Names of what holds rules that are not there."""
+class Held(NamedTuple):
+    """What lies where rules of jobs are put, and nobody else's."""
+
+    jobs: Mapping[str, str]
+    """{name of what holds rules: the job whose they are}"""
+    unknown: tuple[str, ...] = ()
+    """With which names begin of what may lie there or not."""
     problem: str = ""
-    """What was left undone, and why; empty where nothing was."""
+    """Why something is unknown; empty where nothing is."""
 
 
 class RuleStore(Protocol):
@@ -48,11 +52,7 @@ class RuleStore(Protocol):
         """Also what is gone already. Raise RefusedError."""
         raise NotImplementedError
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
-        """Take away what an earlier process left of jobs that have ended, and of others but for ``made``.
-
-        ``made`` is {job: names of what holds its rules}.
-        """
+    async def held(self) -> Held:
         raise NotImplementedError
 
     async def settle(self) -> None:
@@ -149,13 +149,28 @@ class RuleKeeper:
         if now - self._swept >= _SWEEP_SECONDS:
             # Only now: a job that goes on keeps its rules through a start of the service, and so its alerts.
             self._swept, self._sweeping = now, "nobody has looked at what lies there"
-            made = {job: names for job, (_, names) in self._made.items()}
-            swept = await self._store.sweep(made, lambda job: job not in running and not self._unsure(job))
-            lost = set(swept.lost)
-            self._made = {job: (None if lost & set(each[1]) else each[0], each[1]) for job, each in self._made.items()}
-            if swept.problem and swept.problem != self._left:
-                _log.error("rules: not all that lies there is known, or could be taken away: %s", swept.problem)
-            self._left = self._sweeping = swept.problem
+            problem = await self._sweep(running)
+            if problem and problem != self._left:
+                _log.error("rules: not all that lies there is known, or could be taken away: %s", problem)
+            self._left = self._sweeping = problem
+
+    async def _sweep(self, running: Collection[str]) -> str:
+        """Take away what an earlier process left, and see to what is missing; return what was left undone, and why."""
+        held = await self._store.held()
+        problem = held.problem
+        own = {name for _, names in self._made.values() for name in names}
+        for name, job in held.jobs.items():
+            if name in own or not (job in self._made or (job not in running and not self._unsure(job))):
+                continue
+            try:
+                await self._store.remove([name])
+            except RefusedError as error:  # others' are taken away all the same
+                problem = str(error)
+            else:
+                _log.info("rules removed: of no job that runs", extra={"rules": name, "job": job})
+        lost = {name for name in own - held.jobs.keys() if not name.startswith(held.unknown)}
+        self._made = {job: (None if lost & set(names) else of, names) for job, (of, names) in self._made.items()}
+        return problem
 
     async def _try(self, job: str, action: Callable[..., Awaitable[None]], *arguments: object) -> None:
         before, now = self._refused.get(job), time.monotonic()

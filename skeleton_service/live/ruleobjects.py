@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +12,7 @@ import yaml
 from skeleton_service.jobs.pods import Owner
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.kubernetes import Cluster, RefusedError, told
-from skeleton_service.live.rulekeeper import Swept
+from skeleton_service.live.rulekeeper import Held
 from skeleton_service.ruleset.formats import operator_objects
 
 MANAGED = {"app.kubernetes.io/managed-by": "skeleton-service"}
@@ -26,7 +25,6 @@ _MOST_OWNERS = 64
 _PAGE = 500
 _ABSENT = 404
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-_log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
@@ -112,26 +110,17 @@ class RuleObjects:
                 if error.code != _ABSENT:
                     raise
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
-        names = {name for each in made.values() for name in each}
+    async def held(self) -> Held:
         there: dict[str, str] = {}
-        unknown: set[str] = set()
-        refused: RefusedError | None = None
+        unknown: list[str] = []
+        problem = ""
         for namespace in self._namespaces:
             try:
                 there |= await self._listed(namespace)
-            except RefusedError as error:  # others' are kept and taken away all the same
-                refused = error
-                unknown |= {name for name in names if name.startswith(f"{namespace}/")}
-        for name, job in there.items():
-            if name not in names and (job in made or ended(job)):
-                try:
-                    await self.remove([name])
-                except RefusedError as error:
-                    refused = error
-                    continue
-                _log.info("rules removed: of no job that runs", extra={"object": name, "job": job})
-        return Swept(names - there.keys() - unknown, str(refused or ""))
+            except RefusedError as error:  # what is in others is known all the same
+                unknown.append("" if namespace == EVERYWHERE else f"{namespace}/")
+                problem = str(error)
+        return Held(there, tuple(unknown), problem)
 
     async def _listed(self, namespace: str) -> dict[str, str]:
         """{name: job} of this service's objects, without what is in them."""

@@ -130,7 +130,7 @@ def test_rules_that_somebody_took_away_come_back_and_those_of_no_job_go(
     cluster.apply(foreign)
     cluster.client.delete(type(rule), rule.metadata.name, namespace="swept")
     until(lambda: set(made(cluster, "swept")) == {rule.metadata.name, "of-another"}, 90)
-    assert "rules removed: of no job that runs object=swept/of-another-day" in service.log
+    assert "rules removed: of no job that runs rules=swept/of-another-day" in service.log
 
 
 def test_what_one_pod_says_hides_no_other(cluster: Cluster, service: RunningService) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
 from skeleton_service.live import rulekeeper
 from skeleton_service.live.errors import BrokenError
 from skeleton_service.live.kubernetes import RefusedError
-from skeleton_service.live.rulekeeper import RuleKeeper, Swept
+from skeleton_service.live.rulekeeper import Held, RuleKeeper
 
 
 class Store:
@@ -20,6 +20,9 @@ class Store:
         self.there: dict[str, str] = {}
         self.fails: dict[str, Exception] = {}
         self.puts: list[str] = []
+        self.stays: set[str] = set()
+        """Names that cannot be taken away."""
+        self.unknown: tuple[str, ...] = ()
         self.problem = ""
 
     def belongs(self, _: str) -> object:
@@ -34,14 +37,13 @@ class Store:
 
     async def remove(self, names: Sequence[str]) -> None:
         for name in names:
+            if name in self.stays:
+                raise RefusedError(f"{name} stays", 403)
             self.there.pop(name, None)
 
-    async def sweep(self, made: Mapping[str, Collection[str]], ended: Callable[[str], bool]) -> Swept:
-        names = {name for each in made.values() for name in each}
-        await self.remove(
-            [name for name, job in self.there.items() if name not in names and (job in made or ended(job))]
-        )
-        return Swept(names - self.there.keys(), self.problem)
+    async def held(self) -> Held:
+        told = {name: job for name, job in self.there.items() if not name.startswith(self.unknown)}
+        return Held(told, self.unknown, self.problem)
 
     async def settle(self) -> None: ...
 
@@ -116,3 +118,31 @@ def test_what_a_sweep_left_undone_is_told_until_one_did_all(store: Store, monkey
     monkeypatch.setattr(rulekeeper, "_SWEEP_SECONDS", 0.0)
     asyncio.run(kept.keep({"a": None}, {"a"}))
     assert kept.refused == 0
+
+
+def test_what_may_not_be_taken_away_keeps_nothing_else_there(store: Store) -> None:
+    store.there = {f"{job}.yaml": job for job in "abc"}
+    store.stays = {"b.yaml"}
+    kept = keeper(store)
+    asyncio.run(kept.keep({}))
+    assert set(store.there) == {"b.yaml"}
+    assert kept.refused == 1
+
+
+def test_of_a_job_that_runs_goes_what_holds_its_rules_no_more(store: Store) -> None:
+    store.there = {"a-before.yaml": "a"}
+    asyncio.run(keeper(store).keep({"a": None}, {"a"}))
+    assert set(store.there) == {"a.yaml"}
+
+
+def test_rules_that_are_lost_are_put_again_and_those_that_nobody_could_look_for_are_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rulekeeper, "_SWEEP_SECONDS", 0.0)
+    kept = keeper(store)
+    jobs = dict.fromkeys("ab")
+    asyncio.run(kept.keep(jobs, jobs))
+    store.there, store.unknown, store.puts = {}, ("b",), []
+    for _ in range(2):  # the first finds out
+        asyncio.run(kept.keep(jobs, jobs))
+    assert store.puts == ["a"]
