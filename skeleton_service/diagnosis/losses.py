@@ -29,7 +29,7 @@ from skeleton_service.diagnosis.paths import PathIndex
 from skeleton_service.diagnosis.refusals import Refusals
 from skeleton_service.diagnosis.scan import Background, Members, scan, threshold
 from skeleton_service.diagnosis.slowness import Slowness
-from skeleton_service.diagnosis.suspects import Case, Seen, Suspect, case_of
+from skeleton_service.diagnosis.suspects import Case, Seen, Suspect, case_of, wiser
 
 FIRST_GAIN = 8.0
 """Log-likelihood ratio that the best component must reach once an alarm is raised."""
@@ -327,7 +327,13 @@ class Losses:
         seen = self._seen(first, second)
         case = case_of(seen, self.index, background=background, spraying=self._spraying)
         least = FIRST_GAIN if sure else threshold(case.tried, len(self.index))
-        return case, select(case.rows, case.columns, case.prior, least)
+        founds = select(case.rows, case.columns, case.prior, least)
+        if len(founds) > 1 and not self._spraying:
+            strongest = max(founds, key=lambda found: found.gain).column
+            better = wiser(case, strongest, seen, self.index, background=background)
+            if better is not None:
+                return better, select(better.rows, better.columns, better.prior, least)
+        return case, founds
 
     def _seen(self, first: int, second: int) -> Seen:
         """What all paths saw on their routes; a lossy one whose route changed meanwhile, on each of the two."""

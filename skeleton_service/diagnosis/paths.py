@@ -62,6 +62,8 @@ class PathIndex:
         self._clear()
 
     def _clear(self) -> None:
+        self.astray = np.zeros(0, np.int64)
+        """Numbers of pairs of ``leaves`` between which they do not all the same: ``suspects.wiser`` finds them out."""
         self.paths: list[Path] = []
         self.number: dict[Path, int] = {}
         self.names: list[Key] = []
@@ -133,6 +135,11 @@ class PathIndex:
         """(paths,) the way that each was last seen to take."""
         return self._rows["route"][: len(self.paths)]
 
+    def leaves(self, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Of each of these paths a number that all have, and no others, that lead between the same two leaves."""
+        between: NDArray[np.int32] = self._rows["ways"][numbers].min(axis=1)
+        return between
+
     def moved(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these paths were seen to take several routes."""
         moved: NDArray[np.bool_] = self._rows["moved"][numbers]
@@ -156,7 +163,7 @@ class PathIndex:
         homeward, traced = np.where(back, rows["ways"][:, 1], NOWHERE), np.zeros(len(path), bool)
         if self.mirrored:
             mirror = self.geometry.mirrors()[np.where(way == SHARES, NOWHERE, way)]
-            traced = back & (way != SHARES) & (mirror != UNKNOWN)
+            traced = back & (way != SHARES) & (mirror != UNKNOWN) & ~np.isin(rows["ways"].min(axis=1), self.astray)
             homeward = np.where(traced, mirror, homeward)
         matrix = self.geometry.matrix()
         cables = np.where(np.stack([shared, back & ~traced], axis=1)[:, :, None], rows["ends"], -1).reshape(

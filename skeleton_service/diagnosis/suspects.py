@@ -180,17 +180,57 @@ def _look_for_mirrors(seen: Seen, index: PathIndex, background: float, ratios: N
     of what was seen better is taken, and kept until the other one does. A reply's links are then known, not shares.
     Gives the case that explains it, if it has all that was seen.
     """
-    lost = seen.back + seen.untold + seen.there > 0
-    some = np.sort(np.concatenate([_some(np.flatnonzero(lost)), _some(np.flatnonzero(~lost))]))
-    sample = seen if len(some) == len(lost) else Seen(*(getattr(seen, each.name)[some] for each in fields(Seen)))
+    sample = _sample(seen)
     believed, cases, weight = index.mirrored, {}, {}
     for index.mirrored in (False, True):
         case = cases[index.mirrored] = _hopeful(sample, index, background, False, ratios)
-        weight[index.mirrored] = evidence_of(case.rows, case.columns, case.prior, _LEAST_EVIDENCE, ratios)
+        weight[index.mirrored] = _weight(case, ratios)
     lead = weight[True] - weight[False]
     index.mirrored = lead > 0 if abs(lead) > _MIRROR_LEAD else believed
     index.mirrors_sure = abs(lead) > _MIRROR_SURE
     return cases[index.mirrored] if sample is seen else None
+
+
+def wiser(
+    case: Case,
+    strongest: int,
+    seen: Seen,
+    index: PathIndex,
+    *,
+    background: float,
+    ratios: NDArray[np.float64] = RATIOS,
+) -> Case | None:
+    """The case where some replies come back otherwise than most, if that explains better what took several failures.
+
+    Switches that hash both directions of a flow alike have each its own order of next hops: between some leaves replies
+    come back over the links of their requests, between others over other ones, which then seem to fail for themselves.
+    ``strongest`` is the suspect that explains most, by its number.
+    """
+    if not index.mirrored:
+        return None
+    apart = case.rows.failed > 0
+    apart[case.columns.column(strongest)[0]] = False
+    fresh = np.setdiff1d(index.leaves(case.path[apart]), index.astray)
+    if not len(fresh):
+        return None
+    sample, believed = _sample(seen), index.astray
+    before = _weight(_hopeful(sample, index, background, False, ratios), ratios)
+    index.astray = np.union1d(believed, fresh)
+    if _weight(_hopeful(sample, index, background, False, ratios), ratios) - before > _MIRROR_LEAD:
+        return _hopeful(seen, index, background, False, ratios)
+    index.astray = believed
+    return None
+
+
+def _weight(case: Case, ratios: NDArray[np.float64]) -> float:
+    return evidence_of(case.rows, case.columns, case.prior, _LEAST_EVIDENCE, ratios)
+
+
+def _sample(seen: Seen) -> Seen:
+    """What was seen of some paths that lose something, and of some others."""
+    lost = seen.back + seen.untold + seen.there > 0
+    some = np.sort(np.concatenate([_some(np.flatnonzero(lost)), _some(np.flatnonzero(~lost))]))
+    return seen if len(some) == len(lost) else Seen(*(getattr(seen, each.name)[some] for each in fields(Seen)))
 
 
 def _some(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
