@@ -54,9 +54,11 @@ def test_a_tcp_path_is_traced_on_its_own_flow_between_its_probes(
     near, far = tracing
     near.probe(far.host, far.rnic, 1, "tcp", period)
     until(lambda: len(near.links()) == len(PORTS))
-    before = [near.total(name) for name in (LOST, UNSENT, REFUSED)]  # a far end that came up later has refused some
+    before = [near.total(name) for name in (LOST, REFUSED, UNSENT)]  # a far end that came up later has refused some
     until(lambda: near.total("fabric_exporter_traces_total") > 3 * len(PORTS))
-    assert [near.total(name) for name in (LOST, UNSENT, REFUSED)] == before
+    *same, unsent = [near.total(name) for name in (LOST, REFUSED, UNSENT)]
+    assert same == before[:2]
+    assert unsent - before[2] < 3 * len(PORTS), "traces take no probes' places; a stall leaves out some of each flow"
     model = Fabric(design.topology())
     ends = f"{near.host.name}:{near.rnic.name}", f"{far.host.name}:{far.rnic.name}"
     links = near.links()
